@@ -1,0 +1,83 @@
+# Everything runs in .venv with the versions of constraints.txt; everything that runs write is below data/.
+
+PYTHON ?= python3
+PORT ?= 3000
+MLFLOW_PORT ?= 5000
+
+BIN := .venv/bin
+# As an absolute path; LANCE_PIPELINE_DATA moves all data elsewhere.
+DATA := $(shell $(PYTHON) -c 'import os; print(os.path.abspath(os.path.expanduser(os.environ.get("LANCE_PIPELINE_DATA") or "data")))')
+export LANCE_PIPELINE_DATA := $(DATA)
+export DAGSTER_HOME := $(DATA)/dagster
+# The one command that runs the pipeline is superseded upstream, and says so at each start.
+export PYTHONWARNINGS := ignore:Function `asset_materialize_command`,ignore:Parameter `include_sources`
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint format ui screenshots setup clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo "  PYTHON=… picks the interpreter, LANCE_PIPELINE_DATA=… the data folder (now $(DATA))"
+
+demo: setup ## Run the whole pipeline on the embedded sample (about 3 minutes after the installation)
+	$(BIN)/dagster asset materialize -m lance_pipeline.definitions --select 'group:digits'
+	@$(BIN)/python -m lance_pipeline summary digits
+
+ui: setup ## Serve the Dagster UI and the MLflow UI on loopback until Ctrl-C
+	@exec $(BIN)/python -m lance_pipeline ui --port $(PORT) --mlflow-port $(MLFLOW_PORT)
+
+test: .venv/.installed-dev chromium ## Run all tests
+	$(BIN)/pytest
+
+lint: .venv/.installed-dev ## Check format, lint, types and layers
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+format: .venv/.installed-dev ## Format the code and mend what ruff can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+screenshots: .venv/.installed-dev chromium ## Take the README's pictures anew from the UI
+	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser
+
+clean: ## Remove the environment and all caches, but no data
+	rm -rf .venv .env .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+setup: .venv/.installed .env
+
+# The shell's dagster, make and the UI find one instance by .env, which dagster reads in this folder.
+.env: dagster.yaml Makefile
+	@mkdir -p "$(DAGSTER_HOME)"
+	@ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
+	@echo 'DAGSTER_HOME=$${LANCE_PIPELINE_DATA:-$(CURDIR)/data}/dagster' > .env
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \
+	  sys.exit(None if ok else "Python 3.11 to 3.13 is needed, not " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	@# Debian keeps ensurepip in a package of its own; its pip can install one into the environment.
+	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv \
+	  && $(PYTHON) -m pip --python .venv/bin/python install -q pip; }
+
+.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing into .venv; torch makes it about 6 GB, which takes some minutes."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+.venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
+	@echo "Installing into .venv; torch makes it about 6 GB, which takes some minutes."
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@ .venv/.installed
+
+.PHONY: chromium
+chromium:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+	  if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+	    echo "Installing Chromium for the browser tests."; \
+	    apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null; \
+	  else \
+	    echo "The browser tests need Chromium, and you may not install it: they will be skipped." \
+	      "To run them: sudo apt-get install chromium"; \
+	  fi; }

@@ -1,0 +1,22 @@
+"""Raw image folders to Lance datasets, a trained ResNet-34 and its evaluation, on Dagster."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lance_pipeline.orchestration.component import ImageClassifier
+
+__version__ = "0.1.0"
+__all__ = ["ImageClassifier"]
+
+
+def __getattr__(name: str) -> object:
+    # On demand, so that `import lance_pipeline.images` stays free of Dagster.
+    if name == "ImageClassifier":
+        from lance_pipeline.orchestration.component import ImageClassifier
+
+        return ImageClassifier
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -1,0 +1,1 @@
+"""Measuring a trained model; works without Dagster or MLflow."""

@@ -1,0 +1,31 @@
+"""Pictures of a model's results, as PNG bytes."""
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from lance_pipeline.evaluation.metrics import ClassificationMetrics
+from lance_pipeline.images.pictures import figure_png
+
+# Past this many classes the numbers and names would run into each other.
+_LEGIBLE = 30
+
+
+def confusion_picture(metrics: ClassificationMetrics, title: str) -> bytes:
+    """The confusion matrix, each row coloured by the share of its true class."""
+    counts = np.array(metrics.confusion)
+    names = [one.label for one in metrics.per_class]
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    side = min(3 + 0.45 * len(names), 11)
+    figure = Figure(figsize=(side + 1, side), layout="constrained")
+    axes = figure.subplots()
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    figure.colorbar(image, label="share of the true class", shrink=0.8)
+    axes.set(title=title, xlabel="predicted", ylabel="true")
+    if len(names) <= _LEGIBLE:
+        tilted = max(map(len, names)) > 2
+        axes.set_xticks(range(len(names)), names, rotation=45 * tilted, ha="right" if tilted else "center")
+        axes.set_yticks(range(len(names)), names)
+        for row, column in np.argwhere(counts):
+            colour = "white" if shares[row, column] > 0.5 else "black"
+            axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    return figure_png(figure)

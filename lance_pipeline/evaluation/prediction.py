@@ -1,0 +1,77 @@
+"""The model's predictions for a split, in memory and as a Lance dataset."""
+
+from dataclasses import dataclass
+
+import lance
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from lance_pipeline.images.augmentation import normalized
+from lance_pipeline.images.loader import ImageLoader
+from lance_pipeline.images.table import Facts, commit_table
+from lance_pipeline.training.device import Device
+from lance_pipeline.training.recipe import Triple
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """One row for each image, in the order of the split's rows.
+
+    Attributes:
+        labels: int64 (n,), the true class indices.
+        probabilities: float32 (n, classes).
+    """
+
+    labels: NDArray[np.int64]
+    probabilities: NDArray[np.float32]
+
+    @property
+    def predicted(self) -> NDArray[np.int64]:
+        """int64 (n,), the class index with the highest probability."""
+        return self.probabilities.argmax(axis=1)
+
+
+@torch.inference_mode()
+def predict(model: nn.Module, loader: ImageLoader, device: Device, mean: Triple, std: Triple) -> Predictions:
+    """Classify all rows of the loader, in order."""
+    model.to(device.torch_device).to(memory_format=torch.channels_last).eval()
+    labels, probabilities = [], []
+    for images, batch_labels in loader:
+        with device.autocast():
+            logits = model(normalized(images.to(device.torch_device), mean, std))
+        probabilities.append(logits.float().softmax(dim=1).cpu().numpy())
+        labels.append(batch_labels.numpy())
+    return Predictions(np.concatenate(labels), np.concatenate(probabilities))
+
+
+def write_predictions(
+    uri: str, predictions: Predictions, paths: list[str], classes: list[str], facts: Facts
+) -> lance.LanceDataset:
+    """Write a new version with columns path, label, predicted, correct and probabilities.
+
+    ``probabilities`` is a list of float32 in the order of ``classes``, which the facts repeat.
+    """
+    names = np.array(classes, dtype=object)
+    schema = pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("label", pa.string(), nullable=False),
+            pa.field("predicted", pa.string(), nullable=False),
+            pa.field("correct", pa.bool_(), nullable=False),
+            pa.field("probabilities", pa.list_(pa.float32(), len(classes)), nullable=False),
+        ]
+    )
+    table = pa.table(
+        [
+            pa.array(paths, pa.string()),
+            pa.array(names[predictions.labels], pa.string()),
+            pa.array(names[predictions.predicted], pa.string()),
+            pa.array(predictions.labels == predictions.predicted),
+            pa.FixedSizeListArray.from_arrays(pa.array(predictions.probabilities.ravel()), len(classes)),
+        ],
+        schema=schema,
+    )
+    return commit_table(uri, schema, table.to_batches(), lambda: facts | {"classes": classes})

@@ -1,0 +1,26 @@
+"""Image folders to Lance datasets to training batches; works without Dagster or MLflow.
+
+The public names load on first use, so that importing one does not pay for the others.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lance_pipeline.images.ingest import IngestReport, ingest_split
+    from lance_pipeline.images.loader import ImageLoader
+    from lance_pipeline.images.split import LanceSplit
+
+_HOMES = {
+    "IngestReport": "ingest",
+    "ingest_split": "ingest",
+    "ImageLoader": "loader",
+    "LanceSplit": "split",
+}
+__all__ = ["ImageLoader", "IngestReport", "LanceSplit", "ingest_split"]
+
+
+def __getattr__(name: str) -> object:
+    if name in _HOMES:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,52 @@
+"""Exact sums over pixels, from which mean and standard deviation follow however rows were grouped."""
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from pydantic import BaseModel
+
+IntTriple = tuple[int, int, int]
+
+_LEVELS = np.arange(256, dtype=np.int64)
+
+
+class ChannelSums(BaseModel):
+    """Sums over all pixels of a set of 8-bit RGB images; integers, hence exact in any order."""
+
+    pixels: int = 0
+    total: IntTriple = (0, 0, 0)
+    squares: IntTriple = (0, 0, 0)
+
+    def plus(self, pixels: int, total: IntTriple, squares: IntTriple) -> "ChannelSums":
+        """These sums and one more image's."""
+        return ChannelSums(
+            pixels=self.pixels + pixels, total=_plus(self.total, total), squares=_plus(self.squares, squares)
+        )
+
+    def mean(self) -> tuple[float, float, float]:
+        """Per channel, on the scale 0 to 1."""
+        r, g, b = (t / (self.pixels * 255) for t in self.total)
+        return r, g, b
+
+    def std(self) -> tuple[float, float, float]:
+        """Per channel, on the scale 0 to 1: the standard deviation over all pixels."""
+        r, g, b = (
+            max(s * self.pixels - t * t, 0) ** 0.5 / (self.pixels * 255)
+            for s, t in zip(self.squares, self.total, strict=True)
+        )
+        return r, g, b
+
+
+def sums_of_image(image: Image.Image) -> tuple[IntTriple, IntTriple]:
+    """The sums and the sums of squares of the channels of an 8-bit RGB image."""
+    histogram = np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
+    return _triple(histogram @ _LEVELS), _triple(histogram @ _LEVELS**2)
+
+
+def _triple(values: NDArray[np.int64]) -> IntTriple:
+    r, g, b = values.tolist()
+    return r, g, b
+
+
+def _plus(one: IntTriple, other: IntTriple) -> IntTriple:
+    return one[0] + other[0], one[1] + other[1], one[2] + other[2]

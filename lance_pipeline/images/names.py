@@ -1,0 +1,24 @@
+"""File names of any bytes as text that Arrow can hold, and back."""
+
+import os
+import re
+from urllib.parse import unquote_to_bytes
+
+
+def escape_name(name: bytes) -> str:
+    """The name as text: ``%`` becomes ``%25`` and each byte that is not UTF-8 becomes ``%XX``.
+
+    No Unicode normalisation: two names that differ in bytes stay different.
+    """
+    text = name.replace(b"%", b"%25").decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda m: f"%{ord(m.group()) - 0xDC00:02X}", text)
+
+
+def unescape_name(name: str) -> bytes:
+    """The bytes that :func:`escape_name` was given."""
+    return unquote_to_bytes(name)
+
+
+def join_escaped(root: str, escaped: str) -> bytes:
+    """The path, as bytes, of an escaped relative path below ``root``."""
+    return os.path.join(os.fsencode(root), unescape_name(escaped))

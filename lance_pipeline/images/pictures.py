@@ -1,0 +1,57 @@
+"""Pictures of a split for people, as encoded bytes."""
+
+import io
+import math
+
+from matplotlib.figure import Figure
+from PIL import Image, ImageOps
+
+from lance_pipeline.images.decoding import decode_rgb
+from lance_pipeline.images.split import LanceSplit
+
+_THUMBNAIL = 80
+_COLUMNS = 8
+_GAP = 2
+
+
+def contact_sheet(split: LanceSplit, count: int = 24) -> bytes:
+    """A JPEG of up to ``count`` thumbnails, taken from rows spread evenly over the split.
+
+    As rows are stored in random order, they are a random sample.
+    """
+    rows = len(split)
+    numbers = [number * rows // min(count, rows) for number in range(min(count, rows))]
+    images = split.dataset.take(numbers, columns=["image"])["image"]
+    step = _THUMBNAIL + _GAP
+    sheet = Image.new("RGB", (_COLUMNS * step, math.ceil(len(numbers) / _COLUMNS) * step), "white")
+    for position, data in enumerate(images):
+        # Small images are enlarged pixel by pixel, so that one sees what the model gets.
+        thumbnail = decode_rgb(data.as_py())
+        enlarge = max(thumbnail.size) < _THUMBNAIL
+        method = Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR
+        thumbnail = ImageOps.contain(thumbnail, (_THUMBNAIL, _THUMBNAIL), method)
+        sheet.paste(thumbnail, (position % _COLUMNS * step, position // _COLUMNS * step))
+    buffer = io.BytesIO()
+    sheet.save(buffer, "JPEG", quality=85)
+    return buffer.getvalue()
+
+
+def class_counts_picture(counts: dict[str, int], title: str) -> bytes:
+    """A PNG of a bar for each class; of many classes the bars stand without names."""
+    figure = Figure(figsize=(7, 2.6), layout="constrained")
+    axes = figure.subplots()
+    axes.bar(range(len(counts)), list(counts.values()), color="#4c78a8")
+    axes.set(title=title, ylabel="images")
+    if len(counts) <= 30:
+        axes.set_xticks(range(len(counts)), list(counts), rotation=45 if max(map(len, counts)) > 3 else 0)
+    else:
+        axes.set_xlabel(f"{len(counts)} classes, in the order of their index")
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure_png(figure)
+
+
+def figure_png(figure: Figure) -> bytes:
+    """The figure as a PNG file."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=80)
+    return buffer.getvalue()

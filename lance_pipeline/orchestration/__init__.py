@@ -1,0 +1,1 @@
+"""The Dagster side: it wires the plain code of the other packages into assets."""

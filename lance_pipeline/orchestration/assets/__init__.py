@@ -1,0 +1,1 @@
+"""The assets of one dataset, a file for each step of the graph."""

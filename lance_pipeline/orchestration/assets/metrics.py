@@ -1,0 +1,114 @@
+"""The model's metrics on a split."""
+
+import hashlib
+
+import dagster as dg
+
+from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.failures import clear_failures
+from lance_pipeline.orchestration.gpu import GpuResource
+from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.metadata import column_schema, picture, table
+from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, Split
+
+CODE_VERSION = "1"
+_BATCH_SIZE = 128
+
+
+def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
+    """The asset ``<dataset>/metrics_<split>``."""
+    name = f"metrics_{split}"
+    spec = dataset.spec(
+        name,
+        f"How well the model does on the {split} split: metrics, confusion matrix and predictions.",
+        {"pytorch", "scikitlearn"},
+        CODE_VERSION,
+    )
+
+    @dg.multi_asset(
+        name=f"{dataset.name}__{name}",
+        ins={"model": dg.AssetIn(dataset.key("resnet34")), "data": dg.AssetIn(dataset.key(f"lance_{split}"))},
+        outs={name: dg.AssetOut.from_spec(spec)},
+    )
+    def metrics(
+        context: dg.AssetExecutionContext,
+        model: Model,
+        data: Split,
+        gpu: GpuResource,
+        mlflow: MlflowTracking,
+        lance_store: LanceStore,
+    ):
+        from lance_pipeline.evaluation.plots import confusion_picture
+
+        with clear_failures():
+            uri = lance_store.dataset_uri(f"{dataset.name}_{split}_predictions")
+            result, predictions, schema = _evaluated(model, data, gpu, uri)
+            confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
+            run = mlflow.existing_run(model.mlflow_run_id)
+            run.log_metrics({f"{split}_{key}": value for key, value in result.scalars().items()}, step=model.best_epoch)
+            run.log_file(confusion, f"{name}/confusion.png")
+            run.log_file(result.model_dump_json(indent=2).encode(), f"{name}/metrics.json")
+            run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)
+        context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")
+        record = Metrics(
+            model_sha256=model.sha256,
+            mlflow_run_id=model.mlflow_run_id,
+            split=data.data,
+            predictions=predictions,
+            **result.scalars(),
+        )
+        return dg.MaterializeResult(
+            value=record,
+            data_version=dg.DataVersion(predictions.fingerprint),
+            metadata={
+                **result.scalars(),
+                "images": result.images,
+                "confusion": picture(confusion),
+                "per_class": table([one.model_dump() for one in result.per_class]),
+                "predictions": predictions.uri,
+                "predictions_version": predictions.version,
+                "dagster/row_count": result.images,
+                "dagster/column_schema": column_schema(schema),
+                "dagster/uri": predictions.uri,
+                "model_sha256": model.sha256,
+                "lance_version": data.data.version,
+                "mlflow_run": dg.MetadataValue.url(run.url),
+            },
+        )
+
+    return metrics
+
+
+def _evaluated(model: Model, data: Split, gpu: GpuResource, uri: str):
+    """The metrics, and the version of the predictions' dataset with its Arrow schema."""
+    from pathlib import Path
+
+    from lance_pipeline.evaluation.metrics import classification_metrics
+    from lance_pipeline.evaluation.prediction import predict, write_predictions
+    from lance_pipeline.images import ImageLoader
+    from lance_pipeline.training.checkpoint import load_model
+
+    network, card = load_model(Path(model.folder), model.sha256)
+    loader = ImageLoader(
+        data.data.uri,
+        version=data.data.version,
+        batch_size=_BATCH_SIZE,
+        image_size=card.image_size,
+        training=False,
+        fit=card.fit,
+        classes=card.classes,
+    )
+    predictions = predict(network, loader, gpu.pick(), card.mean, card.std)
+    metrics = classification_metrics(predictions, card.classes)
+    identity = hashlib.sha256(f"{CODE_VERSION} {model.sha256} {data.data.fingerprint}".encode()).hexdigest()
+    facts = {
+        "model_sha256": model.sha256,
+        "lance_uri": data.data.uri,
+        "lance_version": data.data.version,
+        "fingerprint": identity,
+        **metrics.scalars(),
+    }
+    paths = loader.split.to_table(["path"])["path"].to_pylist()
+    written = write_predictions(uri, predictions, paths, card.classes, facts)
+    return metrics, LanceVersion(uri=uri, version=written.version, fingerprint=identity), written.schema

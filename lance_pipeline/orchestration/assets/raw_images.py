@@ -1,0 +1,89 @@
+"""The folder of images, found or made, and listed once."""
+
+import dagster as dg
+
+from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.failures import clear_failures
+from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.metadata import column_schema, table
+from lance_pipeline.orchestration.records import LanceVersion, RawImages
+
+CODE_VERSION = "1"
+
+
+def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
+    """The asset ``<dataset>/raw_images``."""
+    key = dataset.key("raw_images")
+    spec = dataset.spec(
+        "raw_images",
+        "The folder of images: found or made, listed once, its shape checked and the order of the classes fixed.",
+        {"file"},
+        CODE_VERSION,
+    )
+    check = dg.AssetCheckSpec(
+        "same_classes", asset=key, description="Every class of train has images in val and test too."
+    )
+
+    @dg.multi_asset(
+        name=f"{dataset.name}__raw_images", outs={"raw_images": dg.AssetOut.from_spec(spec)}, check_specs=[check]
+    )
+    def raw_images(context: dg.AssetExecutionContext, lance_store: LanceStore):
+        from lance_pipeline.images.listing import LISTING_SCHEMA, store_listing
+
+        with clear_failures():
+            listing = _list(dataset, context.log.info)
+            uri = lance_store.dataset_uri(f"{dataset.name}_listing")
+            version, fingerprint = store_listing(listing, uri)
+        counts = listing.counts()
+        record = RawImages(
+            root=listing.root,
+            folders=listing.folders,
+            listing=LanceVersion(uri=uri, version=version, fingerprint=fingerprint),
+            classes=listing.classes,
+            counts=counts,
+        )
+        missing = {split: [label for label in labels if not labels[label]] for split, labels in counts.items()}
+        if listing.ignored:
+            context.log.warning(
+                f"Passed over {len(listing.ignored)} files that are hidden or outside of class folders."
+            )
+        return dg.MaterializeResult(
+            value=record,
+            data_version=dg.DataVersion(fingerprint),
+            metadata={
+                "dagster/uri": listing.root,
+                "dagster/row_count": listing.files.num_rows,
+                "dagster/column_schema": column_schema(LISTING_SCHEMA),
+                "classes": ", ".join(listing.classes),
+                "images_per_class": table(
+                    [{"label": label, **{split: counts[split][label] for split in counts}} for label in listing.classes]
+                ),
+                "listing": uri,
+                "lance_version": version,
+                "ignored": len(listing.ignored),
+                "ignored_examples": ", ".join(listing.ignored[:5]),
+            },
+            check_results=[
+                dg.AssetCheckResult(
+                    check_name="same_classes",
+                    passed=not any(missing.values()),
+                    severity=dg.AssetCheckSeverity.WARN,
+                    metadata={f"missing_in_{split}": ", ".join(labels) for split, labels in missing.items()},
+                )
+            ],
+        )
+
+    return raw_images
+
+
+def _list(dataset: Dataset, log):
+    """The listing of the dataset's folder, which is made first if the source is a sample."""
+    from lance_pipeline.images.listing import list_split_folders, list_unsplit_folder
+    from lance_pipeline.images.sample import make_sample
+
+    attributes = dataset.attributes
+    if attributes.source.sample and make_sample(attributes.source.sample, dataset.folder):
+        log(f"Made the sample {attributes.source.sample!r} at {dataset.folder}")
+    if attributes.splits.fractions:
+        return list_unsplit_folder(dataset.folder, attributes.splits.fractions.model_dump())
+    return list_split_folders(dataset.folder, attributes.splits.folders)

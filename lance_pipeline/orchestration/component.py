@@ -1,0 +1,51 @@
+"""The component that turns one ``defs.yaml`` into the whole graph of a dataset."""
+
+from typing import Self
+
+import dagster as dg
+from pydantic import BaseModel
+
+from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
+from lance_pipeline.orchestration.assets.metrics import build_metrics
+from lance_pipeline.orchestration.assets.raw_images import build_raw_images
+from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
+from lance_pipeline.orchestration.attributes import ImageClassifierAttributes, rendered
+from lance_pipeline.orchestration.automation import build_retraining
+from lance_pipeline.orchestration.dataset import Dataset
+
+
+class ImageClassifier(dg.Component):
+    """A folder of images to Lance datasets, a trained ResNet-34 and its metrics.
+
+    Args:
+        attributes: the checked content of the ``defs.yaml``.
+    """
+
+    def __init__(self, attributes: ImageClassifierAttributes) -> None:
+        self.attributes = attributes
+
+    @classmethod
+    def get_model_cls(cls) -> type[BaseModel]:
+        """Dagster checks the YAML against this, and names file, line and key of what is wrong."""
+        return ImageClassifierAttributes
+
+    @classmethod
+    def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
+        """The component of a ``defs.yaml``."""
+        attributes = ImageClassifierAttributes.model_validate(attributes)
+        resolution = context.resolution_context.at_path("attributes")
+        return cls(rendered(attributes, resolution.resolve_value))
+
+    def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
+        """Assets, checks, the retraining job and, where asked for, its schedule."""
+        attributes = self.attributes
+        dataset = Dataset(attributes.name or context.path.name, attributes, context.project_root)
+        assets = [
+            build_raw_images(dataset),
+            build_lance_splits(dataset),
+            build_resnet34_asset(dataset),
+            *(build_metrics(dataset, split) for split in ("val", "test")),
+        ]
+        return dg.Definitions.merge(
+            dg.Definitions(assets=dg.with_source_code_references(assets)), build_retraining(dataset)
+        )

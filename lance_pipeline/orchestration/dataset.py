@@ -1,0 +1,47 @@
+"""One dataset as its assets see it."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
+from lance_pipeline.orchestration.paths import data_root, resolve_path
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A dataset's name, its attributes, and the project that defines it."""
+
+    name: str
+    attributes: ImageClassifierAttributes
+    project: Path
+
+    def key(self, asset: str) -> dg.AssetKey:
+        """The key of one of the dataset's assets, such as ``digits/lance_train``."""
+        return dg.AssetKey([self.name, asset])
+
+    def spec(self, asset: str, description: str, kinds: set[str], code_version: str, **more: Any) -> dg.AssetSpec:
+        """What all of the dataset's assets have in common, with what is this one's own."""
+        about = f"\n\n{self.attributes.description}" if self.attributes.description else ""
+        return dg.AssetSpec(
+            self.key(asset),
+            description=description + about,
+            kinds=kinds,
+            code_version=code_version,
+            group_name=self.name,
+            owners=self.attributes.owners,
+            tags=self.attributes.tags,
+            **more,
+        )
+
+    @property
+    def folder(self) -> str:
+        """The folder of raw images."""
+        source = self.attributes.source
+        if source.folder is not None:
+            return resolve_path(source.folder, self.project)
+        return str(data_root() / "raw" / self.name)

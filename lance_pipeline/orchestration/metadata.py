@@ -1,0 +1,27 @@
+"""Metadata for the asset pages."""
+
+import base64
+from typing import Any
+
+import dagster as dg
+import pyarrow as pa
+
+
+def picture(data: bytes) -> dg.MarkdownMetadataValue:
+    """PNG or JPEG bytes as a picture in the page; they live in the event log, so keep them small."""
+    kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
+    return dg.MetadataValue.md(f"![picture](data:image/{kind};base64,{base64.b64encode(data).decode()})")
+
+
+def column_schema(schema: pa.Schema) -> dg.TableSchemaMetadataValue:
+    """An Arrow schema as Dagster shows it."""
+    columns = [
+        dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+        for field in schema
+    ]
+    return dg.MetadataValue.table_schema(dg.TableSchema(columns))
+
+
+def table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
+    """Rows of equal keys as a table."""
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows])

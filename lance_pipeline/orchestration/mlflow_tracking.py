@@ -1,0 +1,143 @@
+"""MLflow as a resource, without MLflow's global state."""
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+from filelock import FileLock
+from pydantic import Field
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.paths import data_root, make_folder
+from lance_pipeline.orchestration.records import LanceVersion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+# MLflow refuses a digest of more characters.
+_DIGEST_LENGTH = 36
+
+
+class TrackedRun:
+    """An MLflow run to write to."""
+
+    def __init__(self, client: "MlflowClient", run_id: str, url: str) -> None:
+        self.run_id, self.url = run_id, url
+        self._client = client
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Log parameters, each as text."""
+        from mlflow.entities import Param
+
+        self._client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
+        """Log metrics at one step, in one call."""
+        from mlflow.entities import Metric
+
+        now = int(time.time() * 1000)
+        self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+
+    def log_dataset(self, name: str, context: str, data: LanceVersion) -> None:
+        """Log one version of a Lance dataset as an input of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = data.model_dump_json()
+        dataset = Dataset(name=name, digest=data.fingerprint[:_DIGEST_LENGTH], source_type="lance", source=source)
+        tags = {
+            "mlflow.data.context": context,
+            "lance.version": str(data.version),
+            "lance.fingerprint": data.fingerprint,
+        }
+        entity = DatasetInput(dataset=dataset, tags=[InputTag(key, value) for key, value in tags.items()])
+        self._client.log_inputs(self.run_id, datasets=[entity])
+
+    def log_file(self, data: bytes, name: str) -> None:
+        """Log bytes as an artifact of the given path."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(data)
+            parent = str(Path(name).parent)
+            self._client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Log a folder's files as artifacts below ``name``."""
+        self._client.log_artifacts(self.run_id, str(folder), name)
+
+
+class MlflowTracking(dg.ConfigurableResource):
+    """Experiments and runs on an MLflow tracking server; sqlite and a local folder by default."""
+
+    tracking_uri: str | None = Field(
+        default=None, description="The tracking server; `mlflow/mlflow.db` in the data folder when unset."
+    )
+    ui_url: str = Field(
+        default="http://127.0.0.1:5000", description="Where people open the MLflow UI; links start with it."
+    )
+
+    @property
+    def _folder(self) -> Path:
+        return data_root() / "mlflow"
+
+    @property
+    def uri(self) -> str:
+        """The tracking URI in use."""
+        return self.tracking_uri or f"sqlite:///{self._folder / 'mlflow.db'}"
+
+    def client(self) -> "MlflowClient":
+        """A client, once the tracking database is in place.
+
+        Raises:
+            InputError: the tracking server cannot be reached.
+        """
+        from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
+
+        try:
+            if self.tracking_uri:
+                return MlflowClient(self.uri)
+            # Two processes that make one sqlite database at once would break it.
+            with FileLock(make_folder(self._folder) / ".lock"):
+                client = MlflowClient(self.uri)
+                client.search_experiments(max_results=1)
+                return client
+        except MlflowException as error:
+            raise InputError(
+                f"MLflow at {self.uri} cannot be used: {error}. Start the server, or correct MLFLOW_TRACKING_URI."
+            ) from error
+
+    def url(self, experiment_id: str, run_id: str) -> str:
+        """The run's page in the MLflow UI."""
+        return f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}"
+
+    @contextmanager
+    def new_run(self, experiment: str, name: str, tags: dict[str, str]) -> Iterator[TrackedRun]:
+        """A new run, which ends FINISHED, or FAILED with an error, or KILLED with an interrupt."""
+        client = self.client()
+        experiment_id = self._experiment(client, experiment)
+        run = client.create_run(experiment_id, run_name=name, tags=tags)
+        run_id = run.info.run_id
+        try:
+            yield TrackedRun(client, run_id, self.url(experiment_id, run_id))
+        except BaseException as error:
+            client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            raise
+        client.set_terminated(run_id, "FINISHED")
+
+    def existing_run(self, run_id: str) -> TrackedRun:
+        """A run that has ended, to add to."""
+        client = self.client()
+        return TrackedRun(client, run_id, self.url(client.get_run(run_id).info.experiment_id, run_id))
+
+    def _experiment(self, client: "MlflowClient", name: str) -> str:
+        """The experiment's id; made where it was missing."""
+        lock = FileLock(make_folder(self._folder) / ".lock")
+        with lock:
+            if experiment := client.get_experiment_by_name(name):
+                return experiment.experiment_id
+            location = None if self.tracking_uri else (self._folder / "artifacts" / name).as_uri()
+            return client.create_experiment(name, artifact_location=location)

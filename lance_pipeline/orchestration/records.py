@@ -1,0 +1,74 @@
+"""The records that flow between assets: where a thing is and which version, never its bytes."""
+
+from pydantic import BaseModel, ConfigDict
+
+from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.training.recipe import Recipe
+
+
+class Record(BaseModel):
+    """What an asset hands on; kept as JSON, one file for each asset and run."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class LanceVersion(Record):
+    """One version of a Lance dataset, and the fingerprint of its content."""
+
+    uri: str
+    version: int
+    fingerprint: str
+
+
+class RawImages(Record):
+    """A listed folder of images."""
+
+    root: str
+    folders: dict[str, str]
+    """For each split its folder below ``root``."""
+    listing: LanceVersion
+    """A table of split, label, path, size and time of every file."""
+    classes: list[str]
+    """In the order of their class indices, everywhere."""
+    counts: dict[str, dict[str, int]]
+    """Images per split and label."""
+
+
+class Split(Record):
+    """An ingested split."""
+
+    data: LanceVersion
+    rows: int
+    rejected: int
+    counts: dict[str, int]
+    channels: ChannelSums
+
+
+class Model(Record):
+    """A trained model."""
+
+    mlflow_run_id: str
+    folder: str
+    """Holds the weights and their card."""
+    sha256: str
+    """Of the weights file; the model's identity."""
+    classes: list[str]
+    image_size: int
+    recipe: Recipe
+    train: LanceVersion
+    val: LanceVersion
+    best_epoch: int
+    val_accuracy: float
+
+
+class Metrics(Record):
+    """A model's metrics on one split."""
+
+    model_sha256: str
+    mlflow_run_id: str
+    split: LanceVersion
+    predictions: LanceVersion
+    accuracy: float
+    top5_accuracy: float
+    macro_f1: float
+    loss: float

@@ -1,0 +1,48 @@
+"""What the latest materializations of a dataset came to, for the terminal."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.records import Metrics, Model, Split
+from lance_pipeline.orchestration.resources import default_resources
+
+
+def print_summary(dataset: str) -> None:
+    """Print accuracy, rows, and where everything lies.
+
+    Raises:
+        InputError: an asset of the dataset was never materialized.
+    """
+    os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
+    resources = default_resources()
+    records: RecordIOManager = resources["io_manager"]
+    with dg.DagsterInstance.get() as instance:
+        splits = {split: records.read(instance, dg.AssetKey([dataset, f"lance_{split}"]), Split) for split in SPLITS}
+        model = records.read(instance, dg.AssetKey([dataset, "resnet34"]), Model)
+        metrics = {
+            split: records.read(instance, dg.AssetKey([dataset, f"metrics_{split}"]), Metrics) for split in SPLITS[1:]
+        }
+    run = resources["mlflow"].existing_run(model.mlflow_run_id)
+    lines = {
+        "accuracy": "   ".join(f"{split} {one.accuracy:.2%}" for split, one in metrics.items()),
+        "rows": "   ".join(f"{split} {one.rows}" for split, one in splits.items()),
+        "Lance": "   ".join(f"{_short(one.data.uri)} (version {one.data.version})" for one in splits.values()),
+        "model": _short(f"{model.folder}/model.safetensors"),
+        "predictions": "   ".join(_short(one.predictions.uri) for one in metrics.values()),
+        "MLflow run": f"{run.run_id}   {run.url}",
+        "see it": "make ui   (then the addresses it prints; Ctrl-C stops it)",
+        "again": f"dagster asset materialize -m lance_pipeline.definitions --select 'group:{dataset}'",
+    }
+    print(f"\n{dataset}")
+    for name, value in lines.items():
+        print(f"  {name:<12} {value}")
+
+
+def _short(path: str) -> str:
+    """The path from the current folder, where it lies below."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

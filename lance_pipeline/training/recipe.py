@@ -1,0 +1,118 @@
+"""How to train: the one model of all settings that change what is learned."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Triple = tuple[float, float, float]
+
+IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
+IMAGENET_STD: Triple = (0.229, 0.224, 0.225)
+
+# The settings of the article "Use a Lance Image Dataset to train a Image Classification model"
+# (V. Maheshwari, 2024); mean and std are CIFAR-10's.
+_ARTICLE: dict[str, Any] = {
+    "epochs": 50,
+    "batches_per_epoch": 256,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "momentum": 0.9,
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+    "flip": True,
+    "crop_padding": 0,
+    "fit": "squash",
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+    "weights": "imagenet",
+    "stem": "imagenet",
+}
+PRESETS: dict[str, dict[str, Any]] = {"article": _ARTICLE}
+
+
+class Recipe(BaseModel):
+    """How the model is trained. A preset sets all fields; those that are given still win."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    preset: Literal["article"] | None = Field(
+        default=None,
+        description="Start from a named recipe: `article` is the one of the article that this project grew from.",
+    )
+    epochs: int = Field(default=20, ge=1, description="Passes over the training split.")
+    batches_per_epoch: int | None = Field(
+        default=None, ge=1, description="End each epoch after so many batches; the whole split when unset."
+    )
+    batch_size: int = Field(default=64, ge=2, description="Images in a batch.")
+    learning_rate: float | None = Field(
+        default=None,
+        gt=0,
+        description="The peak learning rate; when unset 0.05 from random weights and 0.01 from trained ones.",
+    )
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
+    schedule: Literal["one_cycle", "constant"] = Field(
+        default="one_cycle",
+        description="`one_cycle` warms up and anneals once over the whole training (torch's OneCycleLR).",
+    )
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty; norms and biases are spared.")
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Share of the target spread over all classes.")
+    flip: bool = Field(default=True, description="Mirror half of the training images left to right.")
+    crop_padding: int | None = Field(
+        default=None,
+        ge=0,
+        description="Shift training images by up to so many pixels; an eighth of the image size when unset.",
+    )
+    fit: Literal["crop", "squash"] = Field(
+        default="crop", description="To a square by `crop` (scale the shorter side, crop the centre) or `squash`."
+    )
+    mean: Triple | None = Field(
+        default=None,
+        description="Normalisation, per channel from 0 to 1, else the training split's (ImageNet's with its weights).",
+    )
+    std: Triple | None = Field(default=None, description="As `mean`: set both or neither.")
+    weights: str = Field(
+        default="none",
+        description="`none` (random), `imagenet` (torchvision's, downloaded once), or a file (.safetensors, .pth).",
+    )
+    stem: Literal["imagenet", "small"] = Field(
+        default="imagenet",
+        description="`small` takes stride and pooling out of the stem, for images of about 32 pixels.",
+    )
+    seed: int = Field(default=0, ge=0, description="Of the initial head, the order and the augmentation.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, fields: Any) -> Any:
+        if isinstance(fields, dict) and fields.get("preset") in PRESETS:
+            return PRESETS[fields["preset"]] | fields
+        return fields
+
+    @model_validator(mode="after")
+    def _both_or_neither(self) -> "Recipe":
+        if (self.mean is None) != (self.std is None):
+            raise ValueError("set both `mean` and `std`, or neither")
+        if self.std is not None and min(self.std) <= 0:
+            raise ValueError("each value of `std` must be above 0")
+        return self
+
+    @property
+    def peak_learning_rate(self) -> float:
+        """The learning rate, or the default for the kind of weights."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 0.05 if self.weights == "none" else 0.01
+
+    def padding_for(self, image_size: int) -> int:
+        """By how many pixels training images are shifted at most."""
+        return image_size // 8 if self.crop_padding is None else self.crop_padding
+
+    def normalization(self, mean: Triple, std: Triple) -> tuple[Triple, Triple]:
+        """The mean and std to use, given those of the training split."""
+        if self.mean is not None and self.std is not None:
+            return self.mean, self.std
+        if self.weights == "imagenet":
+            return IMAGENET_MEAN, IMAGENET_STD
+        # A channel without any variation would divide by zero.
+        r, g, b = (value or 1.0 for value in std)
+        return mean, (r, g, b)
