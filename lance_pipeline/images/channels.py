@@ -1,13 +1,8 @@
 """Exact sums over pixels, from which mean and standard deviation follow however rows were grouped."""
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
 from pydantic import BaseModel
 
 IntTriple = tuple[int, int, int]
-
-_LEVELS = np.arange(256, dtype=np.int64)
 
 
 class ChannelSums(BaseModel):
@@ -35,17 +30,6 @@ class ChannelSums(BaseModel):
             for s, t in zip(self.squares, self.total, strict=True)
         )
         return r, g, b
-
-
-def sums_of_image(image: Image.Image) -> tuple[IntTriple, IntTriple]:
-    """The sums and the sums of squares of the channels of an 8-bit RGB image."""
-    histogram = np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
-    return _triple(histogram @ _LEVELS), _triple(histogram @ _LEVELS**2)
-
-
-def _triple(values: NDArray[np.int64]) -> IntTriple:
-    r, g, b = values.tolist()
-    return r, g, b
 
 
 def _plus(one: IntTriple, other: IntTriple) -> IntTriple:

@@ -2,10 +2,17 @@
 
 import io
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from lance_pipeline.images.channels import IntTriple
 
 # A 16-bit RGB image of this size takes about 1 GB; larger ones are refused from the header.
 MAX_PIXELS = 178_956_970
+
+
+_LEVELS = np.arange(256, dtype=np.int64)
 
 
 class UndecodableImageError(ValueError):
@@ -47,3 +54,14 @@ def resize_rgb(image: Image.Image, size: int, fit: str) -> Image.Image:
     if fit == "squash":
         return image.resize((size, size), Image.Resampling.BILINEAR)
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+
+
+def sums_of_image(image: Image.Image) -> tuple[IntTriple, IntTriple]:
+    """The sums and the sums of squares of the channels of an 8-bit RGB image."""
+    histogram = np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
+    return _triple(histogram @ _LEVELS), _triple(histogram @ _LEVELS**2)
+
+
+def _triple(values: NDArray[np.int64]) -> IntTriple:
+    r, g, b = values.tolist()
+    return r, g, b

@@ -11,8 +11,8 @@ import PIL
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.channels import ChannelSums, IntTriple, sums_of_image
-from lance_pipeline.images.decoding import UndecodableImageError, decode_rgb
+from lance_pipeline.images.channels import ChannelSums, IntTriple
+from lance_pipeline.images.decoding import UndecodableImageError, decode_rgb, sums_of_image
 from lance_pipeline.images.fingerprint import Fingerprint
 from lance_pipeline.images.listing import list_split_folders
 from lance_pipeline.images.names import join_escaped, unescape_name

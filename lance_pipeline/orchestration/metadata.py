@@ -1,10 +1,12 @@
 """Metadata for the asset pages."""
 
 import base64
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
-import pyarrow as pa
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 def picture(data: bytes) -> dg.MarkdownMetadataValue:
@@ -13,7 +15,7 @@ def picture(data: bytes) -> dg.MarkdownMetadataValue:
     return dg.MetadataValue.md(f"![picture](data:image/{kind};base64,{base64.b64encode(data).decode()})")
 
 
-def column_schema(schema: pa.Schema) -> dg.TableSchemaMetadataValue:
+def column_schema(schema: "pa.Schema") -> dg.TableSchemaMetadataValue:
     """An Arrow schema as Dagster shows it."""
     columns = [
         dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
