@@ -46,10 +46,11 @@ clean: ## Remove the environment and all caches, but no data
 	rm -rf .venv .env .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-setup: .venv/.installed .env
+setup: .venv/.installed instance
 
 # The shell's dagster, make and the UI find one instance by .env, which dagster reads in this folder.
-.env: dagster.yaml Makefile
+.PHONY: instance
+instance:
 	@mkdir -p "$(DAGSTER_HOME)"
 	@ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
 	@echo 'DAGSTER_HOME=$${LANCE_PIPELINE_DATA:-$(CURDIR)/data}/dagster' > .env

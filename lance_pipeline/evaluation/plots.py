@@ -20,11 +20,13 @@ def confusion_picture(metrics: ClassificationMetrics, title: str) -> bytes:
     axes = figure.subplots()
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1)
     figure.colorbar(image, label="share of the true class", shrink=0.8)
-    axes.set(title=title, xlabel="predicted", ylabel="true")
+    axes.set(xlabel="predicted", ylabel="true")
+    axes.set_title(title, parse_math=False)
     if len(names) <= _LEGIBLE:
         tilted = max(map(len, names)) > 2
-        axes.set_xticks(range(len(names)), names, rotation=45 * tilted, ha="right" if tilted else "center")
-        axes.set_yticks(range(len(names)), names)
+        align = "right" if tilted else "center"
+        axes.set_xticks(range(len(names)), names, rotation=45 * tilted, ha=align, parse_math=False)
+        axes.set_yticks(range(len(names)), names, parse_math=False)
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)

@@ -41,7 +41,7 @@ def decode_rgb(data: bytes) -> Image.Image:
         raise
     except UnidentifiedImageError as error:
         raise UndecodableImageError("not an image in a format that Pillow reads") from error
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from error
 
 

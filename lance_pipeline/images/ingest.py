@@ -258,7 +258,10 @@ def _digests_by_path(uri: str) -> dict[str, bytes]:
     """What the dataset at ``uri`` holds; empty when there is none."""
     if not table_exists(uri):
         return {}
-    table = open_table(uri).to_table(columns=["path", "sha256"])
+    dataset = open_table(uri)
+    if not {"path", "sha256"} <= set(dataset.schema.names):
+        raise InputError(f"{uri} holds a Lance dataset that was not made by an ingest. Choose another URI, or move it.")
+    table = dataset.to_table(columns=["path", "sha256"])
     return dict(zip(table["path"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 

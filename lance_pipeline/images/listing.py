@@ -164,7 +164,7 @@ def _list_classes(root: str, folder: str, split: str, ignored: list[str]) -> pa.
     """The files of each class folder below ``folder``, as a table of LISTING_SCHEMA."""
     where = f"split {split!r} ({folder})" if split else folder
     tables = []
-    for entry in _entries(os.fsencode(folder), ignored):
+    for entry in _entries(os.fsencode(folder), ignored, os.fsencode(root)):
         if not entry.is_dir(follow_symlinks=False):
             _refuse_link(entry, root)
             ignored.append(escape_name(os.path.relpath(entry.path, os.fsencode(root))))
@@ -203,21 +203,26 @@ def _walk(folder: bytes, root: str, ignored: list[str]) -> Iterator[os.DirEntry[
         _refuse_link(entry, root)
         if entry.is_dir(follow_symlinks=False):
             yield from _walk(entry.path, root, ignored)
-        else:
+        elif entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path):
             yield entry
+        else:
+            raise InputError(
+                f"{_shown(entry.path)} is neither a file nor a folder: a link that leads nowhere, or a pipe or device. "
+                "Remove it."
+            )
 
 
-def _entries(folder: bytes, ignored: list[str], root: bytes | None = None) -> Iterator[os.DirEntry[bytes]]:
+def _entries(folder: bytes, ignored: list[str], root: bytes) -> Iterator[os.DirEntry[bytes]]:
     try:
         with os.scandir(folder) as entries:
             for entry in entries:
                 if entry.name.startswith(b".") or entry.name.lower() in _LITTER:
-                    ignored.append(escape_name(os.path.relpath(entry.path, root or folder)))
+                    ignored.append(escape_name(os.path.relpath(entry.path, root)))
                 else:
                     yield entry
     except PermissionError as error:
         raise InputError(
-            f"the folder {os.fsdecode(folder)} may not be read: {error.strerror}. Give yourself the right to read it."
+            f"the folder {_shown(folder)} may not be read: {error.strerror}. Give yourself the right to read it."
         ) from error
 
 
@@ -226,11 +231,11 @@ def _refuse_link(entry: os.DirEntry[bytes], root: str) -> None:
         return
     target = os.path.realpath(entry.path)
     if os.path.isdir(target):
-        raise InputError(f"{os.fsdecode(entry.path)} is a link to a folder; put the folder itself there.")
+        raise InputError(f"{_shown(entry.path)} is a link to a folder; put the folder itself there.")
     if not target.startswith(os.path.join(os.fsencode(os.path.realpath(root)), b"")):
         raise InputError(
-            f"{os.fsdecode(entry.path)} is a link that leaves the dataset's folder, to "
-            f"{os.fsdecode(target)}. Put a copy of the file there."
+            f"{_shown(entry.path)} is a link that leaves the dataset's folder, to "
+            f"{_shown(target)}. Put a copy of the file there."
         )
 
 
@@ -250,6 +255,11 @@ def _require_folder(root: str) -> None:
 
 def _subfolders(folder: str) -> list[str]:
     return sorted(e.name for e in os.scandir(folder) if e.is_dir() and not e.name.startswith("."))
+
+
+def _shown(path: bytes) -> str:
+    """The path as text for people, also where its bytes are not UTF-8."""
+    return path.decode("utf-8", "backslashreplace")
 
 
 def _names(names: list[str]) -> str:

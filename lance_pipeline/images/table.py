@@ -6,7 +6,7 @@ small JSON document of facts in the schema's metadata, committed together as one
 
 import json
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import lance
@@ -31,20 +31,32 @@ def commit_table(
     tell what was counted on the way. Readers see the old version until the commit.
 
     Raises:
-        InputError: the folder cannot be written.
+        InputError: the folder cannot be written. An error that ``batches`` raises arrives unchanged.
     """
+    failures: list[Exception] = []
     try:
         if "://" not in uri:
             os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
-        reader = pa.RecordBatchReader.from_batches(schema, batches)
+        reader = pa.RecordBatchReader.from_batches(schema, _noting(failures, batches))
         fragments = write_fragments(reader, uri, schema=schema, mode="create" if not table_exists(uri) else "overwrite")
         schema = schema.with_metadata({FACTS_KEY: json.dumps(facts()).encode()})
         return lance.LanceDataset.commit(uri, lance.LanceOperation.Overwrite(schema, fragments))
     except OSError as error:
+        if failures:
+            raise failures[0] from None
         raise InputError(
             f"cannot write the Lance dataset {uri}: {error}. Check that the disk has room and that "
             "the folder may be written; LANCE_PIPELINE_DATA moves all data elsewhere."
         ) from error
+
+
+def _noting(failures: list[Exception], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    """The batches; on its way through Lance an error becomes another one, so it is kept aside."""
+    try:
+        yield from batches
+    except Exception as error:
+        failures.append(error)
+        raise
 
 
 def read_facts(dataset: lance.LanceDataset) -> Facts:

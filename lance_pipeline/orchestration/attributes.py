@@ -7,6 +7,9 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from lance_pipeline.training.recipe import Recipe
 
+# What Dagster takes as a group and as part of a key, an op's name and a job's name.
+NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]*"
+
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -101,7 +104,7 @@ class ImageClassifierAttributes(_Strict):
 
     name: str | None = Field(
         default=None,
-        pattern=r"^[A-Za-z][A-Za-z0-9_]*$",
+        pattern=f"^{NAME_PATTERN}$",
         description="The dataset's name: key prefix and group of its assets. The folder's name when unset.",
     )
     description: str = Field(default="", description="What the images are; shown on the dataset's assets.")

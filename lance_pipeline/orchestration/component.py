@@ -1,15 +1,17 @@
 """The component that turns one ``defs.yaml`` into the whole graph of a dataset."""
 
+import re
 from typing import Self
 
 import dagster as dg
 from pydantic import BaseModel
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
 from lance_pipeline.orchestration.assets.metrics import build_metrics
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
 from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
-from lance_pipeline.orchestration.attributes import ImageClassifierAttributes, rendered
+from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
 from lance_pipeline.orchestration.automation import build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
 
@@ -39,7 +41,7 @@ class ImageClassifier(dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Assets, checks, the retraining job and, where asked for, its schedule."""
         attributes = self.attributes
-        dataset = Dataset(attributes.name or context.path.name, attributes, context.project_root)
+        dataset = Dataset(_name(attributes, context), attributes, context.project_root)
         assets = [
             build_raw_images(dataset),
             build_lance_splits(dataset),
@@ -49,3 +51,14 @@ class ImageClassifier(dg.Component):
         return dg.Definitions.merge(
             dg.Definitions(assets=dg.with_source_code_references(assets)), build_retraining(dataset)
         )
+
+
+def _name(attributes: ImageClassifierAttributes, context: dg.ComponentLoadContext) -> str:
+    """The given name, or the folder's where that can be one."""
+    name = attributes.name or context.path.name
+    if not re.fullmatch(NAME_PATTERN, name):
+        raise InputError(
+            f"{context.path / 'defs.yaml'}: the folder's name {name!r} cannot name a dataset, for it must match "
+            f"{NAME_PATTERN}. Rename the folder, or set `name` under `attributes`."
+        )
+    return name

@@ -8,6 +8,7 @@ import dagster as dg
 
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.paths import data_root, resolve_path
+from lance_pipeline.training.recipe import Recipe
 
 SPLITS = ("train", "val", "test")
 
@@ -37,6 +38,14 @@ class Dataset:
             tags=self.attributes.tags,
             **more,
         )
+
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe, with the path of a weights file made absolute."""
+        recipe = self.attributes.recipe
+        if recipe.weights in ("none", "imagenet"):
+            return recipe
+        return recipe.model_copy(update={"weights": resolve_path(recipe.weights, self.project)})
 
     @property
     def folder(self) -> str:

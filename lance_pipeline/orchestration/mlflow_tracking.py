@@ -111,8 +111,8 @@ class MlflowTracking(dg.ConfigurableResource):
             ) from error
 
     def url(self, experiment_id: str, run_id: str) -> str:
-        """The run's page in the MLflow UI."""
-        return f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}"
+        """The run's page in the MLflow UI, which without the last words shows what language models need."""
+        return f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
     def new_run(self, experiment: str, name: str, tags: dict[str, str]) -> Iterator[TrackedRun]:

@@ -7,6 +7,7 @@ from typing import TypeVar
 import dagster as dg
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.paths import data_root, make_folder
 from lance_pipeline.orchestration.records import Record
 
@@ -40,7 +41,8 @@ class RecordIOManager(dg.ConfigurableIOManager):
         record_type = context.dagster_type.typing_type
         if not (isinstance(record_type, type) and issubclass(record_type, Record)):
             raise TypeError(f"the parameter for {context.asset_key.to_user_string()} must be annotated with its record")
-        return self.read(context.instance, context.asset_key, record_type, context.step_context.run_id)
+        with clear_failures():
+            return self.read(context.instance, context.asset_key, record_type, context.step_context.run_id)
 
     def read(
         self, instance: dg.DagsterInstance, key: dg.AssetKey, record_type: type[AnyRecord], run_id: str | None = None

@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torchvision.models import ResNet
 
@@ -47,7 +48,7 @@ def save_model(folder: Path, state: dict[str, torch.Tensor], card: ModelCard) ->
         work = folder / f".{CARD_FILE}"
         work.write_text(card.model_dump_json(indent=2) + "\n")
         os.replace(work, folder / CARD_FILE)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise InputError(
             f"cannot write the model to {folder}: {error}. Free some space, or move all data with LANCE_PIPELINE_DATA."
         ) from error
@@ -66,7 +67,7 @@ def load_model(folder: Path, sha256: str | None = None) -> tuple[ResNet, ModelCa
             raise InputError(f"the weights in {folder} are not those that were trained: their SHA-256 differs.")
         model = build_resnet34(len(card.classes), card.stem)
         model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, ValidationError, RuntimeError) as error:
+    except (OSError, UnicodeDecodeError, ValidationError, SafetensorError, RuntimeError) as error:
         raise InputError(f"cannot load the model in {folder}: {error}. Materialize the model again.") from error
     return model.eval(), card
 

@@ -4,6 +4,7 @@ from collections.abc import Callable
 
 import torch
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.split import LanceSplit
@@ -42,6 +43,8 @@ def fit_resnet34(
     """
     torch.manual_seed(recipe.seed)
     classes = train_split.classes
+    if "channels" not in train_split.facts:
+        raise InputError(f"{train_split.uri} was not made by an ingest, so its mean and std are unknown. Ingest it.")
     sums = ChannelSums.model_validate(train_split.facts["channels"])
     mean, std = recipe.normalization(sums.mean(), sums.std())
     card = ModelCard(stem=recipe.stem, classes=classes, image_size=image_size, fit=recipe.fit, mean=mean, std=std)

@@ -1,6 +1,7 @@
 """torchvision's ResNet-34 with a head for the given classes."""
 
 import os
+import pickle
 from pathlib import Path
 from urllib.error import URLError
 
@@ -52,8 +53,11 @@ def _read_weights(weights: str, downloads: str | None) -> dict[str, torch.Tensor
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
+        # torch's own message on a refused pickle advises to load it unsafely.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it is damaged or holds more than tensors" if refused else f"{type(error).__name__}: {error}"
         raise InputError(
-            f"`weights: {weights}` cannot be read: {type(error).__name__}: {error}. Expected a .safetensors file, "
+            f"`weights: {weights}` cannot be read: {reason}. Expected a .safetensors file, "
             "or a .pth file with nothing but a state dict."
         ) from error
 
@@ -62,18 +66,18 @@ def _download_imagenet(downloads: str | None) -> dict[str, torch.Tensor]:
     official = ResNet34_Weights.IMAGENET1K_V1
     try:
         state = official.get_state_dict(model_dir=downloads, progress=False, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError) as error:
+    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         name = os.path.basename(official.url)
         raise InputError(
-            f"`weights: imagenet` could not be downloaded: {error}. Connect to the internet, or set `weights: none`, "
+            f"`weights: imagenet` cannot be had: {error}. Connect to the internet, or set `weights: none`, "
             f"or fetch {name} from {official.url} elsewhere and set `weights: <path of that file>`."
         ) from error
     return dict(state)
 
 
 def _load_backbone(model: ResNet, state: dict[str, torch.Tensor], weights: str) -> None:
-    backbone = {key: value for key, value in state.items() if not key.startswith("fc.")}
     try:
+        backbone = {key: value for key, value in state.items() if not key.startswith("fc.")}
         outcome = model.load_state_dict(backbone, strict=False)
     except (RuntimeError, AttributeError, TypeError) as error:
         raise InputError(f"`weights: {weights}` do not fit a ResNet-34: {error}") from error

@@ -46,7 +46,9 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             result, predictions, schema = _evaluated(model, data, gpu, uri)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
             run = mlflow.existing_run(model.mlflow_run_id)
-            run.log_metrics({f"{split}_{key}": value for key, value in result.scalars().items()}, step=model.best_epoch)
+            # Apart from the training's own series, to which val_accuracy belongs.
+            figures = {f"evaluation/{split}_{key}": value for key, value in result.scalars().items()}
+            run.log_metrics(figures, step=model.best_epoch)
             run.log_file(confusion, f"{name}/confusion.png")
             run.log_file(result.model_dump_json(indent=2).encode(), f"{name}/metrics.json")
             run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)

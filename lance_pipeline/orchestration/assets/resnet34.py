@@ -25,13 +25,16 @@ POOL = "gpu"
 
 def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
     """The asset ``<dataset>/resnet34``."""
-    recipe, image_size = dataset.attributes.recipe, dataset.attributes.image_size
+    recipe, image_size = dataset.recipe, dataset.attributes.image_size
     spec = dataset.spec(
         "resnet34",
         "A ResNet-34 trained on the train split; of all epochs the best on the val split.",
         {"pytorch", "mlflow"},
         code_version(dataset),
-        metadata={"recipe": recipe.model_dump(mode="json", exclude_none=True), "image_size": image_size},
+        metadata={
+            "recipe": dataset.attributes.recipe.model_dump(mode="json", exclude_none=True),
+            "image_size": image_size,
+        },
     )
 
     @dg.multi_asset(
@@ -55,7 +58,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         with clear_failures():
             device = gpu.pick()
             context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
-            run_name = f"{dataset.name}-{context.run_id[:8]}"
+            run_name = f"{dataset.name}-{context.run.run_id[:8]}"
             tags = _tags(context, lance_train, lance_val)
             with mlflow.new_run(dataset.name, run_name, tags) as run:
                 context.log.info(f"MLflow run {run.run_id}: {run.url}")
@@ -73,7 +76,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
                     on_epoch=reporter.on_epoch,
                     on_step=reporter.on_step,
                 )
-                folder = lance_store.model_folder(dataset.name, context.run_id)
+                folder = lance_store.model_folder(dataset.name, context.run.run_id)
                 sha256 = save_model(folder, trained.state, card)
                 run.log_folder(folder, "model")
         record = Model(
@@ -131,7 +134,7 @@ class _Reporter:
 
 
 def _tags(context: dg.AssetExecutionContext, train: Split, val: Split) -> dict[str, str]:
-    tags = {"dagster.run_id": context.run_id, "dagster.asset_key": context.asset_key.to_user_string()}
+    tags = {"dagster.run_id": context.run.run_id, "dagster.asset_key": context.asset_key.to_user_string()}
     for split, record in (("train", train), ("val", val)):
         tags |= {
             f"lance.{split}.uri": record.data.uri,

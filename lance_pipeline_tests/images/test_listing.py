@@ -1,0 +1,285 @@
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.images.listing import (
+    LISTING_SCHEMA,
+    files_of_split,
+    list_split_folders,
+    list_unsplit_folder,
+    store_listing,
+)
+from lance_pipeline_tests.image_folders import write_image_folder
+
+FOLDERS = {"train": "train", "val": "val", "test": "test"}
+FRACTIONS = {"train": 0.6, "val": 0.2, "test": 0.2}
+COUNTS = {"train": {"cat": 4, "dog": 3}, "val": {"cat": 2, "dog": 2}, "test": {"cat": 1, "dog": 2}}
+
+
+@pytest.fixture
+def root(tmp_path):
+    return write_image_folder(tmp_path / "pets", COUNTS)
+
+
+def test_every_file_is_listed_with_its_facts(root):
+    listing = list_split_folders(root, FOLDERS)
+    assert listing.files.schema == LISTING_SCHEMA
+    assert listing.classes == ["cat", "dog"]
+    assert listing.counts() == COUNTS
+    assert listing.ignored == []
+    rows = listing.files.to_pylist()
+    assert [(r["split"], r["label"], r["path"]) for r in rows] == sorted(
+        (split, label, f"{label}/{number:03d}.png")
+        for split, counts in COUNTS.items()
+        for label, count in counts.items()
+        for number in range(count)
+    )
+    for row in rows:
+        stat = os.stat(Path(root, row["split"], row["path"]))
+        assert (row["size"], row["mtime_ns"]) == (stat.st_size, stat.st_mtime_ns)
+
+
+def test_splits_may_have_folders_of_other_names(root):
+    os.rename(Path(root, "val"), Path(root, "valid"))
+    listing = list_split_folders(root, FOLDERS | {"val": "valid"})
+    assert listing.counts() == COUNTS
+    assert listing.folders["val"] == "valid"
+
+
+def test_folders_inside_a_class_belong_to_it(root):
+    deep = Path(root, "train", "cat", "siamese", "young")
+    deep.mkdir(parents=True)
+    shutil.copy(Path(root, "train", "cat", "000.png"), deep / "x.png")
+    listing = list_split_folders(root, FOLDERS)
+    assert listing.counts()["train"] == {"cat": 5, "dog": 3}
+    assert "cat/siamese/young/x.png" in listing.files["path"].to_pylist()
+
+
+def test_litter_is_ignored_and_told(root):
+    litter = [
+        "train/.DS_Store",
+        "train/readme.txt",
+        "train/cat/Thumbs.db",
+        "train/cat/.hidden/x.png",
+        "val/.git/config",
+    ]
+    for name in litter:
+        path = Path(root, name)
+        path.parent.mkdir(exist_ok=True)
+        path.write_text("litter")
+    listing = list_split_folders(root, FOLDERS)
+    assert listing.counts() == COUNTS
+    told = {"train/.DS_Store", "train/readme.txt", "train/cat/Thumbs.db", "train/cat/.hidden", "val/.git"}
+    assert set(listing.ignored) == told
+
+
+def test_a_class_may_be_missing_outside_of_train(root):
+    shutil.rmtree(Path(root, "val", "dog"))
+    Path(root, "test", "dog", "000.png").unlink()
+    Path(root, "test", "dog", "001.png").unlink()
+    counts = list_split_folders(root, FOLDERS).counts()
+    assert counts["val"] == {"cat": 2, "dog": 0}
+    assert counts["test"] == {"cat": 1, "dog": 0}
+
+
+def test_fingerprint_changes_with_each_fact_and_not_with_the_place(root, tmp_path):
+    first = list_split_folders(root, FOLDERS).fingerprint()
+    moved = tmp_path / "moved"
+    os.rename(root, moved)
+    seen = [first]
+    assert list_split_folders(str(moved), FOLDERS).fingerprint() == first
+
+    file = moved / "train" / "cat" / "000.png"
+    os.utime(file, ns=(0, 1))
+    seen.append(list_split_folders(str(moved), FOLDERS).fingerprint())
+    file.write_bytes(file.read_bytes() + b"more")
+    os.utime(file, ns=(0, 1))
+    seen.append(list_split_folders(str(moved), FOLDERS).fingerprint())
+    os.rename(file, file.with_name("other.png"))
+    seen.append(list_split_folders(str(moved), FOLDERS).fingerprint())
+    os.rename(file.with_name("other.png"), moved / "val" / "cat" / "other.png")
+    seen.append(list_split_folders(str(moved), FOLDERS).fingerprint())
+    assert len(set(seen)) == len(seen)
+
+
+def test_storing_an_unchanged_listing_makes_no_version(root, tmp_path):
+    uri = str(tmp_path / "listing.lance")
+    first = store_listing(list_split_folders(root, FOLDERS), uri)
+    assert store_listing(list_split_folders(root, FOLDERS), uri) == first
+    shutil.copy(Path(root, "val", "cat", "000.png"), Path(root, "val", "cat", "new.png"))
+    version, fingerprint = store_listing(list_split_folders(root, FOLDERS), uri)
+    assert version == first[0] + 1
+    assert fingerprint != first[1]
+
+
+def test_a_stored_listing_is_read_by_split_and_version(root, tmp_path):
+    uri = str(tmp_path / "listing.lance")
+    before = list_split_folders(root, FOLDERS)
+    version, _ = store_listing(before, uri)
+    Path(root, "val", "cat", "000.png").unlink()
+    newer, _ = store_listing(list_split_folders(root, FOLDERS), uri)
+    kept = files_of_split(uri, version, "val")
+    assert kept.to_pylist() == [row for row in before.files.to_pylist() if row["split"] == "val"]
+    assert len(files_of_split(uri, newer, "val")) == len(kept) - 1
+
+
+def test_a_listing_that_is_not_there(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.lance"):
+        files_of_split(str(tmp_path / "nothing.lance"), 1, "train")
+
+
+def test_storing_where_one_may_not_write(root, below_a_file):
+    with pytest.raises(InputError, match=r"cannot write the Lance dataset.*LANCE_PIPELINE_DATA"):
+        store_listing(list_split_folders(root, FOLDERS), below_a_file)
+
+
+def test_missing_folder_names_what_is_there(root):
+    with pytest.raises(InputError, match=r"pest is missing; .* holds 'pets'.*source"):
+        list_split_folders(root.replace("pets", "pest"), FOLDERS)
+
+
+def test_missing_folder_whose_parent_is_missing(tmp_path):
+    with pytest.raises(InputError, match=r"no/such is missing; .*no is missing too"):
+        list_split_folders(str(tmp_path / "no" / "such"), FOLDERS)
+
+
+def test_missing_split_folder_suggests_splits(root):
+    os.rename(Path(root, "val"), Path(root, "valid"))
+    with pytest.raises(InputError, match=r"split 'val' is missing.*'valid'.*`splits: {val: valid}`.*fractions"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_split_without_classes(root):
+    shutil.rmtree(Path(root, "val"))
+    Path(root, "val").mkdir()
+    Path(root, "val", "image.png").write_bytes(b"beside the classes")
+    with pytest.raises(InputError, match=r"split 'val' .*val\) has no class folders"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_split_without_images(root):
+    shutil.rmtree(Path(root, "test"))
+    write_image_folder(root, {"test": {"cat": 0, "dog": 0}})
+    with pytest.raises(InputError, match=r"split 'test' .*no images"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_empty_class_folder_in_train(root):
+    Path(root, "train", "fox").mkdir()
+    with pytest.raises(InputError, match="train/fox is empty"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_class_that_train_lacks(root):
+    write_image_folder(root, {"val": {"wolf": 1}})
+    with pytest.raises(InputError, match=r"split 'val' .*train lacks: 'wolf'.*train has 'cat', 'dog'"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_only_one_class(tmp_path):
+    root = write_image_folder(tmp_path, {"train": {"cat": 2}, "val": {"cat": 1}})
+    with pytest.raises(InputError, match=r"one class only, 'cat'.*at least two"):
+        list_split_folders(root, {"train": "train", "val": "val"})
+
+
+def test_class_name_that_is_not_utf8(root):
+    os.mkdir(os.path.join(os.fsencode(root), b"train", b"caf\xe9"))
+    with pytest.raises(InputError, match=r"caf\\xe9.*not UTF-8"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_link_inside_the_folder_is_a_file(root):
+    os.symlink("../dog/000.png", Path(root, "train", "cat", "linked.png"))
+    listing = list_split_folders(root, FOLDERS)
+    assert listing.counts()["train"]["cat"] == 5
+    row = next(row for row in listing.files.to_pylist() if row["path"] == "cat/linked.png")
+    assert row["size"] == os.path.getsize(Path(root, "train", "dog", "000.png"))
+
+
+def test_link_that_leaves_the_folder(root, tmp_path):
+    (tmp_path / "secret.png").write_text("secret")
+    os.symlink(tmp_path / "secret.png", Path(root, "train", "cat", "x.png"))
+    with pytest.raises(InputError, match=r"cat/x.png is a link that leaves.*secret\.png"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_link_to_a_neighbour_with_the_same_beginning_leaves_too(root):
+    neighbour = Path(f"{root}-private")
+    neighbour.mkdir()
+    (neighbour / "secret.png").write_text("secret")
+    os.symlink(neighbour / "secret.png", Path(root, "train", "cat", "x.png"))
+    with pytest.raises(InputError, match="leaves"):
+        list_split_folders(root, FOLDERS)
+
+
+@pytest.mark.parametrize("place", ["train/fox", "train/cat/more"])
+def test_linked_folder(root, place):
+    os.symlink(Path(root, "val", "cat"), Path(root, place))
+    with pytest.raises(InputError, match=f"{place} is a link to a folder"):
+        list_split_folders(root, FOLDERS)
+
+
+@pytest.mark.parametrize("target", ["nowhere.png", "x.png"])
+def test_link_that_leads_nowhere(root, target):
+    os.symlink(target, Path(root, "train", "cat", "x.png"))
+    with pytest.raises(InputError, match=r"cat/x.png is neither a file nor a folder"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_a_pipe_would_be_waited_on_forever(root):
+    os.mkfifo(Path(root, "train", "cat", "x.png"))
+    with pytest.raises(InputError, match=r"cat/x.png is neither a file nor a folder"):
+        list_split_folders(root, FOLDERS)
+
+
+def test_messages_can_be_stored_as_utf8(root):
+    os.symlink("/etc/hostname", os.path.join(os.fsencode(root), b"train", b"cat", b"x\xff.png"))
+    with pytest.raises(InputError, match=r"x\\xff\.png") as caught:
+        list_split_folders(root, FOLDERS)
+    str(caught.value).encode("utf-8")
+
+
+def test_fractions_cut_one_folder_of_classes(tmp_path):
+    root = write_image_folder(tmp_path, {"": {"cat": 60, "dog": 50}}, size=2)
+    listing = list_unsplit_folder(root, FRACTIONS)
+    assert listing.classes == ["cat", "dog"]
+    assert listing.folders == {"train": "", "val": "", "test": ""}
+    counts = listing.counts()
+    assert {label: sum(counts[split][label] for split in FRACTIONS) for label in listing.classes} == {
+        "cat": 60,
+        "dog": 50,
+    }
+    assert min(min(labels.values()) for labels in counts.values()) > 0
+    assert sum(counts["train"].values()) > sum(counts["val"].values())
+
+
+def test_added_images_move_no_other_between_the_splits(tmp_path):
+    def splits():
+        return {row["path"]: row["split"] for row in list_unsplit_folder(root, FRACTIONS).files.to_pylist()}
+
+    root = write_image_folder(tmp_path, {"": {"cat": 40, "dog": 40}}, size=2)
+    before = splits()
+    write_image_folder(root, {"": {"cat": 55, "fox": 40}}, size=2)
+    after = splits()
+    assert len(after) == len(before) + 55
+    assert before.items() <= after.items()
+
+
+def test_class_that_fractions_leave_empty(tmp_path):
+    root = write_image_folder(tmp_path, {"": {"cat": 60, "dog": 1}}, size=2)
+    with pytest.raises(InputError, match=r"fractions leaves split '\w+' without images of 'dog'"):
+        list_unsplit_folder(root, FRACTIONS)
+
+
+def test_fractions_of_one_class_only(tmp_path):
+    root = write_image_folder(tmp_path, {"": {"cat": 60}}, size=2)
+    with pytest.raises(InputError, match="one class only"):
+        list_unsplit_folder(root, FRACTIONS)
+
+
+def test_fractions_of_a_missing_folder(tmp_path):
+    with pytest.raises(InputError, match="nothing is missing"):
+        list_unsplit_folder(str(tmp_path / "nothing"), FRACTIONS)

@@ -1,0 +1,82 @@
+"""A defs.yaml that is wrong fails at load, with the file, the key and what was expected."""
+
+import dagster as dg
+import pytest
+from dagster.components.testing import create_defs_folder_sandbox
+
+from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
+
+SOURCE = "  source: {folder: data/raw/flowers}\n"
+
+
+def load(text: str) -> dg.Definitions:
+    """The definitions of a project whose one defs.yaml has these attributes."""
+    with create_defs_folder_sandbox() as sandbox:
+        folder = sandbox.defs_folder_path / "flowers"
+        folder.mkdir()
+        (folder / "defs.yaml").write_text(f"type: lance_pipeline.ImageClassifier\nattributes:\n{text}")
+        with sandbox.build_all_defs() as definitions:
+            return definitions
+
+
+def test_five_lines_define_a_dataset():
+    definitions = load(SOURCE + "  image_size: 64\n  recipe: {weights: imagenet}\n")
+    assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    assert {key.to_user_string() for asset in assets for key in asset.keys} == {
+        f"flowers/{asset}"
+        for asset in ["raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test"]
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "expected"),
+    [
+        (SOURCE + "  imagesize: 32\n", "attributes.imagesize", "Extra inputs are not permitted"),
+        (SOURCE + "  image_size: large\n", "attributes.image_size", "valid integer"),
+        (SOURCE + "  image_size: 4\n", "attributes.image_size", "greater than or equal to 8"),
+        ("  image_size: 32\n", "attributes.source", "Field required"),
+        ("  source: {sample: letters}\n", "attributes.source.sample", "'digits'"),
+        ("  source: {}\n", "attributes.source", "exactly one of `folder` and `sample`"),
+        (SOURCE + "  recipe: {epoch: 3}\n", "attributes.recipe.epoch", "Extra inputs are not permitted"),
+        (SOURCE + "  recipe: {epochs: three}\n", "attributes.recipe.epochs", "valid integer"),
+        (SOURCE + "  recipe: {stem: tiny}\n", "attributes.recipe.stem", "'imagenet' or 'small'"),
+        (SOURCE + "  recipe: {mean: [0.5, 0.5, 0.5]}\n", "attributes.recipe", "both `mean` and `std`"),
+        (SOURCE + "  recipe: {preset: papers}\n", "attributes.recipe.preset", "'article'"),
+        (SOURCE + "  recipe: {crop_padding: 32}\n", "attributes", "`recipe.crop_padding` must be smaller"),
+        (SOURCE + "  splits: {fractions: {train: 0.9}}\n", "attributes.splits.fractions", "add up to 1.2, expected 1"),
+        (SOURCE + "  splits: {val: valid, fractions: {}}\n", "attributes.splits", "folders or `fractions`, not both"),
+        (SOURCE + "  retrain: {}\n", "attributes.retrain.cron", "Field required"),
+        (SOURCE + "  retrain: {cron: often}\n", "attributes.retrain.cron", "not a cron expression"),
+        (SOURCE + "  retrain: {cron: '0 3 * * 1', timezone: Mars}\n", "attributes.retrain.timezone", "not a time zone"),
+        (SOURCE + "  owners: [nobody]\n", "attributes.owners", "`team:<name>`"),
+        (SOURCE + "  name: my-flowers\n", "attributes.name", "match pattern"),
+    ],
+)
+def test_wrong_attribute_is_named_with_its_file(text: str, key: str, expected: str):
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it, version by version otherwise
+        load(text)
+    message = _messages(caught.value)
+    assert f"`{key}" in message
+    assert "flowers/defs.yaml:" in message
+    assert expected in message
+
+
+def _messages(error: BaseException | None) -> str:
+    return "" if error is None else f"{error}\n{_messages(error.__cause__ or error.__context__)}"
+
+
+def test_environment_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLOWERS_OWNER", "team:flowers")
+    definitions = load(SOURCE + '  owners: ["{{ env.FLOWERS_OWNER }}"]\n')
+    assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    assert {owner for asset in assets for spec in asset.specs for owner in spec.owners} == {"team:flowers"}
+
+
+def test_every_field_has_a_description():
+    def undescribed(schema: dict, definitions: dict) -> list[str]:
+        return [name for name, field in schema.get("properties", {}).items() if not field.get("description")]
+
+    schema = ImageClassifierAttributes.model_json_schema()
+    found = {name: undescribed(one, schema) for name, one in schema["$defs"].items()}
+    assert not undescribed(schema, schema)
+    assert not any(found.values()), found

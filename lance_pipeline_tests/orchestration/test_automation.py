@@ -1,0 +1,66 @@
+"""The retraining job and its schedule."""
+
+from datetime import UTC, datetime
+from zoneinfo import ZoneInfo
+
+import dagster as dg
+import pytest
+from dagster._utils.schedules import cron_string_iterator
+
+from lance_pipeline_tests.conftest import Shell
+from lance_pipeline_tests.orchestration.conftest import Graph
+
+CODE_LOCATION = ("-m", "lance_pipeline.definitions")
+
+
+def schedules_of(graph: Graph) -> list[dg.ScheduleDefinition]:
+    return [one for one in graph.definitions.schedules or [] if isinstance(one, dg.ScheduleDefinition)]
+
+
+def test_no_schedule_unless_asked_for(graph: Graph):
+    assert not schedules_of(graph)
+
+
+@pytest.mark.parametrize(("enabled", "status"), [(False, "STOPPED"), (True, "RUNNING")])
+def test_schedule_is_off_unless_enabled(graph: Graph, enabled: bool, status: str):
+    graph.attributes["retrain"] = {"cron": "0 3 * * 1", "enabled": enabled}
+    (schedule,) = schedules_of(graph)
+    assert schedule.default_status.value == status
+
+
+def test_tick_requests_one_run_of_the_whole_graph(graph: Graph):
+    graph.attributes["retrain"] = {"cron": "0 3 * * 1", "timezone": "Europe/Berlin"}
+    (schedule,) = schedules_of(graph)
+    context = dg.build_schedule_context(
+        instance=graph.instance,
+        repository_def=graph.definitions.get_repository_def(),
+        scheduled_execution_time=datetime(2026, 11, 23, 3, tzinfo=ZoneInfo("Europe/Berlin")),
+    )
+    requests = schedule.evaluate_tick(context).run_requests
+    assert requests is not None
+    assert len(requests) == 1
+    job = graph.definitions.resolve_job_def("tiny_retrain")
+    assert job.asset_layer.executable_asset_keys == {key for asset in graph.assets for key in asset.keys}
+
+
+def test_next_tick_is_in_the_schedules_time_zone(graph: Graph):
+    graph.attributes["retrain"] = {"cron": "0 3 * * 1", "timezone": "Asia/Tokyo"}
+    (schedule,) = schedules_of(graph)
+    sunday = datetime(2026, 11, 22, tzinfo=UTC).timestamp()
+    assert isinstance(schedule.cron_schedule, str)
+    tick = next(cron_string_iterator(sunday, schedule.cron_schedule, schedule.execution_timezone))
+    assert tick == datetime(2026, 11, 23, 3, tzinfo=ZoneInfo("Asia/Tokyo"))
+
+
+def test_command_line_lists_starts_and_stops_the_schedule(shell: Shell):
+    listed = shell.run("dagster", "schedule", "list", *CODE_LOCATION)
+    assert "digits_retrain_schedule [STOPPED]" in listed.stdout, listed.stdout + listed.stderr
+    started = shell.run("dagster", "schedule", "start", *CODE_LOCATION, "digits_retrain_schedule")
+    assert "Started" in started.stdout, started.stdout + started.stderr
+    assert "[RUNNING]" in shell.run("dagster", "schedule", "list", *CODE_LOCATION).stdout
+    stopped = shell.run("dagster", "schedule", "stop", *CODE_LOCATION, "digits_retrain_schedule")
+    assert "Stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+
+
+def test_command_line_lists_the_job(shell: Shell):
+    assert "digits_retrain" in shell.run("dagster", "job", "list", *CODE_LOCATION).stdout

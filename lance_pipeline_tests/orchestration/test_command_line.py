@@ -1,0 +1,60 @@
+"""The real command line, in a shell of its own."""
+
+import re
+
+import lance
+
+from lance_pipeline_tests.conftest import Demo, Shell
+
+
+def test_demo_reaches_its_accuracy(demo: Demo):
+    (accuracy,) = re.findall(r"digits__metrics_test - test: accuracy ([\d.]+)%", demo.output)
+    assert float(accuracy) >= 97
+
+
+def test_training_shows_that_it_moves_and_how_long_it_takes(demo: Demo):
+    epochs = re.findall(r"Epoch (\d)/6: loss [\d.]+, val accuracy [\d.]+%, \d+ images/s, \S+, (\S+) left", demo.output)
+    assert [number for number, _ in epochs] == list("123456")
+    assert epochs[-1][1] == "0:00:00"
+
+
+def test_everything_is_below_the_data_folder(demo: Demo):
+    assert not list(demo.shell.folder.iterdir())
+    assert {path.name for path in demo.shell.data.iterdir()} == {"raw", "lance", "models", "mlflow", "dagster"}
+
+
+def test_summary_tells_what_came_of_it(demo: Demo):
+    summary = demo.shell.run("lance_pipeline", "summary", "digits")
+    assert summary.returncode == 0, summary.stderr
+    for words in (
+        "train 1257   val 270   test 270",
+        "model.safetensors",
+        "digits_test_predictions.lance",
+        "/runs/",
+        "make ui",
+    ):
+        assert words in summary.stdout
+
+
+def test_one_asset_can_be_materialized_from_what_is_there(demo: Demo):
+    predictions = str(demo.shell.data / "lance" / "digits_test_predictions.lance")
+    before = lance.dataset(predictions).version
+    finished = demo.shell.materialize('key:"digits/metrics_test"')
+    assert finished.returncode == 0, finished.stderr
+    assert lance.dataset(predictions).version == before + 1
+
+
+def test_summary_of_what_was_never_made_says_what_to_run(shell: Shell):
+    summary = shell.run("lance_pipeline", "summary", "digits")
+    assert summary.returncode == 1
+    assert "digits/lance_train was never materialized" in summary.stderr
+    assert "dagster asset materialize" in summary.stderr
+
+
+def test_sample_by_hand(shell: Shell):
+    made = shell.run("lance_pipeline.images.sample", "digits", "digits")
+    assert made.returncode == 0, made.stderr
+    assert len(list((shell.folder / "digits").glob("train/*/*.png"))) == 1257
+    again = shell.run("lance_pipeline.images.sample", "digits", "digits")
+    assert again.returncode != 0
+    assert "exists already" in again.stderr

@@ -1,0 +1,142 @@
+"""The lineage that people inspect: specs and dependencies, in the code and through the web server."""
+
+import json
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from lance_pipeline.definitions import defs
+from lance_pipeline_tests.conftest import Demo
+
+SNAPSHOT = Path(__file__).with_name("digits_lineage.json")
+
+
+def described(spec: dg.AssetSpec, checks: list[str]) -> dict[str, Any]:
+    return {
+        "deps": sorted(dep.asset_key.to_user_string() for dep in spec.deps),
+        "group": spec.group_name,
+        "kinds": sorted(spec.kinds),
+        "owners": list(spec.owners),
+        "code_version": spec.code_version,
+        "description": spec.description,
+        "checks": checks,
+    }
+
+
+def test_specs_and_dependencies_are_as_recorded():
+    """After an intended change: remove the file, run the test twice, and read the difference in git."""
+    assets = [asset for asset in defs().assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    found = {}
+    for asset in assets:
+        for spec in asset.specs:
+            checks = sorted(check.name for check in asset.check_specs if check.asset_key == spec.key)
+            deps = [dg.AssetDep(key) for key in asset.asset_deps[spec.key]]
+            found[spec.key.to_user_string()] = described(spec.replace_attributes(deps=deps), checks)
+    text = json.dumps(found, indent=2, sort_keys=True) + "\n"
+    if not SNAPSHOT.exists():
+        SNAPSHOT.write_text(text)
+        pytest.fail(f"{SNAPSHOT.name} was missing and has been written; look at it and run again")
+    assert json.loads(text) == json.loads(SNAPSHOT.read_text())
+
+
+@pytest.fixture(scope="module")
+def graphql(demo: Demo) -> Iterator[str]:
+    """The address of a real web server over the demo's instance."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "dagster_webserver",
+            "-m",
+            "lance_pipeline.definitions",
+            "-p",
+            str(port),
+        ],
+        cwd=demo.shell.folder,
+        env=demo.shell.environment,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(f"http://127.0.0.1:{port}/server_info"):
+            assert server.poll() is None, "the web server ended"
+            assert time.monotonic() < deadline, "the web server did not come up"
+            time.sleep(0.3)
+        yield f"http://127.0.0.1:{port}/graphql"
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5):
+            return True
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def query(url: str, text: str) -> dict[str, Any]:
+    body = json.dumps({"query": text}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as response:
+        answer = json.load(response)
+    assert "errors" not in answer, answer
+    return answer["data"]
+
+
+def test_web_server_shows_the_lineage(graphql: str):
+    data = query(graphql, "{ assetNodes { assetKey { path } groupName dependencyKeys { path } } }")
+    lineage = {
+        node["assetKey"]["path"][-1]: {key["path"][-1] for key in node["dependencyKeys"]}
+        for node in data["assetNodes"]
+        if node["groupName"] == "digits"
+    }
+    assert lineage == {
+        "raw_images": set(),
+        "lance_train": {"raw_images"},
+        "lance_val": {"raw_images"},
+        "lance_test": {"raw_images"},
+        "resnet34": {"lance_train", "lance_val"},
+        "metrics_val": {"resnet34", "lance_val"},
+        "metrics_test": {"resnet34", "lance_test"},
+    }
+
+
+def test_web_server_shows_every_asset_fresh_with_its_metadata(graphql: str):
+    text = """{ assetNodes { assetKey { path } staleStatus
+        assetMaterializations(limit: 1) { metadataEntries { label } }
+        metadataEntries { label } } }"""
+    nodes = {node["assetKey"]["path"][-1]: node for node in query(graphql, text)["assetNodes"]}
+    assert {name: node["staleStatus"] for name, node in nodes.items()} == dict.fromkeys(nodes, "FRESH")
+    labels = {entry["label"] for entry in nodes["lance_train"]["assetMaterializations"][0]["metadataEntries"]}
+    assert {"dagster/row_count", "dagster/column_schema", "lance_version", "bytes", "classes", "samples"} <= labels
+    for node in nodes.values():
+        assert "dagster/code_references" in {entry["label"] for entry in node["metadataEntries"]}
+
+
+def test_checks_have_passed(graphql: str):
+    text = """{ assetNodes { assetKey { path } assetChecksOrError { ... on AssetChecks { checks {
+        name executionForLatestMaterialization { status } } } } } }"""
+    found = {
+        (node["assetKey"]["path"][-1], check["name"]): check["executionForLatestMaterialization"]["status"]
+        for node in query(graphql, text)["assetNodes"]
+        for check in node["assetChecksOrError"].get("checks", [])
+    }
+    assert found == {
+        ("raw_images", "same_classes"): "SUCCEEDED",
+        ("lance_train", "counts_reconcile"): "SUCCEEDED",
+        ("lance_val", "counts_reconcile"): "SUCCEEDED",
+        ("lance_test", "counts_reconcile"): "SUCCEEDED",
+    }

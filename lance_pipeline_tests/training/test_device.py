@@ -1,0 +1,59 @@
+import pytest
+import torch
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.training.device import choose_device
+
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
+no_accelerator = pytest.mark.skipif(
+    torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has an accelerator"
+)
+
+
+def test_cpu_as_configured():
+    device = choose_device("cpu")
+    assert (device.name, device.precision) == ("cpu", "fp32")
+    assert "configured" in device.reason
+    assert device.torch_device == torch.device("cpu")
+
+
+@no_accelerator
+def test_auto_takes_the_cpu_where_nothing_else_is_there():
+    device = choose_device()
+    assert (device.name, device.precision) == ("cpu", "fp32")
+    assert "neither CUDA nor MPS" in device.reason
+
+
+def test_fp32_autocast_changes_nothing():
+    one = torch.ones(2, 2)
+    with choose_device("cpu").autocast():
+        assert (one @ one).dtype == torch.float32
+
+
+@no_cuda
+@pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
+def test_absent_cuda_device(device):
+    with pytest.raises(InputError, match=f"`device: {device}` .*not there.*0 CUDA devices.*`auto`"):
+        choose_device(device)
+
+
+def test_a_card_too_many():
+    with pytest.raises(InputError, match=r"`device: cuda:99` .*not there"):
+        choose_device("cuda:99")
+
+
+@pytest.mark.parametrize("device", ["tpu", "gpu", "CUDA", ""])
+def test_unknown_device(device):
+    with pytest.raises(InputError, match=f"`device: {device}` is not known. Expected auto, cpu, mps, cuda"):
+        choose_device(device)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_half_precision_is_not_for_the_cpu(precision):
+    with pytest.raises(InputError, match=f"`precision: {precision}` does not go with device cpu.*auto or fp32"):
+        choose_device("cpu", precision)
+
+
+def test_unknown_precision():
+    with pytest.raises(InputError, match="`precision: int8`"):
+        choose_device("cpu", "int8")

@@ -1,0 +1,95 @@
+import pytest
+from pydantic import ValidationError
+
+from lance_pipeline.training.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
+
+ARTICLE = {
+    "preset": "article",
+    "epochs": 50,
+    "batches_per_epoch": 256,
+    "batch_size": 64,
+    "learning_rate": 1e-3,
+    "momentum": 0.9,
+    "schedule": "constant",
+    "weight_decay": 0.0,
+    "label_smoothing": 0.0,
+    "flip": True,
+    "crop_padding": 0,
+    "fit": "squash",
+    "mean": (0.4914, 0.4822, 0.4465),
+    "std": (0.2023, 0.1994, 0.2010),
+    "weights": "imagenet",
+    "stem": "imagenet",
+    "seed": 0,
+}
+
+
+def test_the_articles_recipe():
+    assert Recipe(preset="article").model_dump() == ARTICLE
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"epochs": 3},
+        {"learning_rate": 0.5, "weights": "none"},
+        {"batches_per_epoch": None},
+        {"mean": None, "std": None},
+    ],
+)
+def test_given_fields_win_over_the_preset(given):
+    assert Recipe.model_validate({"preset": "article"} | given).model_dump() == ARTICLE | given
+
+
+def test_without_a_preset_nothing_of_the_article_is_set():
+    recipe = Recipe()
+    assert (recipe.preset, recipe.schedule, recipe.weights, recipe.mean) == (None, "one_cycle", "none", None)
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"preset": "paper"}, "preset"),
+        ({"epoch": 3}, "epoch"),
+        ({"epochs": 0}, "epochs"),
+        ({"batch_size": 1}, "batch_size"),
+        ({"batches_per_epoch": 0}, "batches_per_epoch"),
+        ({"learning_rate": 0.0}, "learning_rate"),
+        ({"momentum": 1.0}, "momentum"),
+        ({"label_smoothing": 1.0}, "label_smoothing"),
+        ({"crop_padding": -1}, "crop_padding"),
+        ({"seed": -1}, "seed"),
+        ({"fit": "stretch"}, "fit"),
+        ({"mean": (0.5, 0.5, 0.5)}, "both `mean` and `std`"),
+        ({"std": (0.5, 0.5, 0.5)}, "both `mean` and `std`"),
+        ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "above 0"),
+        ({"preset": "article", "mean": None}, "both `mean` and `std`"),
+    ],
+)
+def test_wrong_fields_are_named(fields, message):
+    with pytest.raises(ValidationError, match=message):
+        Recipe.model_validate(fields)
+
+
+def test_learning_rate_depends_on_the_weights_when_unset():
+    assert Recipe().peak_learning_rate == 0.05
+    assert Recipe(weights="imagenet").peak_learning_rate == 0.01
+    assert Recipe(weights="mine.pth").peak_learning_rate == 0.01
+    assert Recipe(learning_rate=0.3).peak_learning_rate == 0.3
+
+
+def test_padding_is_an_eighth_when_unset():
+    assert (Recipe().padding_for(32), Recipe().padding_for(7)) == (4, 0)
+    assert (Recipe(crop_padding=0).padding_for(32), Recipe(crop_padding=3).padding_for(32)) == (0, 3)
+
+
+def test_normalization():
+    mean, std = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
+    ours = (0.5, 0.6, 0.7), (0.8, 0.9, 1.0)
+    assert Recipe().normalization(mean, std) == (mean, std)
+    assert Recipe(weights="imagenet").normalization(mean, std) == (IMAGENET_MEAN, IMAGENET_STD)
+    assert Recipe(weights="imagenet", mean=ours[0], std=ours[1]).normalization(mean, std) == ours
+
+
+def test_a_channel_without_variation_is_not_divided_by_zero():
+    assert Recipe().normalization((0.1, 0.2, 0.3), (0.0, 0.5, 0.0)) == ((0.1, 0.2, 0.3), (1.0, 0.5, 1.0))
