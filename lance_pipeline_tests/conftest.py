@@ -1,8 +1,10 @@
 """What several kinds of tests share: a data folder of their own, and one real run of the demo."""
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,15 +27,22 @@ class Shell:
 
     def run(self, *command: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
         """Run ``python -m <command>`` and return its output and status."""
-        return subprocess.run(
+        process = subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=self.folder,
             env=self.environment,
-            capture_output=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
             text=True,
-            timeout=timeout,
-            check=False,
+            start_new_session=True,
         )
+        try:
+            output, errors = process.communicate(timeout=timeout)
+        finally:
+            # With all its children: a training left behind would slow down everything after it.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+        return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
 
     def materialize(self, selection: str) -> subprocess.CompletedProcess[str]:
         """``dagster asset materialize`` on the project's code location."""

@@ -22,19 +22,20 @@ from lance_pipeline.images.table import Facts, commit_table, open_table, read_fa
 INGEST_VERSION = "1"
 
 _SUMS = pa.list_(pa.int64(), 3)
+_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("image", pa.binary(), "The file's bytes, unchanged"),
+    ("filename", pa.string(), "The file's name"),
+    ("label", pa.string(), "The class: the name of the class folder"),
+    ("split", pa.string(), "train, val or test"),
+    ("path", pa.string(), "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"),
+    ("width", pa.int32(), "In pixels, upright by the EXIF orientation"),
+    ("height", pa.int32(), "In pixels, upright by the EXIF orientation"),
+    ("sha256", pa.binary(32), "Digest of the file's bytes"),
+    ("channel_sum", _SUMS, "Sum over the pixels of red, green and blue, each 0 to 255"),
+    ("channel_square_sum", _SUMS, "Sum of the squares of the same"),
+]
 SPLIT_SCHEMA = pa.schema(
-    [
-        pa.field("image", pa.binary(), nullable=False),
-        pa.field("filename", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("sha256", pa.binary(32), nullable=False),
-        pa.field("channel_sum", _SUMS, nullable=False),
-        pa.field("channel_square_sum", _SUMS, nullable=False),
-    ]
+    [pa.field(name, kind, nullable=False, metadata={"description": text}) for name, kind, text in _COLUMNS]
 )
 # A batch ends at whichever comes first: enough rows to write fast, or enough bytes to hold.
 _BATCH_ROWS = 2048

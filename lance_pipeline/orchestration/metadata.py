@@ -16,9 +16,14 @@ def picture(data: bytes) -> dg.MarkdownMetadataValue:
 
 
 def column_schema(schema: "pa.Schema") -> dg.TableSchemaMetadataValue:
-    """An Arrow schema as Dagster shows it."""
+    """An Arrow schema as Dagster shows it, with the descriptions in its fields' metadata."""
     columns = [
-        dg.TableColumn(field.name, str(field.type), constraints=dg.TableColumnConstraints(nullable=field.nullable))
+        dg.TableColumn(
+            field.name,
+            str(field.type),
+            description=(field.metadata or {}).get(b"description", b"").decode() or None,
+            constraints=dg.TableColumnConstraints(nullable=field.nullable),
+        )
         for field in schema
     ]
     return dg.MetadataValue.table_schema(dg.TableSchema(columns))
