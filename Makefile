@@ -9,6 +9,7 @@ BIN := .venv/bin
 DATA := $(shell $(PYTHON) -c 'import os; print(os.path.abspath(os.path.expanduser(os.environ.get("LANCE_PIPELINE_DATA") or "data")))')
 export LANCE_PIPELINE_DATA := $(DATA)
 export DAGSTER_HOME := $(DATA)/dagster
+export MLFLOW_DISABLE_TELEMETRY ?= true
 # The one command that runs the pipeline is superseded upstream, and says so at each start.
 export PYTHONWARNINGS := ignore:Function `asset_materialize_command`,ignore:Parameter `include_sources`
 
@@ -54,6 +55,7 @@ instance:
 	@mkdir -p "$(DAGSTER_HOME)"
 	@ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
 	@echo 'DAGSTER_HOME=$${LANCE_PIPELINE_DATA:-$(CURDIR)/data}/dagster' > .env
+	@echo 'MLFLOW_DISABLE_TELEMETRY=true' >> .env
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \

@@ -11,7 +11,8 @@ from lance_pipeline.images.split import LanceSplit
 
 _THUMBNAIL = 80
 _COLUMNS = 8
-_GAP = 2
+_GAP = 3
+_GAP_COLOUR = (128, 128, 128)
 # Enough for the shades of one colour map and the edges of letters.
 _PALETTE = 256
 
@@ -25,7 +26,7 @@ def contact_sheet(split: LanceSplit, count: int = 24) -> bytes:
     numbers = [number * rows // min(count, rows) for number in range(min(count, rows))]
     images = split.dataset.take(numbers, columns=["image"])["image"]
     step = _THUMBNAIL + _GAP
-    sheet = Image.new("RGB", (_COLUMNS * step, math.ceil(len(numbers) / _COLUMNS) * step), "white")
+    sheet = Image.new("RGB", (_COLUMNS * step, math.ceil(len(numbers) / _COLUMNS) * step), _GAP_COLOUR)
     for position, data in enumerate(images):
         # Small images are enlarged pixel by pixel, so that one sees what the model gets.
         thumbnail = decode_rgb(data.as_py())

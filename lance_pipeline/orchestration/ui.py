@@ -1,17 +1,18 @@
 """The Dagster UI and the MLflow UI together, on loopback."""
 
+import http.client
 import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
-import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping
 from contextlib import suppress
-from types import FrameType
+from pathlib import Path
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.paths import data_root, make_folder, project_root
@@ -20,68 +21,84 @@ from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_r
 HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 15
-
-
-class _Stop(Exception):  # noqa: N818 - a request, not an error
-    """Ctrl-C or SIGTERM."""
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# Both servers are started in ways that their own projects warn of; nobody here can act on that.
+_NOISE = ("Function `dev_command`", "starlette.middleware.wsgi")
 
 
 def serve(port: int, mlflow_port: int, workspace: str | None = None) -> int:
     """Serve both until Ctrl-C, SIGTERM, or the end of one of them; returns the exit status.
 
     Raises:
-        InputError: a port is taken, or a server does not come up.
+        InputError: a port is taken, or a server does not come up or ends by itself.
     """
-    addresses = {"Dagster": f"http://{HOST}:{port}", "MLflow": f"http://{HOST}:{mlflow_port}"}
+    if port == mlflow_port:
+        raise InputError(f"both UIs were given port {port}; choose two: make ui PORT=3000 MLFLOW_PORT=5000")
     for number in (port, mlflow_port):
         _require_free(number)
+    stop = _stop_on_signals()
     tracking = default_resources()["mlflow"]
     tracking.client()
+    # A tracking server of the user's has its own UI.
+    remote = tracking.uri.startswith("http")
+    addresses = {
+        "Dagster": f"http://{HOST}:{port}",
+        "MLflow": tracking.uri if remote else f"http://{HOST}:{mlflow_port}",
+    }
     home = os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
-    make_folder(data_root() / "dagster")
-    _give_instance_its_settings(home)
-    environment = os.environ | {MLFLOW_UI_VARIABLE: addresses["MLflow"]}
+    _give_instance_its_settings(make_folder(Path(home)))
+    environment = _environment(addresses["MLflow"])
     workspace = workspace or str(project_root() / "workspace.yaml")
-    module = [sys.executable, "-m"]
-    commands = (
-        [*module, "dagster", "dev", "-w", workspace, *_loopback(port)],
-        [*module, "mlflow", "server", "--backend-store-uri", tracking.uri, *_loopback(mlflow_port), "--workers", "1"],
-    )
-    # Handlers, not the defaults: a shell that starts this with `&` makes children deaf to Ctrl-C.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _request_stop)
-    servers: list[subprocess.Popen[bytes]] = []
+    mlflow = ["mlflow", "server", "--backend-store-uri", tracking.uri, "--workers", "1"]
+    commands = {"Dagster": ["dagster", "dev", "-w", workspace, "--host", HOST, "--port", str(port)]}
+    if not remote:
+        commands["MLflow"] = [*mlflow, "--host", HOST, "--port", str(mlflow_port)]
+    servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
-        # A session of their own, so that Ctrl-C reaches them once, by us.
-        servers.extend(_start(command, environment) for command in commands)
-        _await(f"{addresses['Dagster']}/server_info", servers)
-        _await(f"{addresses['MLflow']}/health", servers)
-        print(
-            "\n" + "\n".join(f"  {name:<8} {url}" for name, url in addresses.items()) + "\n  Ctrl-C stops both.\n",
-            flush=True,
-        )
-        while all(server.poll() is None for server in servers):
-            time.sleep(0.2)
-        return 1
-    except _Stop:
+        for name, words in commands.items():
+            command = [sys.executable, "-m", *words]
+            # A session of its own, so that Ctrl-C reaches it once, by us.
+            servers[name] = subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603
+        for name, page in {"Dagster": "server_info", "MLflow": "health"}.items():
+            if name in servers:
+                _await(f"{addresses[name]}/{page}", servers, stop)
+        if not stop.is_set():
+            lines = [f"  {name:<8} {url}" for name, url in addresses.items()]
+            print("\n" + "\n".join(lines) + "\n  Ctrl-C stops both.\n", flush=True)
+        while not stop.wait(0.2):
+            _require_running(servers)
         return 0
     finally:
-        _stop(servers)
+        _stop(servers.values())
 
 
-def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(command, env=environment, start_new_session=True)  # noqa: S603 - our own words
+def _stop_on_signals() -> threading.Event:
+    """Set by Ctrl-C and the like; nothing is interrupted, so no server is started and then forgotten."""
+    stop = threading.Event()
+    for number in _SIGNALS:
+        # What nohup ignores stays ignored. SIGINT does not: a shell ignores it for what it starts with `&`.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda *_: stop.set())
+    return stop
 
 
-def _loopback(port: int) -> list[str]:
-    return ["--host", HOST, "--port", str(port)]
-
-
-def _request_stop(_signal: int, _frame: FrameType | None) -> None:
-    raise _Stop
+def _environment(mlflow_url: str) -> dict[str, str]:
+    warnings = [os.environ.get("PYTHONWARNINGS", ""), *(f"ignore:{text}" for text in _NOISE)]
+    return (
+        {"MLFLOW_DISABLE_TELEMETRY": "true"}
+        | os.environ
+        | {
+            MLFLOW_UI_VARIABLE: mlflow_url,
+            "PYTHONWARNINGS": ",".join(filter(None, warnings)),
+            # Its eight processes serve language models; they are slow to start and to stop.
+            "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        }
+    )
 
 
 def _require_free(port: int) -> None:
+    if not 0 < port < 2**16:
+        raise InputError(f"{port} is not a port; expected a number from 1 to 65535")
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -93,32 +110,43 @@ def _require_free(port: int) -> None:
             ) from error
 
 
-def _give_instance_its_settings(home: str) -> None:
+def _give_instance_its_settings(home: Path) -> None:
     """Without the project's dagster.yaml the instance would have other settings than `make` gives it."""
-    settings = os.path.join(home, "dagster.yaml")
-    if not os.path.exists(settings) and (project_root() / "dagster.yaml").is_file():
-        shutil.copyfile(project_root() / "dagster.yaml", settings)
+    settings, ours = home / "dagster.yaml", project_root() / "dagster.yaml"
+    # A link whose target is gone is left by a checkout that was moved.
+    if not settings.exists() and ours.is_file():
+        settings.unlink(missing_ok=True)
+        shutil.copyfile(ours, settings)
 
 
-def _await(url: str, servers: Sequence[subprocess.Popen[bytes]]) -> None:
+def _await(url: str, servers: Mapping[str, subprocess.Popen[bytes]], stop: threading.Event) -> None:
+    # Past any proxy of the environment, which could not reach this machine's loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + _START_SECONDS
-    while time.monotonic() < deadline and all(server.poll() is None for server in servers):
-        try:
-            with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - loopback
-                return
-        except OSError:
-            time.sleep(0.3)
-    raise InputError(f"{url} did not come up; the lines above say why.")
+    while not stop.wait(0.3):
+        _require_running(servers)
+        with suppress(OSError, http.client.HTTPException), opener.open(url, timeout=5):
+            return
+        if time.monotonic() > deadline:
+            raise InputError(f"{url} did not come up in {_START_SECONDS} seconds; the lines above say why.")
 
 
-def _stop(servers: Sequence[subprocess.Popen[bytes]]) -> None:
-    for number in (signal.SIGINT, signal.SIGTERM):
+def _require_running(servers: Mapping[str, subprocess.Popen[bytes]]) -> None:
+    for name, server in servers.items():
+        if server.poll() is not None:
+            raise InputError(f"the {name} server ended with status {server.returncode}; the lines above say why.")
+
+
+def _stop(servers: Collection[subprocess.Popen[bytes]]) -> None:
+    for number in _SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     for server in servers:
         if server.poll() is None:
             server.terminate()
+    deadline = time.monotonic() + _STOP_SECONDS
     for server in servers:
         with suppress(subprocess.TimeoutExpired):
-            server.wait(_STOP_SECONDS)
+            server.wait(max(0.0, deadline - time.monotonic()))
+        # Also what is left of its children.
         with suppress(ProcessLookupError):
             os.killpg(server.pid, signal.SIGKILL)

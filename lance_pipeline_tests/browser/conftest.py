@@ -1,0 +1,98 @@
+"""A real browser, and the real servers that it visits."""
+
+import io
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+
+from lance_pipeline_tests.browser.launcher import Launcher
+from lance_pipeline_tests.small_project import write_small_project
+
+PICTURES = os.environ.get("LANCE_PIPELINE_SCREENSHOTS")
+_PICTURES_DATA = os.environ.get("LANCE_PIPELINE_SCREENSHOT_DATA")
+_BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+_ARGUMENTS = (
+    "--disable-gpu --disable-quic --no-first-run --disable-background-networking --disable-component-update "
+    "--disable-sync"
+)
+_MILLISECONDS = 90_000
+_LARGEST_PICTURE = 180_000
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium; not for the whole session, as Playwright's event loop would be in the way of other tests."""
+    executable = next(filter(None, map(shutil.which, _BROWSERS)), None)
+    if executable is None:
+        missing = f"none of {', '.join(_BROWSERS)} is installed. To run this test: sudo apt-get install chromium"
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+    arguments = [*_ARGUMENTS.split(), "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    if os.getuid() == 0:
+        arguments.append("--no-sandbox")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=executable, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def ui(
+    browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Launcher]:
+    """Both UIs over this project and the small one; for pictures, with the demo's data."""
+    folder = tmp_path_factory.mktemp("ui")
+    data = folder / "data"
+    if PICTURES:
+        shutil.copytree(_PICTURES_DATA or request.getfixturevalue("demo").shell.data, data)
+    workspace = write_small_project(folder / "project")
+    with Launcher(folder / "elsewhere", data, workspace) as launcher:
+        launcher.await_ready()
+        yield launcher
+    assert launcher.process.returncode == 0, launcher.output
+
+
+@pytest.fixture(scope="module")
+def context(browser: Browser) -> Iterator[BrowserContext]:
+    """A fresh profile with a light theme."""
+    settings: dict[str, Any] = {"device_scale_factor": 2} if PICTURES else {}
+    context = browser.new_context(
+        viewport={"width": 1400, "height": 900},
+        color_scheme="light",
+        locale="en-GB",
+        timezone_id="Europe/Berlin",
+        **settings,
+    )
+    context.set_default_timeout(_MILLISECONDS)
+    expect.set_options(timeout=_MILLISECONDS)
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Iterator[Page]:
+    """An empty page."""
+    page = context.new_page()
+    yield page
+    for opened in context.pages:
+        opened.close()
+
+
+def save_picture(name: str, png: bytes) -> None:
+    """Save a picture for the README, with fewer colours if it is too large otherwise."""
+    assert PICTURES
+    folder = Path(PICTURES)
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    picture.save(folder / name, optimize=True)
+    if (folder / name).stat().st_size > _LARGEST_PICTURE:
+        # Unlike the default method, this one keeps the colours of small icons.
+        few = picture.quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+        few.save(folder / name, optimize=True)

@@ -1,0 +1,230 @@
+"""What a person sees and does in the two UIs, in a real browser."""
+
+import os
+import re
+import signal
+import socket
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
+
+from lance_pipeline_tests.browser.conftest import PICTURES, save_picture
+from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, free_ports, is_free
+from lance_pipeline_tests.small_project import CLASSES, IMAGES
+
+ASSETS = ("raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
+_RUN_SECONDS = 480
+_RUN_STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
+
+
+@pytest.fixture(scope="module")
+def finished_run(ui: Launcher, context: BrowserContext) -> str:
+    """The id of a run over the small project's graph, started as a person starts it."""
+    page = context.new_page()
+    _open_lineage(page, ui, "small", "flowers")
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_role("link", name="View", exact=True).click()
+    page.wait_for_url("**/runs/*")
+    run_id = re.split("[/?]", page.url.partition("/runs/")[2])[0]
+
+    def status() -> str:
+        query = {"query": _RUN_STATUS, "variables": {"id": run_id}}
+        return page.request.post(f"{ui.dagster}/graphql", data=query).json()["data"]["runOrError"]["status"]
+
+    await_condition(lambda: status() in ("SUCCESS", "FAILURE", "CANCELED"), _RUN_SECONDS, "the run ends")
+    assert status() == "SUCCESS", page.inner_text("body")
+    page.close()
+    return run_id
+
+
+def test_lineage_of_the_demo_shows_every_asset(page: Page, ui: Launcher):
+    _open_lineage(page, ui, "lance_pipeline", "digits")
+    if PICTURES:
+        page.get_by_text("Hide navigation").click()
+        expect(page.get_by_text("Materialized", exact=True)).to_have_count(len(ASSETS))
+        page.mouse.move(0, 0)
+        nodes = page.locator("foreignObject").all()
+        save_picture("lineage.png", page.screenshot(clip=_around(nodes), animations="disabled"))
+
+
+def test_materialize_all_runs_the_whole_graph(page: Page, ui: Launcher, finished_run: str):
+    _open_lineage(page, ui, "small", "flowers")
+    expect(page.get_by_text("Materialized", exact=True)).to_have_count(len(ASSETS))
+    page.goto(f"{ui.dagster}/runs/{finished_run}")
+    expect(page.get_by_text("Success", exact=True)).to_be_visible()
+    _show_epochs(page)
+    if PICTURES:
+        page.goto(f"{ui.dagster}/assets/digits/resnet34?view=events")
+        page.get_by_text("Materialized in run").locator("..").get_by_role("link").first.click()
+        page.wait_for_url("**/runs/*")
+        # Without the selection of one step that the link makes.
+        page.goto(page.url.partition("?")[0])
+        expect(page.get_by_text("Success", exact=True)).to_be_visible()
+        last_line = _show_epochs(page)
+        expect(page.locator("[data-tooltip='digits__metrics_test']")).to_be_visible()
+        page.mouse.move(0, 0)
+        box = last_line.bounding_box()
+        assert box is not None
+        clip: FloatRect = {"x": 0, "y": 0, "width": 1400, "height": box["y"] + box["height"] + 12}
+        save_picture("run.png", page.screenshot(clip=clip, animations="disabled"))
+
+
+def test_page_of_the_raw_images_names_the_classes(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/assets/flowers/raw_images")
+    expect(_metadata(page, "classes")).to_contain_text(", ".join(sorted(CLASSES)))
+
+
+def test_page_of_a_lance_dataset_shows_rows_version_and_pictures(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/assets/flowers/lance_train")
+    row_count = page.get_by_text("Row count", exact=True).locator("..")
+    expect(row_count).to_contain_text(str(IMAGES["train"] * len(CLASSES)))
+    expect(_metadata(page, "lance_version")).to_contain_text("1")
+    for key in ("classes", "samples"):
+        _open_picture(page, key)
+        page.get_by_role("button", name="Close").click()
+        expect(page.get_by_role("dialog")).to_have_count(0)
+    if PICTURES:
+        page.goto(f"{ui.dagster}/assets/digits/lance_train")
+        last_column = page.locator("tr", has=page.get_by_text("path", exact=True)).bounding_box()
+        assert last_column is not None
+        page.set_viewport_size({"width": 1400, "height": round(last_column["y"] + last_column["height"]) + 1})
+        page.mouse.move(0, 0)
+        save_picture("asset_lance.png", page.screenshot(animations="disabled"))
+        page.set_viewport_size({"width": 1400, "height": 900})
+        _save_dialog("asset_samples.png", page, _open_picture(page, "samples"))
+
+
+def test_page_of_the_metrics_shows_accuracy_and_confusion_matrix(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/assets/flowers/metrics_test")
+    expect(_metadata(page, "accuracy")).to_have_text(re.compile(r"(0\.\d+|1|0)$"))
+    _open_picture(page, "confusion")
+    if PICTURES:
+        page.goto(f"{ui.dagster}/assets/digits/metrics_test")
+        _save_dialog("asset_metrics.png", page, _open_picture(page, "confusion"))
+
+
+def test_page_of_the_model_leads_to_its_mlflow_run(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/assets/flowers/resnet34")
+    expect(_metadata(page, "device")).to_have_text(re.compile("cpu|cuda|mps"))
+    with page.expect_popup() as opened:
+        _metadata(page, "mlflow_run").get_by_role("link", name=ui.mlflow).click()
+    run = opened.value
+    assert run.url.startswith(ui.mlflow)
+    for words in (f"flowers-{finished_run[:8]}", "train_loss", "val_accuracy", "batch_size"):
+        expect(run.get_by_text(words, exact=True).first).to_be_visible()
+    if PICTURES:
+        page.goto(f"{ui.dagster}/assets/digits/resnet34")
+        address = _metadata(page, "mlflow_run").get_by_role("link").first.get_attribute("href") or ""
+        # The demo's link may name another port.
+        run.goto(f"{ui.mlflow}/#{address.partition('#')[2]}")
+        run.get_by_role("button", name="Close").click()
+        run.get_by_role("tab", name="Model metrics").click()
+        run.get_by_placeholder("Search metric charts").fill("^(train_loss|val_accuracy|val_loss)$")
+        expect(run.locator(".js-plotly-plot")).to_have_count(3)
+        for plot in run.locator(".js-plotly-plot").all():
+            expect(plot.locator(".scatterlayer .point").first).to_be_visible()
+        save_picture("mlflow.png", run.screenshot(clip={"x": 0, "y": 0, "width": 1400, "height": 616}))
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+class TestStopping:
+    def test_ctrl_c_ends_all_of_it(self, tmp_path: Path):
+        with Launcher(tmp_path, tmp_path / "data") as launcher:
+            launcher.await_ready()
+            assert not is_free(launcher.port)
+            assert not is_free(launcher.mlflow_port)
+            assert launcher.stop(signal.SIGINT) == 0
+            _assert_nothing_is_left(launcher)
+        assert "Traceback" not in launcher.output
+
+    @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["terminated", "terminal closed"])
+    def test_it_can_be_stopped_while_it_starts(self, tmp_path: Path, number: signal.Signals):
+        with Launcher(tmp_path, tmp_path / "data") as launcher:
+            await_condition(lambda: launcher.child("mlflow server") is not None, 120, "the servers are started")
+            assert launcher.stop(number) == 0
+            _assert_nothing_is_left(launcher)
+
+    def test_a_server_that_ends_is_named_and_takes_the_other_along(self, tmp_path: Path):
+        with Launcher(tmp_path, tmp_path / "data") as launcher:
+            await_condition(lambda: launcher.child("mlflow server") is not None, 120, "the servers are started")
+            server = launcher.child("mlflow server")
+            assert server is not None
+            os.kill(server, signal.SIGKILL)
+            assert launcher.process.wait(60) == 1
+            _assert_nothing_is_left(launcher)
+        assert "the MLflow server ended" in launcher.output
+
+
+@pytest.mark.parametrize("taken", [0, 1], ids=["dagster", "mlflow"])
+def test_a_taken_port_is_named(tmp_path: Path, taken: int):
+    (free,) = free_ports(1)
+    with socket.create_server((HOST, 0)) as listening:
+        port = listening.getsockname()[1]
+        ports = (port, free) if taken == 0 else (free, port)
+        with Launcher(tmp_path, tmp_path / "data", ports=ports) as launcher:
+            assert launcher.process.wait(60) == 1
+    assert f"port {port} on {HOST} cannot be used" in launcher.output
+    assert "Traceback" not in launcher.output
+
+
+def _open_lineage(page: Page, ui: Launcher, location: str, group: str) -> None:
+    """Open a group's graph, and wait until it is there with the state of each asset."""
+    page.goto(f"{ui.dagster}/locations/{location}/asset-groups/{group}/lineage")
+    for asset in ASSETS:
+        expect(page.get_by_text(asset, exact=True)).to_be_visible()
+    expect(page.get_by_text("Loading")).to_have_count(0)
+
+
+def _show_epochs(page: Page) -> Locator:
+    """Leave only the epochs in a run's log; returns the last of them."""
+    page.get_by_placeholder("Filter…").fill("images/s")
+    last_line = page.get_by_text(re.compile(r"Epoch (\d+)/\1: loss"))
+    expect(last_line).to_be_visible()
+    return last_line
+
+
+def _metadata(page: Page, key: str) -> Locator:
+    """The value's cell in the table of an asset's metadata."""
+    return page.locator(f"tr:has(> td:first-child span:text-is('{key}')) > td:last-child")
+
+
+def _open_picture(page: Page, key: str) -> Locator:
+    """Open the dialog with a picture of the metadata; returns it once the picture has loaded."""
+    _metadata(page, key).get_by_text("[Show Markdown]").click()
+    dialog = page.get_by_role("dialog")
+    image = dialog.locator("img[src^='data:image/']")
+    assert image.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    expect(dialog).to_be_visible()
+    return dialog
+
+
+def _save_dialog(name: str, page: Page, dialog: Locator) -> None:
+    """Save a dialog's title and picture, without its buttons and its rounded corners."""
+    box, image = dialog.bounding_box(), dialog.locator("img").bounding_box()
+    assert box is not None
+    assert image is not None
+    edge = 5
+    clip: FloatRect = {
+        "x": box["x"] + edge,
+        "y": box["y"] + edge,
+        "width": box["width"] - 2 * edge,
+        "height": image["y"] + image["height"] + 2 * edge - box["y"],
+    }
+    save_picture(name, page.screenshot(clip=clip, animations="disabled"))
+
+
+def _assert_nothing_is_left(launcher: Launcher) -> None:
+    # A killed process is gone a moment after the signal.
+    await_condition(lambda: not launcher.children(), 5, "all of its processes have ended")
+    for port in (launcher.port, launcher.mlflow_port):
+        assert is_free(port)
+
+
+def _around(locators: list[Locator], margin: float = 12) -> FloatRect:
+    """The part of the page that shows all of these."""
+    boxes = [box for box in (locator.bounding_box() for locator in locators) if box]
+    left, top = (min(box[side] for box in boxes) - margin for side in ("x", "y"))
+    right = max(box["x"] + box["width"] for box in boxes) + margin
+    bottom = max(box["y"] + box["height"] for box in boxes) + margin
+    return {"x": left, "y": top, "width": right - left, "height": bottom - top}
