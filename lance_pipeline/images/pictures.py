@@ -11,7 +11,7 @@ from lance_pipeline.images.split import LanceSplit
 
 _THUMBNAIL = 80
 _COLUMNS = 8
-_GAP = 3
+_GAP = 2
 _GAP_COLOUR = (128, 128, 128)
 # Enough for the shades of one colour map and the edges of letters.
 _PALETTE = 256

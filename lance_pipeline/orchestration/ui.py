@@ -47,12 +47,21 @@ def serve(port: int, mlflow_port: int, workspace: str | None = None) -> int:
     }
     home = os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
     _give_instance_its_settings(make_folder(Path(home)))
-    environment = _environment(addresses["MLflow"])
-    workspace = workspace or str(project_root() / "workspace.yaml")
-    mlflow = ["mlflow", "server", "--backend-store-uri", tracking.uri, "--workers", "1"]
-    commands = {"Dagster": ["dagster", "dev", "-w", workspace, "--host", HOST, "--port", str(port)]}
+    commands = {"Dagster": ["dagster", "dev", "-w", workspace or str(project_root() / "workspace.yaml"), *_on(port)]}
     if not remote:
-        commands["MLflow"] = [*mlflow, "--host", HOST, "--port", str(mlflow_port)]
+        store = ["--backend-store-uri", tracking.uri]
+        commands["MLflow"] = ["mlflow", "server", *store, "--workers", "1", *_on(mlflow_port)]
+    return _run(commands, addresses, _environment(addresses["MLflow"]), stop)
+
+
+def _on(port: int) -> list[str]:
+    return ["--host", HOST, "--port", str(port)]
+
+
+def _run(
+    commands: Mapping[str, list[str]], addresses: Mapping[str, str], environment: dict[str, str], stop: threading.Event
+) -> int:
+    """Run the servers by name until one is asked to stop; returns the exit status."""
     servers: dict[str, subprocess.Popen[bytes]] = {}
     try:
         for name, words in commands.items():

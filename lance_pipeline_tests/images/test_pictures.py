@@ -34,7 +34,8 @@ def test_contact_sheet_shows_the_rows(uri):
         colour = sheet[y + 10 : y + 70, x + 10 : x + 70].mean(axis=(0, 1))
         row = position * len(split) // 10
         assert int(colour.argmax()) == split.classes.index(labels[row])
-    assert sheet[92:, 2 * 82 + 10 :].min() > 240
+    # The places without an image are grey.
+    assert abs(sheet[92:, 2 * 82 + 10 :] - 128).max() < 15
 
 
 @pytest.mark.parametrize(("size", "images"), [(12, 3), ((300, 200), 30), ((300, 10), 4)])
