@@ -51,7 +51,7 @@ setup: .venv/.installed instance
 
 # The shell's dagster, make and the UI find one instance by .env, which dagster reads in this folder.
 .PHONY: instance
-instance:
+instance: ## Make the Dagster instance in the data folder
 	@mkdir -p "$(DAGSTER_HOME)"
 	@ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
 	@echo 'DAGSTER_HOME=$${LANCE_PIPELINE_DATA:-$(CURDIR)/data}/dagster' > .env

@@ -29,7 +29,7 @@ registry_modules = []
 load_from:
   - python_module:
       module_name: lance_pipeline.definitions
-      location_name: lance_pipeline
+      location_name: lance_pipeline.definitions
   - python_module:
       module_name: small.definitions
       working_directory: {root}

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import confusion_matrix, log_loss, precision_recall_fscore_support
+from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 from lance_pipeline.evaluation.prediction import Predictions
 
@@ -57,15 +57,14 @@ def classification_metrics(predictions: Predictions, classes: list[str]) -> Clas
         zero_division=0,  # pyright: ignore[reportArgumentType] - the inferred type misses the numbers
     )
     precision, recall, f1, support = scores
-    # float32 probabilities add up to 1 only roughly, which log_loss would warn of.
-    exact = predictions.probabilities.astype(np.float64)
-    five_best = np.argsort(-predictions.probabilities, axis=1, kind="stable")[:, :5]
+    of_label = predictions.probabilities[np.arange(len(labels)), labels]
+    better = (predictions.probabilities > of_label[:, None]).sum(axis=1)
     return ClassificationMetrics(
         images=len(labels),
         accuracy=float(np.mean(predicted == labels)),
-        top5_accuracy=float(np.mean((five_best == labels[:, None]).any(axis=1))),
+        top5_accuracy=float(np.mean(better < 5)),
         macro_f1=float(np.mean(f1[support > 0])),
-        loss=float(log_loss(labels, exact / exact.sum(axis=1, keepdims=True), labels=every_class)),
+        loss=float(np.mean(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny)))),
         per_class=[
             ClassMetrics(label=label, precision=p, recall=r, f1=f, support=s)
             for label, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)

@@ -22,7 +22,7 @@ class UndecodableImageError(ValueError):
 def decode_rgb(data: bytes) -> Image.Image:
     """Decode an encoded image to an 8-bit RGB Pillow image, upright by its EXIF orientation.
 
-    Greyscale, palette and other modes are converted to RGB; of an animation the first frame is
+    Greyscale, palette and other modes are converted to RGB, 16 bits are scaled to 8; of an animation the first frame is
     taken. An image of more than ``MAX_PIXELS`` pixels is refused before it is decoded.
 
     Raises:
@@ -36,13 +36,22 @@ def decode_rgb(data: bytes) -> Image.Image:
             if width * height > MAX_PIXELS:
                 raise UndecodableImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")
             image.load()
-            return ImageOps.exif_transpose(image).convert("RGB")
+            return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
     except UndecodableImageError:
         raise
     except UnidentifiedImageError as error:
         raise UndecodableImageError("not an image in a format that Pillow reads") from error
     except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as error:
         raise UndecodableImageError(f"{type(error).__name__}: {error}") from error
+
+
+def _eight_bit(image: Image.Image) -> Image.Image:
+    """16-bit grey scaled to 8 bits, which Pillow's own conversion would clip to white."""
+    if image.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise UndecodableImageError(f"pixels of mode {image.mode}, whose range is unknown; convert it to 8 or 16 bits")
+    return image
 
 
 def resize_rgb(image: Image.Image, size: int, fit: str) -> Image.Image:

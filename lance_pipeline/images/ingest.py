@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 
+import lance
 import PIL
 import pyarrow as pa
 
@@ -115,10 +116,11 @@ def ingest_split(
     classes = classes or sorted(set(listed["label"].to_pylist()))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         writer = _SplitWriter(base, split, classes, _in_order_of_path_hash(listed), pool, on_progress)
-        before = _digests_by_path(uri)
-        if not before or _made_otherwise(uri, classes) or writer.read_digests() != before:
-            commit_table(uri, SPLIT_SCHEMA, writer.batches(), writer.facts)
-    return _report(uri, before, writer.digests)
+        dataset = open_table(uri) if table_exists(uri) else None
+        before = _digests_by_path(dataset) if dataset else {}
+        if dataset is None or _made_otherwise(dataset, classes) or writer.read_digests() != before:
+            dataset = commit_table(uri, SPLIT_SCHEMA, writer.batches(), writer.facts)
+    return _report(dataset, before, writer.digests)
 
 
 class _SplitWriter:
@@ -143,8 +145,11 @@ class _SplitWriter:
 
     def read_digests(self) -> dict[str, bytes]:
         """The SHA-256 of every file's bytes by path, without decoding anything."""
-        paths = self._files["path"].to_pylist()
-        self.digests = dict(zip(paths, self._pool.map(partial(_read_digest, self._base), paths), strict=True))
+        self.digests = {}
+        for files in _cut(self._files):
+            paths = files["path"].to_pylist()
+            self.digests.update(zip(paths, self._pool.map(partial(_read_digest, self._base), paths), strict=True))
+            self._on_progress(len(self.digests), len(self._files))
         return self.digests
 
     def batches(self) -> Iterator[pa.RecordBatch]:
@@ -152,7 +157,10 @@ class _SplitWriter:
         self.digests = {}
         done = 0
         for files in _cut(self._files):
-            yield self._batch(files)
+            batch = self._batch(files)
+            # Once a file is bad nothing will be committed: go on only to find the others.
+            if not self._bad:
+                yield batch
             done += len(files)
             self._on_progress(done, len(self._files))
 
@@ -164,10 +172,11 @@ class _SplitWriter:
         """
         if self._bad:
             shown = "\n  ".join(self._bad[:_EXAMPLES])
-            raise InputError(
+            message = (
                 f"{len(self._bad)} of {len(self._files)} files of split {self._split!r} in {self._base} cannot be "
                 f"read as images, so nothing was written:\n  {shown}\nRepair these files or move them away."
             )
+            raise InputError(message, self._bad)
         return {
             "split": self._split,
             "classes": list(self._counts),
@@ -255,27 +264,24 @@ def _cut(files: pa.Table) -> Iterator[pa.Table]:
     yield files.slice(start)
 
 
-def _digests_by_path(uri: str) -> dict[str, bytes]:
-    """What the dataset at ``uri`` holds; empty when there is none."""
-    if not table_exists(uri):
-        return {}
-    dataset = open_table(uri)
+def _digests_by_path(dataset: lance.LanceDataset) -> dict[str, bytes]:
     if not {"path", "sha256"} <= set(dataset.schema.names):
-        raise InputError(f"{uri} holds a Lance dataset that was not made by an ingest. Choose another URI, or move it.")
+        raise InputError(
+            f"{dataset.uri} holds a Lance dataset that was not made by an ingest. Choose another URI, or move it."
+        )
     table = dataset.to_table(columns=["path", "sha256"])
     return dict(zip(table["path"].to_pylist(), table["sha256"].to_pylist(), strict=True))
 
 
-def _made_otherwise(uri: str, classes: list[str]) -> bool:
-    facts = read_facts(open_table(uri))
+def _made_otherwise(dataset: lance.LanceDataset, classes: list[str]) -> bool:
+    facts = read_facts(dataset)
     return facts.get("classes") != classes or facts.get("ingest_version") != INGEST_VERSION
 
 
-def _report(uri: str, before: dict[str, bytes], now: dict[str, bytes]) -> IngestReport:
-    dataset = open_table(uri)
+def _report(dataset: lance.LanceDataset, before: dict[str, bytes], now: dict[str, bytes]) -> IngestReport:
     facts = read_facts(dataset)
     return IngestReport(
-        uri=uri,
+        uri=dataset.uri,
         version=dataset.version,
         rows=dataset.count_rows(),
         rejected=0,

@@ -90,10 +90,11 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
 def list_unsplit_folder(root: str, fractions: dict[str, float]) -> Listing:
     """List ``<root>/<label>/…/<file>`` and assign each file to a split by its path.
 
-    The fractions hold for each class in expectation; adding images moves none of the others.
+    The fractions hold for each class in expectation, so that a class of few images may be missing in
+    val or test; adding images moves none of the others.
 
     Raises:
-        InputError: as in :func:`list_split_folders`, or a class came out empty in a split.
+        InputError: as in :func:`list_split_folders`, or a class came out empty in train.
     """
     _require_folder(root)
     ignored: list[str] = []
@@ -102,13 +103,11 @@ def list_unsplit_folder(root: str, fractions: dict[str, float]) -> Listing:
     table = table.set_column(0, LISTING_SCHEMA.field("split"), splits)
     classes = sorted(set(table["label"].to_pylist()))
     listing = Listing(root, dict.fromkeys(fractions, ""), _sorted([table]), classes, ignored)
-    for split, labels in listing.counts().items():
-        if empty := [label for label, count in labels.items() if not count]:
-            raise InputError(
-                f"cutting {root} by fractions leaves split {split!r} without images of "
-                f"{_names(empty)}. Add images to these classes, raise the fraction of {split!r}, "
-                "or make the splits by hand as folders."
-            )
+    if empty := [label for label, count in listing.counts()["train"].items() if not count]:
+        raise InputError(
+            f"cutting {root} by fractions leaves the training split without images of {_names(empty)}. Add images to "
+            "these classes, raise the fraction of train, or make the splits by hand as folders."
+        )
     return _checked(listing)
 
 
@@ -186,7 +185,7 @@ def _list_class(root: str, folder: str, split: str, entry: os.DirEntry[bytes], i
     paths, sizes, times = [], [], []
     base = os.fsencode(folder)
     for file in _walk(entry.path, root, ignored):
-        stat = file.stat()
+        stat = _stat(file)
         paths.append(escape_name(os.path.relpath(file.path, base)))
         sizes.append(stat.st_size)
         times.append(stat.st_mtime_ns)
@@ -220,9 +219,18 @@ def _entries(folder: bytes, ignored: list[str], root: bytes) -> Iterator[os.DirE
                     ignored.append(escape_name(os.path.relpath(entry.path, root)))
                 else:
                     yield entry
-    except PermissionError as error:
+    except OSError as error:
         raise InputError(
-            f"the folder {_shown(folder)} may not be read: {error.strerror}. Give yourself the right to read it."
+            f"the folder {_shown(folder)} cannot be read: {error.strerror}. Give yourself the right to read it."
+        ) from error
+
+
+def _stat(file: os.DirEntry[bytes]) -> os.stat_result:
+    try:
+        return file.stat()
+    except OSError as error:
+        raise InputError(
+            f"{_shown(file.path)} cannot be read: {error.strerror}. If the folder was changing, try again."
         ) from error
 
 

@@ -24,6 +24,7 @@ class ImageLoader:
     ``images`` is uint8 of shape (n, 3, image_size, image_size), ``labels`` int64 of shape (n,), the
     class indices. Each epoch gives every row exactly once. With ``training`` the order is a
     permutation that depends on version, seed and epoch alone; otherwise it is the stored order.
+    Iterating again after a break goes on where it stopped; ``set_epoch`` starts an epoch.
     Batches are read and decoded ahead by threads, in bounded memory.
 
     Example:

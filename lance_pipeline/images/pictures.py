@@ -12,6 +12,7 @@ from lance_pipeline.images.split import LanceSplit
 _THUMBNAIL = 80
 _COLUMNS = 8
 _GAP = 2
+_LONGEST_LABEL = 20
 _GAP_COLOUR = (128, 128, 128)
 # Enough for the shades of one colour map and the edges of letters.
 _PALETTE = 256
@@ -47,12 +48,21 @@ def class_counts_picture(counts: dict[str, int], title: str) -> bytes:
     axes.set_ylabel("images")
     axes.set_title(title, parse_math=False)
     if len(counts) <= 30:
-        tilt = 45 if max(map(len, counts)) > 3 else 0
-        axes.set_xticks(range(len(counts)), list(counts), rotation=tilt, parse_math=False)
+        tilted = max(map(len, counts)) > 3
+        axes.set_xticks(range(len(counts)), [shortened(label) for label in counts], parse_math=False)
+        if tilted:
+            axes.tick_params(axis="x", labelrotation=45)
+            for text in axes.get_xticklabels():
+                text.set(ha="right", rotation_mode="anchor")
     else:
         axes.set_xlabel(f"{len(counts)} classes, in the order of their index")
     axes.spines[["top", "right"]].set_visible(False)
     return figure_png(figure)
+
+
+def shortened(label: str) -> str:
+    """The label as it fits beside a plot."""
+    return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
 
 
 def figure_png(figure: Figure) -> bytes:

@@ -11,7 +11,7 @@ from typing import Any
 
 import lance
 import pyarrow as pa
-from lance.fragment import write_fragments
+from lance.fragment import FragmentMetadata, write_fragments
 
 from lance_pipeline.errors import InputError
 
@@ -39,7 +39,7 @@ def commit_table(
             os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
         reader = pa.RecordBatchReader.from_batches(schema, _noting(failures, batches))
         fragments = write_fragments(reader, uri, schema=schema, mode="create" if not table_exists(uri) else "overwrite")
-        schema = schema.with_metadata({FACTS_KEY: json.dumps(facts()).encode()})
+        schema = schema.with_metadata({FACTS_KEY: json.dumps(_facts_or_clean(facts, uri, fragments)).encode()})
         return lance.LanceDataset.commit(uri, lance.LanceOperation.Overwrite(schema, fragments))
     except OSError as error:
         if failures:
@@ -48,6 +48,17 @@ def commit_table(
             f"cannot write the Lance dataset {uri}: {error}. Check that the disk has room and that "
             "the folder may be written; LANCE_PIPELINE_DATA moves all data elsewhere."
         ) from error
+
+
+def _facts_or_clean(facts: Callable[[], Facts], uri: str, fragments: list[FragmentMetadata]) -> Facts:
+    """The facts; if there are none, for the batches were no good, what was written is removed."""
+    try:
+        return facts()
+    except InputError:
+        if "://" not in uri:
+            for file in (file for fragment in fragments for file in fragment.files):
+                os.remove(os.path.join(uri, "data", file.path))
+        raise
 
 
 def _noting(failures: list[Exception], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:

@@ -3,19 +3,15 @@
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.recipe import Recipe, StrictModel
 
 # What Dagster takes as a group and as part of a key, an op's name and a job's name.
 NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]*"
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Source(_Strict):
+class Source(StrictModel):
     """Where the images come from: one of these."""
 
     folder: str | None = Field(
@@ -34,8 +30,8 @@ class Source(_Strict):
         return self
 
 
-class Fractions(_Strict):
-    """Shares of each class's images, which add up to 1."""
+class Fractions(StrictModel):
+    """Shares of the images, which add up to 1; each class gets them in expectation."""
 
     train: float = Field(default=0.7, gt=0, lt=1, description="Share to train on.")
     val: float = Field(default=0.15, gt=0, lt=1, description="Share to choose the best epoch by.")
@@ -49,7 +45,7 @@ class Fractions(_Strict):
         return self
 
 
-class Splits(_Strict):
+class Splits(StrictModel):
     """The names of the splits' folders, or the fractions by which one folder of classes is cut."""
 
     train: str = Field(default="train", description="Folder of the training split, below the source's folder.")
@@ -65,6 +61,8 @@ class Splits(_Strict):
         named = self.model_fields_set & {"train", "val", "test"}
         if self.fractions is not None and named:
             raise ValueError(f"expected folders or `fractions`, not both; remove {sorted(named)} or `fractions`")
+        if self.fractions is None and self.train in (self.val, self.test):
+            raise ValueError(f"train and another split are both the folder {self.train!r}; expected two")
         return self
 
     @property
@@ -73,7 +71,7 @@ class Splits(_Strict):
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
-class Retrain(_Strict):
+class Retrain(StrictModel):
     """When to run the whole graph again."""
 
     cron: str = Field(description="A cron expression, such as `0 3 * * 1` for Mondays at three.")
@@ -99,7 +97,7 @@ class Retrain(_Strict):
         return timezone
 
 
-class ImageClassifierAttributes(_Strict):
+class ImageClassifierAttributes(StrictModel):
     """One dataset."""
 
     name: str | None = Field(

@@ -1,16 +1,24 @@
 """One dataset as its assets see it."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+from pydantic import BaseModel
 
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.paths import data_root, resolve_path
 from lance_pipeline.training.recipe import Recipe
 
 SPLITS = ("train", "val", "test")
+
+
+def settings_version(code_version: str, *settings: BaseModel | int | str) -> str:
+    """A code version that changes with these settings too: then what they make is stale."""
+    texts = [one.model_dump_json() if isinstance(one, BaseModel) else str(one) for one in settings]
+    return hashlib.sha256("\n".join([code_version, *texts]).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,14 @@ class Dataset:
         if recipe.weights in ("none", "imagenet"):
             return recipe
         return recipe.model_copy(update={"weights": resolve_path(recipe.weights, self.project)})
+
+    def weights_state(self) -> str:
+        """Size and time of a local weights file, so that another file under the same name is noticed."""
+        path = Path(self.recipe.weights)
+        if not path.is_absolute() or not path.is_file():
+            return ""
+        stat = path.stat()
+        return f"{stat.st_size} {stat.st_mtime_ns}"
 
     @property
     def folder(self) -> str:

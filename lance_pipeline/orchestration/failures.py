@@ -7,6 +7,9 @@ import dagster as dg
 
 from lance_pipeline.errors import InputError
 
+# The list lives in the event log.
+_LARGEST_LIST = 1000
+
 
 @contextmanager
 def clear_failures() -> Iterator[None]:
@@ -14,4 +17,6 @@ def clear_failures() -> Iterator[None]:
     try:
         yield
     except InputError as error:
-        raise dg.Failure(description=str(error), allow_retries=False) from None
+        shown = error.details[:_LARGEST_LIST]
+        metadata = {"details": "\n".join(shown), "details_in_all": len(error.details)} if shown else None
+        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from None

@@ -2,6 +2,7 @@
 
 import tempfile
 import time
+import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # MLflow refuses a digest of more characters.
 _DIGEST_LENGTH = 36
+_ANSWER_SECONDS = 10
+DEFAULT_UI = "http://127.0.0.1:5000"
 
 
 class TrackedRun:
@@ -75,8 +78,10 @@ class MlflowTracking(dg.ConfigurableResource):
     tracking_uri: str | None = Field(
         default=None, description="The tracking server; `mlflow/mlflow.db` in the data folder when unset."
     )
-    ui_url: str = Field(
-        default="http://127.0.0.1:5000", description="Where people open the MLflow UI; links start with it."
+    ui_url: str | None = Field(
+        default=None,
+        description="Where people open the MLflow UI; links start with it. When unset the tracking server, "
+        f"or for the database {DEFAULT_UI}.",
     )
 
     @property
@@ -88,6 +93,14 @@ class MlflowTracking(dg.ConfigurableResource):
         """The tracking URI in use."""
         return self.tracking_uri or f"sqlite:///{self._folder / 'mlflow.db'}"
 
+    @property
+    def remote(self) -> bool:
+        """Whether the tracking URI is a server's address."""
+        return self.uri.startswith(("http://", "https://"))
+
+    def _lock(self) -> FileLock:
+        return FileLock(make_folder(self._folder) / ".lock")
+
     def client(self) -> "MlflowClient":
         """A client, once the tracking database is in place.
 
@@ -98,21 +111,24 @@ class MlflowTracking(dg.ConfigurableResource):
         from mlflow.exceptions import MlflowException
 
         try:
-            if self.tracking_uri:
-                return MlflowClient(self.uri)
+            if self.remote:
+                # At once, where MLflow's own client would try for minutes.
+                with urllib.request.urlopen(f"{self.uri}/health", timeout=_ANSWER_SECONDS):  # noqa: S310 - as configured
+                    return MlflowClient(self.uri)
             # Two processes that make one sqlite database at once would break it.
-            with FileLock(make_folder(self._folder) / ".lock"):
+            with self._lock():
                 client = MlflowClient(self.uri)
                 client.search_experiments(max_results=1)
                 return client
-        except MlflowException as error:
+        except (MlflowException, OSError) as error:
             raise InputError(
                 f"MLflow at {self.uri} cannot be used: {error}. Start the server, or correct MLFLOW_TRACKING_URI."
             ) from error
 
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""
-        return f"{self.ui_url}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        ui = self.ui_url or (self.uri if self.remote else DEFAULT_UI)
+        return f"{ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
     def new_run(self, experiment: str, name: str, tags: dict[str, str]) -> Iterator[TrackedRun]:
@@ -129,14 +145,26 @@ class MlflowTracking(dg.ConfigurableResource):
         client.set_terminated(run_id, "FINISHED")
 
     def existing_run(self, run_id: str) -> TrackedRun:
-        """A run that has ended, to add to."""
+        """A run that has ended, to add to.
+
+        Raises:
+            InputError: the tracking server cannot be reached or does not know the run.
+        """
+        from mlflow.exceptions import MlflowException
+
         client = self.client()
-        return TrackedRun(client, run_id, self.url(client.get_run(run_id).info.experiment_id, run_id))
+        try:
+            experiment_id = client.get_run(run_id).info.experiment_id
+        except MlflowException as error:
+            raise InputError(
+                f"MLflow at {self.uri} does not know the model's run {run_id}: {error}. Materialize the model again, "
+                "or correct MLFLOW_TRACKING_URI."
+            ) from error
+        return TrackedRun(client, run_id, self.url(experiment_id, run_id))
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
         """The experiment's id; made where it was missing."""
-        lock = FileLock(make_folder(self._folder) / ".lock")
-        with lock:
+        with self._lock():
             if experiment := client.get_experiment_by_name(name):
                 return experiment.experiment_id
             location = None if self.tracking_uri else (self._folder / "artifacts" / name).as_uri()

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
+from pydantic import ValidationError
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.failures import clear_failures
@@ -31,10 +32,14 @@ class RecordIOManager(dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Record) -> None:
         """Write the record, whole or not at all."""
         path = self._path(context.asset_key, context.run_id)
-        make_folder(path.parent)
         work = path.with_suffix(".tmp")
-        work.write_text(obj.model_dump_json(indent=2) + "\n")
-        os.replace(work, path)
+        with clear_failures():
+            make_folder(path.parent)
+            try:
+                work.write_text(obj.model_dump_json(indent=2) + "\n")
+                os.replace(work, path)
+            except OSError as error:
+                raise InputError(f"cannot write the record {path}: {error.strerror}. Free some space.") from error
 
     def load_input(self, context: dg.InputContext) -> Record:
         """Read the record for an asset's parameter, by the parameter's type."""
@@ -63,7 +68,8 @@ class RecordIOManager(dg.ConfigurableIOManager):
             run_id = event.run_id
         try:
             return record_type.model_validate_json(self._path(key, run_id).read_text())
-        except FileNotFoundError as error:
+        except (OSError, ValidationError) as error:
             raise InputError(
-                f"the record of {key.to_user_string()} is gone: {error.filename}. Materialize the asset again."
+                f"the record of {key.to_user_string()} in {self._path(key, run_id)} is gone or of another version: "
+                f"{error}. Materialize the asset again."
             ) from error

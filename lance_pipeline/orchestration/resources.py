@@ -9,20 +9,26 @@ from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.record_io import RecordIOManager
 
 DEVICE_VARIABLE = "LANCE_PIPELINE_DEVICE"
+PRECISION_VARIABLE = "LANCE_PIPELINE_PRECISION"
 MLFLOW_UI_VARIABLE = "LANCE_PIPELINE_MLFLOW_UI"
 
 
 def default_resources() -> dict[str, Any]:
     """``gpu``, ``mlflow``, ``lance_store`` and the IO manager, set by the environment.
 
-    ``LANCE_PIPELINE_DEVICE`` names the device, ``MLFLOW_TRACKING_URI`` another tracking server,
-    ``LANCE_PIPELINE_MLFLOW_UI`` the address that links to MLflow start with.
+    ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device and precision,
+    ``MLFLOW_TRACKING_URI`` another tracking server, ``LANCE_PIPELINE_MLFLOW_UI``
+    the address that links to MLflow start with.
     """
-    environment = os.environ
-    ui = {"ui_url": environment[MLFLOW_UI_VARIABLE]} if MLFLOW_UI_VARIABLE in environment else {}
+
+    def variable(name: str) -> str | None:
+        return os.environ.get(name) or None
+
     return {
-        "gpu": GpuResource(device=environment.get(DEVICE_VARIABLE, "auto")),
-        "mlflow": MlflowTracking(tracking_uri=environment.get("MLFLOW_TRACKING_URI") or None, **ui),
+        "gpu": GpuResource(
+            device=variable(DEVICE_VARIABLE) or "auto", precision=variable(PRECISION_VARIABLE) or "auto"
+        ),
+        "mlflow": MlflowTracking(tracking_uri=variable("MLFLOW_TRACKING_URI"), ui_url=variable(MLFLOW_UI_VARIABLE)),
         "lance_store": LanceStore(),
         "io_manager": RecordIOManager(),
     }

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.record_io import RecordIOManager
@@ -22,6 +23,7 @@ def print_summary(dataset: str) -> None:
     resources = default_resources()
     records: RecordIOManager = resources["io_manager"]
     with dg.DagsterInstance.get() as instance:
+        _require_known(instance, dataset)
         splits = {split: records.read(instance, dg.AssetKey([dataset, f"lance_{split}"]), Split) for split in SPLITS}
         model = records.read(instance, dg.AssetKey([dataset, "resnet34"]), Model)
         metrics = {
@@ -29,7 +31,7 @@ def print_summary(dataset: str) -> None:
         }
     run = resources["mlflow"].existing_run(model.mlflow_run_id)
     lines = {
-        "accuracy": "   ".join(f"{split} {one.accuracy:.2%}" for split, one in metrics.items()),
+        "accuracy": "   ".join(_accuracy(split, one, model) for split, one in metrics.items()),
         "rows": "   ".join(f"{split} {one.rows}" for split, one in splits.items()),
         "Lance": "   ".join(f"{_short(one.data.uri)} (version {one.data.version})" for one in splits.values()),
         "model": _short(f"{model.folder}/model.safetensors"),
@@ -41,6 +43,20 @@ def print_summary(dataset: str) -> None:
     print(f"\n{dataset}")
     for name, value in lines.items():
         print(f"  {name:<12} {value}")
+
+
+def _accuracy(split: str, metrics: Metrics, model: Model) -> str:
+    outdated = "" if metrics.model_sha256 == model.sha256 else f" (of an earlier model; materialize metrics_{split})"
+    return f"{split} {metrics.accuracy:.2%}{outdated}"
+
+
+def _require_known(instance: dg.DagsterInstance, dataset: str) -> None:
+    known = sorted({key.path[0] for key in instance.get_asset_keys()})
+    if dataset not in known:
+        raise InputError(
+            f"no asset of a dataset {dataset!r} was ever materialized; there are {', '.join(known) or 'none'}. Run: "
+            f"dagster asset materialize -m lance_pipeline.definitions --select 'group:{dataset}'"
+        )
 
 
 def _short(path: str) -> str:

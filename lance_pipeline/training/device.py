@@ -65,7 +65,7 @@ def _require(device: str) -> None:
         raise InputError(
             f"`device: {device}` is configured, but it is not there: this machine has {cards} CUDA devices"
             f"{', and MPS' if torch.backends.mps.is_available() else ''}. Configure a device that is there, "
-            "or `auto` to take the best one."
+            "or `auto` to take the best one (LANCE_PIPELINE_DEVICE, or the resource `gpu`)."
         )
 
 

@@ -1,5 +1,6 @@
 """The training loop."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -86,7 +87,7 @@ def train(
         on_step: called after each batch.
 
     Raises:
-        InputError: the training split is too small to train on.
+        InputError: the training split is too small to train on, or the loss became infinite or NaN.
     """
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
@@ -95,6 +96,7 @@ def train(
     best: Trained | None = None
     while best is None or len(history) < recipe.epochs:
         epoch = run.epoch(len(history), val_loader, on_step)
+        _require_finite(epoch)
         history.append(epoch)
         if best is None or _rank(epoch) > _rank(best.best):
             best = Trained({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, epoch, history)
@@ -138,7 +140,10 @@ class _Run:
         if self.recipe.schedule == "constant":
             return ConstantLR(self.optimizer, factor=1.0)
         return OneCycleLR(
-            self.optimizer, max_lr=self.recipe.peak_learning_rate, total_steps=self.batches * self.recipe.epochs
+            self.optimizer,
+            max_lr=self.recipe.peak_learning_rate,
+            total_steps=self.batches * self.recipe.epochs,
+            cycle_momentum=False,
         )
 
     def epoch(self, number: int, val_loader: ImageLoader, on_step: Callable[[Step], None]) -> Epoch:
@@ -211,6 +216,14 @@ def evaluate(model: nn.Module, loader: ImageLoader, device: Device, mean: Triple
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
     return loss / loader.rows, correct / loader.rows
+
+
+def _require_finite(epoch: Epoch) -> None:
+    if not math.isfinite(epoch.train_loss) or not math.isfinite(epoch.val_loss):
+        raise InputError(
+            f"the loss is no longer finite in epoch {epoch.number} (train {epoch.train_loss}, val {epoch.val_loss}). "
+            f"Lower `recipe.learning_rate`; the peak was {epoch.learning_rate:g} or more."
+        )
 
 
 def _rank(epoch: Epoch) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
 Triple = tuple[float, float, float]
 
@@ -31,10 +31,22 @@ _ARTICLE: dict[str, Any] = {
 PRESETS: dict[str, dict[str, Any]] = {"article": _ARTICLE}
 
 
-class Recipe(BaseModel):
-    """How the model is trained. A preset sets all fields; those that are given still win."""
+class StrictModel(BaseModel):
+    """Settings: no unknown field, no yes or no where a number is expected, nothing else where yes or no is."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _booleans_only_where_expected(cls, value: Any, field: ValidationInfo) -> Any:
+        expected = cls.model_fields[field.field_name or ""].annotation is bool
+        if isinstance(value, bool) != expected:
+            raise ValueError(f"{value!r} is not {'true or false' if expected else 'of the expected kind'}")
+        return value
+
+
+class Recipe(StrictModel):
+    """How the model is trained. A preset sets all fields; those that are given still win."""
 
     preset: Literal["article"] | None = Field(
         default=None,

@@ -39,7 +39,7 @@ def finished_run(ui: Launcher, context: BrowserContext) -> str:
 
 
 def test_lineage_of_the_demo_shows_every_asset(page: Page, ui: Launcher):
-    _open_lineage(page, ui, "lance_pipeline", "digits")
+    _open_lineage(page, ui, "lance_pipeline.definitions", "digits")
     if PICTURES:
         page.get_by_text("Hide navigation").click()
         expect(page.get_by_text("Materialized", exact=True)).to_have_count(len(ASSETS))

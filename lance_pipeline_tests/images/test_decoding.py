@@ -32,7 +32,6 @@ def png_header(width: int, height: int) -> bytes:
         ("RGBA", "PNG"),
         ("LA", "PNG"),
         ("1", "PNG"),
-        ("I;16", "PNG"),
         ("P", "GIF"),
         ("L", "JPEG"),
         ("CMYK", "JPEG"),
@@ -43,14 +42,26 @@ def png_header(width: int, height: int) -> bytes:
     ],
 )
 def test_every_mode_becomes_rgb_as_pillow_converts_it(mode, kind):
-    source = COLOUR.convert("L").convert("I").convert(mode) if mode == "I;16" else COLOUR.convert(mode)
-    data = encoded(source, kind)
+    data = encoded(COLOUR.convert(mode), kind)
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == mode
         expected = image.convert("RGB")
     decoded = decode_rgb(data)
     assert (decoded.mode, decoded.size) == ("RGB", COLOUR.size)
     assert decoded.tobytes() == expected.tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bit_grey_is_scaled_and_not_clipped(kind):
+    values = np.array([[0, 257, 32896, 65535]], dtype=np.uint16)
+    decoded = np.asarray(decode_rgb(encoded(Image.fromarray(values), kind)))
+    assert decoded.tolist() == [[[0] * 3, [1] * 3, [128] * 3, [255] * 3]]
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_pixels_of_unknown_range_are_refused(mode):
+    with pytest.raises(UndecodableImageError, match=f"mode {mode}"):
+        decode_rgb(encoded(Image.new(mode, (3, 2)), "TIFF"))
 
 
 def test_exif_orientation_is_applied():

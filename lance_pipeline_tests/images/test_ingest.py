@@ -275,3 +275,16 @@ def test_dataset_of_another_tool_is_not_overwritten(tmp_path: Path):
     with pytest.raises(InputError, match="not made by an ingest"):
         ingest_split(str(tmp_path / "raw"), "train", uri)
     assert lance.dataset(uri).version == 1
+
+
+def test_bad_files_are_all_listed_and_leave_nothing_behind(tmp_path: Path):
+    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 3, "dog": 3}})
+    uri = str(tmp_path / "train.lance")
+    ingest_split(root, "train", uri)
+    data = sorted(Path(uri, "data").iterdir())
+    for number in range(8):
+        (Path(root) / "train" / "cat" / f"notes{number}.txt").write_text("no image")
+    with pytest.raises(InputError, match="8 of 14 files") as caught:
+        ingest_split(root, "train", uri)
+    assert sum("notes" in line for line in caught.value.details) == 8
+    assert sorted(Path(uri, "data").iterdir()) == data

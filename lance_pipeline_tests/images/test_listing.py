@@ -270,8 +270,15 @@ def test_added_images_move_no_other_between_the_splits(tmp_path):
 
 def test_class_that_fractions_leave_empty(tmp_path):
     root = write_image_folder(tmp_path, {"": {"cat": 60, "dog": 1}}, size=2)
-    with pytest.raises(InputError, match=r"fractions leaves split '\w+' without images of 'dog'"):
-        list_unsplit_folder(root, FRACTIONS)
+    most_to_val = {"train": 0.01, "val": 0.98, "test": 0.01}
+    with pytest.raises(InputError, match="leaves the training split without images of .*'dog'"):
+        list_unsplit_folder(root, most_to_val)
+
+
+def test_class_of_one_image_may_be_missing_in_val_and_test(tmp_path):
+    root = write_image_folder(tmp_path, {"": {"cat": 60, "dog": 1}}, size=2)
+    counts = list_unsplit_folder(root, {"train": 0.98, "val": 0.01, "test": 0.01}).counts()
+    assert [counts[split]["dog"] for split in ("train", "val", "test")] == [1, 0, 0]
 
 
 def test_fractions_of_one_class_only(tmp_path):

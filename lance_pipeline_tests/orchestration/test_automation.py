@@ -5,9 +5,11 @@ from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pytest
+import yaml
+from dagster._core.definitions.selector import InstigatorSelector
 from dagster._utils.schedules import cron_string_iterator
 
-from lance_pipeline_tests.conftest import Shell
+from lance_pipeline_tests.conftest import PROJECT, Shell
 from lance_pipeline_tests.orchestration.conftest import Graph
 
 CODE_LOCATION = ("-m", "lance_pipeline.definitions")
@@ -53,13 +55,26 @@ def test_next_tick_is_in_the_schedules_time_zone(graph: Graph):
 
 
 def test_command_line_lists_starts_and_stops_the_schedule(shell: Shell):
-    listed = shell.run("dagster", "schedule", "list", *CODE_LOCATION)
-    assert "digits_retrain_schedule [STOPPED]" in listed.stdout, listed.stdout + listed.stderr
     started = shell.run("dagster", "schedule", "start", *CODE_LOCATION, "digits_retrain_schedule")
     assert "Started" in started.stdout, started.stdout + started.stderr
+    assert status_for_the_ui(shell) == "RUNNING"
     assert "[RUNNING]" in shell.run("dagster", "schedule", "list", *CODE_LOCATION).stdout
     stopped = shell.run("dagster", "schedule", "stop", *CODE_LOCATION, "digits_retrain_schedule")
     assert "Stopped" in stopped.stdout, stopped.stdout + stopped.stderr
+    assert status_for_the_ui(shell) == "STOPPED"
+
+
+def status_for_the_ui(shell: Shell) -> str:
+    """The schedule's status as the UI and its daemon look it up: by the code location's name in workspace.yaml."""
+    workspace = yaml.safe_load((PROJECT / "workspace.yaml").read_text())
+    (location,) = (entry["python_module"]["location_name"] for entry in workspace["load_from"])
+    schedule = InstigatorSelector(
+        location_name=location, repository_name="__repository__", name="digits_retrain_schedule"
+    )
+    with dg.DagsterInstance.from_config(str(shell.data / "dagster")) as instance:
+        state = instance.get_instigator_state("", schedule.get_id())
+        assert state is not None
+        return state.status.value
 
 
 def test_command_line_lists_the_job(shell: Shell):

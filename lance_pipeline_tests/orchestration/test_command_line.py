@@ -47,7 +47,7 @@ def test_one_asset_can_be_materialized_from_what_is_there(demo: Demo):
 def test_summary_of_what_was_never_made_says_what_to_run(shell: Shell):
     summary = shell.run("lance_pipeline", "summary", "digits")
     assert summary.returncode == 1
-    assert "digits/lance_train was never materialized" in summary.stderr
+    assert "a dataset 'digits' was ever materialized" in summary.stderr
     assert "dagster asset materialize" in summary.stderr
 
 

@@ -15,7 +15,7 @@ from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Metrics, Model, RawImages, Split
 from lance_pipeline.training.checkpoint import load_model
 from lance_pipeline_tests.image_folders import class_image
-from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph, failure_of
+from lance_pipeline_tests.orchestration.conftest import COUNTS, RECIPE, Graph, failure_of
 
 
 def test_records_name_exact_versions(finished_graph: Graph):
@@ -197,6 +197,10 @@ def test_file_that_is_no_image_fails_clearly_and_stops_what_follows(graph: Graph
     message = failure_of(result)
     assert "notes.txt" in message
     assert "1 of 14 files" in message
+    failed = next(event for event in result.all_events if event.is_step_failure)
+    data = failed.step_failure_data.user_failure_data
+    assert data is not None
+    assert "notes.txt" in str(data.metadata["details"].value)
     materialized = {event.asset_key.path[-1] for event in result.get_asset_materialization_events() if event.asset_key}
     assert "lance_train" not in materialized
     assert "resnet34" not in materialized
@@ -228,3 +232,22 @@ def test_unwritable_data_folder_fails_clearly(graph: Graph, monkeypatch: pytest.
 
 def test_asset_that_was_never_materialized_is_named(graph: Graph):
     assert "tiny/raw_images was never materialized" in failure_of(graph.materialize("lance_train"))
+
+
+def test_unreachable_mlflow_fails_clearly_and_at_once(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    assert graph.materialize("raw_images", "lance_train", "lance_val").success
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    message = failure_of(graph.materialize("resnet34"))
+    assert "http://127.0.0.1:9 cannot be used" in message
+    assert "MLFLOW_TRACKING_URI" in message
+
+
+def test_settings_that_change_the_data_change_the_code_version(graph: Graph):
+    def code_versions() -> dict[str, str | None]:
+        return {spec.key.path[-1]: spec.code_version for asset in graph.assets for spec in asset.specs}
+
+    before = code_versions()
+    graph.attributes["splits"] = {"val": "valid"}
+    assert {name for name, version in code_versions().items() if version != before[name]} == {"raw_images"}
+    graph.attributes = {"recipe": RECIPE | {"epochs": 3}}
+    assert {name for name, version in code_versions().items() if version != before[name]} == {"resnet34"}

@@ -162,6 +162,25 @@ def test_one_cycle_warms_up_and_anneals(splits):
     assert max(rates) <= 0.1
 
 
+@pytest.mark.parametrize("schedule", ["constant", "one_cycle"])
+def test_momentum_is_the_recipes_throughout(splits, schedule, monkeypatch):
+    seen = set()
+
+    class Watched(torch.optim.SGD):
+        def step(self, *args, **kwargs):
+            seen.update(group["momentum"] for group in self.param_groups)
+            return super().step(*args, **kwargs)
+
+    monkeypatch.setattr("lance_pipeline.training.loop.SGD", Watched)
+    run(splits, recipe(schedule=schedule, momentum=0.8))
+    assert seen == {0.8}
+
+
+def test_loss_that_is_no_longer_finite_stops_the_training(splits):
+    with pytest.raises(InputError, match=r"no longer finite in epoch \d.*`recipe.learning_rate`"):
+        run(splits, recipe(learning_rate=1e38))
+
+
 @pytest.mark.parametrize("epochs", [1, 2])
 def test_one_cycle_of_a_single_batch(splits, epochs):
     settings = recipe(epochs=epochs, batch_size=16, schedule="one_cycle")

@@ -13,6 +13,7 @@ from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split
 
 CODE_VERSION = "1"
 _CHECK = "counts_reconcile"
+_CHECK_DESCRIPTION = "Rows and rejected files add up to the listed ones; where they do not, the asset itself fails."
 
 
 def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
@@ -28,7 +29,10 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
     }
     checks = [
         dg.AssetCheckSpec(
-            _CHECK, asset=spec.key, blocking=True, description="Rows and rejected files add up to the listed ones."
+            _CHECK,
+            asset=spec.key,
+            blocking=True,
+            description=_CHECK_DESCRIPTION,
         )
         for spec in specs.values()
     ]

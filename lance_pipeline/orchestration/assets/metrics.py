@@ -50,7 +50,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             figures = {f"evaluation/{split}_{key}": value for key, value in result.scalars().items()}
             run.log_metrics(figures, step=model.best_epoch)
             run.log_file(confusion, f"{name}/confusion.png")
-            run.log_file(result.model_dump_json(indent=2).encode(), f"{name}/metrics.json")
+            run.log_file(result.model_dump_json().encode(), f"{name}/metrics.json")
             run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)
         context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")
         record = Metrics(

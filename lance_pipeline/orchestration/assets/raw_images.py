@@ -2,7 +2,7 @@
 
 import dagster as dg
 
-from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, table
@@ -13,12 +13,12 @@ CODE_VERSION = "1"
 
 def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
     """The asset ``<dataset>/raw_images``."""
-    key = dataset.key("raw_images")
+    key, attributes = dataset.key("raw_images"), dataset.attributes
     spec = dataset.spec(
         "raw_images",
         "The folder of images: found or made, listed once, its shape checked and the order of the classes fixed.",
         {"file"},
-        CODE_VERSION,
+        settings_version(CODE_VERSION, attributes.source, attributes.splits),
     )
     check = dg.AssetCheckSpec(
         "same_classes", asset=key, description="Every class of train has images in val and test too."

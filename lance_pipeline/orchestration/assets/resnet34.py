@@ -1,12 +1,11 @@
 """The trained model."""
 
-import hashlib
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
@@ -30,7 +29,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         "resnet34",
         "A ResNet-34 trained on the train split; of all epochs the best on the val split.",
         {"pytorch", "mlflow"},
-        code_version(dataset),
+        settings_version(CODE_VERSION, dataset.attributes.recipe, image_size, dataset.weights_state()),
         metadata={
             "recipe": dataset.attributes.recipe.model_dump(mode="json", exclude_none=True),
             "image_size": image_size,
@@ -98,12 +97,6 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         )
 
     return resnet34
-
-
-def code_version(dataset: Dataset) -> str:
-    """Changes with the training code's version, the recipe and the image size: then the model is stale."""
-    settings = f"{CODE_VERSION} {dataset.attributes.image_size} {dataset.attributes.recipe.model_dump_json()}"
-    return hashlib.sha256(settings.encode()).hexdigest()[:16]
 
 
 class _Reporter:
