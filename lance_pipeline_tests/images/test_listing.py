@@ -271,7 +271,7 @@ def test_added_images_move_no_other_between_the_splits(tmp_path):
 def test_class_that_fractions_leave_empty(tmp_path):
     root = write_image_folder(tmp_path, {"": {"cat": 60, "dog": 1}}, size=2)
     most_to_val = {"train": 0.01, "val": 0.98, "test": 0.01}
-    with pytest.raises(InputError, match="leaves the training split without images of .*'dog'"):
+    with pytest.raises(InputError, match=r"leaves the training split without images of .*'dog'"):
         list_unsplit_folder(root, most_to_val)
 
 
