@@ -61,7 +61,7 @@ instance: ## Make the Dagster instance in the data folder
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \
 	  sys.exit(None if ok else "Python 3.11 to 3.13 is needed, not " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
 	@# Debian keeps ensurepip in a package of its own; its pip can install one into the environment.
-	@$(PYTHON) -m venv .venv 2>/dev/null || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv \
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv \
 	  && $(PYTHON) -m pip --python .venv/bin/python install -q pip; }
 
 .venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
