@@ -92,7 +92,6 @@ def test_page_of_a_lance_dataset_shows_rows_version_and_pictures(page: Page, ui:
         page.mouse.move(0, 0)
         save_picture("asset_lance.png", page.screenshot(animations="disabled"))
         page.set_viewport_size({"width": 1400, "height": 900})
-        _save_dialog("asset_samples.png", page, _open_picture(page, "samples"))
 
 
 def test_page_of_the_metrics_shows_accuracy_and_confusion_matrix(page: Page, ui: Launcher, finished_run: str):
