@@ -10,6 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from lance_pipeline.images import LanceSplit
+from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
+
+SPLIT_COUNTS = {"train": {"cat": 8, "dog": 8}, "val": {"cat": 4, "dog": 4}}
 PROJECT = Path(__file__).parents[1]
 
 
@@ -70,6 +74,14 @@ class Demo:
 
     shell: Shell
     output: str
+
+
+@pytest.fixture(scope="session")
+def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanceSplit]:
+    """Two small splits that tests only read."""
+    root = write_image_folder(tmp_path_factory.mktemp("folder"), SPLIT_COUNTS)
+    uris = ingest_folder(root, tmp_path_factory.mktemp("lance"))
+    return {split: LanceSplit(uri) for split, uri in uris.items()}
 
 
 @pytest.fixture(scope="session")

@@ -91,7 +91,8 @@ class MlflowTracking(dg.ConfigurableResource):
     @property
     def uri(self) -> str:
         """The tracking URI in use."""
-        return self.tracking_uri or f"sqlite:///{self._folder / 'mlflow.db'}"
+        # A slash at the end of a server's address would be doubled in the addresses below it.
+        return (self.tracking_uri or f"sqlite:///{self._folder / 'mlflow.db'}").rstrip("/")
 
     @property
     def remote(self) -> bool:
