@@ -74,4 +74,4 @@ def write_predictions(
         ],
         schema=schema,
     )
-    return commit_table(uri, schema, table.to_batches(), lambda: facts | {"classes": classes})
+    return commit_table(uri, schema, table.to_batches(), facts | {"classes": classes})

@@ -12,10 +12,12 @@ class ChannelSums(BaseModel):
     total: IntTriple = (0, 0, 0)
     squares: IntTriple = (0, 0, 0)
 
-    def plus(self, pixels: int, total: IntTriple, squares: IntTriple) -> "ChannelSums":
-        """These sums and one more image's."""
+    def plus(self, other: "ChannelSums", sign: int = 1) -> "ChannelSums":
+        """These sums and the others, or these without the others where ``sign`` is -1."""
         return ChannelSums(
-            pixels=self.pixels + pixels, total=_plus(self.total, total), squares=_plus(self.squares, squares)
+            pixels=self.pixels + sign * other.pixels,
+            total=_plus(self.total, other.total, sign),
+            squares=_plus(self.squares, other.squares, sign),
         )
 
     def mean(self) -> tuple[float, float, float]:
@@ -32,5 +34,5 @@ class ChannelSums(BaseModel):
         return r, g, b
 
 
-def _plus(one: IntTriple, other: IntTriple) -> IntTriple:
-    return one[0] + other[0], one[1] + other[1], one[2] + other[2]
+def _plus(one: IntTriple, other: IntTriple, sign: int) -> IntTriple:
+    return one[0] + sign * other[0], one[1] + sign * other[1], one[2] + sign * other[2]

@@ -1,48 +1,123 @@
-"""Encoded bytes to RGB pixels: the one place where an image is decoded."""
+"""Encoded bytes to RGB pixels: the one place where an image is decoded.
+
+Pillow is the reference for what the pixels are. Plain JPEG and PNG files, recognised by their
+headers, go through faster decoders that give the same pixels; whatever those refuse or might see
+otherwise is Pillow's to judge.
+"""
 
 import io
+from typing import NamedTuple
 
+import cv2
 import numpy as np
+import PIL
+import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lance_pipeline.images.channels import IntTriple
+from lance_pipeline.images.headers import PlainHeader, plain_jpeg, plain_png
+from lance_pipeline.images.rejection import UndecodableImageError
 
 # A 16-bit RGB image of this size takes about 1 GB; larger ones are refused from the header.
 MAX_PIXELS = 178_956_970
+DECODERS = f"pillow {PIL.__version__}, opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}"
+# Of Pillow's formats those that hold one picture in pixels; EPS, for one, would start Ghostscript.
+_FORMATS = (
+    "JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM", "PCX", "TGA", "ICO", "SGI",
+)  # fmt: skip
+_SIGNATURES = (
+    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP",
+)  # fmt: skip
+
+# The threads of an ingest or a loader are the parallelism; OpenCV's own would get in their way.
+cv2.setNumThreads(1)
+Image.init()
+_KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
 
 
-_LEVELS = np.arange(256, dtype=np.int64)
+class DecodedImage(NamedTuple):
+    """``pixels`` is uint8 RGB of shape (height, width, 3); ``format`` is Pillow's name of the encoding."""
+
+    pixels: NDArray[np.uint8]
+    format: str
 
 
-class UndecodableImageError(ValueError):
-    """The bytes are not an image that can be decoded whole; the message says why."""
+def decode_image(data: bytes) -> DecodedImage:
+    """Decode an encoded image to 8-bit RGB, upright by its EXIF orientation.
+
+    Greyscale, palette and other modes are converted to RGB as Pillow does (an alpha channel is
+    dropped), 16 bits are scaled to 8; of an animation the first frame is taken. An image of more
+    than ``MAX_PIXELS`` pixels is refused before it is decoded.
+
+    Raises:
+        UndecodableImageError: empty, not an image, truncated, corrupt, unsupported or too large.
+    """
+    if not data:
+        raise UndecodableImageError("empty", "the file is empty")
+    if header := plain_jpeg(data):
+        pixels = _decode_jpeg(data, header)
+        if pixels is not None:
+            return DecodedImage(pixels, "JPEG")
+    elif header := plain_png(data):
+        pixels = _decode_png(data, header)
+        if pixels is not None:
+            return DecodedImage(pixels, "PNG")
+    return _decode_by_pillow(data)
 
 
 def decode_rgb(data: bytes) -> Image.Image:
-    """Decode an encoded image to an 8-bit RGB Pillow image, upright by its EXIF orientation.
-
-    Greyscale, palette and other modes are converted to RGB, 16 bits are scaled to 8; of an animation the first frame is
-    taken. An image of more than ``MAX_PIXELS`` pixels is refused before it is decoded.
+    """The same as a Pillow image of mode RGB.
 
     Raises:
-        UndecodableImageError: empty, not an image, truncated, or too large.
+        UndecodableImageError: as :func:`decode_image`.
     """
-    if not data:
-        raise UndecodableImageError("the file is empty")
+    return Image.fromarray(decode_image(data).pixels)
+
+
+def _decode_jpeg(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
+    _check_size(header.width, header.height)
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            width, height = image.size
-            if width * height > MAX_PIXELS:
-                raise UndecodableImageError(f"{width}x{height} pixels are more than the limit of {MAX_PIXELS}")
+        return simplejpeg.decode_jpeg(data, "RGB")
+    except ValueError:
+        # It is strict about whatever libjpeg warns of: Pillow tells the harmless from the broken.
+        return None
+
+
+def _decode_png(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
+    _check_size(header.width, header.height)
+    try:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return None
+    return None if pixels is None else np.asarray(pixels, dtype=np.uint8)
+
+
+def _decode_by_pillow(data: bytes) -> DecodedImage:
+    try:
+        with Image.open(io.BytesIO(data), formats=_KNOWN_FORMATS) as image:
+            _check_size(*image.size)
+            kind = image.format or ""
             image.load()
-            return _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
+            rgb = _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
     except UndecodableImageError:
         raise
     except UnidentifiedImageError as error:
-        raise UndecodableImageError("not an image in a format that Pillow reads") from error
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, Image.DecompressionBombError) as error:
-        raise UndecodableImageError(f"{type(error).__name__}: {error}") from error
+        if data.startswith(_SIGNATURES):
+            raise UndecodableImageError("corrupt", "it begins like an image, but its header cannot be read") from error
+        raise UndecodableImageError("not_an_image", "not an image in a format that is read here") from error
+    except Image.DecompressionBombError as error:
+        raise UndecodableImageError("too_large", str(error)) from error
+    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, TypeError, IndexError, KeyError) as error:
+        cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
+        raise UndecodableImageError("truncated" if cut else "corrupt", f"{type(error).__name__}: {error}") from error
+    return DecodedImage(np.asarray(rgb), kind)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width * height > MAX_PIXELS:
+        raise UndecodableImageError(
+            "too_large", f"{width}x{height} pixels are more than the limit of {MAX_PIXELS} pixels"
+        )
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
@@ -50,7 +125,9 @@ def _eight_bit(image: Image.Image) -> Image.Image:
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise UndecodableImageError(f"pixels of mode {image.mode}, whose range is unknown; convert it to 8 or 16 bits")
+        raise UndecodableImageError(
+            "unsupported", f"pixels of mode {image.mode}, whose range is unknown; convert it to 8 or 16 bits"
+        )
     return image
 
 
@@ -63,14 +140,3 @@ def resize_rgb(image: Image.Image, size: int, fit: str) -> Image.Image:
     if fit == "squash":
         return image.resize((size, size), Image.Resampling.BILINEAR)
     return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
-
-
-def sums_of_image(image: Image.Image) -> tuple[IntTriple, IntTriple]:
-    """The sums and the sums of squares of the channels of an 8-bit RGB image."""
-    histogram = np.array(image.histogram(), dtype=np.int64).reshape(3, 256)
-    return _triple(histogram @ _LEVELS), _triple(histogram @ _LEVELS**2)
-
-
-def _triple(values: NDArray[np.int64]) -> IntTriple:
-    r, g, b = values.tolist()
-    return r, g, b

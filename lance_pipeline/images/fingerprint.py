@@ -10,10 +10,13 @@ class Fingerprint:
 
     Order-free and incremental (AdHASH; Bellare and Micciancio, "A New Paradigm for Collision-Free
     Hashing", 1997). It tells contents apart; it is no protection against an adversary.
+
+    Args:
+        hexdigest: of a fingerprint to go on from; that of no rows when empty.
     """
 
-    def __init__(self) -> None:
-        self._sum = 0
+    def __init__(self, hexdigest: str = "") -> None:
+        self._sum = int(hexdigest or "0", 16)
 
     def add(self, *fields: str | bytes | int) -> None:
         """Count one row in; each field enters with its length, so that fields cannot run together."""
@@ -23,6 +26,11 @@ class Fingerprint:
             digest.update(len(raw).to_bytes(8, "big"))
             digest.update(raw)
         self._sum = (self._sum + int.from_bytes(digest.digest(), "big")) % _MODULUS
+
+    def plus(self, other: "Fingerprint", sign: int = 1) -> "Fingerprint":
+        """Of the rows of both, or of these without the other's where ``sign`` is -1."""
+        total = int(self.hexdigest(), 16) + sign * int(other.hexdigest(), 16)
+        return Fingerprint(f"{total % _MODULUS:x}")
 
     def hexdigest(self) -> str:
         """64 hexadecimal digits."""

@@ -6,68 +6,152 @@ small JSON document of facts in the schema's metadata, committed together as one
 
 import json
 import os
-from collections.abc import Callable, Iterable, Iterator
+import re
+from collections.abc import Iterable
+from datetime import timedelta
 from typing import Any
 
 import lance
 import pyarrow as pa
-from lance.fragment import FragmentMetadata, write_fragments
+from lance.commit import CommitConflictError
+from lance.fragment import DeletionFile, FragmentMetadata, write_fragments
+from lance.schema import LanceSchema
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.images.object_store import is_remote, storage_options
 
 FACTS_KEY = b"lance_pipeline"
 Facts = dict[str, Any]
+_FOREVER = timedelta(days=36500)
 
 
-def commit_table(
-    uri: str,
-    schema: pa.Schema,
-    batches: Iterable[pa.RecordBatch],
-    facts: Callable[[], Facts],
-) -> lance.LanceDataset:
+class ConflictError(Exception):
+    """Somebody else committed a version in the meantime; what was planned is to be planned anew."""
+
+
+def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> lance.LanceDataset:
     """Write ``batches`` as the new version of the table at ``uri``, in one atomic commit.
 
-    Memory holds a few batches at a time. ``facts`` is called after the last batch, so that it may
-    tell what was counted on the way. Readers see the old version until the commit.
+    Memory holds a few batches at a time. Readers see the old version until the commit.
 
     Raises:
-        InputError: the folder cannot be written. An error that ``batches`` raises arrives unchanged.
+        InputError: the table cannot be written.
     """
-    failures: list[Exception] = []
     try:
-        if "://" not in uri:
-            os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
-        reader = pa.RecordBatchReader.from_batches(schema, _noting(failures, batches))
-        fragments = write_fragments(reader, uri, schema=schema, mode="create" if not table_exists(uri) else "overwrite")
-        schema = schema.with_metadata({FACTS_KEY: json.dumps(_facts_or_clean(facts, uri, fragments)).encode()})
-        return lance.LanceDataset.commit(uri, lance.LanceOperation.Overwrite(schema, fragments))
+        make_parent(uri)
+        fragments = write_fragments(
+            pa.RecordBatchReader.from_batches(schema, batches),
+            uri,
+            schema=schema,
+            mode="create" if find_table(uri) is None else "overwrite",
+            storage_options=storage_options(uri),
+        )
     except OSError as error:
-        if failures:
-            raise failures[0] from None
-        raise InputError(
-            f"cannot write the Lance dataset {uri}: {error}. Check that the disk has room and that "
-            "the folder may be written; LANCE_PIPELINE_DATA moves all data elsewhere."
-        ) from error
+        raise cannot_write(uri, error) from error
+    return replace_rows(uri, schema, fragments, facts)
 
 
-def _facts_or_clean(facts: Callable[[], Facts], uri: str, fragments: list[FragmentMetadata]) -> Facts:
-    """The facts; if there are none, for the batches were no good, what was written is removed."""
+def replace_rows(uri: str, schema: pa.Schema, fragments: list[FragmentMetadata], facts: Facts) -> lance.LanceDataset:
+    """Commit ``fragments`` as all that the table holds.
+
+    Raises:
+        InputError: the table cannot be written.
+    """
+    operation = lance.LanceOperation.Overwrite(with_facts(schema, facts), fragments)
     try:
-        return facts()
-    except InputError:
-        if "://" not in uri:
-            for file in (file for fragment in fragments for file in fragment.files):
-                os.remove(os.path.join(uri, "data", file.path))
-        raise
+        return lance.LanceDataset.commit(uri, operation, storage_options=storage_options(uri))
+    except OSError as error:
+        raise cannot_write(uri, error) from error
 
 
-def _noting(failures: list[Exception], batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-    """The batches; on its way through Lance an error becomes another one, so it is kept aside."""
+def change_rows(
+    dataset: lance.LanceDataset, removed: dict[int, list[int]], added: list[FragmentMetadata], facts: Facts
+) -> lance.LanceDataset:
+    """Commit a version without some rows and with others, in one step.
+
+    Args:
+        dataset: the version that the change starts from.
+        removed: for a fragment's id the physical offsets of the rows to take out of it.
+        added: fragments that :func:`lance.fragment.write_fragments` wrote for this dataset.
+        facts: of the new version.
+
+    Raises:
+        ConflictError: ``dataset`` is not the latest version any more.
+        InputError: the table cannot be written.
+    """
     try:
-        yield from batches
-    except Exception as error:
-        failures.append(error)
-        raise
+        left = [
+            _without(fragment, removed.get(fragment.fragment_id, []), dataset) for fragment in dataset.get_fragments()
+        ]
+        schema = LanceSchema.from_pyarrow(with_facts(dataset.schema, facts))
+        operation = lance.LanceOperation.Merge(left + _numbered(added, dataset), schema)
+        transaction = lance.Transaction(dataset.version, operation)
+        options = storage_options(dataset.uri)
+        return lance.LanceDataset.commit(dataset, transaction, max_retries=0, storage_options=options)
+    except OSError as error:
+        # Not every path raises Lance's own class for it.
+        if isinstance(error, CommitConflictError) or "conflict" in str(error).lower():
+            raise ConflictError(str(error)) from error
+        raise cannot_write(dataset.uri, error) from error
+
+
+def _without(fragment: lance.LanceFragment, offsets: list[int], dataset: lance.LanceDataset) -> FragmentMetadata:
+    """The fragment without the rows at these physical offsets, not yet committed."""
+    if not offsets:
+        return fragment.metadata
+    left = fragment.delete_rows(offsets)
+    return _emptied(fragment, dataset) if left is None else left
+
+
+def _emptied(fragment: lance.LanceFragment, dataset: lance.LanceDataset) -> FragmentMetadata:
+    """The fragment with all rows deleted.
+
+    A merge has to name every fragment there was, but ``delete_rows`` has no answer for one without
+    rows. The commit leaves the fragment out, so that the deletion file named here is never read
+    and need not be there.
+    """
+    metadata = fragment.metadata
+    metadata.deletion_file = DeletionFile(
+        read_version=dataset.version,
+        id=0,
+        file_type="array",
+        num_deleted_rows=fragment.physical_rows,
+        base_id=None,
+    )
+    return metadata
+
+
+def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) -> list[FragmentMetadata]:
+    """The new fragments with ids of their own, as a merge asks for."""
+    last = max((fragment.fragment_id for fragment in dataset.get_fragments()), default=-1)
+    numbered = []
+    for number, fragment in enumerate(fragments, last + 1):
+        fragment.id = number
+        numbered.append(fragment)
+    return numbered
+
+
+def remove_orphans(uri: str) -> None:
+    """Remove data files that belong to no version; the caller holds the dataset's lock.
+
+    In an object store writers on other hosts may be at work: there Lance itself removes such files
+    once they are a week old, when old versions are cleaned up.
+
+    Raises:
+        InputError: the files cannot be removed.
+    """
+    dataset = find_table(uri)
+    if dataset is None or is_remote(uri):
+        return
+    try:
+        dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
+    except OSError as error:
+        raise cannot_write(uri, error) from error
+
+
+def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
+    """The schema with these facts in its metadata."""
+    return schema.with_metadata({FACTS_KEY: json.dumps(facts).encode()})
 
 
 def read_facts(dataset: lance.LanceDataset) -> Facts:
@@ -75,13 +159,20 @@ def read_facts(dataset: lance.LanceDataset) -> Facts:
     return json.loads((dataset.schema.metadata or {}).get(FACTS_KEY, b"{}"))
 
 
-def table_exists(uri: str) -> bool:
-    """Whether a Lance dataset is at ``uri``."""
+def find_table(uri: str) -> lance.LanceDataset | None:
+    """The latest version of the dataset at ``uri``, or None where there is none.
+
+    Raises:
+        InputError: the object store cannot be reached, or refuses.
+    """
+    if not is_remote(uri) and not os.path.isdir(uri):
+        return None
     try:
-        lance.dataset(uri)
-    except (ValueError, FileNotFoundError):
-        return False
-    return True
+        return lance.dataset(uri, storage_options=storage_options(uri))
+    except (ValueError, OSError) as error:
+        if "not found" in str(error).lower():
+            return None
+        raise cannot_open(uri, None, error) from error
 
 
 def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
@@ -91,9 +182,41 @@ def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
         InputError: no dataset, or no such version, is there.
     """
     try:
-        return lance.dataset(uri, version=version)
+        return lance.dataset(uri, version=version, storage_options=storage_options(uri))
     except (ValueError, OSError) as error:
-        which = "" if version is None else f"version {version} of "
-        raise InputError(
-            f"cannot open {which}the Lance dataset {uri}: {error}. Materialize the asset that writes it again."
-        ) from error
+        raise cannot_open(uri, version, error) from error
+
+
+def make_parent(uri: str) -> None:
+    """Make the folder that ``uri`` is in, where it is a path.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not is_remote(uri):
+        os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
+
+
+def cannot_open(uri: str, version: int | None, error: Exception) -> InputError:
+    """What to say when a dataset cannot be opened."""
+    which = "" if version is None else f"version {version} of "
+    return InputError(
+        f"cannot open {which}the Lance dataset {uri}: {_brief(error)}. Materialize the asset that writes it again"
+        + ("; if the store refuses, check the AWS_… variables." if is_remote(uri) else ".")
+    )
+
+
+def cannot_write(uri: str, error: Exception) -> InputError:
+    """What to say when a dataset cannot be written."""
+    hint = (
+        "Check the bucket's name, the AWS_… variables and that the store is up"
+        if is_remote(uri)
+        else "Check that the disk has room and that the folder may be written; LANCE_PIPELINE_DATA moves all data "
+        "elsewhere"
+    )
+    return InputError(f"cannot write the Lance dataset {uri}: {_brief(error)}. {hint}. The previous version is intact.")
+
+
+def _brief(error: Exception) -> str:
+    """Lance's message without the places in its own source."""
+    return re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))

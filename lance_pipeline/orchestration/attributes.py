@@ -11,13 +11,29 @@ from lance_pipeline.training.recipe import Recipe, StrictModel
 NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]*"
 
 
+def _valid_cron(cron: str) -> str:
+    from dagster._utils.schedules import is_valid_cron_schedule
+
+    if not is_valid_cron_schedule(cron):
+        raise ValueError(f"{cron!r} is not a cron expression; expected five fields such as `0 3 * * 1`")
+    return cron
+
+
+def _known_timezone(timezone: str) -> str:
+    try:
+        ZoneInfo(timezone)
+    except (KeyError, ValueError, OSError) as error:
+        raise ValueError(f"{timezone!r} is not a time zone; expected a name such as `Europe/Berlin`") from error
+    return timezone
+
+
 class Source(StrictModel):
     """Where the images come from: one of these."""
 
     folder: str | None = Field(
         default=None,
-        description="A folder of <split>/<label>/<file>. A relative path counts from the project; "
-        "below `data/` it follows LANCE_PIPELINE_DATA.",
+        description="A folder of <split>/<label>/<file>, a path or an object-store URI such as `s3://bucket/flowers`. "
+        "A relative path counts from the project; below `data/` it follows LANCE_PIPELINE_DATA.",
     )
     sample: Literal["digits"] | None = Field(
         default=None, description="A sample that needs no network; it is made at `data/raw/<dataset>`."
@@ -31,11 +47,27 @@ class Source(StrictModel):
 
 
 class Fractions(StrictModel):
-    """Shares of the images, which add up to 1; each class gets them in expectation."""
+    """Shares of the images, which add up to 1.
+
+    The split of an image is a function of its pixels and the salt alone: copies of an image share a
+    split whatever they are called, added images move none of the others, and each class gets the
+    shares in expectation.
+    """
 
     train: float = Field(default=0.7, gt=0, lt=1, description="Share to train on.")
     val: float = Field(default=0.15, gt=0, lt=1, description="Share to choose the best epoch by.")
     test: float = Field(default=0.15, gt=0, lt=1, description="Share to measure the result on.")
+    salt: str = Field(default="", description="Any text; another one draws the splits anew.")
+    pool: list[str] = Field(
+        default_factory=list,
+        description="Folders below the source whose classes are put together before they are cut, such as the "
+        "`[train, val, test]` of a data set whose splits have different classes. The source itself when empty.",
+    )
+
+    @property
+    def shares(self) -> dict[str, float]:
+        """Each split's share."""
+        return {"train": self.train, "val": self.val, "test": self.test}
 
     @model_validator(mode="after")
     def _add_up(self) -> "Fractions":
@@ -53,7 +85,7 @@ class Splits(StrictModel):
     test: str = Field(default="test", description="Folder of the test split.")
     fractions: Fractions | None = Field(
         default=None,
-        description="Cut <folder>/<label>/<file> by these shares instead; added images move none of the others.",
+        description="Cut <folder>/<label>/<file> by these shares instead, by what the images show.",
     )
 
     @model_validator(mode="after")
@@ -71,6 +103,55 @@ class Splits(StrictModel):
         return {"train": self.train, "val": self.val, "test": self.test}
 
 
+class Ingest(StrictModel):
+    """How strict an ingest is."""
+
+    on_bad_image: Literal["quarantine", "fail"] = Field(
+        default="quarantine",
+        description="`quarantine` lists bad files in `<dataset>_<split>_rejected.lance` and goes on; `fail` fails once "
+        "all of them are known.",
+    )
+    max_rejected_fraction: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="Past this share of a folder's files the materialization fails either way.",
+    )
+
+
+class Checks(StrictModel):
+    """What the checks of the Lance datasets warn of, or stop at."""
+
+    leakage: Literal["warn", "fail"] = Field(
+        default="warn",
+        description="What happens when an image, pixel by pixel, is in two splits: a warning, or a failure before "
+        "anything is trained on it.",
+    )
+    min_images_per_class: int = Field(default=10, ge=1, description="Classes with fewer images are warned of.")
+    max_class_ratio: float = Field(
+        default=10, ge=1, description="Warn when the largest class has more than so many times the smallest's images."
+    )
+    near_duplicate_bits: int = Field(
+        default=4, ge=0, le=10, description="Images are near-duplicates when so few of 64 hash bits differ."
+    )
+
+
+class Maintenance(StrictModel):
+    """The schedule that compacts the Lance datasets and removes their old versions."""
+
+    cron: str = Field(default="0 5 * * 0", description="A cron expression; by default Sundays at five.")
+    timezone: str = Field(default="UTC", description="The time zone of the expression, such as `Europe/Berlin`.")
+    enabled: bool = Field(default=False, description="Whether the schedule runs without being started by hand.")
+    keep_days: float = Field(
+        default=14,
+        ge=0,
+        description="Versions younger than this stay; those that models were trained on stay for ever.",
+    )
+
+    _valid_cron = field_validator("cron")(_valid_cron)
+    _known_timezone = field_validator("timezone")(_known_timezone)
+
+
 class Retrain(StrictModel):
     """When to run the whole graph again."""
 
@@ -78,23 +159,8 @@ class Retrain(StrictModel):
     timezone: str = Field(default="UTC", description="The time zone of the expression, such as `Europe/Berlin`.")
     enabled: bool = Field(default=False, description="Whether the schedule runs without being started by hand.")
 
-    @field_validator("cron")
-    @classmethod
-    def _valid_cron(cls, cron: str) -> str:
-        from dagster._utils.schedules import is_valid_cron_schedule
-
-        if not is_valid_cron_schedule(cron):
-            raise ValueError(f"{cron!r} is not a cron expression; expected five fields such as `0 3 * * 1`")
-        return cron
-
-    @field_validator("timezone")
-    @classmethod
-    def _known_timezone(cls, timezone: str) -> str:
-        try:
-            ZoneInfo(timezone)
-        except (KeyError, ValueError, OSError) as error:
-            raise ValueError(f"{timezone!r} is not a time zone; expected a name such as `Europe/Berlin`") from error
-        return timezone
+    _valid_cron = field_validator("cron")(_valid_cron)
+    _known_timezone = field_validator("timezone")(_known_timezone)
 
 
 class ImageClassifierAttributes(StrictModel):
@@ -108,11 +174,16 @@ class ImageClassifierAttributes(StrictModel):
     description: str = Field(default="", description="What the images are; shown on the dataset's assets.")
     source: Source = Field(description="Where the images come from.")
     splits: Splits = Field(default=Splits(), description="How the images are split.")
+    ingest: Ingest = Field(default=Ingest(), description="What happens to files that cannot be read as images.")
+    checks: Checks = Field(default=Checks(), description="What the checks of the Lance datasets warn of.")
     image_size: int = Field(
         default=32, ge=8, le=1024, description="Height and width at which the model sees them, in pixels."
     )
     recipe: Recipe = Field(default=Recipe(), description="How the model is trained.")
     retrain: Retrain | None = Field(default=None, description="A schedule for retraining; none when unset.")
+    maintenance: Maintenance = Field(
+        default=Maintenance(), description="When old versions of the Lance datasets are cleaned up."
+    )
     owners: list[str] = Field(
         default_factory=list, description="Owners of the assets: e-mail addresses or `team:<name>`."
     )

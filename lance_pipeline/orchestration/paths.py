@@ -15,16 +15,33 @@ def project_root() -> Path:
 
 
 def data_root() -> Path:
-    """The folder of all that runs write: ``LANCE_PIPELINE_DATA``, or ``data`` in the project."""
-    return Path(os.environ.get(DATA_VARIABLE) or project_root() / "data").expanduser().absolute()
+    """The local folder of what runs write: ``LANCE_PIPELINE_DATA``, or ``data`` in the project.
+
+    Where ``LANCE_PIPELINE_DATA`` is an object-store URI, everything but the Lance datasets stays in
+    the project's ``data``.
+    """
+    given = os.environ.get(DATA_VARIABLE, "")
+    return Path(project_root() / "data" if "://" in given or not given else given).expanduser().absolute()
+
+
+def lance_root() -> str:
+    """The folder or object-store URI of the Lance datasets: ``lance`` in ``LANCE_PIPELINE_DATA``.
+
+    Raises:
+        InputError: a local folder cannot be written.
+    """
+    given = os.environ.get(DATA_VARIABLE, "")
+    return f"{given.rstrip('/')}/lance" if "://" in given else str(make_folder(data_root() / "lance"))
 
 
 def resolve_path(path: str, project: Path) -> str:
-    """A path of a ``defs.yaml`` as an absolute one.
+    """A path of a ``defs.yaml`` as an absolute one; an object-store URI stays as it is.
 
     A relative path counts from the project, but below ``data/`` from the data root, so that
     ``LANCE_PIPELINE_DATA`` moves it along.
     """
+    if "://" in path:
+        return path
     given = Path(path).expanduser()
     if given.parts[:1] == ("data",):
         return str(data_root().joinpath(*given.parts[1:]))

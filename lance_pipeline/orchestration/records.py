@@ -12,11 +12,16 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class LanceVersion(Record):
-    """One version of a Lance dataset, and the fingerprint of its content."""
+class TableVersion(Record):
+    """One version of a Lance dataset."""
 
     uri: str
     version: int
+
+
+class LanceVersion(TableVersion):
+    """One version of a Lance dataset, and the fingerprint of its content."""
+
     fingerprint: str
 
 
@@ -25,19 +30,22 @@ class RawImages(Record):
 
     root: str
     folders: dict[str, str]
-    """For each split its folder below ``root``."""
+    """For each split its folder below ``root``; ``""`` for files that are yet to be split."""
     listing: LanceVersion
     """A table of split, label, path, size and time of every file."""
     classes: list[str]
     """In the order of their class indices, everywhere."""
     counts: dict[str, dict[str, int]]
-    """Images per split and label."""
+    """Files per split and label."""
 
 
 class Split(Record):
     """An ingested split."""
 
     data: LanceVersion
+    quarantine: TableVersion
+    """Of the files that could not become rows."""
+    scanned: int
     rows: int
     rejected: int
     counts: dict[str, int]

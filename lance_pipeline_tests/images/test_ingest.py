@@ -13,11 +13,11 @@ from PIL import Image
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import LanceSplit, ingest_split
-from lance_pipeline.images.listing import LISTING_SCHEMA, list_split_folders
-from lance_pipeline.images.table import table_exists
+from lance_pipeline.images.ingest import Watch
+from lance_pipeline.images.listing import list_split_folders
+from lance_pipeline.images.scanning import LISTING_SCHEMA
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
 from lance_pipeline_tests.images.conftest import COUNTS
-from lance_pipeline_tests.images.test_decoding import png_header
 
 # Names that are easily mixed up once they are text.
 ODD_NAMES = [
@@ -170,7 +170,7 @@ def test_split_and_folder_may_differ_in_name(root, target):
 
 def test_progress_ends_at_all_rows(root, target):
     calls = []
-    ingest_split(root, "train", target, on_progress=lambda done, total: calls.append((done, total)))
+    ingest_split(root, "train", target, watch=Watch(progress=lambda done, total: calls.append((done, total))))
     assert calls[-1] == (11, 11)
 
 
@@ -213,53 +213,8 @@ def test_images_of_other_modes_are_kept_as_they_are(root, target):
     assert {name: stored[f"cat/{name}"] for name in files} == files
 
 
-BAD_FILES = {
-    "text.png": (b"no image at all", "not an image"),
-    "empty.png": (b"", "empty"),
-    "cut.png": (encoded(class_image(0, np.random.default_rng(0), 64))[:3000], "truncated"),
-    "huge.png": (png_header(60_000, 60_000), "limit"),
-}
-
-
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_file_is_named_and_nothing_is_committed(root, target, name):
-    data, reason = BAD_FILES[name]
-    before = ingest_split(root, "train", target)
-    table = LanceSplit(target).to_table()
-    Path(root, "train", "dog", name).write_bytes(data)
-    with pytest.raises(InputError, match=rf"1 of 12 files of split 'train'(.|\n)*dog/{name}: .*{reason}(.|\n)*Repair"):
-        ingest_split(root, "train", target)
-    assert LanceSplit(target).version == before.version
-    assert LanceSplit(target).to_table() == table
-    Path(root, "train", "dog", name).unlink()
-    assert ingest_split(root, "train", target).version == before.version
-
-
-def test_many_bad_files_at_the_first_ingest(root, target):
-    for number in range(7):
-        Path(root, "train", "dog", f"bad{number}.png").write_bytes(b"bad")
-    with pytest.raises(InputError, match="7 of 18 files") as caught:
-        ingest_split(root, "train", target)
-    assert str(caught.value).count("dog/bad") == 5
-    assert not table_exists(target)
-    for number in range(7):
-        Path(root, "train", "dog", f"bad{number}.png").unlink()
-    assert ingest_split(root, "train", target).version == 1
-
-
-@pytest.mark.parametrize("earlier", [False, True])
-def test_file_that_vanishes_after_the_listing(root, target, earlier):
-    files = list_split_folders(root, {"train": "train"}).files
-    if earlier:
-        ingest_split(root, "train", target, files=files)
-    Path(root, "train", "cat", "003.png").unlink()
-    with pytest.raises(InputError, match=r"^cannot read .*train/cat/003\.png: No such file.*raw_images"):
-        ingest_split(root, "train", target, files=files)
-    assert table_exists(target) == earlier
-
-
 def test_unwritable_target(root, below_a_file):
-    with pytest.raises(InputError, match=r"cannot write the Lance dataset .*below"):
+    with pytest.raises(InputError, match=r"cannot write .*below.*LANCE_PIPELINE_DATA"):
         ingest_split(root, "train", below_a_file)
 
 
@@ -275,16 +230,3 @@ def test_dataset_of_another_tool_is_not_overwritten(tmp_path: Path):
     with pytest.raises(InputError, match="not made by an ingest"):
         ingest_split(str(tmp_path / "raw"), "train", uri)
     assert lance.dataset(uri).version == 1
-
-
-def test_bad_files_are_all_listed_and_leave_nothing_behind(tmp_path: Path):
-    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 3, "dog": 3}})
-    uri = str(tmp_path / "train.lance")
-    ingest_split(root, "train", uri)
-    data = sorted(Path(uri, "data").iterdir())
-    for number in range(8):
-        (Path(root) / "train" / "cat" / f"notes{number}.txt").write_text("no image")
-    with pytest.raises(InputError, match="8 of 14 files") as caught:
-        ingest_split(root, "train", uri)
-    assert sum("notes" in line for line in caught.value.details) == 8
-    assert sorted(Path(uri, "data").iterdir()) == data

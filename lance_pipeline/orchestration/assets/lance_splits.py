@@ -1,19 +1,23 @@
 """The splits as Lance datasets: three assets that one step makes."""
 
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import column_schema, picture
-from lance_pipeline.orchestration.progress import Throttle
-from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split
+from lance_pipeline.orchestration.metadata import column_schema, picture, table
+from lance_pipeline.orchestration.progress import progress_reporter
+from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split, TableVersion
+from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS, Examined, check_results, require_blocking
 
-CODE_VERSION = "1"
-_CHECK = "counts_reconcile"
-_CHECK_DESCRIPTION = "Rows and rejected files add up to the listed ones; where they do not, the asset itself fails."
+if TYPE_CHECKING:
+    from lance_pipeline.images import IngestReport, LanceSplit
+    from lance_pipeline.images.ingest import Source
+
+CODE_VERSION = "2"
 
 
 def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
@@ -27,94 +31,129 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         )
         for split in SPLITS
     }
-    checks = [
-        dg.AssetCheckSpec(
-            _CHECK,
-            asset=spec.key,
-            blocking=True,
-            description=_CHECK_DESCRIPTION,
-        )
-        for spec in specs.values()
-    ]
 
     @dg.multi_asset(
         name=f"{dataset.name}__lance_splits",
         ins={"raw_images": dg.AssetIn(dataset.key("raw_images"))},
         outs={f"lance_{split}": dg.AssetOut.from_spec(spec, is_required=False) for split, spec in specs.items()},
-        check_specs=checks,
+        check_specs=[
+            check.spec(spec.key, dataset.attributes.checks) for spec in specs.values() for check in SPLIT_CHECKS
+        ],
         can_subset=True,
     )
     def lance_splits(context: dg.AssetExecutionContext, raw_images: RawImages, lance_store: LanceStore):
-        for split, spec in specs.items():
-            if spec.key in context.selected_asset_keys:
-                with clear_failures():
-                    uri = lance_store.dataset_uri(f"{dataset.name}_{split}")
-                    yield _ingested(context, raw_images, split, uri, spec.key)
+        wanted = [split for split, spec in specs.items() if spec.key in context.selected_asset_keys]
+        with clear_failures():
+            reports = _ingested(context, dataset, raw_images, wanted, lance_store)
+            splits = _existing(dataset, lance_store)
+        for split in wanted:
+            record = _record(reports[split])
+            examined = Examined(split, record, splits, dataset.attributes.image_size, dataset.attributes.checks)
+            with clear_failures():
+                results = list(check_results(examined, specs[split].key, lance_store.reports_folder(dataset.name)))
+            yield from results
+            with clear_failures():
+                require_blocking(results)
+            yield dg.MaterializeResult(
+                asset_key=specs[split].key,
+                value=record,
+                data_version=dg.DataVersion(record.data.fingerprint),
+                metadata=_metadata(record, split, splits[split], reports[split]),
+            )
 
     return lance_splits
 
 
 def _ingested(
-    context: dg.AssetExecutionContext, raw: RawImages, split: str, uri: str, key: dg.AssetKey
-) -> dg.MaterializeResult[Split]:
-    from lance_pipeline.images import ingest_split
-    from lance_pipeline.images.listing import files_of_split
+    context: dg.AssetExecutionContext, dataset: Dataset, raw: RawImages, wanted: list[str], store: LanceStore
+) -> "dict[str, IngestReport]":
+    """The wanted splits brought up to date: a folder at a time, or all of one folder in one pass."""
+    from lance_pipeline.images.ingest import Limits, Watch, ingest
 
-    files = files_of_split(raw.listing.uri, raw.listing.version, split)
-    throttle = Throttle()
-
-    def on_progress(done: int, total: int) -> None:
-        if throttle.ready():
-            context.log.info(f"{split}: {done} of {total} images")
-
-    report = ingest_split(
-        raw.root, split, uri, folder=raw.folders[split], files=files, classes=raw.classes, on_progress=on_progress
-    )
-    listed = files.num_rows
-    if report.rows + report.rejected != listed:
-        raise dg.Failure(
-            f"{split}: {listed} files were listed, but {report.rows} rows and {report.rejected} rejected files came of "
-            "them. Materialize raw_images again; if it stays so, this is a defect of lance_pipeline."
+    attributes = dataset.attributes
+    limits = Limits(attributes.ingest.on_bad_image, attributes.ingest.max_rejected_fraction)
+    reports: dict[str, IngestReport] = {}
+    for source, splits in _sources(dataset, raw, wanted, store):
+        watch = Watch(
+            progress=progress_reporter(context, dataset.key(f"lance_{splits[0]}"), " and ".join(splits), "files"),
+            waiting=lambda uri: context.log.info(f"Waiting for another ingest, which is writing to {uri}."),
         )
-    context.log.info(f"{split}: version {report.version}, {report.added} rows added, {report.removed} removed")
-    record = Split(
-        data=LanceVersion(uri=uri, version=report.version, fingerprint=report.fingerprint),
+        uris = {split: store.dataset_uri(f"{dataset.name}_{split}") for split in splits}
+        reports |= ingest(source, uris, limits=limits, watch=watch)
+    for split, report in reports.items():
+        context.log.info(
+            f"{split}: version {report.version}, {report.added} rows added, {report.removed} removed, "
+            f"{report.rejected} of {report.scanned} files rejected"
+        )
+    return reports
+
+
+def _sources(
+    dataset: Dataset, raw: RawImages, wanted: list[str], store: LanceStore
+) -> "Iterator[tuple[Source, list[str]]]":
+    """The folders to read, each with the splits that it feeds."""
+    from lance_pipeline.images.ingest import Source
+    from lance_pipeline.images.listing import UNSPLIT, files_of_split
+    from lance_pipeline.images.splitting import ByFractions, OfFolder
+
+    fractions = dataset.attributes.splits.fractions
+    for folder_of in [UNSPLIT] if fractions else wanted:
+        assignment = ByFractions(fractions.shares, fractions.salt) if fractions else OfFolder(folder_of)
+        name = dataset.name if fractions else f"{dataset.name}_{folder_of}"
+        source = Source(
+            root=raw.root,
+            folder=raw.folders[folder_of],
+            files=files_of_split(raw.listing.uri, raw.listing.version, folder_of),
+            classes=raw.classes,
+            assignment=assignment,
+            seen_uri=store.dataset_uri(name).removesuffix(".lance") + "_seen",
+        )
+        yield source, wanted if fractions else [folder_of]
+
+
+def _existing(dataset: Dataset, store: LanceStore) -> "dict[str, LanceSplit]":
+    """The splits of the dataset that there are, also those that this step does not make."""
+    from lance_pipeline.images import LanceSplit
+    from lance_pipeline.images.table import find_table
+
+    uris = {split: store.dataset_uri(f"{dataset.name}_{split}") for split in SPLITS}
+    return {split: LanceSplit(uri) for split, uri in uris.items() if find_table(uri) is not None}
+
+
+def _record(report: "IngestReport") -> Split:
+    return Split(
+        data=LanceVersion(uri=report.uri, version=report.version, fingerprint=report.fingerprint),
+        quarantine=TableVersion(uri=report.rejected_uri, version=report.rejected_version),
+        scanned=report.scanned,
         rows=report.rows,
         rejected=report.rejected,
         counts=report.counts,
         channels=report.channels,
     )
-    reconciled = dg.AssetCheckResult(
-        asset_key=key,
-        check_name=_CHECK,
-        passed=True,
-        metadata={"listed": listed, "rows": report.rows, "rejected": report.rejected},
-    )
-    return dg.MaterializeResult(
-        asset_key=key,
-        value=record,
-        data_version=dg.DataVersion(report.fingerprint),
-        metadata=_metadata(record, split) | {"added": report.added, "removed": report.removed},
-        check_results=[reconciled],
-    )
 
 
-def _metadata(record: Split, split: str) -> dict[str, Any]:
-    from lance_pipeline.images import LanceSplit
+def _metadata(record: Split, split: str, data: "LanceSplit", report: "IngestReport") -> dict[str, Any]:
     from lance_pipeline.images.pictures import class_counts_picture, contact_sheet
 
-    data = LanceSplit(record.data.uri, record.data.version)
-    return {
+    metadata = {
         "dagster/uri": record.data.uri,
         "dagster/row_count": record.rows,
         "dagster/column_schema": column_schema(data.dataset.schema),
         "dagster/storage_kind": "lance",
         "bytes": data.size_in_bytes(),
         "lance_version": record.data.version,
+        "added": report.added,
+        "removed": report.removed,
+        "scanned": record.scanned,
         "rejected": record.rejected,
+        "quarantine": record.quarantine.uri,
         "classes": picture(class_counts_picture(record.counts, f"{split}: images per class")),
         "samples": picture(contact_sheet(data)),
         "read_it": dg.MetadataValue.md(
             f'`lance.dataset("{record.data.uri}", version={record.data.version}).to_table()`'
         ),
     }
+    if report.reasons:
+        rows = [{"reason": reason, "files": files} for reason, files in report.reasons.items()]
+        metadata["rejected_by_reason"] = table(rows)
+    return metadata

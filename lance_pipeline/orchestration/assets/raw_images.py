@@ -2,6 +2,7 @@
 
 import dagster as dg
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
@@ -21,14 +22,18 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         settings_version(CODE_VERSION, attributes.source, attributes.splits),
     )
     check = dg.AssetCheckSpec(
-        "same_classes", asset=key, description="Every class of train has images in val and test too."
+        "same_classes",
+        asset=key,
+        blocking=True,
+        description="Every class of train has files in val and test too; where one has none, the asset itself fails.",
     )
 
     @dg.multi_asset(
         name=f"{dataset.name}__raw_images", outs={"raw_images": dg.AssetOut.from_spec(spec)}, check_specs=[check]
     )
     def raw_images(context: dg.AssetExecutionContext, lance_store: LanceStore):
-        from lance_pipeline.images.listing import LISTING_SCHEMA, store_listing
+        from lance_pipeline.images.listing import store_listing
+        from lance_pipeline.images.scanning import LISTING_SCHEMA
 
         with clear_failures():
             listing = _list(dataset, context.log.info)
@@ -43,11 +48,20 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
             counts=counts,
         )
         missing = {split: [label for label in labels if not labels[label]] for split, labels in counts.items()}
+        yield dg.AssetCheckResult(
+            asset_key=key,
+            check_name="same_classes",
+            passed=not any(missing.values()),
+            metadata={f"missing_in_{split or 'all'}": ", ".join(labels) for split, labels in missing.items()},
+        )
+        with clear_failures():
+            _require_classes(listing.root, missing)
         if listing.ignored:
             context.log.warning(
                 f"Passed over {len(listing.ignored)} files that are hidden or outside of class folders."
             )
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
+            asset_key=key,
             value=record,
             data_version=dg.DataVersion(fingerprint),
             metadata={
@@ -56,34 +70,39 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
                 "dagster/column_schema": column_schema(LISTING_SCHEMA),
                 "classes": ", ".join(listing.classes),
                 "images_per_class": table(
-                    [{"label": label, **{split: counts[split][label] for split in counts}} for label in listing.classes]
+                    [
+                        {"label": label, **{split or "files": counts[split][label] for split in counts}}
+                        for label in listing.classes
+                    ]
                 ),
                 "listing": uri,
                 "lance_version": version,
                 "ignored": len(listing.ignored),
                 "ignored_examples": ", ".join(listing.ignored[:5]),
             },
-            check_results=[
-                dg.AssetCheckResult(
-                    check_name="same_classes",
-                    passed=not any(missing.values()),
-                    severity=dg.AssetCheckSeverity.WARN,
-                    metadata={f"missing_in_{split}": ", ".join(labels) for split, labels in missing.items()},
-                )
-            ],
         )
 
     return raw_images
 
 
+def _require_classes(root: str, missing: dict[str, list[str]]) -> None:
+    lacking = [f"{label!r} in {split}" for split, labels in missing.items() for label in labels]
+    if lacking:
+        raise InputError(
+            f"{root} has classes without files: {', '.join(lacking[:5])}{' and others' if len(lacking) > 5 else ''}. "
+            "A model that was trained on a class must be measured on it: add images, or remove the class from train.",
+            lacking,
+        )
+
+
 def _list(dataset: Dataset, log):
     """The listing of the dataset's folder, which is made first if the source is a sample."""
-    from lance_pipeline.images.listing import list_split_folders, list_unsplit_folder
+    from lance_pipeline.images.listing import list_split_folders, list_unsplit_folders
     from lance_pipeline.images.sample import make_sample
 
     attributes = dataset.attributes
     if attributes.source.sample and make_sample(attributes.source.sample, dataset.folder):
         log(f"Made the sample {attributes.source.sample!r} at {dataset.folder}")
     if attributes.splits.fractions:
-        return list_unsplit_folder(dataset.folder, attributes.splits.fractions.model_dump())
+        return list_unsplit_folders(dataset.folder, attributes.splits.fractions.pool)
     return list_split_folders(dataset.folder, attributes.splits.folders)

@@ -1,0 +1,1 @@
+"""Measurements that take minutes; none of them is run by the tests."""

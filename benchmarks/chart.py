@@ -1,0 +1,64 @@
+"""The results as bars."""
+
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from benchmarks.corpus import KINDS
+from benchmarks.results import AGAIN, PEERS, Results, Spread
+
+_OURS, _OTHERS, _BOUND, _INK = "#4c78a8", "#c3c7cd", "#ffffff", "#555b63"
+# Reading alone is so fast that all other bars would be slivers beside it.
+_ABOVE = {"scratch": "ours (decodes all)"} | PEERS | {"decode": "decoding alone"}
+_BELOW = {name: title for name, title in AGAIN.items() if name != "list"}
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """A contestant's bar; without a spread it has failed."""
+
+    title: str
+    spread: Spread | None
+    fill: str
+
+
+def draw_chart(results: Results, path: str) -> None:
+    """A column for each kind: the rates of all contestants above, the seconds of our runs below."""
+    kinds = list(results.runs)
+    figure = Figure(figsize=(5.6 * len(kinds), 5.8), layout="constrained")
+    grid = figure.subplots(2, len(kinds), squeeze=False, height_ratios=[2.3, 1])
+    for (above, below), kind in zip(grid.T, kinds, strict=True):
+        shown = results.runs[kind]
+        bars = [_Bar(title, results.rate(kind, name), _fill(name)) for name, title in _ABOVE.items() if name in shown]
+        _draw_bars(above, bars, "{:,.0f}")
+        above.set_title(f"{results.counts[kind]:,} {kind.upper()} of {KINDS[kind].width}x{KINDS[kind].height}")
+        above.set_xlabel("images per second: longer is faster")
+        bars = [_Bar(title, results.seconds(kind, name), _OURS) for name, title in _BELOW.items() if name in shown]
+        _draw_bars(below, bars, "{:.3g} s")
+        below.set_xlabel("seconds of our ingest: shorter is faster")
+    figure.savefig(path, dpi=100)
+
+
+def _fill(name: str) -> str:
+    return {"scratch": _OURS, "decode": _BOUND}.get(name, _OTHERS)
+
+
+def _draw_bars(axes: Axes, bars: list[_Bar], form: str) -> None:
+    """A bar for each median, with a line from the least to the greatest."""
+    reach = max((bar.spread.high for bar in bars if bar.spread), default=1.0)
+    for row, bar in enumerate(bars):
+        if bar.spread is None:
+            axes.text(0, row, " failed", va="center", color=_INK, fontsize=9)
+            continue
+        edge, hatch = (_INK, "////") if bar.fill == _BOUND else (bar.fill, None)
+        axes.barh(row, bar.spread.median, 0.7, color=bar.fill, edgecolor=edge, hatch=hatch, linewidth=0.8)
+        axes.plot([bar.spread.low, bar.spread.high], [row, row], color=_INK, linewidth=1.4, marker="|", markersize=7)
+        axes.text(bar.spread.high + reach / 50, row, form.format(bar.spread.median), va="center", fontsize=9)
+    axes.set_yticks(range(len(bars)), [bar.title for bar in bars])
+    axes.invert_yaxis()
+    axes.set_xlim(0, reach * 1.2)
+    axes.locator_params(axis="x", nbins=5)
+    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.tick_params(axis="y", length=0)
+    axes.spines[["top", "right", "left"]].set_visible(False)

@@ -1,0 +1,176 @@
+"""The results for people: Markdown tables, and a section of a page."""
+
+import os
+import re
+from dataclasses import dataclass
+
+from benchmarks.corpus import KINDS
+from benchmarks.results import AGAIN, BOUNDS, PEERS, Results, Spread
+
+_MIB = 2**20
+_SECTION = re.compile(r"<!-- ingest -->.*<!-- /ingest -->", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A promise, what was measured, and whether that keeps it; None where nothing was measured."""
+
+    text: str
+    measured: str
+    met: bool | None
+
+
+def targets(results: Results) -> list[Target]:
+    """All promises of the ingest, judged by the results."""
+    found = [
+        _at_least(results, "png", "scratch", "article", 3.5, "PNG: at least 3.5 times the article's way"),
+        _ahead_of_peers(results),
+        _at_least(results, "jpeg", "scratch", "decode", 0.9, "JPEG: at least 0.9 of decoding alone"),
+    ]
+    again = [
+        ("unchanged", "png", 12, "PNG, nothing changed: at least 12 times as fast as from scratch"),
+        ("unchanged", "jpeg", 30, "JPEG, nothing changed: at least 30 times as fast as from scratch"),
+        ("changed", "png", 8, "PNG, 1 % changed: at least 8 times as fast as from scratch"),
+        ("changed", "jpeg", 15, "JPEG, 1 % changed: at least 15 times as fast as from scratch"),
+    ]
+    found += [_at_least(results, kind, name, "scratch", least, text) for name, kind, least, text in again]
+    return found + _memory_targets(results)
+
+
+def page_section(results: Results, picture: str) -> str:
+    """Everything in Markdown; ``picture`` is the chart's path as seen from the page."""
+    machine = "\n".join(f"| {title} | {text} |" for title, text in results.machine.items())
+    kinds = [f"{results.counts[kind]:,} {_title(kind)}" for kind in results.runs]
+    rounds = max((len(runs) for names in results.runs.values() for runs in names.values()), default=0)
+    return f"""## Writing image folders into a dataset
+
+`{results.command}`
+
+{results.date}: {" and ".join(kinds)} of 10 classes, files in the page cache. Each figure is the median of
+{rounds} rounds with the least and the greatest; in a round every contestant runs once, in a process of its own. Ratios
+are taken within a round; the table has their median. Ours decodes every image and computes its digests and statistics;
+the peers copy the bytes unseen.
+
+| machine | |
+|---|---|
+{machine}
+
+![Images per second of each contestant]({picture})
+
+{writing_table(results)}
+
+Memory is the resident memory of all processes together; pages that forked processes share count once for each.
+
+{again_table(results)}
+
+{targets_table(results)}
+"""
+
+
+def writing_table(results: Results) -> str:
+    """Ours from scratch, the peers, and the bounds."""
+    kinds = list(results.runs)
+    head = "".join(f" {kind.upper()} images/s | ours ÷ it | peak memory |" for kind in kinds)
+    lines = [f"| |{head}", "|---|" + "--:|--:|--:|" * len(kinds)]
+    titles = {"scratch": "**ours, every image decoded**"} | PEERS
+    titles |= {name: f"*bound: {title}*" for name, title in BOUNDS.items()}
+    for name, title in titles.items():
+        if any(name in results.runs[kind] for kind in kinds):
+            lines.append(f"| {title} |" + "".join(_writing_cells(results, kind, name) for kind in kinds))
+    return "\n".join(lines)
+
+
+def again_table(results: Results) -> str:
+    """What it costs to bring a dataset up to date, with the listing that no way can do without."""
+    lines = ["| ours, again | seconds | images/s | times scratch |", "|---|--:|--:|--:|"]
+    for kind in results.runs:
+        for name, title in AGAIN.items():
+            if name in results.runs[kind]:
+                lines.append(f"| {kind.upper()}, {title} |{_again_cells(results, kind, name)}")
+    return "\n".join(lines)
+
+
+def targets_table(results: Results) -> str:
+    """Each promise with what was measured."""
+    words = {True: "met", False: "**missed**", None: "not measured"}
+    lines = [f"| {one.text} | {one.measured} | {words[one.met]} |" for one in targets(results)]
+    return "\n".join(["| target | measured | |", "|---|--:|---|", *lines])
+
+
+def replace_section(page: str, section: str) -> None:
+    """Put the section into the page between its two marks; at the end where it has none."""
+    text = "# Benchmarks\n"
+    if os.path.exists(page):
+        with open(page) as file:
+            text = file.read()
+    os.makedirs(os.path.dirname(os.path.abspath(page)), exist_ok=True)
+    marked = f"<!-- ingest -->\n{section.strip()}\n<!-- /ingest -->"
+    text, found = _SECTION.subn(lambda _: marked, text)
+    with open(page, "w") as file:
+        file.write(text if found else f"{text.rstrip()}\n\n{marked}\n")
+
+
+def _writing_cells(results: Results, kind: str, name: str) -> str:
+    rate = results.rate(kind, name)
+    if rate is None:
+        return f" {results.error(kind, name)} | | |"
+    peak = results.peak(kind, name) or 0
+    return f" {_rate(results, kind, name)} | {_ratio(results, kind, 'scratch', name)} | {peak / _MIB:,.0f} MiB |"
+
+
+def _again_cells(results: Results, kind: str, name: str) -> str:
+    seconds = results.seconds(kind, name)
+    if seconds is None:
+        return f" {results.error(kind, name)} | | |"
+    cells = [_spread(seconds, "{:.3g}"), _rate(results, kind, name), _ratio(results, kind, name, "scratch")]
+    return f" {' | '.join(cells)} |"
+
+
+def _rate(results: Results, kind: str, name: str) -> str:
+    rate, error = results.rate(kind, name), results.error(kind, name)
+    return (_spread(rate, "{:,.0f}") if rate else "") + (f" ({error})" if error else "")
+
+
+def _ratio(results: Results, kind: str, name: str, other: str) -> str:
+    ratio = results.ratio(kind, name, other)
+    return f"{ratio.median:,.2f}" if ratio else ""
+
+
+def _spread(spread: Spread, form: str) -> str:
+    return f"{form.format(spread.median)} ({form.format(spread.low)} to {form.format(spread.high)})"
+
+
+def _title(kind: str) -> str:
+    return f"{kind.upper()} of {KINDS[kind].width}x{KINDS[kind].height}"
+
+
+def _at_least(results: Results, kind: str, name: str, other: str, least: float, text: str) -> Target:
+    ratio = results.ratio(kind, name, other)
+    return Target(text, f"{ratio.median:.2f}" if ratio else "", ratio.median >= least if ratio else None)
+
+
+def _ahead_of_peers(results: Results) -> Target:
+    text = "PNG: ahead of every peer"
+    ratios = {title: results.ratio("png", "scratch", name) for name, title in PEERS.items()}
+    medians = {title: ratio.median for title, ratio in ratios.items() if ratio}
+    if not medians:
+        return Target(text, "", None)
+    nearest = min(medians, key=medians.__getitem__)
+    ahead = medians[nearest] > 1
+    # A peer that failed may have been the fastest.
+    return Target(
+        text, f"{medians[nearest]:.2f} times {nearest}", None if ahead and len(medians) < len(PEERS) else ahead
+    )
+
+
+def _memory_targets(results: Results) -> list[Target]:
+    count = results.counts["png"]
+    texts = (f"Memory: at most 1 GiB on {10 * count:,} PNG", f"Memory: within 10 % of that on {count:,} PNG")
+    if len(results.memory) < 2 or any(run.error for run in results.memory):
+        errors = [run.error for run in results.memory if run.error]
+        return [Target(text, "; ".join(errors), None) for text in texts]
+    small, large = (run.peak for run in results.memory)
+    return [
+        Target(texts[0], f"{large / _MIB:,.0f} MiB", large <= 1024 * _MIB),
+        Target(texts[1], f"{large / small - 1:+.1%} of {small / _MIB:,.0f} MiB", large <= 1.1 * small),
+    ]

@@ -1,0 +1,127 @@
+"""What a run of the benchmark measured, and the figures that follow from it."""
+
+import dataclasses
+import json
+import os
+import platform
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import Any
+
+from benchmarks.environment import pinned_versions
+from benchmarks.measure import Measurement
+
+PEERS = {
+    "article": "the article's way",
+    "datasets": "Hugging Face datasets",
+    "webdataset": "WebDataset",
+    "mosaicml": "MosaicML Streaming",
+    "litdata": "LitData",
+}
+BOUNDS = {"read": "reading the files", "decode": "decoding from memory"}
+AGAIN = {
+    "scratch": "nothing there yet",
+    "changed": "1 % changed",
+    "unchanged": "nothing changed",
+    "list": "*bound: listing the files*",
+}
+_OWN = ("pylance", "pyarrow", "numpy", "pillow", "torch")
+_PEER_PACKAGES = ("datasets", "webdataset", "mosaicml-streaming", "litdata")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """A median between the least and the greatest."""
+
+    median: float
+    low: float
+    high: float
+
+
+@dataclass
+class Results:
+    """Every measurement of a run of the benchmark.
+
+    Attributes:
+        command: what was typed.
+        date: the day, as YYYY-MM-DD.
+        machine: what it ran on: titles and texts.
+        counts: images per kind.
+        runs: by kind and contestant, a measurement for each round.
+        memory: our ingest on the PNG once, and on ten times as many.
+    """
+
+    command: str
+    date: str
+    machine: dict[str, str]
+    counts: dict[str, int]
+    runs: dict[str, dict[str, list[Measurement]]] = field(default_factory=dict)
+    memory: list[Measurement] = field(default_factory=list)
+
+    def rate(self, kind: str, name: str) -> Spread | None:
+        """Images per second over the rounds that did not fail."""
+        return _spread(run.images / run.seconds for run in self._runs(kind, name) if not run.error)
+
+    def seconds(self, kind: str, name: str) -> Spread | None:
+        """Seconds over the rounds that did not fail."""
+        return _spread(run.seconds for run in self._runs(kind, name) if not run.error)
+
+    def ratio(self, kind: str, name: str, other: str) -> Spread | None:
+        """The rate of ``name`` as a multiple of the rate of ``other``, taken within each round."""
+        rounds = zip(self._runs(kind, name), self._runs(kind, other), strict=False)
+        return _spread(
+            (one.images / one.seconds) / (two.images / two.seconds)
+            for one, two in rounds
+            if not one.error and not two.error
+        )
+
+    def peak(self, kind: str, name: str) -> float | None:
+        """The greatest resident memory of any round, in bytes."""
+        return max((run.peak for run in self._runs(kind, name) if not run.error), default=None)
+
+    def error(self, kind: str, name: str) -> str:
+        """Why rounds failed, and how many; empty when none did."""
+        errors = [run.error for run in self._runs(kind, name) if run.error]
+        return f"failed in {len(errors)} of {len(self._runs(kind, name))} rounds: {errors[-1]}" if errors else ""
+
+    def save(self, path: str) -> None:
+        """Write everything as JSON."""
+        with open(path, "w") as file:
+            json.dump(dataclasses.asdict(self), file, indent=1)
+
+    @classmethod
+    def load(cls, path: str) -> "Results":
+        """What ``save`` wrote."""
+        with open(path) as file:
+            raw: dict[str, Any] = json.load(file)
+        memory = [Measurement(**run) for run in raw.pop("memory")]
+        runs = {
+            kind: {name: [Measurement(**run) for run in rounds] for name, rounds in names.items()}
+            for kind, names in raw.pop("runs").items()
+        }
+        return cls(**raw, runs=runs, memory=memory)
+
+    def _runs(self, kind: str, name: str) -> list[Measurement]:
+        return self.runs.get(kind, {}).get(name, [])
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, memory and versions."""
+    with open("/proc/cpuinfo") as file:
+        models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    pins = pinned_versions()
+    return {
+        "Processor": f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores",
+        "Memory": f"{memory:.0f} GiB",
+        "Python": platform.python_version(),
+        "Ours": ", ".join(f"{name} {version(name)}" for name in _OWN),
+        "Peers": ", ".join(f"{name} {pins[name]}" for name in _PEER_PACKAGES),
+    }
+
+
+def _spread(values: Iterable[float]) -> Spread | None:
+    numbers = sorted(values)
+    return Spread(statistics.median(numbers), numbers[0], numbers[-1]) if numbers else None

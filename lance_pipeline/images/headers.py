@@ -1,0 +1,100 @@
+"""Which JPEG and PNG files are plain: any decoder gives the same pixels for them.
+
+A file is plain when nothing in its header asks for more than decoding to RGB: no orientation, no
+transparency, no colour space but YCbCr, RGB or grey, no depth but 8 bits. In doubt it is not.
+"""
+
+import zlib
+from typing import NamedTuple
+
+from PIL import Image
+
+_PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+# Chunks that say nothing of the pixels as Pillow converts them.
+_HARMLESS_CHUNKS = {
+    b"IDAT", b"IEND", b"PLTE", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"tIME", b"bKGD", b"tEXt",
+}  # fmt: skip
+# ImageMagick keeps EXIF, hence perhaps an orientation, in such texts.
+_RAW_PROFILE = b"Raw profile type"
+_GREY, _RGB, _PALETTE = 0, 2, 3
+
+_BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
+_SCAN, _APP1, _APP2, _ADOBE = 0xDA, 0xE1, 0xE2, 0xEE
+_ADOBE_YCBCR = 1
+_ORIENTATION = 0x0112
+
+
+class PlainHeader(NamedTuple):
+    """The size of a plain image in pixels."""
+
+    width: int
+    height: int
+
+
+def plain_png(data: bytes) -> PlainHeader | None:
+    """The header of a plain PNG, or None.
+
+    Source: "Portable Network Graphics (PNG) Specification", W3C, section 5 and 11.
+    """
+    if not data.startswith(_PNG_SIGNATURE + b"\0\0\0\rIHDR") or len(data) < 33:
+        return None
+    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
+    if data[24] != 8 or data[25] not in (_GREY, _RGB, _PALETTE) or not _sound(data, 8, 13):
+        return None
+    position = 33
+    while True:
+        size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+        if kind not in _HARMLESS_CHUNKS or data.startswith(_RAW_PROFILE, position + 8):
+            return None
+        if not _sound(data, position, size):
+            return None
+        if kind == b"IEND":
+            return PlainHeader(width, height)
+        position += 12 + size
+
+
+def _sound(data: bytes, position: int, size: int) -> bool:
+    """Whether the chunk at ``position`` has the checksum that it says, and is there in full."""
+    end = position + 8 + size
+    return zlib.crc32(memoryview(data)[position + 4 : end]).to_bytes(4, "big") == data[end : end + 4]
+
+
+def plain_jpeg(data: bytes) -> PlainHeader | None:
+    """The header of a plain JPEG, or None.
+
+    Source: ITU-T T.81, annex B; the Adobe marker: Adobe Technical Note 5116.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        return None
+    header, position = None, 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        if marker == _SCAN:
+            return header
+        if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
+            segment = data[position + 4 : position + 10]
+            if len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
+                return None
+            header = PlainHeader(int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big"))
+        elif marker in (_APP1, _APP2, _ADOBE) and not _harmless(marker, data[position + 4 : position + 2 + size]):
+            return None
+        position += 2 + size
+    return None
+
+
+def _harmless(marker: int, segment: bytes) -> bool:
+    """Whether an application segment leaves the pixels as they are."""
+    if marker == _ADOBE:
+        return not segment.startswith(b"Adobe") or (len(segment) >= 12 and segment[11] == _ADOBE_YCBCR)
+    if marker == _APP2:
+        return not segment.startswith(b"MPF\0")
+    if not segment.startswith(b"Exif\0"):
+        return b"Orientation" not in segment
+    if _ORIENTATION.to_bytes(2, "little") not in segment and _ORIENTATION.to_bytes(2, "big") not in segment:
+        return True
+    exif = Image.Exif()
+    try:
+        exif.load(segment)
+    except (SyntaxError, ValueError, OSError):
+        return False
+    return exif.get(_ORIENTATION, 1) == 1

@@ -1,0 +1,1 @@
+"""The parts of an ingest, from the listed file to the committed row."""

@@ -1,0 +1,35 @@
+"""Arrow columns of digests and paths, joined."""
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import xxhash
+from numpy.typing import NDArray
+
+Indices = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+# By name, for the functions of pyarrow.compute are made at run time, unseen by type checkers.
+_compute = pc.call_function
+
+
+def positions(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Indices:
+    """Where each value stands first in ``among``, -1 where it does not."""
+    if isinstance(among, pa.ChunkedArray):
+        among = among.combine_chunks()
+    return _compute("index_in", [values], pc.SetLookupOptions(among)).fill_null(-1).to_numpy().astype(np.int64)
+
+
+def equal(one: pa.ChunkedArray, other: pa.Array | pa.ChunkedArray) -> Mask:
+    """Where two columns are equal; a null equals nothing."""
+    return _compute("equal", [one, other]).fill_null(False).to_numpy()
+
+
+def order_of_path_hash(paths: pa.ChunkedArray) -> Indices:
+    """The order in which rows are stored: any stretch of it is a fair sample."""
+    keys = [xxhash.xxh3_64_intdigest(path.encode()) for path in paths.to_pylist()]
+    return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
+
+
+def first_valid(*columns: pa.ChunkedArray) -> pa.Array:
+    """Of each row the first value that is not null, as binary."""
+    return _compute("coalesce", [column.cast(pa.binary()) for column in columns]).combine_chunks()

@@ -1,0 +1,130 @@
+"""What an ingest has to do: the files as listed, against what was seen and what the datasets hold."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lance_pipeline.images.decoding import DECODERS
+from lance_pipeline.images.ingestion.columns import Indices, Mask, equal, first_valid, order_of_path_hash, positions
+from lance_pipeline.images.ingestion.quarantine import Rejected
+from lance_pipeline.images.ingestion.seen import SeenFiles
+from lance_pipeline.images.ingestion.stored import StoredSplit
+from lance_pipeline.images.ingestion.writing import Written
+from lance_pipeline.images.splitting import UNKNOWN, Assignment
+
+_NOWHERE = -1
+
+
+@dataclass
+class Plan:
+    """What is known of the files, and which are left to read.
+
+    Attributes:
+        codes: for each file its split's code; ``UNKNOWN`` until it is read.
+        kept: for each split which of its stored rows stay; reading may yet add to it.
+        at, at_code: for each file the position of the stored row whose bytes it may still hold, and
+            the code of that row's split; -1 if none.
+        todo: the files to read, as positions in the listing, in the order of a hash of the path.
+        rejected: files known to be bad, by their position in the listing.
+        written: what an interrupted ingest wrote and the coming commit can use.
+    """
+
+    codes: NDArray[np.int8]
+    kept: dict[str, Mask]
+    at: Indices
+    at_code: NDArray[np.int8]
+    todo: Indices = field(default_factory=lambda: np.empty(0, np.int64))
+    rejected: dict[int, Rejected] = field(default_factory=dict)
+    written: list[Written] = field(default_factory=list)
+
+    def stored_row(self, position: int, assignment: Assignment) -> tuple[str, int]:
+        """The split and the position of the row that a file turned out to equal; it is of that split."""
+        self.codes[position] = code = self.at_code[position]
+        return assignment.splits[code], int(self.at[position])
+
+
+def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], assignment: Assignment) -> Plan:
+    """Compare what is listed with what was seen and what is stored, column by column.
+
+    Args:
+        files: a table of LISTING_SCHEMA.
+        seen: what was seen earlier.
+        stored: the splits that are wanted.
+        assignment: the split of each file.
+    """
+    rows = seen.rows()
+    where = _unchanged(files, rows)
+    old = np.flatnonzero(where >= 0)
+    known = rows.take(pa.array(where[old])).combine_chunks()
+    plan = Plan(
+        codes=np.full(len(files), UNKNOWN, np.int8),
+        kept={},
+        at=np.full(len(files), _NOWHERE, np.int64),
+        at_code=np.full(len(files), UNKNOWN, np.int8),
+    )
+    # Of a rejected file the digest of its bytes stands in for that of the pixels that it lacks.
+    plan.codes[old] = assignment.codes(first_valid(known["pixel_digest"], known["sha256"]))
+    bad = known["reason"].is_valid().to_numpy()
+    done = np.zeros(len(files), dtype=bool)
+    done[old] = bad & equal(known["decoders"], pa.repeat(pa.scalar(DECODERS), len(old)))
+    plan.rejected = _rejected(files, known, old, done)
+    for code, split in enumerate(assignment.splits):
+        mine = ~bad & (plan.codes[old] == code)
+        if split not in stored:
+            done[old] |= mine
+            continue
+        at = stored[split].find(files["path"])
+        plan.kept[split] = np.zeros(len(stored[split].rows), dtype=bool)
+        same = mine & (at[old] >= 0)
+        same[same] = equal(known["sha256"].filter(pa.array(same)), stored[split].sha256(at[old][same]))
+        plan.kept[split][at[old][same]] = True
+        done[old] |= same
+        # A file of another time may still hold the bytes of its row, if that is in the right split.
+        right = (at >= 0) & (assignment.codes(stored[split].pixel_digests(at)) == code)
+        plan.at[right], plan.at_code[right] = at[right], code
+    _resume(plan, seen, where, done, {split: assignment.splits.index(split) for split in stored}, stored)
+    order = order_of_path_hash(files["path"].filter(pa.array(~done)))
+    plan.todo = np.flatnonzero(~done)[order]
+    return plan
+
+
+def _unchanged(files: pa.Table, rows: pa.Table) -> Indices:
+    """For each file the row of what was seen at its path, -1 where size or time differ."""
+    where = positions(files["path"], rows["path"])
+    for name in ("size", "mtime_ns"):
+        seen = rows[name].to_numpy()
+        found = np.flatnonzero(where >= 0)
+        where[found[seen[where[found]] != files[name].to_numpy()[found]]] = _NOWHERE
+    return where
+
+
+def _rejected(files: pa.Table, known: pa.Table, old: Indices, done: Mask) -> dict[int, Rejected]:
+    """The files that are done with because they are known to be bad."""
+    bad = np.flatnonzero(done[old])
+    what = known.select(["reason", "detail"]).take(pa.array(bad)).to_pylist()
+    listed = files.select(["path", "label", "size"]).take(pa.array(old[bad])).to_pylist()
+    return {
+        int(position): Rejected(one["path"], one["label"], one["size"], why["reason"], why["detail"])
+        for position, one, why in zip(old[bad], listed, what, strict=True)
+    }
+
+
+def _resume(
+    plan: Plan, seen: SeenFiles, where: Indices, done: Mask, codes: dict[str, int], stored: dict[str, StoredSplit]
+) -> None:
+    """Take over what an interrupted ingest wrote, as far as all its rows are still wanted."""
+    start = 0
+    for step in seen.steps:
+        for facts in step.facts.get("written", []):
+            written = Written.from_json(facts)
+            if written.split not in stored or written.mode != stored[written.split].mode:
+                continue
+            mine = start + np.flatnonzero(equal(step.rows["written"], pa.repeat(written.split, len(step.rows))))
+            used = np.flatnonzero(np.isin(where, mine))
+            wanted = ~done[used] & (plan.codes[used] == codes[written.split])
+            if len(used) == len(mine) and wanted.all() and seen.exist(written.data_files(stored[written.split].uri)):
+                done[used] = True
+                plan.written.append(written)
+        start += len(step.rows)

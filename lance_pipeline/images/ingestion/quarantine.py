@@ -1,0 +1,96 @@
+"""The files that could not become rows: how many there may be, and where they are listed."""
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import pyarrow as pa
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.images.fingerprint import Fingerprint
+from lance_pipeline.images.schema import REJECTED_SCHEMA
+from lance_pipeline.images.table import commit_table, find_table, read_facts
+
+_EXAMPLES = 5
+_REASONS_SHOWN = 3
+
+
+class Rejected(NamedTuple):
+    """A file that could not become a row, as in REJECTED_SCHEMA."""
+
+    path: str
+    label: str
+    size: int
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How many files may be rejected.
+
+    Attributes:
+        on_bad_image: ``quarantine`` lists bad files and goes on, ``fail`` fails once all are known.
+        max_rejected_fraction: past this share of all files an ingest fails either way.
+    """
+
+    on_bad_image: Literal["quarantine", "fail"] = "quarantine"
+    max_rejected_fraction: float = 0.05
+
+    def check(self, where: str, rejected: list[Rejected], scanned: int, *, complete: bool) -> None:
+        """Judge the rejected files of one folder; ``complete`` tells that all files have been read.
+
+        Raises:
+            InputError: there are too many. It names the commonest reasons, with examples.
+        """
+        if not rejected:
+            return
+        share = len(rejected) / scanned
+        if share > self.max_rejected_fraction:
+            what = f"more than the {self.max_rejected_fraction:.2%} of `max_rejected_fraction` ({share:.2%} so far)"
+            advice = "Repair these files or move them away, or raise `max_rejected_fraction`"
+        elif complete and self.on_bad_image == "fail":
+            what = "and `on_bad_image` is `fail`"
+            advice = "Repair these files or move them away, or set `on_bad_image: quarantine`"
+        else:
+            return
+        lines = [f"{one.path}: {one.reason}: {one.detail}" for one in rejected]
+        raise InputError(
+            f"{len(rejected)} of {scanned} files of {where} cannot be read as images, {what}:\n{_digest(rejected)}\n"
+            f"{advice}. Nothing was committed; what has been read is kept, so that the next run goes on from here.",
+            lines,
+        )
+
+
+def _digest(rejected: list[Rejected]) -> str:
+    """The commonest reasons with examples, as lines."""
+    lines = []
+    for reason, count in Counter(one.reason for one in rejected).most_common(_REASONS_SHOWN):
+        lines.append(f"  {reason}: {count}")
+        examples = [one for one in rejected if one.reason == reason][:_EXAMPLES]
+        lines += [f"    {one.path}: {one.detail}" for one in examples]
+    return "\n".join(lines)
+
+
+def rejected_uri(uri: str) -> str:
+    """The quarantine of the split at ``uri``."""
+    return f"{uri.removesuffix('.lance')}_rejected.lance"
+
+
+def store_rejected(uri: str, rejected: list[Rejected]) -> int:
+    """Keep the list as a Lance dataset at ``uri``; returns its version, a new one only if it changed.
+
+    Raises:
+        InputError: the dataset cannot be written.
+    """
+    fingerprint = Fingerprint()
+    for one in rejected:
+        fingerprint.add(*one)
+    kept = find_table(uri)
+    if kept is not None and read_facts(kept).get("fingerprint") == fingerprint.hexdigest():
+        return kept.version
+    columns = list(zip(*sorted(rejected), strict=True)) or [()] * len(REJECTED_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTED_SCHEMA, strict=True)]
+    batch = pa.record_batch(arrays, schema=REJECTED_SCHEMA)
+    facts = {"fingerprint": fingerprint.hexdigest(), "rows": len(rejected)}
+    return commit_table(uri, REJECTED_SCHEMA, [batch] if rejected else [], facts).version

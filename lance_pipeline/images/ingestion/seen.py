@@ -1,0 +1,170 @@
+"""What was seen on disk: a memory beside a dataset that spares reading unchanged files again.
+
+It is a folder of Arrow files, each written whole or not at all, which only ever grows while an
+ingest works: so a killed ingest loses at most the file that it had not yet written. Everything in
+it can be found out again from the images; it may be deleted at any time.
+"""
+
+import json
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.images.ingestion.columns import positions
+from lance_pipeline.images.object_store import filesystem, is_remote
+
+SEEN_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
+        # Null where the bytes were rejected; then reason and detail say why.
+        pa.field("pixel_digest", pa.binary(16)),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        # The decoders that rejected it: others may judge otherwise.
+        pa.field("decoders", pa.string()),
+        # The split whose data files of this step got the row, if one did.
+        pa.field("written", pa.string()),
+    ]
+)
+_STEP, _SUFFIX = "step-", ".arrow"
+_STARTED = "started"
+# So many files, or twice as many rows as there are images, are worth one tidy file.
+_MOST_FILES = 32
+_FACTS = b"lance_pipeline"
+
+
+class Step(NamedTuple):
+    """A stretch of work that was finished: the rows seen, and facts of what was written of them."""
+
+    name: str
+    rows: pa.Table
+    facts: dict[str, Any]
+
+
+class SeenFiles:
+    """The memory at a folder, a path or an object-store URI.
+
+    Attributes:
+        steps: what is remembered, the newest first.
+        unfinished: whether an ingest began and never came to its end.
+
+    Raises:
+        InputError: (from every method) the folder cannot be read or written.
+    """
+
+    def __init__(self, uri: str) -> None:
+        self._uri = uri
+        self._store, self._folder = filesystem(uri)
+        self.steps: list[Step] = []
+        self.unfinished = False
+
+    def load(self) -> None:
+        """Read all steps, the newest first."""
+        found = self._names()
+        self.unfinished = _STARTED in found
+        names = sorted((name for name in found if name.startswith(_STEP) and name.endswith(_SUFFIX)), reverse=True)
+        self.steps = [step for step in map(self._read, names) if step is not None]
+
+    def rows(self) -> pa.Table:
+        """What was seen, a table of SEEN_SCHEMA; the first row of a path is the valid one."""
+        return pa.concat_tables([step.rows for step in self.steps] or [SEEN_SCHEMA.empty_table()])
+
+    def exist(self, files: list[str]) -> bool:
+        """Whether all of these files are there."""
+        infos = self._store.get_file_info([filesystem(file)[1] for file in files])
+        return all(info.is_file for info in infos)
+
+    def begin(self) -> None:
+        """Note that an ingest is at work."""
+        if not self.unfinished:
+            self._write(_STARTED, b"")
+
+    def end(self) -> None:
+        """Note that the ingest is done and has left nothing behind."""
+        self._delete(_STARTED)
+
+    def append(self, rows: pa.Table, facts: dict[str, Any]) -> None:
+        """Remember one more step."""
+        last = max((int(step.name[len(_STEP) : -len(_SUFFIX)]) for step in self.steps), default=0)
+        self._save(Step(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, facts))
+
+    def settle(self, current: pa.Array) -> None:
+        """After the commit: nothing waits for one any more, and old rows go when they are many.
+
+        Args:
+            current: the paths of all files that there are.
+        """
+        rows = self.rows()
+        if len(self.steps) <= _MOST_FILES and len(rows) <= 2 * len(current) + _MOST_FILES:
+            for step in self.steps:
+                if step.facts:
+                    self._save(step._replace(facts={}))
+            return
+        at = positions(current, rows["path"])
+        old = [step.name for step in self.steps]
+        self.append(rows.take(pa.array(at[at >= 0])), {})
+        for name in old:
+            self._delete(name)
+        self.steps = self.steps[:1]
+
+    def _save(self, step: Step) -> None:
+        sink = pa.BufferOutputStream()
+        schema = SEEN_SCHEMA.with_metadata({_FACTS: json.dumps(step.facts).encode()})
+        with pa.ipc.new_file(sink, schema) as writer:
+            writer.write_table(step.rows.replace_schema_metadata(schema.metadata))
+        self._write(step.name, sink.getvalue())
+        kept = [one for one in self.steps if one.name != step.name]
+        self.steps = sorted([step, *kept], key=lambda one: one.name, reverse=True)
+
+    def _read(self, name: str) -> Step | None:
+        try:
+            with self._store.open_input_file(f"{self._folder}/{name}") as file:
+                table = pa.ipc.open_file(pa.py_buffer(file.read())).read_all()
+        except pa.ArrowInvalid:
+            # Cut off by a power failure: what it said is found out again.
+            self._delete(name)
+            return None
+        except OSError as error:
+            raise self._failure(error) from error
+        facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
+        return Step(name, table.replace_schema_metadata(None), facts)
+
+    def _names(self) -> list[str]:
+        try:
+            found = self._store.get_file_info(pafs.FileSelector(self._folder, allow_not_found=True))
+        except OSError as error:
+            raise self._failure(error) from error
+        return [info.base_name for info in found if info.is_file]
+
+    def _write(self, name: str, data: bytes | pa.Buffer) -> None:
+        target = f"{self._folder}/{name}"
+        # A put to an object store is whole or not at all; a file on a disk has to be moved into place.
+        work = target if is_remote(self._uri) else f"{target}.tmp"
+        try:
+            if not is_remote(self._uri):
+                self._store.create_dir(self._folder)
+            with self._store.open_output_stream(work) as file:
+                file.write(data)
+            if work != target:
+                self._store.move(work, target)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _delete(self, name: str) -> None:
+        try:
+            self._store.delete_file(f"{self._folder}/{name}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def _failure(self, error: OSError) -> InputError:
+        return InputError(
+            f"cannot use the folder {self._uri}, which remembers the files seen: {error}. Check that the disk has room "
+            "and that the folder may be written; it may also be deleted, every file is then read again."
+        )

@@ -1,0 +1,147 @@
+"""What the Lance dataset of a split holds before an ingest, and the commit that changes it."""
+
+from typing import Any
+
+import lance
+import numpy as np
+import pyarrow as pa
+from lance.fragment import FragmentMetadata
+from numpy.typing import NDArray
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.images.decoding import DECODERS
+from lance_pipeline.images.ingestion.columns import positions
+from lance_pipeline.images.ingestion.totals import Measured, Totals, totals_of
+from lance_pipeline.images.schema import SPLIT_SCHEMA
+from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows
+
+# Raised when the same files would make other rows than before: everything is then read again.
+INGEST_VERSION = "2"
+
+_KNOWN = ["path", "sha256", "pixel_digest"]
+_MEASURED = ["path", "label", "sha256", "width", "height", "channel_sum", "channel_square_sum"]
+
+
+class StoredSplit:
+    """A split's rows as they are stored; none where there is no dataset yet, or an outdated one.
+
+    Args:
+        split: the split.
+        uri: its Lance dataset.
+
+    Attributes:
+        dataset: the version that this describes; None where rows are to be written from scratch.
+        rows: the columns ``path``, ``sha256``, ``pixel_digest`` and ``_rowaddr`` of its rows.
+
+    Raises:
+        InputError: the dataset cannot be opened, or is none of ours.
+    """
+
+    def __init__(self, split: str, uri: str) -> None:
+        self.split, self.uri = split, uri
+        found = find_table(uri)
+        facts = read_facts(found) if found else {}
+        if found and "ingest_version" not in facts:
+            raise InputError(
+                f"{uri} holds a Lance dataset that was not made by an ingest. Choose another URI, or move it."
+            )
+        self.exists = found is not None
+        self.dataset = found if facts.get("ingest_version") == INGEST_VERSION else None
+        self.facts: Facts = facts if self.dataset else {}
+        if self.dataset:
+            self.rows = self.dataset.to_table(columns=_KNOWN, with_row_address=True).combine_chunks()
+        else:
+            empty = pa.schema([*(SPLIT_SCHEMA.field(name) for name in _KNOWN), pa.field("_rowaddr", pa.uint64())])
+            self.rows = empty.empty_table()
+
+    @property
+    def mode(self) -> str:
+        """How data files are written for it, as Lance calls it."""
+        return "append" if self.dataset else "overwrite" if self.exists else "create"
+
+    def find(self, paths: pa.Array) -> NDArray[np.int64]:
+        """The position of each path among the rows, -1 where it is not."""
+        return positions(paths, self.rows["path"])
+
+    def sha256(self, at: NDArray[np.int64]) -> pa.Array:
+        """The digests of the bytes of some rows."""
+        return self.rows["sha256"].combine_chunks().take(pa.array(at))
+
+    def pixel_digests(self, at: NDArray[np.int64]) -> pa.Array:
+        """The digests of the pixels of some rows, null where the position is negative."""
+        return self.rows["pixel_digest"].combine_chunks().take(pa.array(at, mask=at < 0))
+
+    def commit(
+        self,
+        kept: NDArray[np.bool_],
+        added: list[FragmentMetadata],
+        totals: Totals,
+        facts: Facts,
+    ) -> lance.LanceDataset:
+        """The dataset with the rows of ``kept`` and the fragments ``added``; as it is if nothing changes.
+
+        Args:
+            kept: which of ``rows`` stay.
+            added: fragments written for this dataset.
+            totals: of the rows in ``added``.
+            facts: what else to note.
+
+        Raises:
+            ConflictError: somebody else committed in between.
+            InputError: the dataset cannot be written.
+        """
+        classes: list[str] = facts["classes"]
+        now = self.totals().plus(self._totals(~kept), -1).plus(totals)
+        decoders = set(self.facts.get("decoders", [])) | ({DECODERS} if added else set())
+        facts |= {
+            "split": self.split,
+            "rows": now.rows,
+            "counts": {label: now.counts.get(label, 0) for label in classes},
+            "channels": now.channels.model_dump(mode="json"),
+            "fingerprint": now.fingerprint,
+            "decoders": sorted(decoders),
+            "ingest_version": INGEST_VERSION,
+        }
+        if self.dataset is None:
+            return replace_rows(self.uri, SPLIT_SCHEMA, added, facts)
+        if kept.all() and not added and facts == self.facts:
+            return self.dataset
+        return change_rows(self.dataset, self._offsets(~kept), added, facts)
+
+    def totals(self) -> Totals:
+        """Of all rows, as the dataset's facts tell."""
+        if not self.facts:
+            return Totals()
+        return Totals(
+            counts=self.facts["counts"], channels=self.facts["channels"], fingerprint=self.facts["fingerprint"]
+        )
+
+    def _totals(self, gone: NDArray[np.bool_]) -> Totals:
+        """Of some of the rows, read a batch at a time in the order of ``rows``."""
+        if self.dataset is None or not gone.any():
+            return Totals()
+        totals, start = Totals(), 0
+        for batch in self.dataset.to_batches(columns=_MEASURED):
+            mask = gone[start : start + len(batch)]
+            start += len(batch)
+            if mask.any():
+                rows = batch.filter(pa.array(mask)).to_pylist()
+                totals = totals.plus(totals_of(_measured(row) for row in rows))
+        return totals
+
+    def _offsets(self, gone: NDArray[np.bool_]) -> dict[int, list[int]]:
+        """For a fragment's id the physical offsets of some rows: the two halves of a row's address."""
+        addresses = self.rows["_rowaddr"].to_numpy()[gone]
+        fragments, offsets = addresses >> np.uint64(32), addresses & np.uint64(0xFFFFFFFF)
+        return {int(number): offsets[fragments == number].tolist() for number in np.unique(fragments)}
+
+
+def _measured(row: dict[str, Any]) -> Measured:
+    return (
+        row["path"],
+        row["label"],
+        row["sha256"],
+        row["width"] * row["height"],
+        tuple(row["channel_sum"]),
+        tuple(row["channel_square_sum"]),
+    )

@@ -1,0 +1,130 @@
+"""Inspected images to rows of a split's dataset, not yet committed."""
+
+import json
+import os
+from typing import Any, NamedTuple, Self
+
+import numpy as np
+import pyarrow as pa
+from lance.fragment import FragmentMetadata
+
+from lance_pipeline.images.ingestion.fragments import FragmentWriter
+from lance_pipeline.images.ingestion.inspection import Inspected, perceptual_hashes
+from lance_pipeline.images.ingestion.stored import StoredSplit
+from lance_pipeline.images.ingestion.totals import Totals, totals_of
+from lance_pipeline.images.names import unescape_name
+from lance_pipeline.images.object_store import join_uri
+from lance_pipeline.images.schema import SPLIT_SCHEMA
+
+# A batch ends at whichever comes first: enough rows to write fast, or enough bytes to hold.
+_BATCH_ROWS = 1024
+_BATCH_BYTES = 16 << 20
+
+
+class Written(NamedTuple):
+    """Data files that wait to be committed to a split, and what their rows add up to."""
+
+    split: str
+    mode: str
+    fragments: list[FragmentMetadata]
+    totals: Totals
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is remembered."""
+        return {
+            "split": self.split,
+            "mode": self.mode,
+            "fragments": [fragment.to_json() for fragment in self.fragments],
+            "totals": self.totals.model_dump(mode="json"),
+        }
+
+    def data_files(self, uri: str) -> list[str]:
+        """Where they are, given the dataset's URI."""
+        return [join_uri(uri, "data", file.path) for fragment in self.fragments for file in fragment.files]
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Self:
+        """As it was remembered."""
+        fragments = [FragmentMetadata.from_json(json.dumps(fragment)) for fragment in facts["fragments"]]
+        return cls(facts["split"], facts["mode"], fragments, Totals.model_validate(facts["totals"]))
+
+
+class Row(NamedTuple):
+    """What the listing, the storage and the decoder know of an image."""
+
+    path: str
+    label: str
+    size: int
+    mtime_ns: int
+    image: Inspected
+
+
+class SplitWriter:
+    """Writes rows to new data files of one split."""
+
+    def __init__(self, stored: StoredSplit) -> None:
+        self._stored = stored
+        self._writer = FragmentWriter(stored.uri, SPLIT_SCHEMA, mode=stored.mode)
+        self._rows: list[Row] = []
+        self._bytes = 0
+        self._totals = Totals()
+
+    def add(self, row: Row) -> None:
+        """Write a row, sooner or later."""
+        self._rows.append(row)
+        self._bytes += len(row.image.data)
+        if len(self._rows) >= _BATCH_ROWS or self._bytes >= _BATCH_BYTES:
+            self._flush()
+
+    def finish(self) -> Written:
+        """The data files, complete."""
+        self._flush()
+        return Written(self._stored.split, self._stored.mode, self._writer.finish(), self._totals)
+
+    def abandon(self) -> None:
+        """Stop writing; the next ingest removes the files."""
+        self._writer.abandon()
+
+    def _flush(self) -> None:
+        if not self._rows:
+            return
+        rows, self._rows, self._bytes = self._rows, [], 0
+        self._totals = self._totals.plus(
+            totals_of(
+                (path, label, image.sha256, image.width * image.height, image.sums, image.square_sums)
+                for path, label, _, _, image in rows
+            )
+        )
+        self._writer.write(_batch(self._stored.split, rows))
+
+
+def _batch(split: str, rows: list[Row]) -> pa.RecordBatch:
+    """The rows as a batch of SPLIT_SCHEMA."""
+    paths, labels, sizes, times, images = zip(*rows, strict=True)
+    data, sha256, widths, heights, formats, pixel_digests, grids, sums, square_sums = zip(*images, strict=True)
+    columns = {
+        "image": data,
+        "filename": [os.path.basename(unescape_name(path)).decode("utf-8", "backslashreplace") for path in paths],
+        "label": labels,
+        "split": [split] * len(rows),
+        "path": paths,
+        "width": widths,
+        "height": heights,
+        "format": formats,
+        "sha256": sha256,
+        "pixel_digest": pixel_digests,
+        "perceptual_hash": perceptual_hashes(list(grids)),
+        "size": sizes,
+        "mtime": np.array(times, dtype="datetime64[ns]"),
+        "channel_sum": _triples(sums),
+        "channel_square_sum": _triples(square_sums),
+    }
+    arrays = [
+        columns[field.name] if isinstance(columns[field.name], pa.Array) else pa.array(columns[field.name], field.type)
+        for field in SPLIT_SCHEMA
+    ]
+    return pa.record_batch(arrays, schema=SPLIT_SCHEMA)
+
+
+def _triples(values: tuple[tuple[int, int, int], ...]) -> pa.Array:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.array(values, dtype=np.int64).ravel()), 3)

@@ -1,0 +1,65 @@
+"""Paths and object-store URIs alike: where they are, and how Arrow and Lance reach them.
+
+Credentials and the endpoint come from the environment, by the names that AWS's own tools read:
+``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION`` and
+``AWS_ENDPOINT_URL``.
+"""
+
+import os
+from urllib.parse import urlsplit
+
+import pyarrow.fs as pafs
+
+from lance_pipeline.errors import InputError
+
+# A store that restarts is away for longer than Lance's two or three seconds of patience.
+_RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
+_ATTEMPTS = 10
+
+
+def is_remote(uri: str) -> bool:
+    """Whether this is an object-store URI, such as ``s3://bucket/folder``, and not a path."""
+    return "://" in uri
+
+
+def join_uri(uri: str, *names: str) -> str:
+    """The URI or path of something below ``uri``; empty names add nothing."""
+    return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names if name)])
+
+
+def storage_options(uri: str) -> dict[str, str] | None:
+    """What Lance needs beyond the environment to work at ``uri``."""
+    if not is_remote(uri):
+        return None
+    return _RETRIES | ({"allow_http": "true"} if _endpoint().startswith("http://") else {})
+
+
+def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
+    """Arrow's file system for ``uri``, and the path on it.
+
+    Raises:
+        InputError: no such kind of store is known.
+    """
+    if not is_remote(uri):
+        return pafs.LocalFileSystem(), os.path.abspath(uri)
+    scheme, _, path = uri.partition("://")
+    if scheme == "s3":
+        return _s3(), path.rstrip("/")
+    try:
+        return pafs.FileSystem.from_uri(uri)
+    except (ValueError, OSError) as error:
+        raise InputError(f"{uri} cannot be reached: {error}. Expected a path or an s3:// URI.") from error
+
+
+def _s3() -> pafs.FileSystem:
+    endpoint = urlsplit(_endpoint())
+    return pafs.S3FileSystem(
+        endpoint_override=endpoint.netloc or None,
+        scheme=endpoint.scheme or "https",
+        region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+    )
+
+
+def _endpoint() -> str:
+    return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL") or ""

