@@ -1,46 +1,24 @@
-"""Datasets published as an archive: downloaded once, checked and unpacked."""
+"""Datasets published as an archive: fetched once and unpacked."""
 
 import gzip
-import hashlib
 import lzma
 import os
-import re
 import shutil
 import stat
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
-from urllib.parse import urlsplit
-from urllib.request import url2pathname
 
-import requests
 from filelock import FileLock
-from requests.adapters import HTTPAdapter
-from urllib3.exceptions import HTTPError, ProtocolError
-from urllib3.util import Retry
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.images.download import Progress, fetch, require_address, require_checksum_form, require_within
 
-# Waits 0, 2, 4 and 8 seconds. A server's wish for more is no reason to stand still: a later run goes on.
-_RETRY = Retry(
-    total=4,
-    backoff_factor=1,
-    status_forcelist=(429, 500, 502, 503, 504),
-    raise_on_status=False,
-    respect_retry_after_header=False,
-)
-_CONNECT_AND_READ_SECONDS = (10, 60)
-_CONNECTIONS = 10
 _BLOCK_BYTES = 1 << 18
-_NOTHING_LEFT = 416
 _TELL_PUBLISHER = "Use another archive, or tell its publisher."
-_URL = re.compile(r"https?://[^\s/?#]\S*|file:///.+")
-_CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 # What the libraries raise on a damaged archive; of OSError only gzip's own.
 _DAMAGED = (
     EOFError,
@@ -52,8 +30,6 @@ _DAMAGED = (
     zipfile.BadZipFile,
     zlib.error,
 )
-# Told the bytes that are here and, if the server says, the bytes in all.
-Progress = Callable[[int, int | None], None]
 
 
 class _UnusableError(Exception):
@@ -90,7 +66,9 @@ def make_from_archive(
             the checksum says, the archive is damaged, too large or not safe to unpack, or the
             folder cannot be written.
     """
-    _require_forms(url, checksum)
+    require_address(url)
+    if checksum is not None:
+        require_checksum_form(checksum)
     target = Path(folder)
     if target.exists():
         return False
@@ -101,9 +79,8 @@ def make_from_archive(
             if target.exists():  # another process made it meanwhile
                 return False
             work.mkdir(exist_ok=True)
-            archive = _local_archive(url) or _downloaded_archive(url, work, max_bytes, on_progress)
+            archive = fetch(url, checksum, work, max_bytes=max_bytes, on_progress=on_progress)
             try:
-                _require_checksum(archive, checksum)
                 _make_from_file(archive, target, work / "unpacked", _Meter(url, max_bytes, max_members))
             except _UnusableError as error:
                 if archive.parent == work:
@@ -118,128 +95,6 @@ def make_from_archive(
     return True
 
 
-def _require_forms(url: str, checksum: str | None) -> None:
-    if not _URL.fullmatch(url):
-        raise InputError(
-            f"the archive's address is {url!r}. Expected https://<server>/<path>, http://<server>/<path> or "
-            "file:///<path> of a .tar, .tar.gz, .tar.xz or .zip archive."
-        )
-    if checksum is not None and not _CHECKSUM.fullmatch(checksum.lower()):
-        raise InputError(
-            f"the checksum of {url} is {checksum!r}. Expected `sha256:` and 64 hexadecimal digits, or `md5:` and 32, "
-            "as the archive's publisher or `sha256sum <file>` tells them."
-        )
-
-
-def _local_archive(url: str) -> Path | None:
-    """The file of a ``file://`` address."""
-    if not url.startswith("file:"):
-        return None
-    path = Path(url2pathname(urlsplit(url).path))
-    if not path.is_file():
-        raise InputError(f"there is no file {path}. Correct the archive's address, {url}, or put the archive there.")
-    return path
-
-
-def _downloaded_archive(url: str, work: Path, max_bytes: int, on_progress: Progress) -> Path:
-    """The whole archive as a file in ``work``, going on with what an earlier call left there."""
-    # Another address may hold another archive: the two must not be mixed.
-    archive = work / hashlib.sha256(url.encode()).hexdigest()[:16]
-    if not archive.exists():
-        unfinished = archive.with_suffix(".part")
-        with open(unfinished, "ab") as file:
-            _download(url, file, max_bytes, on_progress)
-        os.rename(unfinished, archive)
-    size = archive.stat().st_size
-    on_progress(size, size)
-    return archive
-
-
-def _download(url: str, file: IO[bytes], max_bytes: int, on_progress: Progress) -> None:
-    """Append what ``file`` lacks; a connection lost on the way is made anew."""
-    with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
-        for left in reversed(range(_CONNECTIONS)):
-            try:
-                return _receive(session, url, file, max_bytes, on_progress)
-            except (requests.RequestException, HTTPError) as error:
-                # The former could not connect in spite of its own tries, the latter was cut off.
-                if isinstance(error, requests.RequestException) or not left:
-                    raise InputError(
-                        f"cannot download {url}: {error}. Check the address and the network, then run this again: it "
-                        f"goes on after the {file.tell():,} bytes that are here."
-                    ) from error
-    return None
-
-
-def _receive(session: requests.Session, url: str, file: IO[bytes], max_bytes: int, on_progress: Progress) -> None:
-    """Append what one answer of the server brings, which must be the rest of the file or the whole.
-
-    Raises:
-        HTTPError: the connection was lost, or the answer goes on elsewhere; another request may do better.
-    """
-    start = file.seek(0, os.SEEK_END)
-    headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={start}-"} if start else {})
-    with session.get(url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS) as response:
-        first, total = _extent(response, url)
-        if first != start:
-            file.truncate(0)
-            file.seek(0)
-            if first != 0:
-                raise ProtocolError(f"bytes from {start:,} were asked for, and the answer starts at {first}")
-        _require(total or 0, max_bytes, "bytes", "max_bytes", url)
-        on_progress(file.tell(), total)
-        if response.status_code != _NOTHING_LEFT:
-            # As sent: some servers declare gzip, the archive's own compression, to be the transfer's.
-            for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
-                file.write(block)
-                on_progress(file.tell(), total)
-                _require(file.tell(), max_bytes, "bytes", "max_bytes", url)
-        if total is not None and file.tell() != total:
-            raise ProtocolError(f"the connection ended after {file.tell():,} of {total:,} bytes")
-
-
-def _extent(response: requests.Response, url: str) -> tuple[int | None, int | None]:
-    """The position of the answer's first byte in the file, and the file's size; None is unknown."""
-    length = response.headers.get("Content-Length", "")
-    match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
-    first, size = match.groups() if match else (None, None)
-    total = int(size) if size and size != "*" else None
-    if response.status_code == 200:
-        return 0, int(length) if length.isdecimal() else None
-    if response.status_code == 206:
-        return int(first) if first else None, total
-    if response.status_code == _NOTHING_LEFT:
-        return total, total
-    raise InputError(
-        f"cannot download {url}: the server answers {response.status_code} {response.reason}. Open the address in a "
-        "browser to see whether it has moved; if the server is at fault, try again later."
-    )
-
-
-def _require(number: int, limit: int, what: str, name: str, url: str) -> None:
-    if number > limit:
-        raise InputError(
-            f"the archive {url} has more than {limit:,} {what}, the limit `{name}`. If that is as it should be, raise "
-            "the limit; else correct the address."
-        )
-
-
-def _require_checksum(archive: Path, checksum: str | None) -> None:
-    if checksum is None:
-        return
-    name, expected = checksum.lower().split(":")
-    with open(archive, "rb") as file:
-        # MD5 guards against damage only; it is what many publishers give.
-        got = hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
-    if got != expected:
-        raise _UnusableError(
-            f"is not the expected one: its {name} is {got}, expected {expected}. Run this again to download it anew; "
-            "if it comes out the same, correct the address or the checksum."
-        )
-
-
 class _Meter:
     """Reads from ``source``, and refuses to go on past the limits; headers may lie, so it counts what comes."""
 
@@ -252,13 +107,13 @@ class _Meter:
     def read(self, size: int) -> bytes:
         data = self.source.read(size)
         self._bytes += len(data)
-        _require(self._bytes, self._max_bytes, "bytes unpacked", "max_bytes", self._url)
+        require_within(self._bytes, self._max_bytes, "bytes unpacked", "max_bytes", self._url)
         self.tail = (self.tail + data)[-tarfile.BLOCKSIZE :]
         return data
 
     def count_member(self) -> None:
         self._members += 1
-        _require(self._members, self._max_members, "files and folders", "max_members", self._url)
+        require_within(self._members, self._max_members, "files and folders", "max_members", self._url)
 
 
 def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: _Meter) -> None:

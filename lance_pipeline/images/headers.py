@@ -4,6 +4,7 @@ A file is plain when nothing in its header asks for more than decoding to RGB: n
 transparency, no colour space but YCbCr, RGB or grey, no depth but 8 bits. In doubt it is not.
 """
 
+import struct
 import zlib
 from typing import NamedTuple
 
@@ -16,6 +17,7 @@ _HARMLESS_CHUNKS = {
 }  # fmt: skip
 # ImageMagick keeps EXIF, hence perhaps an orientation, in such texts.
 _RAW_PROFILE = b"Raw profile type"
+_CHUNK_HEAD = struct.Struct(">I4s")
 _GREY, _RGB, _PALETTE = 0, 2, 3
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -42,8 +44,8 @@ def plain_png(data: bytes) -> PlainHeader | None:
     if data[24] != 8 or data[25] not in (_GREY, _RGB, _PALETTE) or not _sound(data, 8, 13):
         return None
     position = 33
-    while True:
-        size, kind = int.from_bytes(data[position : position + 4], "big"), data[position + 4 : position + 8]
+    while position + 8 <= len(data):
+        size, kind = _CHUNK_HEAD.unpack_from(data, position)
         if kind not in _HARMLESS_CHUNKS or data.startswith(_RAW_PROFILE, position + 8):
             return None
         if not _sound(data, position, size):
@@ -51,12 +53,13 @@ def plain_png(data: bytes) -> PlainHeader | None:
         if kind == b"IEND":
             return PlainHeader(width, height)
         position += 12 + size
+    return None
 
 
 def _sound(data: bytes, position: int, size: int) -> bool:
     """Whether the chunk at ``position`` has the checksum that it says, and is there in full."""
     end = position + 8 + size
-    return zlib.crc32(memoryview(data)[position + 4 : end]).to_bytes(4, "big") == data[end : end + 4]
+    return zlib.crc32(data[position + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
 
 
 def plain_jpeg(data: bytes) -> PlainHeader | None:

@@ -22,6 +22,7 @@ from lance_pipeline.images.ingestion.work import examined
 from lance_pipeline.images.listing import list_split_folders
 from lance_pipeline.images.locking import locked
 from lance_pipeline.images.object_store import join_uri
+from lance_pipeline.images.rejection import RejectedFileError
 from lance_pipeline.images.splitting import Assignment, OfFolder
 from lance_pipeline.images.table import ConflictError, read_facts, remove_orphans
 
@@ -208,6 +209,8 @@ def _work(
 
     def stored_sha256(positions: Indices) -> list[bytes | None]:
         found: list[bytes | None] = [None] * len(positions)
+        if (plan.at[positions] < 0).all():
+            return found
         for split, rows in stored.items():
             mine = np.flatnonzero(plan.at_code[positions] == source.assignment.splits.index(split))
             for place, sha256 in zip(mine, rows.sha256(plan.at[positions[mine]]).to_pylist(), strict=True):
@@ -219,7 +222,7 @@ def _work(
     try:
         for done, one in enumerate(examined(reader, source.files, plan.todo, stored_sha256, threads), 1):
             intake.take(one)
-            if one.rejection is not None:
+            if isinstance(one.found, RejectedFileError):
                 _check_limits(source, plan, limits, complete=False)
             if done % _PROGRESS_FILES == 0 or done == len(plan.todo):
                 watch.progress(done, len(plan.todo))

@@ -21,4 +21,6 @@ def unescape_name(name: str) -> bytes:
 
 def join_escaped(root: str, escaped: str) -> bytes:
     """The path, as bytes, of an escaped relative path below ``root``."""
+    if "%" not in escaped:
+        return f"{root}/{escaped}".encode(errors="surrogateescape")
     return os.path.join(os.fsencode(root), unescape_name(escaped))

@@ -8,6 +8,7 @@ Credentials and the endpoint come from the environment, by the names that AWS's 
 import os
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
@@ -49,6 +50,25 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         return pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         raise InputError(f"{uri} cannot be reached: {error}. Expected a path or an s3:// URI.") from error
+
+
+def write_whole(uri: str, data: bytes | pa.Buffer) -> None:
+    """Write a file or object, whole or not at all; its folder is made.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    store, path = filesystem(uri)
+    if is_remote(uri):
+        # Even an error would publish what was written before it: hence in one go.
+        with store.open_output_stream(path) as stream:
+            stream.write(data)
+        return
+    store.create_dir(os.path.dirname(path))
+    work = f"{path}.tmp"
+    with store.open_output_stream(work) as stream:
+        stream.write(data)
+    store.move(work, path)
 
 
 def _s3() -> pafs.FileSystem:

@@ -7,22 +7,26 @@ small JSON document of facts in the schema's metadata, committed together as one
 import json
 import os
 import re
+import secrets
 from collections.abc import Iterable
 from datetime import timedelta
 from typing import Any
 
 import lance
+import numpy as np
 import pyarrow as pa
 from lance.commit import CommitConflictError
 from lance.fragment import DeletionFile, FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
+from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.object_store import is_remote, storage_options
+from lance_pipeline.images.object_store import is_remote, join_uri, storage_options, write_whole
 
 FACTS_KEY = b"lance_pipeline"
 Facts = dict[str, Any]
 _FOREVER = timedelta(days=36500)
+_DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
 
 
 class ConflictError(Exception):
@@ -32,46 +36,52 @@ class ConflictError(Exception):
 def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> lance.LanceDataset:
     """Write ``batches`` as the new version of the table at ``uri``, in one atomic commit.
 
-    Memory holds a few batches at a time. Readers see the old version until the commit.
+    Memory holds a few batches at a time. Readers see the old version until the commit; of two
+    writers at once the later one's rows stay.
 
     Raises:
         InputError: the table cannot be written.
     """
+    before = find_table(uri)
     try:
         make_parent(uri)
-        fragments = write_fragments(
-            pa.RecordBatchReader.from_batches(schema, batches),
-            uri,
-            schema=schema,
-            mode="create" if find_table(uri) is None else "overwrite",
-            storage_options=storage_options(uri),
-        )
+        reader = pa.RecordBatchReader.from_batches(schema, batches)
+        mode, options = "create" if before is None else "overwrite", storage_options(uri)
+        fragments = write_fragments(reader, uri, schema=schema, mode=mode, storage_options=options)
     except OSError as error:
         raise cannot_write(uri, error) from error
-    return replace_rows(uri, schema, fragments, facts)
+    while True:
+        try:
+            return replace_rows(uri, before, schema, fragments, facts)
+        except ConflictError:
+            before = find_table(uri)
 
 
-def replace_rows(uri: str, schema: pa.Schema, fragments: list[FragmentMetadata], facts: Facts) -> lance.LanceDataset:
+def replace_rows(
+    uri: str, before: lance.LanceDataset | None, schema: pa.Schema, fragments: list[FragmentMetadata], facts: Facts
+) -> lance.LanceDataset:
     """Commit ``fragments`` as all that the table holds.
 
     Raises:
+        ConflictError: ``before`` is not the latest version any more.
         InputError: the table cannot be written.
     """
     operation = lance.LanceOperation.Overwrite(with_facts(schema, facts), fragments)
+    transaction = lance.Transaction(0 if before is None else before.version, operation)
     try:
-        return lance.LanceDataset.commit(uri, operation, storage_options=storage_options(uri))
+        return lance.LanceDataset.commit(uri, transaction, max_retries=0, storage_options=storage_options(uri))
     except OSError as error:
-        raise cannot_write(uri, error) from error
+        raise _commit_error(uri, error) from error
 
 
 def change_rows(
-    dataset: lance.LanceDataset, removed: dict[int, list[int]], added: list[FragmentMetadata], facts: Facts
+    dataset: lance.LanceDataset, left: dict[int, NDArray[np.uint32]], added: list[FragmentMetadata], facts: Facts
 ) -> lance.LanceDataset:
     """Commit a version without some rows and with others, in one step.
 
     Args:
         dataset: the version that the change starts from.
-        removed: for a fragment's id the physical offsets of the rows to take out of it.
+        left: for the id of each fragment that loses rows the physical offsets of those that it keeps.
         added: fragments that :func:`lance.fragment.write_fragments` wrote for this dataset.
         facts: of the new version.
 
@@ -80,45 +90,57 @@ def change_rows(
         InputError: the table cannot be written.
     """
     try:
-        left = [
-            _without(fragment, removed.get(fragment.fragment_id, []), dataset) for fragment in dataset.get_fragments()
+        kept = [
+            _with_rows(fragment, left[number], dataset)
+            if (number := fragment.fragment_id) in left
+            else fragment.metadata
+            for fragment in dataset.get_fragments()
         ]
         schema = LanceSchema.from_pyarrow(with_facts(dataset.schema, facts))
-        operation = lance.LanceOperation.Merge(left + _numbered(added, dataset), schema)
+        operation = lance.LanceOperation.Merge(kept + _numbered(added, dataset), schema)
         transaction = lance.Transaction(dataset.version, operation)
         options = storage_options(dataset.uri)
         return lance.LanceDataset.commit(dataset, transaction, max_retries=0, storage_options=options)
     except OSError as error:
-        # Not every path raises Lance's own class for it.
-        if isinstance(error, CommitConflictError) or "conflict" in str(error).lower():
-            raise ConflictError(str(error)) from error
-        raise cannot_write(dataset.uri, error) from error
+        raise _commit_error(dataset.uri, error) from error
 
 
-def _without(fragment: lance.LanceFragment, offsets: list[int], dataset: lance.LanceDataset) -> FragmentMetadata:
-    """The fragment without the rows at these physical offsets, not yet committed."""
-    if not offsets:
-        return fragment.metadata
-    left = fragment.delete_rows(offsets)
-    return _emptied(fragment, dataset) if left is None else left
+def _with_rows(
+    fragment: lance.LanceFragment, offsets: NDArray[np.uint32], dataset: lance.LanceDataset
+) -> FragmentMetadata:
+    """The fragment with these rows only.
 
-
-def _emptied(fragment: lance.LanceFragment, dataset: lance.LanceDataset) -> FragmentMetadata:
-    """The fragment with all rows deleted.
-
-    A merge has to name every fragment there was, but ``delete_rows`` has no answer for one without
-    rows. The commit leaves the fragment out, so that the deletion file named here is never read
-    and need not be there.
+    Its deletion file is written here, an Arrow file of row offsets as Lance's table format
+    describes it, for ``delete_rows`` reports success on a full disk although the file is cut off,
+    and has no answer for a fragment that loses all rows. A merge has to name such a fragment too;
+    the commit then leaves it out and its deletion file is never read.
     """
+    deleted = np.delete(np.arange(fragment.physical_rows, dtype=np.uint32), offsets)
     metadata = fragment.metadata
     metadata.deletion_file = DeletionFile(
         read_version=dataset.version,
-        id=0,
+        id=secrets.randbits(63),
         file_type="array",
-        num_deleted_rows=fragment.physical_rows,
+        num_deleted_rows=len(deleted),
         base_id=None,
     )
+    if len(offsets):
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch([pa.array(deleted)], schema=_DELETIONS)
+        with pa.ipc.new_file(sink, _DELETIONS) as writer:
+            writer.write_batch(batch)
+        path = join_uri(dataset.uri, metadata.deletion_file.path(fragment.fragment_id))
+        write_whole(path, sink.getvalue())
     return metadata
+
+
+def _commit_error(uri: str, error: OSError) -> Exception:
+    """A conflict, or what keeps the table from being written."""
+    # Not every path raises Lance's own class; "already exists" and "0.manifest" are lost races to create it.
+    signs = ("conflict", "already exists", "_versions/0.manifest")
+    if isinstance(error, CommitConflictError) or any(sign in str(error).lower() for sign in signs):
+        return ConflictError(str(error))
+    return cannot_write(uri, error)
 
 
 def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) -> list[FragmentMetadata]:
@@ -132,7 +154,7 @@ def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) ->
 
 
 def remove_orphans(uri: str) -> None:
-    """Remove data files that belong to no version; the caller holds the dataset's lock.
+    """Remove files that belong to no version; the caller holds the dataset's lock.
 
     In an object store writers on other hosts may be at work: there Lance itself removes such files
     once they are a week old, when old versions are cleaned up.
@@ -144,6 +166,14 @@ def remove_orphans(uri: str) -> None:
     if dataset is None or is_remote(uri):
         return
     try:
+        for folder in ("_deletions", "_transactions", "_versions"):
+            for name in os.listdir(os.path.join(uri, folder)) if os.path.isdir(os.path.join(uri, folder)) else []:
+                path = os.path.join(uri, folder, name)
+                if name.startswith(".tmp"):
+                    os.remove(path)
+                elif folder == "_deletions":
+                    # Lance looks for orphans of this kind only among files older than all versions.
+                    os.utime(path, (0, 0))
         dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
     except OSError as error:
         raise cannot_write(uri, error) from error

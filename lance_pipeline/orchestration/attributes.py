@@ -3,7 +3,7 @@
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from lance_pipeline.training.recipe import Recipe, StrictModel
 
@@ -27,6 +27,30 @@ def _known_timezone(timezone: str) -> str:
     return timezone
 
 
+class Archive(StrictModel):
+    """An archive of images, .tar, .tar.gz, .tar.xz or .zip: downloaded once, checked and unpacked."""
+
+    url: str = Field(description="Its address: https, http, or file:///… for an archive on disk.")
+    checksum: str | None = Field(
+        default=None,
+        description="`sha256:…` or `md5:…` as its publisher tells it; any other archive is refused. "
+        "Without one whatever comes is taken.",
+    )
+    max_bytes: int = Field(
+        default=20_000_000_000, gt=0, description="The most bytes that it, and also what it unpacks to, may measure."
+    )
+
+    @field_validator("url", "checksum")
+    @classmethod
+    def _known_form(cls, text: str | None, field: ValidationInfo) -> str | None:
+        from lance_pipeline.images.download import require_address, require_checksum_form
+
+        # Such as {{ env.MIRROR }}: checked again once it is filled in.
+        if text is not None and "{{" not in text:
+            (require_address if field.field_name == "url" else require_checksum_form)(text)
+        return text
+
+
 class Source(StrictModel):
     """Where the images come from: one of these."""
 
@@ -38,11 +62,16 @@ class Source(StrictModel):
     sample: Literal["digits"] | None = Field(
         default=None, description="A sample that needs no network; it is made at `data/raw/<dataset>`."
     )
+    archive: Archive | None = Field(
+        default=None,
+        description="An archive of <split>/<label>/<file>, below one folder or none; it is unpacked to "
+        "`data/raw/<dataset>` unless that is there.",
+    )
 
     @model_validator(mode="after")
     def _exactly_one(self) -> "Source":
-        if (self.folder is None) == (self.sample is None):
-            raise ValueError("expected exactly one of `folder` and `sample`")
+        if [self.folder, self.sample, self.archive].count(None) != 2:
+            raise ValueError("expected exactly one of `folder`, `sample` and `archive`")
         return self
 
 

@@ -24,21 +24,30 @@ class Throttle:
 
 def progress_reporter(
     context: dg.AssetExecutionContext, key: dg.AssetKey, what: str, unit: str, seconds: float = 10
-) -> Callable[[int, int], None]:
-    """A callback of (done, total) that now and then writes rate and time left.
+) -> Callable[[int, int | None], None]:
+    """A callback of (done, total) that now and then writes rate and, unless the total is None, time left.
 
     They go to the log, and as an observation to the page of the asset ``key``, where they show
-    while the step runs.
+    while the step runs. What was done at the first call is no part of the rate.
     """
-    throttle, began = Throttle(seconds), time.monotonic()
+    throttle = Throttle(seconds)
+    began: tuple[int, float] | None = None
 
-    def report(done: int, total: int) -> None:
+    def report(done: int, total: int | None) -> None:
+        nonlocal began
+        now = time.monotonic()
+        if began is None or done < began[0]:
+            began = done, now
         if not throttle.ready():
             return
-        rate = done / (time.monotonic() - began)
-        left = clock((total - done) / rate) if rate else "unknown"
-        context.log.info(f"{what}: {done} of {total} {unit}, {rate:.0f} {unit}/s, {left} left")
-        metadata = {"what": what, "done": done, "total": total, f"{unit}_per_second": round(rate, 1), "time_left": left}
+        rate = (done - began[0]) / (now - began[1]) if now > began[1] else 0.0
+        metadata: dict[str, str | int | float] = {"what": what, "done": done, f"{unit}_per_second": round(rate, 1)}
+        if total is None:
+            context.log.info(f"{what}: {done} {unit}, {rate:.1f} {unit}/s")
+        else:
+            left = clock((total - done) / rate) if rate else "unknown"
+            context.log.info(f"{what}: {done} of {total} {unit}, {rate:.1f} {unit}/s, {left} left")
+            metadata |= {"total": total, "time_left": left}
         context.log_event(dg.AssetObservation(key, metadata=metadata))
 
     return report

@@ -4,14 +4,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lance_pipeline.images.channels import ChannelSums
-from lance_pipeline.images.ingestion.inspection import channel_sums
+from lance_pipeline.images.ingestion.inspection import measure_image, measure_stack
 
 
 def sums_of(images) -> ChannelSums:
     sums = ChannelSums()
     for pixels in images:
-        total, squares = channel_sums(pixels)
-        sums = sums.plus(ChannelSums(pixels=pixels.shape[0] * pixels.shape[1], total=total, squares=squares))
+        one = measure_image(pixels)
+        assert one[2:] == measure_stack(np.stack([255 - pixels, pixels]))[1][2:]
+        size = pixels.shape[0] * pixels.shape[1]
+        sums = sums.plus(ChannelSums(pixels=size, total=one.sums, squares=one.square_sums))
     return sums
 
 

@@ -7,6 +7,7 @@ from dagster.components.testing import create_defs_folder_sandbox
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 
 SOURCE = "  source: {folder: data/raw/flowers}\n"
+ARCHIVE = "  source: {archive: {url: 'https://flowers.org/all.zip', "
 
 
 def load(text: str) -> dg.Definitions:
@@ -36,7 +37,10 @@ def test_five_lines_define_a_dataset():
         (SOURCE + "  image_size: 4\n", "attributes.image_size", "greater than or equal to 8"),
         ("  image_size: 32\n", "attributes.source", "Field required"),
         ("  source: {sample: letters}\n", "attributes.source.sample", "'digits'"),
-        ("  source: {}\n", "attributes.source", "exactly one of `folder` and `sample`"),
+        ("  source: {}\n", "attributes.source", "exactly one of `folder`, `sample` and `archive`"),
+        (ARCHIVE + "checksum: md5:6ee4}}\n", "attributes.source.archive.checksum", "Expected `sha256:` and 64"),
+        (ARCHIVE + "sha256: 6ee4}}\n", "attributes.source.archive.sha256", "Extra inputs are not permitted"),
+        ("  source: {archive: {url: a.zip}}\n", "attributes.source.archive.url", "Expected https://"),
         (SOURCE + "  recipe: {epoch: 3}\n", "attributes.recipe.epoch", "Extra inputs are not permitted"),
         (SOURCE + "  recipe: {epochs: three}\n", "attributes.recipe.epochs", "valid integer"),
         (SOURCE + "  recipe: {stem: tiny}\n", "attributes.recipe.stem", "'imagenet' or 'small'"),

@@ -37,7 +37,7 @@ def test_specs_and_dependencies_are_as_recorded():
     assets = [asset for asset in defs().assets or [] if isinstance(asset, dg.AssetsDefinition)]
     found = {}
     for asset in assets:
-        for spec in asset.specs:
+        for spec in (spec for spec in asset.specs if spec.group_name == "digits"):
             checks = sorted(check.name for check in asset.check_specs if check.asset_key == spec.key)
             deps = [dg.AssetDep(key) for key in asset.asset_deps[spec.key]]
             found[spec.key.to_user_string()] = described(spec.replace_attributes(deps=deps), checks)
@@ -87,6 +87,11 @@ def _answers(url: str) -> bool:
         return False
 
 
+def of_digits(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The demo's assets; those of other datasets have not been materialized."""
+    return [node for node in nodes if node["assetKey"]["path"][0] == "digits"]
+
+
 def query(url: str, text: str) -> dict[str, Any]:
     body = json.dumps({"query": text}).encode()
     request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
@@ -97,11 +102,10 @@ def query(url: str, text: str) -> dict[str, Any]:
 
 
 def test_web_server_shows_the_lineage(graphql: str):
-    data = query(graphql, "{ assetNodes { assetKey { path } groupName dependencyKeys { path } } }")
+    data = query(graphql, "{ assetNodes { assetKey { path } dependencyKeys { path } } }")
     lineage = {
         node["assetKey"]["path"][-1]: {key["path"][-1] for key in node["dependencyKeys"]}
-        for node in data["assetNodes"]
-        if node["groupName"] == "digits"
+        for node in of_digits(data["assetNodes"])
     }
     assert lineage == {
         "raw_images": set(),
@@ -118,7 +122,7 @@ def test_web_server_shows_every_asset_fresh_with_its_metadata(graphql: str):
     text = """{ assetNodes { assetKey { path } staleStatus
         assetMaterializations(limit: 1) { metadataEntries { label } }
         metadataEntries { label } } }"""
-    nodes = {node["assetKey"]["path"][-1]: node for node in query(graphql, text)["assetNodes"]}
+    nodes = {node["assetKey"]["path"][-1]: node for node in of_digits(query(graphql, text)["assetNodes"])}
     assert {name: node["staleStatus"] for name, node in nodes.items()} == dict.fromkeys(nodes, "FRESH")
     labels = {entry["label"] for entry in nodes["lance_train"]["assetMaterializations"][0]["metadataEntries"]}
     assert {"dagster/row_count", "dagster/column_schema", "lance_version", "bytes", "classes", "samples"} <= labels
@@ -131,7 +135,7 @@ def test_checks_have_passed(graphql: str):
         name executionForLatestMaterialization { status } } } } } }"""
     found = {
         (node["assetKey"]["path"][-1], check["name"]): check["executionForLatestMaterialization"]["status"]
-        for node in query(graphql, text)["assetNodes"]
+        for node in of_digits(query(graphql, text)["assetNodes"])
         for check in node["assetChecksOrError"].get("checks", [])
     }
     assert found == {

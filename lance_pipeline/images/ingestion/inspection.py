@@ -1,6 +1,9 @@
 """What is measured of each image when it is ingested: its pixels are seen once, and never again."""
 
 import hashlib
+import threading
+from collections import defaultdict
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import cv2
@@ -8,44 +11,70 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from lance_pipeline.images.channels import IntTriple
 from lance_pipeline.images.decoding import decode_image
+from lance_pipeline.images.rejection import UndecodableImageError
 
+Pixels = NDArray[np.uint8]
 # dHash compares neighbours in rows of 9 grey values; 8 rows make 64 bits.
 _HASH_WIDTH, _HASH_HEIGHT = 9, 8
 # Larger images are sampled down to this before they are averaged: eight times the hash's grid.
 _SAMPLED = (8 * _HASH_WIDTH, 8 * _HASH_HEIGHT)
+# Images up to so many pixels are measured in stacks: the calls would cost more than the work.
+_SMALL = _SAMPLED[0] * _SAMPLED[1]
+# Scratch memory that a thread keeps: enough for a photograph, as fresh memory costs as much as the work on it.
+_KEPT_BYTES = 64 << 20
+
+
+class Measured(NamedTuple):
+    """Of an image: a digest of its pixels, its hash grid, and the sums over red, green and blue.
+
+    The grid is the uint8 grey image of shape (8, 9) that the perceptual hash comes from, as bytes.
+    """
+
+    pixel_digest: bytes
+    grid: bytes
+    sums: IntTriple
+    square_sums: IntTriple
 
 
 class Inspected(NamedTuple):
-    """An image's bytes and what was measured of it.
-
-    ``sums`` and ``square_sums`` are over the pixels of red, green and blue; ``grid`` is the uint8
-    grey image of shape (8, 9) that the perceptual hash comes from, as bytes.
-    """
+    """An image's bytes and what is known of it; width and height in pixels."""
 
     data: bytes
     sha256: bytes
     width: int
     height: int
     format: str
-    pixel_digest: bytes
-    grid: bytes
-    sums: tuple[int, int, int]
-    square_sums: tuple[int, int, int]
+    measured: Measured
 
 
-def inspect_image(data: bytes, sha256: bytes) -> Inspected:
-    """Decode an image in full and measure it.
+def inspect_images(files: Iterable[tuple[bytes, bytes]]) -> list[Inspected | UndecodableImageError]:
+    """Decode images in full and measure them; what cannot be decoded whole comes back as its error.
 
-    Raises:
-        UndecodableImageError: it cannot be decoded whole.
+    Args:
+        files: each image's bytes and their SHA-256.
     """
-    pixels, kind = decode_image(data)
-    height, width, _ = pixels.shape
-    sums, square_sums = channel_sums(pixels)
-    return Inspected(
-        data, sha256, width, height, kind, pixel_digest(pixels), _hash_grid(pixels), sums, square_sums
-    )  # fmt: skip
+    results: list[Inspected | UndecodableImageError] = []
+    small: dict[tuple[int, ...], list[tuple[int, Pixels]]] = defaultdict(list)
+    for data, sha256 in files:
+        try:
+            pixels, kind = decode_image(data, _scratch.pixels)
+        except UndecodableImageError as error:
+            results.append(error)
+            continue
+        height, width, _ = pixels.shape
+        if height * width <= _SMALL:
+            small[pixels.shape].append((len(results), pixels))
+            measured = _NOT_YET
+        else:
+            measured = measure_image(pixels)
+        results.append(Inspected(data, sha256, width, height, kind, measured))
+    for members in small.values():
+        stack = np.stack([pixels for _, pixels in members])
+        for (position, _), measured in zip(members, measure_stack(stack), strict=True):
+            results[position] = results[position]._replace(measured=measured)  # type: ignore[union-attr]
+    return results
 
 
 def bytes_digest(data: bytes) -> bytes:
@@ -53,8 +82,41 @@ def bytes_digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
-    """The XXH3-128 of RGB pixels of shape (height, width, 3), 16 bytes, seeded by their shape.
+def measure_image(pixels: Pixels) -> Measured:
+    """Measure one image of shape (height, width, 3).
+
+    OpenCV adds 8-bit values as integers; its double results round to the exact sums up to 2**50,
+    far more than MAX_PIXELS pixels can reach.
+    """
+    height, width, _ = pixels.shape
+    planes = _scratch.planes(height, width)
+    cv2.split(pixels, planes)
+    r, g, b = (round(cv2.norm(plane, cv2.NORM_L1)) for plane in planes)
+    rr, gg, bb = (round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes)
+    sampled = cv2.resize(pixels, _SAMPLED, interpolation=cv2.INTER_LINEAR)
+    return Measured(_pixel_digest(pixels), _grids(sampled, 1)[0], (r, g, b), (rr, gg, bb))
+
+
+def measure_stack(stack: Pixels) -> list[Measured]:
+    """Measure images of one size together; ``stack`` has the shape (images, height, width, 3)."""
+    count, height, width, _ = stack.shape
+    columns = stack.reshape(count, height * width, 3)
+    sums = cv2.reduce(columns, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F).reshape(count, 3)
+    squares = cv2.reduce(columns, 1, cv2.REDUCE_SUM2, dtype=cv2.CV_64F).reshape(count, 3)
+    return [
+        Measured(digest, grid, (r, g, b), (rr, gg, bb))
+        for digest, grid, (r, g, b), (rr, gg, bb) in zip(
+            map(_pixel_digest, stack),
+            _grids(stack.reshape(count * height, width, 3), count),
+            sums.astype(np.int64).tolist(),
+            squares.astype(np.int64).tolist(),
+            strict=True,
+        )
+    ]
+
+
+def _pixel_digest(pixels: Pixels) -> bytes:
+    """The XXH3-128 of RGB pixels, seeded by their shape.
 
     It tells images apart that differ by accident; it is no protection against an adversary.
     """
@@ -62,31 +124,48 @@ def pixel_digest(pixels: NDArray[np.uint8]) -> bytes:
     return xxhash.xxh3_128_digest(np.ascontiguousarray(pixels).data, seed=width << 32 | height)
 
 
-def channel_sums(pixels: NDArray[np.uint8]) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """The exact sums and sums of squares of the three channels of uint8 pixels.
+def _grids(tower: Pixels | cv2.typing.MatLike, count: int) -> list[bytes]:
+    """The hash grids of ``count`` images of one size that stand on top of each other.
 
-    OpenCV adds 8-bit values as integers; its double results round to the exact sums up to 2**50,
-    far more than MAX_PIXELS pixels can reach.
+    Each image's rows are averaged to 8, so that none mixes with its neighbours.
     """
-    planes = cv2.split(pixels)
-    r, g, b = (round(cv2.norm(plane, cv2.NORM_L1)) for plane in planes)
-    rr, gg, bb = (round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes)
-    return (r, g, b), (rr, gg, bb)
+    grey = cv2.cvtColor(tower, cv2.COLOR_RGB2GRAY)
+    grids = cv2.resize(grey, (_HASH_WIDTH, _HASH_HEIGHT * count), interpolation=cv2.INTER_AREA).tobytes()
+    size = _HASH_WIDTH * _HASH_HEIGHT
+    return [grids[start : start + size] for start in range(0, count * size, size)]
 
 
-def _hash_grid(pixels: NDArray[np.uint8]) -> bytes:
-    height, width, _ = pixels.shape
-    if width * height > _SAMPLED[0] * _SAMPLED[1]:
-        pixels = cv2.resize(pixels, _SAMPLED, interpolation=cv2.INTER_LINEAR)  # type: ignore[assignment]
-    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    return cv2.resize(grey, (_HASH_WIDTH, _HASH_HEIGHT), interpolation=cv2.INTER_AREA).tobytes()
-
-
-def perceptual_hashes(grids: list[bytes]) -> NDArray[np.uint64]:
+def perceptual_hashes(grids: Iterable[bytes]) -> NDArray[np.uint64]:
     """The 64-bit dHash of each grid: a bit is set where a value is greater than its left neighbour.
 
     Source: N. Krawetz, "Kind of Like That", 2013.
     """
     values = np.frombuffer(b"".join(grids), np.uint8).reshape(-1, _HASH_HEIGHT, _HASH_WIDTH)
     bits = values[:, :, 1:] > values[:, :, :-1]
-    return np.packbits(bits.reshape(len(grids), 64), axis=1).view(">u8").astype(np.uint64).reshape(-1)
+    return np.packbits(bits.reshape(len(values), 64), axis=1).view(">u8").astype(np.uint64).reshape(-1)
+
+
+class _Scratch(threading.local):
+    """Memory that each thread uses again and again for the image it is at."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, Pixels] = {}
+
+    def pixels(self, height: int, width: int) -> Pixels | None:
+        """Room for the pixels of a large image; small ones outlive the next, and get none."""
+        return None if height * width <= _SMALL else self._buffer("pixels", height * width * 3)
+
+    def planes(self, height: int, width: int) -> list[Pixels]:
+        """Room for its three channels."""
+        return list(self._buffer("planes", height * width * 3).reshape(3, height, width))
+
+    def _buffer(self, name: str, size: int) -> Pixels:
+        if size > _KEPT_BYTES:
+            return np.empty(size, np.uint8)
+        if name not in self._buffers or self._buffers[name].size < size:
+            self._buffers[name] = np.empty(size, np.uint8)
+        return self._buffers[name][:size]
+
+
+_scratch = _Scratch()
+_NOT_YET = Measured(b"", b"", (0, 0, 0), (0, 0, 0))

@@ -11,6 +11,7 @@ from lance_pipeline.images.ingestion.seen import SEEN_SCHEMA, SeenFiles
 from lance_pipeline.images.ingestion.stored import StoredSplit
 from lance_pipeline.images.ingestion.work import Examined
 from lance_pipeline.images.ingestion.writing import Row, SplitWriter
+from lance_pipeline.images.rejection import RejectedFileError
 from lance_pipeline.images.splitting import Assignment
 
 # What a step has finished is safe from a kill; each step also ends a data file.
@@ -38,14 +39,15 @@ class Intake:
             InputError: it cannot be written.
         """
         position, path = one.file.position, one.file.path
-        if one.rejection is not None:
-            self._reject(one, one.rejection.reason, str(one.rejection))
-        elif one.image is not None:
-            self._plan.codes[position] = code = self._assignment.code(one.image.pixel_digest)
+        if isinstance(one.found, RejectedFileError):
+            self._reject(one, one.found.reason, str(one.found))
+        elif one.found is not None:
+            digest = one.found.measured.pixel_digest
+            self._plan.codes[position] = code = self._assignment.code(digest)
             split = self._assignment.splits[code]
             if split in self._stored:
-                self._writer(split).add(Row(path, one.file.label, one.size, one.mtime_ns, one.image))
-            self._see(one, one.image.pixel_digest, written=split if split in self._stored else None)
+                self._writer(split).add(Row(path, one.file.label, one.size, one.mtime_ns, one.found))
+            self._see(one, digest, written=split if split in self._stored else None)
         else:
             split, at = self._plan.stored_row(position, self._assignment)
             self._plan.kept[split][at] = True

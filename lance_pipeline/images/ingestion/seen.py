@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.ingestion.columns import positions
-from lance_pipeline.images.object_store import filesystem, is_remote
+from lance_pipeline.images.object_store import filesystem, join_uri, write_whole
 
 SEEN_SCHEMA = pa.schema(
     [
@@ -142,16 +142,8 @@ class SeenFiles:
         return [info.base_name for info in found if info.is_file]
 
     def _write(self, name: str, data: bytes | pa.Buffer) -> None:
-        target = f"{self._folder}/{name}"
-        # A put to an object store is whole or not at all; a file on a disk has to be moved into place.
-        work = target if is_remote(self._uri) else f"{target}.tmp"
         try:
-            if not is_remote(self._uri):
-                self._store.create_dir(self._folder)
-            with self._store.open_output_stream(work) as file:
-                file.write(data)
-            if work != target:
-                self._store.move(work, target)
+            write_whole(join_uri(self._uri, name), data)
         except OSError as error:
             raise self._failure(error) from error
 

@@ -40,15 +40,15 @@ class StoredSplit:
     def __init__(self, split: str, uri: str) -> None:
         self.split, self.uri = split, uri
         found = find_table(uri)
-        facts = read_facts(found) if found else {}
-        if found and "ingest_version" not in facts:
+        facts = {} if found is None else read_facts(found)
+        if found is not None and "ingest_version" not in facts:
             raise InputError(
                 f"{uri} holds a Lance dataset that was not made by an ingest. Choose another URI, or move it."
             )
-        self.exists = found is not None
+        self._outdated = found
         self.dataset = found if facts.get("ingest_version") == INGEST_VERSION else None
-        self.facts: Facts = facts if self.dataset else {}
-        if self.dataset:
+        self.facts: Facts = {} if self.dataset is None else facts
+        if self.dataset is not None:
             self.rows = self.dataset.to_table(columns=_KNOWN, with_row_address=True).combine_chunks()
         else:
             empty = pa.schema([*(SPLIT_SCHEMA.field(name) for name in _KNOWN), pa.field("_rowaddr", pa.uint64())])
@@ -57,7 +57,9 @@ class StoredSplit:
     @property
     def mode(self) -> str:
         """How data files are written for it, as Lance calls it."""
-        return "append" if self.dataset else "overwrite" if self.exists else "create"
+        if self.dataset is not None:
+            return "append"
+        return "create" if self._outdated is None else "overwrite"
 
     def find(self, paths: pa.Array) -> NDArray[np.int64]:
         """The position of each path among the rows, -1 where it is not."""
@@ -103,10 +105,10 @@ class StoredSplit:
             "ingest_version": INGEST_VERSION,
         }
         if self.dataset is None:
-            return replace_rows(self.uri, SPLIT_SCHEMA, added, facts)
+            return replace_rows(self.uri, self._outdated, SPLIT_SCHEMA, added, facts)
         if kept.all() and not added and facts == self.facts:
             return self.dataset
-        return change_rows(self.dataset, self._offsets(~kept), added, facts)
+        return change_rows(self.dataset, self._left(kept), added, facts)
 
     def totals(self) -> Totals:
         """Of all rows, as the dataset's facts tell."""
@@ -129,11 +131,14 @@ class StoredSplit:
                 totals = totals.plus(totals_of(_measured(row) for row in rows))
         return totals
 
-    def _offsets(self, gone: NDArray[np.bool_]) -> dict[int, list[int]]:
-        """For a fragment's id the physical offsets of some rows: the two halves of a row's address."""
-        addresses = self.rows["_rowaddr"].to_numpy()[gone]
-        fragments, offsets = addresses >> np.uint64(32), addresses & np.uint64(0xFFFFFFFF)
-        return {int(number): offsets[fragments == number].tolist() for number in np.unique(fragments)}
+    def _left(self, kept: NDArray[np.bool_]) -> dict[int, NDArray[np.uint32]]:
+        """For the id of each fragment that loses rows the physical offsets of those that it keeps.
+
+        They are the two halves of a row's address.
+        """
+        addresses = self.rows["_rowaddr"].to_numpy()
+        fragments, offsets = addresses >> np.uint64(32), (addresses & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        return {int(number): offsets[kept & (fragments == number)] for number in np.unique(fragments[~kept])}
 
 
 def _measured(row: dict[str, Any]) -> Measured:

@@ -3,7 +3,7 @@
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import accumulate
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from typing import NamedTuple
 import pyarrow as pa
 
 from lance_pipeline.images.ingestion.columns import Indices
-from lance_pipeline.images.ingestion.inspection import Inspected, bytes_digest, inspect_image
+from lance_pipeline.images.ingestion.inspection import Inspected, bytes_digest, inspect_images
 from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.object_store import is_remote
 from lance_pipeline.images.rejection import RejectedFileError
@@ -37,7 +37,7 @@ class FileToRead(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What became of a file: an image, a rejection, or neither where its bytes are stored already.
+    """What became of a file: ``found`` an image, a reason against it, or None where its bytes are stored already.
 
     ``size`` and ``mtime_ns`` are those at the time of reading, ``sha256`` is None where the bytes
     could not be read. ``settled`` tells that the file was old enough for a later change to show.
@@ -48,29 +48,33 @@ class Examined(NamedTuple):
     mtime_ns: int
     sha256: bytes | None
     settled: bool
-    image: Inspected | None = None
-    rejection: RejectedFileError | None = None
+    found: Inspected | RejectedFileError | None
 
 
-def examine(reader: FileReader, file: FileToRead) -> Examined:
-    """Read a file and, unless its bytes are stored already, decode it in full.
+def examine(reader: FileReader, files: Iterable[FileToRead]) -> list[Examined]:
+    """Read files and, unless their bytes are stored already, decode them in full.
 
     Raises:
         InputError: the storage failed.
     """
-    began = time.time_ns()
-    try:
-        data, size, mtime_ns = reader.read(file.path, file.size, file.mtime_ns)
-    except RejectedFileError as rejection:
-        return Examined(file, file.size, file.mtime_ns, None, False, None, rejection)
-    sha256, settled = bytes_digest(data), mtime_ns < began - _SETTLED_NS
-    if sha256 == file.stored_sha256:
-        return Examined(file, size, mtime_ns, sha256, settled)
-    try:
-        image = inspect_image(data, sha256)
-    except RejectedFileError as rejection:
-        return Examined(file, size, mtime_ns, sha256, settled, None, rejection)
-    return Examined(file, size, mtime_ns, sha256, settled, image)
+    results: list[Examined] = []
+    new: list[tuple[bytes, bytes]] = []
+    places: list[int] = []
+    for file in files:
+        began = time.time_ns()
+        try:
+            data, size, mtime_ns = reader.read(file.path, file.size, file.mtime_ns)
+        except RejectedFileError as rejection:
+            results.append(Examined(file, file.size, file.mtime_ns, None, settled=False, found=rejection))
+            continue
+        sha256 = bytes_digest(data)
+        if sha256 != file.stored_sha256:
+            new.append((data, sha256))
+            places.append(len(results))
+        results.append(Examined(file, size, mtime_ns, sha256, settled=mtime_ns < began - _SETTLED_NS, found=None))
+    for place, found in zip(places, inspect_images(new), strict=True):
+        results[place] = results[place]._replace(found=found)
+    return results
 
 
 def examined(
@@ -97,7 +101,7 @@ def examined(
     def task(positions: Indices) -> list[Examined]:
         chunk = files.select(["path", "label", "size", "mtime_ns"]).take(pa.array(positions))
         columns = [positions.tolist(), *(column.to_pylist() for column in chunk.columns), stored_sha256(positions)]
-        return [examine(reader, FileToRead(*row)) for row in zip(*columns, strict=True)]
+        return examine(reader, map(FileToRead._make, zip(*columns, strict=True)))
 
     with ThreadPoolExecutor(threads, thread_name_prefix="examine") as pool:
         ahead: deque[Future[list[Examined]]] = deque()

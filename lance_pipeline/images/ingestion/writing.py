@@ -1,7 +1,6 @@
 """Inspected images to rows of a split's dataset, not yet committed."""
 
 import json
-import os
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -91,7 +90,7 @@ class SplitWriter:
         rows, self._rows, self._bytes = self._rows, [], 0
         self._totals = self._totals.plus(
             totals_of(
-                (path, label, image.sha256, image.width * image.height, image.sums, image.square_sums)
+                (path, label, image.sha256, image.width * image.height, *image.measured[2:])
                 for path, label, _, _, image in rows
             )
         )
@@ -101,10 +100,11 @@ class SplitWriter:
 def _batch(split: str, rows: list[Row]) -> pa.RecordBatch:
     """The rows as a batch of SPLIT_SCHEMA."""
     paths, labels, sizes, times, images = zip(*rows, strict=True)
-    data, sha256, widths, heights, formats, pixel_digests, grids, sums, square_sums = zip(*images, strict=True)
+    data, sha256, widths, heights, formats, measured = zip(*images, strict=True)
+    pixel_digests, grids, sums, square_sums = zip(*measured, strict=True)
     columns = {
-        "image": data,
-        "filename": [os.path.basename(unescape_name(path)).decode("utf-8", "backslashreplace") for path in paths],
+        "image": _binary(data),
+        "filename": [_filename(path) for path in paths],
         "label": labels,
         "split": [split] * len(rows),
         "path": paths,
@@ -113,7 +113,7 @@ def _batch(split: str, rows: list[Row]) -> pa.RecordBatch:
         "format": formats,
         "sha256": sha256,
         "pixel_digest": pixel_digests,
-        "perceptual_hash": perceptual_hashes(list(grids)),
+        "perceptual_hash": perceptual_hashes(grids),
         "size": sizes,
         "mtime": np.array(times, dtype="datetime64[ns]"),
         "channel_sum": _triples(sums),
@@ -124,6 +124,21 @@ def _batch(split: str, rows: list[Row]) -> pa.RecordBatch:
         for field in SPLIT_SCHEMA
     ]
     return pa.record_batch(arrays, schema=SPLIT_SCHEMA)
+
+
+def _filename(path: str) -> str:
+    """The file's name for people; bytes that are not UTF-8 are shown by their number."""
+    name = path.rpartition("/")[2]
+    return unescape_name(name).decode("utf-8", "backslashreplace") if "%" in name else name
+
+
+def _binary(values: tuple[bytes, ...]) -> pa.Array:
+    """The values as one array, copied once: a builder would copy them again each time that it grows."""
+    offsets = np.zeros(len(values) + 1, np.int32)
+    np.cumsum([len(value) for value in values], out=offsets[1:])
+    return pa.Array.from_buffers(
+        pa.binary(), len(values), [None, pa.py_buffer(offsets), pa.py_buffer(b"".join(values))]
+    )
 
 
 def _triples(values: tuple[tuple[int, int, int], ...]) -> pa.Array:

@@ -1,15 +1,23 @@
 """The folder of images, found or made, and listed once."""
 
+from typing import TYPE_CHECKING
+
 import dagster as dg
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.attributes import Archive
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, table
+from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import LanceVersion, RawImages
 
+if TYPE_CHECKING:
+    from lance_pipeline.images.listing import Listing
+
 CODE_VERSION = "1"
+_MEGABYTE = 1_000_000
 
 
 def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
@@ -36,7 +44,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         from lance_pipeline.images.scanning import LISTING_SCHEMA
 
         with clear_failures():
-            listing = _list(dataset, context.log.info)
+            listing = _list(dataset, context)
             uri = lance_store.dataset_uri(f"{dataset.name}_listing")
             version, fingerprint = store_listing(listing, uri)
         counts = listing.counts()
@@ -95,14 +103,33 @@ def _require_classes(root: str, missing: dict[str, list[str]]) -> None:
         )
 
 
-def _list(dataset: Dataset, log):
-    """The listing of the dataset's folder, which is made first if the source is a sample."""
+def _list(dataset: Dataset, context: dg.AssetExecutionContext) -> "Listing":
+    """The listing of the dataset's folder, which is made first if the source is a sample or an archive."""
     from lance_pipeline.images.listing import list_split_folders, list_unsplit_folders
     from lance_pipeline.images.sample import make_sample
 
     attributes = dataset.attributes
-    if attributes.source.sample and make_sample(attributes.source.sample, dataset.folder):
-        log(f"Made the sample {attributes.source.sample!r} at {dataset.folder}")
+    source = attributes.source
+    if source.sample and make_sample(source.sample, dataset.folder):
+        context.log.info(f"Made the sample {source.sample!r} at {dataset.folder}")
+    if source.archive:
+        _unpack(source.archive, dataset, context)
     if attributes.splits.fractions:
         return list_unsplit_folders(dataset.folder, attributes.splits.fractions.pool)
     return list_split_folders(dataset.folder, attributes.splits.folders)
+
+
+def _unpack(archive: Archive, dataset: Dataset, context: dg.AssetExecutionContext) -> None:
+    """Make the dataset's folder of the archive, unless it is there."""
+    from lance_pipeline.images.archive import make_from_archive
+
+    report = progress_reporter(context, dataset.key("raw_images"), "Download", "MB")
+
+    def on_progress(done: int, total: int | None) -> None:
+        report(done // _MEGABYTE, None if total is None else total // _MEGABYTE)
+
+    if make_from_archive(
+        archive.url, archive.checksum, dataset.folder, max_bytes=archive.max_bytes, on_progress=on_progress
+    ):
+        checked = f"of checksum {archive.checksum}" if archive.checksum else "of unchecked content"
+        context.log.info(f"Unpacked {archive.url}, {checked}, to {dataset.folder}")
