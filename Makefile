@@ -6,8 +6,10 @@ MLFLOW_PORT ?= 5000
 
 BIN := .venv/bin
 # As an absolute path; LANCE_PIPELINE_DATA moves all data elsewhere.
-DATA := $(shell $(PYTHON) -c 'import os; print(os.path.abspath(os.path.expanduser(os.environ.get("LANCE_PIPELINE_DATA") or "data")))')
-export LANCE_PIPELINE_DATA := $(DATA)
+GIVEN := $(or $(LANCE_PIPELINE_DATA),data)
+# Of an object store only Lance datasets can be kept there; all else stays here.
+DATA := $(shell $(PYTHON) -c 'import os, sys; d = sys.argv[1]; print(os.path.abspath("data" if "://" in d else os.path.expanduser(d)))' '$(GIVEN)')
+export LANCE_PIPELINE_DATA := $(if $(findstring ://,$(GIVEN)),$(GIVEN),$(DATA))
 export DAGSTER_HOME := $(DATA)/dagster
 export MLFLOW_DISABLE_TELEMETRY ?= true
 # The one command that runs the pipeline is superseded upstream, and says so at each start.

@@ -8,11 +8,12 @@ from pydantic import BaseModel
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
+from lance_pipeline.orchestration.assets.maintenance import build_maintenance
 from lance_pipeline.orchestration.assets.metrics import build_metrics
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
 from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
-from lance_pipeline.orchestration.automation import build_retraining
+from lance_pipeline.orchestration.automation import build_maintenance_job, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
 
 
@@ -47,9 +48,12 @@ class ImageClassifier(dg.Component):
             build_lance_splits(dataset),
             build_resnet34_asset(dataset),
             *(build_metrics(dataset, split) for split in ("val", "test")),
+            build_maintenance(dataset),
         ]
         return dg.Definitions.merge(
-            dg.Definitions(assets=dg.with_source_code_references(assets)), build_retraining(dataset)
+            dg.Definitions(assets=dg.with_source_code_references(assets)),
+            build_retraining(dataset),
+            build_maintenance_job(dataset),
         )
 
 

@@ -23,7 +23,11 @@ class LanceStore(dg.ConfigurableResource):
         Raises:
             InputError: its folder cannot be written.
         """
-        return f"{self.datasets or lance_root()}/{name}.lance"
+        return self.folder_uri(f"{name}.lance")
+
+    def folder_uri(self, name: str) -> str:
+        """The path or object-store URI of a folder beside the Lance datasets."""
+        return f"{self.datasets or lance_root()}/{name}"
 
     def reports_folder(self, dataset: str) -> Path:
         """The local folder of the full lists that checks write."""

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.paths import data_root, make_folder
-from lance_pipeline.orchestration.records import Record
+from lance_pipeline.orchestration.records import Record, TableVersion
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
@@ -18,7 +18,8 @@ AnyRecord = TypeVar("AnyRecord", bound=Record)
 class RecordIOManager(dg.ConfigurableIOManager):
     """Keeps each asset's record as ``<folder>/<asset key>/<run id>.json``.
 
-    An input is the current run's record, or else that of the asset's latest materialization in the
+    The Lance versions that an asset's latest record names are tagged, so that no clean-up removes
+    them. An input is the current run's record, or else that of the asset's latest materialization in the
     event log: what the lineage shows, never simply the newest file.
     """
 
@@ -40,6 +41,7 @@ class RecordIOManager(dg.ConfigurableIOManager):
                 os.replace(work, path)
             except OSError as error:
                 raise InputError(f"cannot write the record {path}: {error.strerror}. Free some space.") from error
+            _keep_tables(context.asset_key, obj)
 
     def load_input(self, context: dg.InputContext) -> Record:
         """Read the record for an asset's parameter, by the parameter's type."""
@@ -73,3 +75,10 @@ class RecordIOManager(dg.ConfigurableIOManager):
                 f"the record of {key.to_user_string()} in {self._path(key, run_id)} is gone or of another version: "
                 f"{error}. Materialize the asset again."
             ) from error
+
+
+def _keep_tables(key: dg.AssetKey, record: Record) -> None:
+    from lance_pipeline.images.maintenance import keep_version
+
+    for table in (value for _, value in record if isinstance(value, TableVersion)):
+        keep_version(table.uri, table.version, ".".join(["latest", *key.path]))

@@ -23,10 +23,17 @@ def load(text: str) -> dg.Definitions:
 def test_five_lines_define_a_dataset():
     definitions = load(SOURCE + "  image_size: 64\n  recipe: {weights: imagenet}\n")
     assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
-    assert {key.to_user_string() for asset in assets for key in asset.keys} == {
-        f"flowers/{asset}"
-        for asset in ["raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test"]
-    }
+    made = [
+        "raw_images",
+        "lance_train",
+        "lance_val",
+        "lance_test",
+        "resnet34",
+        "metrics_val",
+        "metrics_test",
+        "maintenance",
+    ]
+    assert {key.to_user_string() for asset in assets for key in asset.keys} == {f"flowers/{asset}" for asset in made}
 
 
 @pytest.mark.parametrize(

@@ -1,22 +1,28 @@
-"""The retraining job and its schedule."""
+"""Retraining and maintenance: their jobs and schedules."""
 
 from datetime import UTC, datetime
 from zoneinfo import ZoneInfo
 
 import dagster as dg
+import lance
+import numpy as np
 import pytest
 import yaml
 from dagster._core.definitions.selector import InstigatorSelector
 from dagster._utils.schedules import cron_string_iterator
 
+from lance_pipeline.images.maintenance import keep_version
+from lance_pipeline.orchestration.records import Split
 from lance_pipeline_tests.conftest import PROJECT, Shell
+from lance_pipeline_tests.image_folders import class_image
 from lance_pipeline_tests.orchestration.conftest import Graph
 
 CODE_LOCATION = ("-m", "lance_pipeline.definitions")
 
 
-def schedules_of(graph: Graph) -> list[dg.ScheduleDefinition]:
-    return [one for one in graph.definitions.schedules or [] if isinstance(one, dg.ScheduleDefinition)]
+def schedules_of(graph: Graph, of: str = "retrain") -> list[dg.ScheduleDefinition]:
+    found = [one for one in graph.definitions.schedules or [] if isinstance(one, dg.ScheduleDefinition)]
+    return [one for one in found if one.name == f"tiny_{of}_schedule"]
 
 
 def test_no_schedule_unless_asked_for(graph: Graph):
@@ -42,7 +48,8 @@ def test_tick_requests_one_run_of_the_whole_graph(graph: Graph):
     assert requests is not None
     assert len(requests) == 1
     job = graph.definitions.resolve_job_def("tiny_retrain")
-    assert job.asset_layer.executable_asset_keys == {key for asset in graph.assets for key in asset.keys}
+    everything = {key for asset in graph.assets for key in asset.keys}
+    assert job.asset_layer.executable_asset_keys == everything - {dg.AssetKey(["tiny", "maintenance"])}
 
 
 def test_next_tick_is_in_the_schedules_time_zone(graph: Graph):
@@ -79,3 +86,38 @@ def status_for_the_ui(shell: Shell) -> str:
 
 def test_command_line_lists_the_job(shell: Shell):
     assert "digits_retrain" in shell.run("dagster", "job", "list", *CODE_LOCATION).stdout
+
+
+@pytest.mark.parametrize(("enabled", "status"), [(False, "STOPPED"), (True, "RUNNING")])
+def test_maintenance_is_off_unless_enabled(graph: Graph, enabled: bool, status: str):
+    if enabled:
+        graph.attributes["maintenance"] = {"cron": "0 4 * * 2", "enabled": True}
+    (schedule,) = schedules_of(graph, "maintenance")
+    assert schedule.cron_schedule == ("0 4 * * 2" if enabled else "0 5 * * 0")
+    assert schedule.default_status.name == status
+    job = graph.definitions.resolve_job_def("tiny_maintenance")
+    assert set(job.asset_layer.selected_asset_keys) == {dg.AssetKey(["tiny", "maintenance"])}
+    retraining = graph.definitions.resolve_job_def("tiny_retrain")
+    assert dg.AssetKey(["tiny", "maintenance"]) not in retraining.asset_layer.selected_asset_keys
+
+
+def test_maintenance_keeps_what_records_name_and_models_were_trained_on(graph: Graph):
+    graph.attributes["maintenance"] = {"keep_days": 0}
+    uri = str(graph.images.parent / "data" / "lance" / "tiny_train.lance")
+    for number in range(4):
+        class_image(0, np.random.default_rng(number)).save(graph.images / "train" / "cat" / f"new{number}.png")
+        assert graph.materialize("raw_images", "lance_train", "lance_val", "lance_test").success
+        if number == 1:
+            keep_version(uri, 2, "trained.some-run")
+    assert graph.record("lance_train", Split).data.version == 4
+    result = graph.materialize("maintenance")
+    assert result.success
+    kept = {version["version"] for version in lance.dataset(uri).versions()}
+    assert {2, 4} <= kept
+    assert not {1, 3} & kept
+    assert graph.materialize("lance_train").success
+    tables = result.asset_materializations_for_node("tiny__maintenance")[0].metadata["tables"]
+    assert isinstance(tables, dg.TableMetadataValue)
+    by_name = {str(row.data["uri"]).rpartition("/")[2]: row.data for row in tables.records}
+    assert by_name["tiny_train.lance"]["versions_before"] == 4
+    assert {"tiny_listing.lance", "tiny_val_rejected.lance"} <= by_name.keys()

@@ -66,6 +66,12 @@ def progress_of(graph: Graph, asset: str) -> list[dict[str, Any]]:
     return [{name: value.value for name, value in one.metadata.items()} for one in observations if one is not None]
 
 
+def lance_datasets() -> set[str]:
+    """The names of all Lance datasets that there are."""
+    names = os.listdir(os.path.join(os.environ["LANCE_PIPELINE_DATA"], "lance"))
+    return {name.removesuffix(".lance") for name in names if name.endswith(".lance")}
+
+
 def failure_details(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
     failed = next(event for event in result.all_events if event.is_step_failure)
     data = failed.step_failure_data.user_failure_data
@@ -151,12 +157,23 @@ def test_on_bad_image_fail_names_all_bad_files(graph: Graph):
     named = {line.split(": ")[0]: line.split(": ")[1] for line in details["details"].splitlines()}
     assert named == {f"dog/n{number}.png": "not_an_image" for number in range(7)} | {"dog/e7.png": "empty"}
     assert never_materialized(graph, *LANCE)
-    assert not os.path.exists(os.path.join(os.environ["LANCE_PIPELINE_DATA"], "lance", "tiny_val.lance", "_versions"))
+    assert "tiny_val" not in lance_datasets()
 
 
 def test_on_bad_image_fail_has_nothing_against_good_files(graph: Graph):
     graph.attributes["ingest"] = {"on_bad_image": "fail", "max_rejected_fraction": 0}
     assert graph.materialize(*DATA).success
+
+
+def test_files_of_one_name_in_two_splits_are_told_apart(graph: Graph):
+    """By name, size and time the bad one of train is the good one of val."""
+    graph.attributes["ingest"] = {"max_rejected_fraction": 0.5}
+    good, bad = (graph.images / split / "cat" / "000.png" for split in ("val", "train"))
+    bad.write_bytes(b"-" * good.stat().st_size)
+    for file in (good, bad):
+        os.utime(file, (OLD, OLD))
+    assert graph.materialize(*DATA).success
+    assert [graph.record(asset, Split).rejected for asset in LANCE] == [1, 0, 0]
 
 
 def test_too_many_bad_files_fail_and_leave_what_was(graph: Graph):
@@ -181,6 +198,7 @@ def test_split_by_fractions_made_alone_is_the_same(cut: Graph):
     """Alone before the others are there, with them, and alone again."""
     assert cut.materialize("raw_images", "lance_val").success
     assert never_materialized(cut, "lance_train", "lance_test")
+    assert lance_datasets() == {"tiny_listing", "tiny_val", "tiny_val_rejected"}
     alone = cut.record("lance_val", Split)
     assert cut.materialize(*DATA).success
     versions, paths = data_versions(cut), paths_of(cut)
@@ -328,6 +346,7 @@ def test_progress_is_silent_where_an_ingest_is_short(graph: Graph):
             ),
         ),
     ],
+    ids=["on_bad_image", "max_rejected_fraction"],
 )
 @pytest.mark.usefixtures("quick_progress")
 def test_what_was_read_before_a_failure_is_kept(graph: Graph, strictness: dict[str, Any]):

@@ -106,7 +106,7 @@ def _sources(
             files=files_of_split(raw.listing.uri, raw.listing.version, folder_of),
             classes=raw.classes,
             assignment=assignment,
-            seen_uri=store.dataset_uri(name).removesuffix(".lance") + "_seen",
+            seen_uri=store.folder_uri(f"{name}_seen"),
         )
         yield source, wanted if fractions else [folder_of]
 

@@ -51,6 +51,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         lance_store: LanceStore,
     ):
         from lance_pipeline.images import LanceSplit
+        from lance_pipeline.images.maintenance import keep_version
         from lance_pipeline.training.checkpoint import save_model
         from lance_pipeline.training.fit import fit_resnet34
 
@@ -64,6 +65,9 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
                 run.log_params(recipe.model_dump() | {"image_size": image_size, "device": device.name})
                 run.log_dataset(f"{dataset.name}_train", "training", lance_train.data)
                 run.log_dataset(f"{dataset.name}_val", "validation", lance_val.data)
+                # From now on no clean-up can remove what this training reads.
+                for data in (lance_train.data, lance_val.data):
+                    keep_version(data.uri, data.version, f"trained.{run.run_id}")
                 reporter = _Reporter(context, run)
                 trained, card = fit_resnet34(
                     LanceSplit(lance_train.data.uri, lance_train.data.version),

@@ -1,0 +1,85 @@
+"""Which versions of a dataset are kept, and tidying up the rest."""
+
+import re
+from datetime import timedelta
+from typing import NamedTuple
+
+from lance_pipeline.images.ingestion.seen import SeenFiles
+from lance_pipeline.images.locking import locked
+from lance_pipeline.images.table import cannot_write, open_table
+
+# Lance accepts other names too, and then fails at each clean-up.
+_NOT_IN_A_TAG = re.compile("[^A-Za-z0-9._-]")
+# Data files are merged where deleted rows take up this share, or where they have fewer rows than Lance likes.
+_DELETED_SHARE = 0.1
+
+
+class Tidied(NamedTuple):
+    """What a clean-up did to a dataset; sizes in bytes."""
+
+    uri: str
+    version: int
+    versions_before: int
+    versions: int
+    data_files_before: int
+    data_files: int
+    bytes_removed: int
+    note: str = ""
+
+
+def keep_version(uri: str, version: int, name: str) -> None:
+    """Tag a version, which is then never cleaned up; a tag of that name moves to it.
+
+    Characters that a tag may not have become ``-``.
+
+    Raises:
+        InputError: there is no such version, or the dataset may not be written.
+    """
+    tag = _NOT_IN_A_TAG.sub("-", name)
+    dataset = open_table(uri, version)
+    tags = dataset.tags.list()
+    try:
+        if tag not in tags:
+            dataset.tags.create(tag, version)
+        elif tags[tag]["version"] != version:
+            dataset.tags.update(tag, version)
+    except OSError as error:
+        raise cannot_write(uri, error) from error
+
+
+def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied:
+    """Compact a dataset and remove old versions of it that no tag keeps.
+
+    Compaction merges small data files and leaves out deleted rows; it makes a version of the same
+    content. Nothing is done while an ingest waits to be finished, for its files would be lost.
+
+    Args:
+        uri: the dataset.
+        older_than: versions younger than this stay.
+        seen_uri: the folder that remembers what was seen, of a dataset that an ingest writes.
+
+    Raises:
+        InputError: there is no such dataset, or it may not be written.
+    """
+    with locked([uri] if seen_uri is None else [uri, seen_uri]):
+        before = open_table(uri)
+        versions, files = len(before.versions()), len(before.get_fragments())
+        if seen_uri is not None and _unfinished(seen_uri):
+            note = "an ingest was interrupted: materialize it first"
+            return Tidied(uri, before.version, versions, versions, files, files, 0, note)
+        try:
+            before.optimize.compact_files(materialize_deletions_threshold=_DELETED_SHARE)
+            after = open_table(uri)
+            stats = after.cleanup_old_versions(older_than, error_if_tagged_old_versions=False)
+        except OSError as error:
+            raise cannot_write(uri, error) from error
+        after = open_table(uri)
+        return Tidied(
+            uri, after.version, versions, len(after.versions()), files, len(after.get_fragments()), stats.bytes_removed
+        )
+
+
+def _unfinished(seen_uri: str) -> bool:
+    seen = SeenFiles(seen_uri)
+    seen.load()
+    return seen.unfinished or any(step.facts for step in seen.steps)
