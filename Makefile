@@ -56,7 +56,7 @@ setup: .venv/.installed instance
 instance: ## Make the Dagster instance in the data folder
 	@mkdir -p "$(DAGSTER_HOME)"
 	@ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
-	@echo 'DAGSTER_HOME=$${LANCE_PIPELINE_DATA:-$(CURDIR)/data}/dagster' > .env
+	@echo 'DAGSTER_HOME=$(if $(findstring ://,$(GIVEN)),$(DATA),$${LANCE_PIPELINE_DATA:-$(CURDIR)/data})/dagster' > .env
 	@echo 'MLFLOW_DISABLE_TELEMETRY=true' >> .env
 
 .venv/bin/python:

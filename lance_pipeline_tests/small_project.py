@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 from lance_pipeline_tests.image_folders import write_image_folder
 
 CLASSES: tuple[str, ...] = ("dog rose", "Gänseblümchen", "tulip")
 IMAGES = {"train": 4, "val": 2, "test": 2}
+LEAK = {"train": "tulip/000.png", "test": "tulip/001.png"}
+"""The one image that two splits share, pixel by pixel: its file in each of them."""
 
 _FILES = {
     "pyproject.toml": """\
@@ -85,5 +88,7 @@ def write_small_project(root: Path) -> Path:
         # As JSON, which quotes any path: servers take relative ones from where they were started.
         path.write_text(text.replace("{root}", json.dumps(os.path.abspath(root))), encoding="utf-8")
     counts = {split: dict.fromkeys(CLASSES, number) for split, number in IMAGES.items()}
-    write_image_folder(root / "images" / "flowers", counts)
+    images = root / "images" / "flowers"
+    write_image_folder(images, counts)
+    shutil.copyfile(images / "train" / LEAK["train"], images / "test" / LEAK["test"])
     return root / "workspace.yaml"

@@ -219,10 +219,12 @@ def _work(
 
     reader = FileReader(source.root, source.folder)
     intake = Intake(plan, stored, source.assignment, seen)
+    watch.progress(0, len(plan.todo))
     try:
         for done, one in enumerate(examined(reader, source.files, plan.todo, stored_sha256, threads), 1):
             intake.take(one)
-            if isinstance(one.found, RejectedFileError):
+            if isinstance(one.found, RejectedFileError) and limits.exceeded(len(plan.rejected), len(source.files)):
+                intake.finish_step()
                 _check_limits(source, plan, limits, complete=False)
             if done % _PROGRESS_FILES == 0 or done == len(plan.todo):
                 watch.progress(done, len(plan.todo))

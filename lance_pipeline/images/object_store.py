@@ -16,6 +16,11 @@ from lance_pipeline.errors import InputError
 # A store that restarts is away for longer than Lance's two or three seconds of patience.
 _RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
 _ATTEMPTS = 10
+CHECK_STORE = (
+    "Check the bucket's name, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store of your own, "
+    "AWS_ENDPOINT_URL"
+)
+"""What may be at fault when an object store fails or refuses."""
 
 
 def is_remote(uri: str) -> bool:

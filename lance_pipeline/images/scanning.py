@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import groupby
 
 import pyarrow as pa
@@ -10,7 +11,7 @@ import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.names import escape_name
-from lance_pipeline.images.object_store import filesystem, is_remote
+from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -31,11 +32,18 @@ def folder_exists(folder: str) -> bool:
     """Whether a folder, or an object-store prefix with anything below it, is there.
 
     Raises:
-        InputError: the store cannot be asked.
+        InputError: the store cannot be asked, or has no such bucket.
     """
     if not is_remote(folder):
         return os.path.isdir(folder)
-    return bool(_remote_files(folder, recursive=False))
+    if _remote_files(folder, recursive=False):
+        return True
+    store, path = filesystem(folder)
+    bucket = path.partition("/")[0]
+    with suppress(OSError):
+        if store.get_file_info(bucket).type == pafs.FileType.NotFound:
+            raise InputError(f"{folder} is missing: there is no bucket {bucket!r} at the store. {CHECK_STORE}.")
+    return False
 
 
 def subfolders(folder: str) -> list[str]:
@@ -162,10 +170,7 @@ def _remote_files(folder: str, *, recursive: bool) -> list[pafs.FileInfo]:
     try:
         return store.get_file_info(pafs.FileSelector(path, recursive=recursive, allow_not_found=True))
     except OSError as error:
-        raise InputError(
-            f"{folder} cannot be listed: {error}. Check the bucket's name, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, "
-            "AWS_REGION and, for a store of your own, AWS_ENDPOINT_URL."
-        ) from error
+        raise InputError(f"{folder} cannot be listed: {error}. {CHECK_STORE}.") from error
 
 
 def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:

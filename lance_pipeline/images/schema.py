@@ -38,9 +38,16 @@ _REJECTED: list[tuple[str, pa.DataType, str]] = [
 ]
 
 
+# Image files are compressed already: trying again would take several times as long as writing them.
+_ENCODING = {"image": {"lance-encoding:compression": "none"}}
+
+
 def _schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
     return pa.schema(
-        [pa.field(name, kind, nullable=False, metadata={"description": text}) for name, kind, text in columns]
+        [
+            pa.field(name, kind, nullable=False, metadata={"description": text} | _ENCODING.get(name, {}))
+            for name, kind, text in columns
+        ]
     )
 
 

@@ -38,6 +38,7 @@ def progress_reporter(
         now = time.monotonic()
         if began is None or done < began[0]:
             began = done, now
+            return
         if not throttle.ready():
             return
         rate = (done - began[0]) / (now - began[1]) if now > began[1] else 0.0

@@ -97,23 +97,28 @@ def check_results(examined: Examined, key: dg.AssetKey, reports: Path) -> Iterat
         yield check.result(examined, key, reports)
 
 
-def require_blocking(results: list[dg.AssetCheckResult]) -> None:
-    """Stop where a check that blocks has failed: what fails here is never handed on.
+def blocking_failures(split: str, results: list[dg.AssetCheckResult]) -> list[str]:
+    """The checks that block and have failed, a line each."""
+    lines = []
+    for one in results:
+        if not one.passed and one.severity == dg.AssetCheckSeverity.ERROR:
+            shown = {name: value.value for name, value in one.metadata.items() if name != "examples"}
+            lines.append(f"{split}: {one.check_name}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
+    return lines
+
+
+def require_blocking(failures: list[str]) -> None:
+    """Stop where a check that blocks has failed: what fails is never handed on.
 
     Raises:
-        InputError: one has.
+        InputError: there are such failures.
     """
-    failed = [one for one in results if not one.passed and one.severity == dg.AssetCheckSeverity.ERROR]
-    if not failed:
-        return
-    lines = []
-    for one in failed:
-        shown = {name: value.value for name, value in one.metadata.items() if name != "examples"}
-        lines.append(f"  {one.check_name}: " + ", ".join(f"{name} {value}" for name, value in shown.items()))
-    raise InputError(
-        f"{len(failed)} checks of the split fail, so that nothing is built on it:\n" + "\n".join(lines) + "\n"
-        "Mend the folder, or set what a check stops at under `checks`."
-    )
+    if failures:
+        raise InputError(
+            "Nothing is built on splits that fail these checks:\n  " + "\n  ".join(failures) + "\n"
+            "Mend the folder, or set what a check stops at under `checks`. If another tool has changed the "
+            "Lance dataset, delete it and materialize it again."
+        )
 
 
 def _evidence(finding: Finding, examined: Examined, path: Path) -> dict[str, Any]:
@@ -171,10 +176,13 @@ def _exact_duplicates(examined: Examined) -> Finding:
 
 def _label_conflicts(examined: Examined) -> Finding:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
     from lance_pipeline.images.quality import label_conflicts
 
-    return _images_at_fault([label_conflicts(pa.concat_tables([examined.index, *examined.other_indices]))], examined)
+    pairs = label_conflicts(pa.concat_tables([examined.index, *examined.other_indices]))
+    mine = (pc.field("split") == examined.name) | (pc.field("other_split") == examined.name)
+    return _images_at_fault([pairs.filter(mine)], examined)
 
 
 def _near_duplicates(examined: Examined) -> Finding:
@@ -221,7 +229,8 @@ def _images_at_fault(tables: "list[pa.Table]", examined: Examined) -> Finding:
     import pyarrow as pa
 
     rows = pa.concat_tables(tables) if tables else None
-    count = len(rows) if rows is not None else 0
+    # An image that is in two other splits stands in two rows.
+    count = len(rows.group_by(["split", "row"]).aggregate([])) if rows is not None else 0
     total = len(examined.index)
     return Finding(not count, rows, {"images": count, "share": count / total if total else 0.0})
 

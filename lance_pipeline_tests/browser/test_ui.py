@@ -1,5 +1,6 @@
 """What a person sees and does in the two UIs, in a real browser."""
 
+import csv
 import os
 import re
 import signal
@@ -9,9 +10,10 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
 
+from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.browser.conftest import PICTURES, save_picture
 from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, free_ports, is_free
-from lance_pipeline_tests.small_project import CLASSES, IMAGES
+from lance_pipeline_tests.small_project import CLASSES, IMAGES, LEAK
 
 ASSETS = ("raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
 _RUN_SECONDS = 480
@@ -92,6 +94,36 @@ def test_page_of_a_lance_dataset_shows_rows_version_and_pictures(page: Page, ui:
         page.mouse.move(0, 0)
         save_picture("asset_lance.png", page.screenshot(animations="disabled"))
         page.set_viewport_size({"width": 1400, "height": 900})
+
+
+def test_page_of_a_lance_dataset_shows_what_its_checks_found(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/assets/flowers/lance_test")
+    page.get_by_role("tab", name="Checks").click()
+    expect(page.get_by_text(f"Checks ({len(SPLIT_CHECKS)})", exact=True)).to_be_visible()
+    for check in SPLIT_CHECKS:
+        expect(_check(page, check.name)).to_contain_text(re.compile("Succeeded|Failed"))
+    expect(_check(page, "exact_duplicates")).to_contain_text("Succeeded")
+    leakage = _check(page, "leakage")
+    expect(leakage).to_contain_text("Failed")
+    expect(leakage.get_by_role("img", name="warning_outline")).to_be_visible()
+    leakage.click()
+    expect(_metadata(page, "images")).to_have_text("1")
+    full_list = _metadata(page, "full_list")
+    expect(full_list).to_have_text(re.compile("/reports/flowers/test_leakage.csv$"))
+    with Path(full_list.inner_text().strip()).open(encoding="utf-8", newline="") as file:
+        (pair,) = csv.DictReader(file)
+    assert {pair["split"]: pair["path"], pair["other_split"]: pair["other_path"]} == LEAK
+    if PICTURES:
+        page.get_by_text("Plots", exact=True).click()
+        # A dialog opens a third of the way down: below the metadata in so high a window.
+        page.set_viewport_size({"width": 1400, "height": 2250})
+    dialog = _open_picture(page, "examples")
+    if PICTURES:
+        box = dialog.bounding_box()
+        assert box is not None
+        page.mouse.move(0, 0)
+        clip: FloatRect = {"x": 0, "y": 0, "width": 1400, "height": box["y"] + box["height"] + 12}
+        save_picture("checks.png", page.screenshot(clip=clip, animations="disabled"))
 
 
 def test_page_of_the_metrics_shows_accuracy_and_confusion_matrix(page: Page, ui: Launcher, finished_run: str):
@@ -183,9 +215,16 @@ def _show_epochs(page: Page) -> Locator:
     return last_line
 
 
+def _check(page: Page, name: str) -> Locator:
+    """The entry of a check, with its result, in the list of an asset's checks."""
+    return page.locator("div", has=page.get_by_title(name, exact=True)).last
+
+
 def _metadata(page: Page, key: str) -> Locator:
-    """The value's cell in the table of an asset's metadata."""
-    return page.locator(f"tr:has(> td:first-child span:text-is('{key}')) > td:last-child")
+    """The value's cell in the table of an asset's or a check's metadata."""
+    # On the page of a check the key has no element of its own.
+    keys = (f"> td:first-child{inner}:text-is('{key}')" for inner in ("", " span"))
+    return page.locator(f"tr:has({', '.join(keys)}) > td:last-child")
 
 
 def _open_picture(page: Page, key: str) -> Locator:

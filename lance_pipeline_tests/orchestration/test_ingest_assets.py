@@ -3,6 +3,7 @@
 import os
 import shutil
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -67,9 +68,9 @@ def progress_of(graph: Graph, asset: str) -> list[dict[str, Any]]:
 
 
 def lance_datasets() -> set[str]:
-    """The names of all Lance datasets that there are."""
-    names = os.listdir(os.path.join(os.environ["LANCE_PIPELINE_DATA"], "lance"))
-    return {name.removesuffix(".lance") for name in names if name.endswith(".lance")}
+    """The names of all Lance datasets that have a version."""
+    folder = Path(os.environ["LANCE_PIPELINE_DATA"], "lance")
+    return {versions.parent.stem for versions in folder.glob("*.lance/_versions")}
 
 
 def failure_details(result: dg.ExecuteInProcessResult) -> dict[str, Any]:
@@ -183,8 +184,8 @@ def test_too_many_bad_files_fail_and_leave_what_was(graph: Graph):
     spoil(graph, "val/cat", "ne")
     result = graph.materialize(*DATA)
     message = failure_of(result)
-    assert f"2 of 8 files of {graph.images / 'val'} cannot be read as images" in message
-    assert "more than the 20.00% of `max_rejected_fraction` (25.00% so far)" in message
+    assert f"at least 2 of 8 files of {graph.images / 'val'} cannot be read as images" in message
+    assert "more than the 20.00% of `max_rejected_fraction`" in message
     assert "not_an_image: 1\n    cat/n0.png: " in message
     assert "empty: 1\n    cat/e1.png: the file is empty" in message
     details = failure_details(result)
@@ -217,38 +218,30 @@ def test_split_by_fractions_made_alone_is_the_same(cut: Graph):
     assert len(paths["lance_train"]) > max(len(paths["lance_val"]), len(paths["lance_test"]))
 
 
-@pytest.mark.parametrize("fractions", [True, False], ids=["fractions", "folders"])
-def test_touched_files_change_no_data(graph: Graph, request: pytest.FixtureRequest, fractions: bool):
-    if fractions:
-        request.getfixturevalue("cut")
-    assert graph.materialize(*DATA).success
-    versions = data_versions(graph)
-    records = [graph.record(asset, Split) for asset in LANCE]
-    raw = graph.record("raw_images", RawImages).listing
-    for file in graph.images.rglob("*.png"):
+def test_touched_files_change_no_data(cut: Graph):
+    assert cut.materialize(*DATA).success
+    versions = data_versions(cut)
+    records = [cut.record(asset, Split) for asset in LANCE]
+    raw = cut.record("raw_images", RawImages).listing
+    for file in cut.images.rglob("*.png"):
         os.utime(file, (OLD, OLD))
-    assert graph.materialize(*DATA).success
+    assert cut.materialize(*DATA).success
 
-    assert graph.record("raw_images", RawImages).listing.fingerprint != raw.fingerprint
-    assert data_versions(graph) == versions
-    assert [graph.record(asset, Split) for asset in LANCE] == records
-    assert all((graph.metadata(asset)["added"], graph.metadata(asset)["removed"]) == (0, 0) for asset in LANCE)
+    assert cut.record("raw_images", RawImages).listing.fingerprint != raw.fingerprint
+    assert data_versions(cut) == versions
+    assert [cut.record(asset, Split) for asset in LANCE] == records
+    assert all((cut.metadata(asset)["added"], cut.metadata(asset)["removed"]) == (0, 0) for asset in LANCE)
 
 
 def test_salt_draws_anew(cut: Graph):
     assert cut.materialize(*DATA).success
-    versions, paths = data_versions(cut), paths_of(cut)
+    paths = paths_of(cut)
     cut.attributes["splits"] = {"fractions": SHARES | {"salt": "another"}}
     assert cut.materialize(*DATA).success
     redrawn = paths_of(cut)
     assert all(redrawn[asset] != paths[asset] for asset in LANCE)
     assert set.union(*redrawn.values()) == set.union(*paths.values())
     assert sum(len(names) for names in redrawn.values()) == 60
-
-    cut.attributes["splits"] = {"fractions": SHARES}
-    assert cut.materialize(*DATA).success
-    assert paths_of(cut) == paths
-    assert data_versions(cut) == versions
 
 
 def test_fractions_leave_no_copies_in_two_splits(cut: Graph):
@@ -339,12 +332,7 @@ def test_progress_is_silent_where_an_ingest_is_short(graph: Graph):
     "strictness",
     [
         {"on_bad_image": "fail", "max_rejected_fraction": 1},
-        pytest.param(
-            {"max_rejected_fraction": 0.05},
-            marks=pytest.mark.xfail(
-                strict=True, reason="the step that meets the limit is dropped, against what it says"
-            ),
-        ),
+        {"max_rejected_fraction": 0.05},
     ],
     ids=["on_bad_image", "max_rejected_fraction"],
 )

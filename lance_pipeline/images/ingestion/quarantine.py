@@ -37,6 +37,10 @@ class Limits:
     on_bad_image: Literal["quarantine", "fail"] = "quarantine"
     max_rejected_fraction: float = 0.05
 
+    def exceeded(self, rejected: int, scanned: int) -> bool:
+        """Whether so many rejected files are too many, however strict the ingest is."""
+        return rejected > self.max_rejected_fraction * scanned
+
     def check(self, where: str, rejected: list[Rejected], scanned: int, *, complete: bool) -> None:
         """Judge the rejected files of one folder; ``complete`` tells that all files have been read.
 
@@ -45,18 +49,19 @@ class Limits:
         """
         if not rejected:
             return
-        share = len(rejected) / scanned
-        if share > self.max_rejected_fraction:
-            what = f"more than the {self.max_rejected_fraction:.2%} of `max_rejected_fraction` ({share:.2%} so far)"
+        if self.exceeded(len(rejected), scanned):
+            what = f"more than the {self.max_rejected_fraction:.2%} of `max_rejected_fraction`"
             advice = "Repair these files or move them away, or raise `max_rejected_fraction`"
         elif complete and self.on_bad_image == "fail":
             what = "and `on_bad_image` is `fail`"
             advice = "Repair these files or move them away, or set `on_bad_image: quarantine`"
         else:
             return
+        rejected = sorted(rejected)
         lines = [f"{one.path}: {one.reason}: {one.detail}" for one in rejected]
+        count = f"{'' if complete else 'at least '}{len(rejected)}"
         raise InputError(
-            f"{len(rejected)} of {scanned} files of {where} cannot be read as images, {what}:\n{_digest(rejected)}\n"
+            f"{count} of {scanned} files of {where} cannot be read as images, {what}:\n{_digest(rejected)}\n"
             f"{advice}. Nothing was committed; what has been read is kept, so that the next run goes on from here.",
             lines,
         )

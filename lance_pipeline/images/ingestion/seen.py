@@ -13,7 +13,7 @@ import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.ingestion.columns import positions
-from lance_pipeline.images.object_store import filesystem, join_uri, write_whole
+from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
 
 SEEN_SCHEMA = pa.schema(
     [
@@ -129,6 +129,9 @@ class SeenFiles:
             # Cut off by a power failure: what it said is found out again.
             self._delete(name)
             return None
+        except FileNotFoundError:
+            # A writer on another host has tidied up since the folder was listed.
+            return None
         except OSError as error:
             raise self._failure(error) from error
         facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
@@ -156,7 +159,8 @@ class SeenFiles:
             raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> InputError:
+        hint = CHECK_STORE if is_remote(self._uri) else "Check that the disk has room and that the folder may be written"
         return InputError(
-            f"cannot use the folder {self._uri}, which remembers the files seen: {error}. Check that the disk has room "
-            "and that the folder may be written; it may also be deleted, every file is then read again."
+            f"cannot use the folder {self._uri}, which remembers the files seen: {error}. {hint}; it may also be "
+            "deleted, every file is then read again."
         )

@@ -11,7 +11,13 @@ from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, picture, table
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split, TableVersion
-from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS, Examined, check_results, require_blocking
+from lance_pipeline.orchestration.split_checks import (
+    SPLIT_CHECKS,
+    Examined,
+    blocking_failures,
+    check_results,
+    require_blocking,
+)
 
 if TYPE_CHECKING:
     from lance_pipeline.images import IngestReport, LanceSplit
@@ -46,20 +52,24 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         with clear_failures():
             reports = _ingested(context, dataset, raw_images, wanted, lance_store)
             splits = _existing(dataset, lance_store)
+        failures: list[str] = []
         for split in wanted:
             record = _record(reports[split])
             examined = Examined(split, record, splits, dataset.attributes.image_size, dataset.attributes.checks)
             with clear_failures():
                 results = list(check_results(examined, specs[split].key, lance_store.reports_folder(dataset.name)))
             yield from results
-            with clear_failures():
-                require_blocking(results)
-            yield dg.MaterializeResult(
-                asset_key=specs[split].key,
-                value=record,
-                data_version=dg.DataVersion(record.data.fingerprint),
-                metadata=_metadata(record, split, splits[split], reports[split]),
-            )
+            failed = blocking_failures(split, results)
+            failures += failed
+            if not failed:
+                yield dg.MaterializeResult(
+                    asset_key=specs[split].key,
+                    value=record,
+                    data_version=dg.DataVersion(record.data.fingerprint),
+                    metadata=_metadata(record, split, splits[split], reports[split]),
+                )
+        with clear_failures():
+            require_blocking(failures)
 
     return lance_splits
 

@@ -1,0 +1,405 @@
+"""Images and Lance datasets in an object store: the same guarantees as on a disk."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+import lance
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.images import ImageLoader, LanceSplit, ingest_split
+from lance_pipeline.images.decoding import decode_rgb
+from lance_pipeline.images.ingest import Watch
+from lance_pipeline.images.ingestion.reading import FileReader
+from lance_pipeline.images.ingestion.seen import SeenFiles
+from lance_pipeline.images.listing import list_split_folders
+from lance_pipeline.images.object_store import storage_options
+from lance_pipeline.images.table import find_table
+from lance_pipeline_tests.image_folders import class_image, encoded
+from lance_pipeline_tests.object_store import ObjectStore, object_store
+
+ODD_NAMES = ["a b.png", "grüße 日本.png", "e\u0301.png", "100%.png", "a%20b.png", "new\nline.png", "q?#+&.png"]
+LITTER = ["cat/.DS_Store", "cat/Thumbs.db", ".hidden/x.png", "beside the classes.png"]
+BAD = "dog/deep/er/bad.png"
+WHERE = [("s3", "s3"), ("s3", "disk"), ("disk", "s3")]
+# Of a file that is younger nobody can tell whether it will change unseen.
+SETTLED_SECONDS = 2.1
+# A line of input starts an ingest; steps of a few files, so that a kill finds some done and some not.
+INGEST = """
+import sys
+from lance_pipeline.images.ingestion import intake
+intake.STEP_SECONDS, intake._CHUNK = 0.0, 40
+from lance_pipeline.images import ingest_split
+print("ready", flush=True)
+for _ in sys.stdin:
+    report = ingest_split(sys.argv[1], "train", sys.argv[2])
+    print(report.rows, report.rejected, flush=True)
+"""
+# What each operation says of a server that is down, and after how many seconds.
+ASK = """
+import json, sys, time
+from lance_pipeline.errors import InputError
+from lance_pipeline.images.listing import list_split_folders
+from lance_pipeline.images.table import find_table
+began = time.monotonic()
+try:
+    list_split_folders("s3://bucket/pets", {"train": "train"}) if sys.argv[1] == "list" else find_table("s3://bucket/x")
+except InputError as error:
+    print(json.dumps([str(error), time.monotonic() - began]))
+"""
+
+
+class Place:
+    """A folder on a disk or in an object store, handled without the code under test."""
+
+    def __init__(self, filesystem: pafs.FileSystem, path: str, uri: str) -> None:
+        self.filesystem, self.path, self.uri = filesystem, path, uri
+
+    def below(self, name: str) -> "Place":
+        return Place(self.filesystem, f"{self.path}/{name}", f"{self.uri}/{name}")
+
+    def write(self, name: str, data: bytes) -> None:
+        path = f"{self.path}/{name}"
+        if isinstance(self.filesystem, pafs.LocalFileSystem):
+            self.filesystem.create_dir(os.path.dirname(path))
+        with self.filesystem.open_output_stream(path) as file:
+            file.write(data)
+
+    def delete(self, name: str) -> None:
+        self.filesystem.delete_file(f"{self.path}/{name}")
+
+    def names(self) -> list[str]:
+        selector = pafs.FileSelector(self.path, recursive=True, allow_not_found=True)
+        return sorted(
+            info.path.removeprefix(f"{self.path}/")
+            for info in self.filesystem.get_file_info(selector)
+            if info.is_file and "/.ready-" not in info.path
+        )
+
+    def files(self) -> dict[str, bytes]:
+        contents = {}
+        for name in self.names():
+            with self.filesystem.open_input_file(f"{self.path}/{name}") as file:
+                contents[name] = file.read()
+        return contents
+
+
+def image(seed: int) -> bytes:
+    return encoded(class_image(seed, np.random.default_rng(seed), 8 + seed % 7))
+
+
+def fill(place: Place, count: int) -> dict[str, bytes]:
+    """As many images, under two classes; returns them by their paths below the split."""
+    images = {f"{('cat', 'dog')[seed % 2]}/{seed:03d}.png": image(seed) for seed in range(count)}
+    for name, data in images.items():
+        place.write(f"train/{name}", data)
+    return images
+
+
+def fill_oddly(place: Place) -> dict[str, bytes]:
+    images = fill(place, 24)
+    odd = {f"dog/{name}": image(100 + number) for number, name in enumerate(ODD_NAMES)}
+    for name, data in (odd | dict.fromkeys(LITTER, b"litter") | {BAD: b"no image"}).items():
+        place.write(f"train/{name}", data)
+    return images | odd
+
+
+def contents(uri: str) -> dict[str, bytes]:
+    """The images of a split by the names of their files."""
+    table = LanceSplit(uri).to_table(["path", "image"])
+    rows = dict(zip(table["path"].to_pylist(), table["image"].to_pylist(), strict=True))
+    assert len(rows) == len(table)
+    return {path.replace("%25", "%"): data for path, data in rows.items()}
+
+
+def versions(uri: str) -> int:
+    return len(lance.dataset(uri, storage_options=storage_options(uri)).versions())
+
+
+def start(root: str, target: str, temporary: Path | None = None) -> subprocess.Popen[str]:
+    """A process with all imports done, ready for ingests."""
+    environment = os.environ | ({"TMPDIR": str(temporary)} if temporary else {})
+    process = subprocess.Popen(
+        [sys.executable, "-c", INGEST, root, target],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    )
+    assert pipe(process.stdout).readline() == "ready\n"
+    return process
+
+
+def pipe(stream: IO[str] | None) -> IO[str]:
+    assert stream is not None
+    return stream
+
+
+def begin(process: subprocess.Popen[str]) -> None:
+    pipe(process.stdin).write("go\n")
+    pipe(process.stdin).flush()
+
+
+def wait_for_step(memory: Place) -> None:
+    deadline = time.monotonic() + 30
+    while not any(name.startswith("step-") for name in memory.names()):
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def unreachable() -> Iterator[dict[str, subprocess.Popen[str]]]:
+    """Questions to a server that is down: asked at once, for the answers take their time."""
+    environment = os.environ | {
+        "AWS_ACCESS_KEY_ID": "a",
+        "AWS_SECRET_ACCESS_KEY": "b",
+        "AWS_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": "http://127.0.0.1:9",
+    }
+    processes = {
+        what: subprocess.Popen([sys.executable, "-c", ASK, what], stdout=subprocess.PIPE, text=True, env=environment)
+        for what in ("list", "open")
+    }
+    yield processes
+    for process in processes.values():
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
+    """A server, and the environment that a user of it has."""
+    with object_store(tmp_path_factory.mktemp("s3")) as store, pytest.MonkeyPatch.context() as patch:
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
+            patch.setenv(name, store.environment[name])
+        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        yield store
+
+
+def place(store: ObjectStore, where: str, name: str, folder: Path) -> Place:
+    if where == "s3":
+        return Place(store.filesystem(), f"{store.bucket}/{name}", store.uri(name))
+    return Place(pafs.LocalFileSystem(), f"{folder}/{name}", f"{folder}/{name}")
+
+
+@pytest.fixture(scope="module")
+def pets(store: ObjectStore, tmp_path_factory: pytest.TempPathFactory) -> dict[tuple[str, str], Place]:
+    """For each of WHERE a folder of images, old enough to be trusted."""
+    folder = tmp_path_factory.mktemp("raw")
+    places = {where: place(store, where[0], f"pets of {' '.join(where)}", folder) for where in WHERE}
+    for where, one in places.items():
+        fill_oddly(one) if where != "many" else fill(one, MANY)
+    time.sleep(SETTLED_SECONDS)
+    return places
+
+
+@pytest.fixture
+def remote(store: ObjectStore, request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    """A part of the bucket for one test alone."""
+    return place(store, "s3", re.sub(r"\W", "-", request.node.name), tmp_path)
+
+
+@pytest.mark.parametrize("where", WHERE, ids=" to ".join)
+def test_increments(where, pets, store, tmp_path, monkeypatch):
+    read: list[str] = []
+    real = FileReader.read
+
+    def noted(self: FileReader, path: str, size: int, mtime_ns: int):
+        read.append(path)
+        return real(self, path, size, mtime_ns)
+
+    monkeypatch.setattr(FileReader, "read", noted)
+    raw, lances = pets[where], place(store, where[1], f"lance of {' '.join(where)}", tmp_path)
+    target = f"{lances.uri}/train.lance"
+    images = {name.removeprefix("train/"): data for name, data in raw.files().items() if not _no_image(name)}
+    assert len(images) == 24 + len(ODD_NAMES)
+
+    listing = list_split_folders(raw.uri, {"train": "train"})
+    assert len(listing.files) == len(images) + 1
+    # A disk tells of the hidden folder, a store of the file that is in it.
+    assert {name.partition("/")[0] for name in listing.ignored} == {"cat", ".hidden", "beside the classes.png"}
+    assert len(listing.ignored) == len(LITTER)
+    first = ingest_split(raw.uri, "train", target)
+    assert (first.version, first.rows, first.rejected, first.added) == (1, len(images), 1, len(images))
+    assert contents(target) == images
+    assert LanceSplit(first.rejected_uri).to_table(["path", "reason"]).to_pylist() == [
+        {"path": BAD, "reason": "not_an_image"}
+    ]
+    assert len(read) == len(images) + 1
+    assert any(name.startswith("train_seen/step-") for name in lances.names())
+    assert "train_seen/started" not in lances.names()
+
+    read.clear()
+    again = ingest_split(raw.uri, "train", target)
+    assert (again.version, again.added, again.removed, read) == (1, 0, 0, [])
+    assert again.fingerprint == first.fingerprint
+
+    images |= {"cat/000.png": image(900), "dog/new 100%\n.png": image(901)}
+    del images[f"dog/{ODD_NAMES[0]}"]
+    for name in ("cat/000.png", "dog/new 100%\n.png"):
+        raw.write(f"train/{name}", images[name])
+    raw.delete(f"train/dog/{ODD_NAMES[0]}")
+    changed = ingest_split(raw.uri, "train", target)
+    assert sorted(read) == ["cat/000.png", "dog/new 100%25\n.png"]
+    assert (changed.version, changed.added, changed.removed) == (2, 2, 2)
+    assert contents(target) == images
+    assert versions(target) == 2
+    assert f"dog/{ODD_NAMES[0]}" in LanceSplit(target, version=1).to_table(["path"])["path"].to_pylist()
+
+    lances.filesystem.delete_dir(f"{lances.path}/train_seen")
+    read.clear()
+    forgetful = ingest_split(raw.uri, "train", target)
+    assert len(read) == len(images) + 1
+    assert (forgetful.version, forgetful.added, forgetful.removed) == (2, 0, 0)
+    assert forgetful.fingerprint == changed.fingerprint
+
+
+def _no_image(name: str) -> bool:
+    return name.removeprefix("train/") in {*LITTER, BAD}
+
+
+def test_a_split_is_read_and_loaded_from_the_store(remote):
+    images = fill(remote, 10)
+    target = f"{remote.uri}/train.lance"
+    ingest_split(remote.uri, "train", target)
+    split = LanceSplit(target)
+    assert (len(split), split.classes) == (10, ["cat", "dog"])
+    assert split.size_in_bytes() > sum(map(len, images.values()))
+    loader = ImageLoader(target, batch_size=4, image_size=8, training=True, seed=3)
+    batches = list(loader)
+    assert [len(labels) for _, labels in batches] == [4, 4, 2]
+    assert sorted(label for _, labels in batches for label in labels.tolist()) == [0] * 5 + [1] * 5
+    plain = next(iter(ImageLoader(target, batch_size=10, image_size=8, training=False, fit="squash")))[0]
+    assert plain.shape == (10, 3, 8, 8)
+    # The one image of the loader's size is given out as it is.
+    at = split.to_table(["path"])["path"].to_pylist().index("cat/000.png")
+    assert np.array_equal(plain[at].permute(1, 2, 0).numpy(), np.asarray(decode_rgb(images["cat/000.png"])))
+
+
+def test_killed_midway_the_next_run_goes_on(remote):
+    images = fill(remote, 300)
+    target = f"{remote.uri}/train.lance"
+    process = start(remote.uri, target)
+    begin(process)
+    wait_for_step(remote.below("train_seen"))
+    process.send_signal(signal.SIGKILL)
+    assert pipe(process.stdout).read() == ""
+    assert process.wait() == -signal.SIGKILL
+    assert find_table(target) is None
+    seen = SeenFiles(f"{remote.uri}/train_seen")
+    seen.load()
+    assert seen.unfinished
+    finished = {
+        file["path"]
+        for step in seen.steps
+        for written in step.facts["written"]
+        for fragment in written["fragments"]
+        for file in fragment["files"]
+    }
+    totals: list[int] = []
+    report = ingest_split(remote.uri, "train", target, watch=Watch(progress=lambda done, total: totals.append(total)))
+    assert totals[-1] == 300 - 40 * len(seen.steps)
+    assert (report.version, report.rows, report.added) == (1, 300, 300)
+    assert contents(target) == images
+    used = {file.path for fragment in LanceSplit(target).dataset.get_fragments() for file in fragment.metadata.files}
+    assert finished
+    assert finished < used
+    assert "train_seen/started" not in remote.names()
+
+
+def test_writers_on_two_hosts(remote, tmp_path):
+    """They share no lock: each has a temporary folder of its own, where the locks of remote datasets are."""
+    images = fill(remote, 120)
+    target = f"{remote.uri}/train.lance"
+    folders = [tmp_path / "host0", tmp_path / "host1"]
+    for folder in folders:
+        folder.mkdir()
+    processes = [start(remote.uri, target, folder) for folder in folders]
+    for turn in range(5):
+        for process in processes:
+            begin(process)
+        assert [pipe(process.stdout).readline() for process in processes] == [f"{len(images)} 0\n"] * 2
+        assert contents(target) == images
+        for number in range(turn, 120, 30):
+            name = f"{('cat', 'dog')[number % 2]}/{number:03d}.png"
+            images[name] = image(1000 * (turn + 1) + number)
+            remote.write(f"train/{name}", images[name])
+        gone = f"dog/{2 * turn + 61:03d}.png"
+        images.pop(gone)
+        remote.delete(f"train/{gone}")
+    for process in processes:
+        process.communicate(timeout=30)
+    assert [process.returncode for process in processes] == [0, 0]
+    assert all(list(folder.glob("lance_pipeline-*.lock")) for folder in folders)
+
+
+def test_a_restart_of_the_server_is_survived(store, remote):
+    images = fill(remote, 400)
+    target = f"{remote.uri}/train.lance"
+    process = start(remote.uri, target)
+    begin(process)
+    wait_for_step(remote.below("train_seen"))
+    store.kill()
+    time.sleep(3)
+    assert process.poll() is None
+    store.start()
+    assert process.communicate(timeout=120)[0] == "400 0\n"
+    assert process.returncode == 0
+    assert contents(target) == images
+
+
+@pytest.mark.usefixtures("store")
+def test_what_is_missing_is_named(remote, tmp_path):
+    with pytest.raises(InputError, match=rf"the folder {remote.uri} is missing.*source"):
+        list_split_folders(remote.uri, {"train": "train"})
+    fill(remote, 2)
+    with pytest.raises(InputError, match="split 'val' is missing.*holds 'train'"):
+        list_split_folders(remote.uri, {"train": "train", "val": "val"})
+    with pytest.raises(InputError, match=r"no bucket 'nowhere'.*bucket's name"):
+        list_split_folders("s3://nowhere/pets", {"train": "train"})
+    with pytest.raises(InputError, match=r"(?s)s3://nowhere/.*bucket"):
+        ingest_split(remote.uri, "train", "s3://nowhere/train.lance")
+
+
+def test_a_wrong_key_is_told(store, remote, tmp_path, monkeypatch):
+    fill(remote, 2)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(InputError, match=r"(?s)cannot be listed: .*Check .*AWS_SECRET_ACCESS_KEY"):
+        list_split_folders(remote.uri, {"train": "train"})
+    with pytest.raises(InputError, match=r"(?s)cannot open the Lance dataset s3://.*check the AWS_… variables"):
+        LanceSplit(f"{remote.uri}/train.lance")
+    folder = place(store, "disk", "raw", tmp_path)
+    fill(folder, 2)
+    with pytest.raises(InputError, match=r"(?s)s3://.*AWS_SECRET_ACCESS_KEY"):
+        ingest_split(folder.uri, "train", f"{remote.uri}/train.lance")
+    monkeypatch.undo()
+    assert "train.lance" not in str(remote.names())
+
+
+@pytest.mark.parametrize(("what", "told"), [("list", "AWS_ENDPOINT_URL"), ("open", "AWS_… variables")])
+def test_a_server_that_is_down_is_told_within_half_a_minute(what, told, unreachable):
+    import json
+
+    output = unreachable[what].communicate(timeout=120)[0]
+    message, seconds = json.loads(output)
+    assert told in message
+    assert seconds < 35
+
+
+def test_no_more_than_the_environment_is_needed(store, remote):
+    """An address of http is allowed without AWS_ALLOW_HTTP, and nothing is left of the fixtures' own variables."""
+    names = {name for name in os.environ if name.startswith("AWS_")}
+    assert names == {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"}
+    fill(remote, 2)
+    assert ingest_split(remote.uri, "train", f"{remote.uri}/train.lance").rows == 2
