@@ -177,10 +177,8 @@ def _read_chunk(paths: list[str]) -> int:
 
 
 def _decode_chunk(images: list[bytes]) -> int:
-    from lance_pipeline.images import decoding
+    from lance_pipeline.images.decoding import decode_image
 
-    # TODO: remove decode_rgb once the new ingest's decode_image is in.
-    decode_one = getattr(decoding, "decode_image", None) or getattr(decoding, "decode_rgb")  # noqa: B009
     for data in images:
-        decode_one(data)
+        decode_image(data)
     return len(images)

@@ -8,7 +8,6 @@ from benchmarks.corpus import KINDS
 from benchmarks.results import AGAIN, BOUNDS, PEERS, Results, Spread
 
 _MIB = 2**20
-_SECTION = re.compile(r"<!-- ingest -->.*<!-- /ingest -->", re.DOTALL)
 
 
 @dataclass(frozen=True)
@@ -97,15 +96,15 @@ def targets_table(results: Results) -> str:
     return "\n".join(["| target | measured | |", "|---|--:|---|", *lines])
 
 
-def replace_section(page: str, section: str) -> None:
-    """Put the section into the page between its two marks; at the end where it has none."""
+def replace_section(page: str, section: str, name: str = "ingest") -> None:
+    """Put the section into the page between the two marks of its name; at the end where it has none."""
     text = "# Benchmarks\n"
     if os.path.exists(page):
         with open(page) as file:
             text = file.read()
     os.makedirs(os.path.dirname(os.path.abspath(page)), exist_ok=True)
-    marked = f"<!-- ingest -->\n{section.strip()}\n<!-- /ingest -->"
-    text, found = _SECTION.subn(lambda _: marked, text)
+    marked = f"<!-- {name} -->\n{section.strip()}\n<!-- /{name} -->"
+    text, found = re.subn(f"<!-- {name} -->.*?<!-- /{name} -->", lambda _: marked, text, flags=re.DOTALL)
     with open(page, "w") as file:
         file.write(text if found else f"{text.rstrip()}\n\n{marked}\n")
 

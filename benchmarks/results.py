@@ -27,7 +27,7 @@ AGAIN = {
     "unchanged": "nothing changed",
     "list": "*bound: listing the files*",
 }
-_OWN = ("pylance", "pyarrow", "numpy", "pillow", "torch")
+_OWN = ("pylance", "pyarrow", "numpy", "pillow", "opencv-python-headless", "simplejpeg", "xxhash")
 _PEER_PACKAGES = ("datasets", "webdataset", "mosaicml-streaming", "litdata")
 
 

@@ -15,6 +15,7 @@ from lance_pipeline.errors import InputError
 
 # A store that restarts is away for longer than Lance's two or three seconds of patience.
 _RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
+# With Arrow's waits, each twice as long as the one before: 25 seconds in all.
 _ATTEMPTS = 10
 CHECK_STORE = (
     "Check the bucket's name, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store of your own, "
@@ -57,6 +58,17 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         raise InputError(f"{uri} cannot be reached: {error}. Expected a path or an s3:// URI.") from error
 
 
+def reach(uri: str) -> None:
+    """Ask for something at ``uri``: Lance asks many times over, for minutes, when a store does not answer.
+
+    Raises:
+        OSError: the store does not answer, or refuses.
+    """
+    if urlsplit(uri).scheme == "s3":
+        store, path = filesystem(uri)
+        store.get_file_info(f"{path}/_versions")
+
+
 def write_whole(uri: str, data: bytes | pa.Buffer) -> None:
     """Write a file or object, whole or not at all; its folder is made.
 
@@ -82,7 +94,8 @@ def _s3() -> pafs.FileSystem:
         endpoint_override=endpoint.netloc or None,
         scheme=endpoint.scheme or "https",
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        # The standard strategy waits at random for up to minutes, and stops retrying after a hundred retries in all.
+        retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS),
     )
 
 

@@ -21,10 +21,11 @@ from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.object_store import is_remote, join_uri, storage_options, write_whole
+from lance_pipeline.images.object_store import is_remote, join_uri, reach, storage_options, write_whole
 
 FACTS_KEY = b"lance_pipeline"
 Facts = dict[str, Any]
+_ATTEMPTS = 5
 _FOREVER = timedelta(days=36500)
 _DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
 
@@ -43,18 +44,29 @@ def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch],
         InputError: the table cannot be written.
     """
     before = find_table(uri)
+    fragments = None
+    for attempt in range(1, _ATTEMPTS + 1):
+        try:
+            if fragments is None:
+                fragments = _write(uri, before, schema, batches)
+            return replace_rows(uri, before, schema, fragments, facts)
+        except ConflictError as error:
+            if attempt == _ATTEMPTS:
+                raise cannot_write(uri, error) from error
+            before = find_table(uri)
+    raise AssertionError("unreachable")
+
+
+def _write(
+    uri: str, before: lance.LanceDataset | None, schema: pa.Schema, batches: Iterable[pa.RecordBatch]
+) -> list[FragmentMetadata]:
     try:
         make_parent(uri)
         reader = pa.RecordBatchReader.from_batches(schema, batches)
         mode, options = "create" if before is None else "overwrite", storage_options(uri)
-        fragments = write_fragments(reader, uri, schema=schema, mode=mode, storage_options=options)
+        return write_fragments(reader, uri, schema=schema, mode=mode, storage_options=options)
     except OSError as error:
-        raise cannot_write(uri, error) from error
-    while True:
-        try:
-            return replace_rows(uri, before, schema, fragments, facts)
-        except ConflictError:
-            before = find_table(uri)
+        raise write_error(uri, error) from error
 
 
 def replace_rows(
@@ -71,7 +83,7 @@ def replace_rows(
     try:
         return lance.LanceDataset.commit(uri, transaction, max_retries=0, storage_options=storage_options(uri))
     except OSError as error:
-        raise _commit_error(uri, error) from error
+        raise write_error(uri, error) from error
 
 
 def change_rows(
@@ -102,7 +114,7 @@ def change_rows(
         options = storage_options(dataset.uri)
         return lance.LanceDataset.commit(dataset, transaction, max_retries=0, storage_options=options)
     except OSError as error:
-        raise _commit_error(dataset.uri, error) from error
+        raise write_error(dataset.uri, error) from error
 
 
 def _with_rows(
@@ -134,7 +146,7 @@ def _with_rows(
     return metadata
 
 
-def _commit_error(uri: str, error: OSError) -> Exception:
+def write_error(uri: str, error: OSError) -> Exception:
     """A conflict, or what keeps the table from being written."""
     # Not every path raises Lance's own class; "already exists" and "0.manifest" are lost races to create it.
     signs = ("conflict", "already exists", "_versions/0.manifest")
@@ -198,9 +210,10 @@ def find_table(uri: str) -> lance.LanceDataset | None:
     if not is_remote(uri) and not os.path.isdir(uri):
         return None
     try:
+        reach(uri)
         return lance.dataset(uri, storage_options=storage_options(uri))
     except (ValueError, OSError) as error:
-        if "not found" in str(error).lower():
+        if isinstance(error, ValueError) and "was not found" in str(error):
             return None
         raise cannot_open(uri, None, error) from error
 
@@ -212,6 +225,7 @@ def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
         InputError: no dataset, or no such version, is there.
     """
     try:
+        reach(uri)
         return lance.dataset(uri, version=version, storage_options=storage_options(uri))
     except (ValueError, OSError) as error:
         raise cannot_open(uri, version, error) from error

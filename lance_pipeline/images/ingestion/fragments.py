@@ -10,7 +10,7 @@ from lance.fragment import FragmentMetadata, write_fragments
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.object_store import storage_options
-from lance_pipeline.images.table import cannot_write, make_parent
+from lance_pipeline.images.table import ConflictError, make_parent, write_error
 
 # Batches that wait for the disk: enough to keep it busy, few enough to hold.
 _WAITING = 2
@@ -52,13 +52,13 @@ class FragmentWriter:
         try:
             return self._fragments.result()
         except OSError as error:
-            raise cannot_write(self._uri, error) from error
+            raise write_error(self._uri, error) from error
         finally:
             self._pool.shutdown()
 
     def abandon(self) -> None:
         """Let go of what was written; the next ingest removes it. Does nothing after ``finish``."""
-        with suppress(InputError, OSError):
+        with suppress(InputError, ConflictError, OSError):
             self._put(None)
         self._pool.shutdown()
 
@@ -70,7 +70,7 @@ class FragmentWriter:
                 continue
             return
         if (error := self._fragments.exception()) is not None:
-            raise cannot_write(self._uri, error) if isinstance(error, OSError) else error
+            raise write_error(self._uri, error) if isinstance(error, OSError) else error
 
     def _write(self) -> list[FragmentMetadata]:
         make_parent(self._uri)

@@ -159,7 +159,9 @@ class SeenFiles:
             raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> InputError:
-        hint = CHECK_STORE if is_remote(self._uri) else "Check that the disk has room and that the folder may be written"
+        hint = (
+            CHECK_STORE if is_remote(self._uri) else "Check that the disk has room and that the folder may be written"
+        )
         return InputError(
             f"cannot use the folder {self._uri}, which remembers the files seen: {error}. {hint}; it may also be "
             "deleted, every file is then read again."

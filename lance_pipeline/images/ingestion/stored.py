@@ -1,7 +1,5 @@
 """What the Lance dataset of a split holds before an ingest, and the commit that changes it."""
 
-from typing import Any
-
 import lance
 import numpy as np
 import pyarrow as pa
@@ -11,7 +9,7 @@ from numpy.typing import NDArray
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.decoding import DECODERS
 from lance_pipeline.images.ingestion.columns import positions
-from lance_pipeline.images.ingestion.totals import Measured, Totals, totals_of
+from lance_pipeline.images.ingestion.totals import Totals, totals_of
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows
 
@@ -127,8 +125,11 @@ class StoredSplit:
             mask = gone[start : start + len(batch)]
             start += len(batch)
             if mask.any():
-                rows = batch.filter(pa.array(mask)).to_pylist()
-                totals = totals.plus(totals_of(_measured(row) for row in rows))
+                path, label, digest, width, height, *sums = (
+                    column.to_pylist() for column in batch.filter(pa.array(mask)).columns
+                )
+                pixels = (w * h for w, h in zip(width, height, strict=True))
+                totals = totals.plus(totals_of(path, label, digest, pixels, *sums))
         return totals
 
     def _left(self, kept: NDArray[np.bool_]) -> dict[int, NDArray[np.uint32]]:
@@ -139,14 +140,3 @@ class StoredSplit:
         addresses = self.rows["_rowaddr"].to_numpy()
         fragments, offsets = addresses >> np.uint64(32), (addresses & np.uint64(0xFFFFFFFF)).astype(np.uint32)
         return {int(number): offsets[kept & (fragments == number)] for number in np.unique(fragments[~kept])}
-
-
-def _measured(row: dict[str, Any]) -> Measured:
-    return (
-        row["path"],
-        row["label"],
-        row["sha256"],
-        row["width"] * row["height"],
-        tuple(row["channel_sum"]),
-        tuple(row["channel_square_sum"]),
-    )

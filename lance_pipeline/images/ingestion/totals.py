@@ -1,11 +1,13 @@
 """What a set of rows adds up to; sums can be taken apart and put together in any order."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from typing import Self
 
+import numpy as np
 from pydantic import BaseModel
 
-from lance_pipeline.images.channels import ChannelSums, IntTriple
+from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.fingerprint import Fingerprint
 
 
@@ -33,20 +35,20 @@ class Totals(BaseModel):
         )
 
 
-Measured = tuple[str, str, bytes, int, IntTriple, IntTriple]
-"""A row's path, label, SHA-256, number of pixels, and channel sums and square sums."""
-
-
-def totals_of(rows: Iterable[Measured]) -> Totals:
-    """The totals of these rows."""
-    counts: dict[str, int] = {}
+def totals_of(
+    paths: Iterable[str],
+    labels: Iterable[str],
+    digests: Iterable[bytes],
+    pixels: Iterable[int],
+    sums: Sequence[Sequence[int]],
+    square_sums: Sequence[Sequence[int]],
+) -> Totals:
+    """The totals of some rows, given column by column: SHA-256 of the bytes, pixels, and sums of three channels."""
     fingerprint = Fingerprint()
-    numbers = [0] * 7
-    for path, label, sha256, pixels, sums, squares in rows:
-        counts[label] = counts.get(label, 0) + 1
-        fingerprint.add(path, label, sha256)
-        for position, value in enumerate((pixels, *sums, *squares)):
-            numbers[position] += value
-    pixels, r, g, b, rr, gg, bb = numbers
-    channels = ChannelSums(pixels=pixels, total=(r, g, b), squares=(rr, gg, bb))
-    return Totals(counts=counts, channels=channels, fingerprint=fingerprint.hexdigest())
+    labels = list(labels)
+    for path, label, digest in zip(paths, labels, digests, strict=True):
+        fingerprint.add(path, label, digest)
+    # Far from the end of 64 bits: an image adds less than 2**44 to a sum of squares.
+    (r, g, b), (rr, gg, bb) = (np.array(values, dtype=np.int64).sum(axis=0).tolist() for values in (sums, square_sums))
+    channels = ChannelSums(pixels=sum(pixels), total=(r, g, b), squares=(rr, gg, bb))
+    return Totals(counts=Counter(labels), channels=channels, fingerprint=fingerprint.hexdigest())

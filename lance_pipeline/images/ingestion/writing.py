@@ -88,17 +88,17 @@ class SplitWriter:
         if not self._rows:
             return
         rows, self._rows, self._bytes = self._rows, [], 0
-        self._totals = self._totals.plus(
-            totals_of(
-                (path, label, image.sha256, image.width * image.height, *image.measured[2:])
-                for path, label, _, _, image in rows
-            )
-        )
-        self._writer.write(_batch(self._stored.split, rows))
+        batch = rows_to_batch(self._stored.split, rows)
+        paths, labels, _, _, images = zip(*rows, strict=True)
+        pixels = (image.width * image.height for image in images)
+        sums, square_sums = ([image.measured[place] for image in images] for place in (2, 3))
+        digests = (image.sha256 for image in images)
+        self._totals = self._totals.plus(totals_of(paths, labels, digests, pixels, sums, square_sums))
+        self._writer.write(batch)
 
 
-def _batch(split: str, rows: list[Row]) -> pa.RecordBatch:
-    """The rows as a batch of SPLIT_SCHEMA."""
+def rows_to_batch(split: str, rows: list[Row]) -> pa.RecordBatch:
+    """The rows of a split as a batch of SPLIT_SCHEMA."""
     paths, labels, sizes, times, images = zip(*rows, strict=True)
     data, sha256, widths, heights, formats, measured = zip(*images, strict=True)
     pixel_digests, grids, sums, square_sums = zip(*measured, strict=True)

@@ -1,0 +1,113 @@
+"""Where the time of an ingest goes: the processor time of each of its stages, image by image.
+
+``python -m benchmarks.ingest_profile --write docs/benchmarks.md``
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+import pyarrow as pa
+from lance.fragment import write_fragments
+
+from benchmarks.corpus import KINDS, Kind, make_corpus
+from benchmarks.report import replace_section
+from lance_pipeline.images import ingest_split
+from lance_pipeline.images.decoding import decode_image
+from lance_pipeline.images.ingestion.inspection import bytes_digest, inspect_images
+from lance_pipeline.images.ingestion.reading import FileReader
+from lance_pipeline.images.ingestion.writing import Row, rows_to_batch
+from lance_pipeline.images.listing import list_split_folders
+from lance_pipeline.images.schema import SPLIT_SCHEMA
+
+_REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+# What an ingest takes at once.
+_TASK = 64
+_BATCH = {"png": 1024, "jpeg": 192}
+_STAGES = ("list", "read", "sha256", "decode", "measure", "to Arrow", "write", "all else")
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class _Stages:
+    """Adds up processor time by stage, in seconds."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
+
+    def time(self, stage: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The result of ``work``, its time counted for ``stage``."""
+        began = time.process_time()
+        result = work(*args, **kwargs)
+        self.seconds[stage] += time.process_time() - began
+        return result
+
+
+def profile(root: str, kind: Kind) -> dict[str, float]:
+    """Microseconds of processor time an image for each stage, one thread at a time.
+
+    The last stage is what a real ingest takes beyond the others: bookkeeping, locks, waiting for each other.
+    """
+    stages = _Stages()
+    files = stages.time("list", list_split_folders, root, {"train": "train"}).files.to_pylist()
+    reader, rows = FileReader(root, "train"), []
+    for start in range(0, len(files), _TASK):
+        chunk = files[start : start + _TASK]
+        contents = [stages.time("read", reader.read, one["path"], 0, 0) for one in chunk]
+        pairs = [(content.data, stages.time("sha256", bytes_digest, content.data)) for content in contents]
+        before = stages.seconds["decode"]
+        for data, _ in pairs:
+            stages.time("decode", decode_image, data)
+        images = stages.time("measure", inspect_images, pairs)
+        stages.seconds["measure"] -= stages.seconds["decode"] - before
+        for one, content, image in zip(chunk, contents, images, strict=True):
+            if isinstance(image, Exception):
+                raise image
+            rows.append(Row(one["path"], one["label"], content.size, content.mtime_ns, image))
+    size = _BATCH[kind.name]
+    with tempfile.TemporaryDirectory(dir=os.path.dirname(root)) as folder:
+        batches = [
+            stages.time("to Arrow", rows_to_batch, "train", rows[start : start + size])
+            for start in range(0, len(rows), size)
+        ]
+        data = pa.RecordBatchReader.from_batches(SPLIT_SCHEMA, iter(batches))
+        stages.time("write", write_fragments, data, f"{folder}/stages.lance", schema=SPLIT_SCHEMA, mode="create")
+        began = time.process_time()
+        ingest_split(root, "train", f"{folder}/whole.lance")
+        stages.seconds["all else"] = time.process_time() - began - sum(stages.seconds.values())
+    return {stage: seconds / len(files) * 1e6 for stage, seconds in stages.seconds.items()}
+
+
+def main() -> None:
+    """Measure, print the table, and write it to the page where asked to."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--folder", default=os.path.join(_REPO, "data", "benchmarks"), help="where the images lie")
+    parser.add_argument("--png", type=int, default=10_000, help="how many PNG")
+    parser.add_argument("--jpeg", type=int, default=1_000, help="how many JPEG")
+    parser.add_argument("--write", help="the page whose section is replaced")
+    options = parser.parse_args()
+    counts = {"png": options.png, "jpeg": options.jpeg}
+    found = {name: profile(make_corpus(options.folder, kind, counts[name]), kind) for name, kind in KINDS.items()}
+    lines = ["| stage | " + " | ".join(f"{name}, µs an image" for name in found) + " |", "|---|" + "--:|" * len(found)]
+    lines += [
+        f"| {stage} | " + " | ".join(f"{times[stage]:.1f}" for times in found.values()) + " |" for stage in _STAGES
+    ]
+    lines.append("| **all** | " + " | ".join(f"**{sum(times.values()):.1f}**" for times in found.values()) + " |")
+    text = (
+        "Processor time of each stage, measured alone and on one thread; `all else` is what a whole ingest takes "
+        "beyond that: Python's own work, its lock, and threads in each other's way.\n\n" + "\n".join(lines)
+        + f"\n\nBy `{shlex.join(['python', '-m', 'benchmarks.ingest_profile', *sys.argv[1:]])}`."
+    )  # fmt: skip
+    print(text)
+    if options.write:
+        replace_section(options.write, f"## Where the time of an ingest goes\n\n{text}", "ingest-profile")
+
+
+if __name__ == "__main__":
+    main()
