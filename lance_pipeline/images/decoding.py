@@ -6,7 +6,6 @@ otherwise is Pillow's to judge.
 """
 
 import io
-from collections.abc import Callable
 from typing import NamedTuple
 
 import cv2
@@ -36,9 +35,6 @@ Image.init()
 _KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
 
 
-Room = Callable[[int, int], NDArray[np.uint8] | None]
-
-
 class DecodedImage(NamedTuple):
     """``pixels`` is uint8 RGB of shape (height, width, 3); ``format`` is Pillow's name of the encoding."""
 
@@ -46,17 +42,12 @@ class DecodedImage(NamedTuple):
     format: str
 
 
-def decode_image(data: bytes, room: Room = lambda height, width: None) -> DecodedImage:
+def decode_image(data: bytes) -> DecodedImage:
     """Decode an encoded image to 8-bit RGB, upright by its EXIF orientation.
 
     Greyscale, palette and other modes are converted to RGB as Pillow does (an alpha channel is
     dropped), 16 bits are scaled to 8; of an animation the first frame is taken. An image of more
     than ``MAX_PIXELS`` pixels is refused before it is decoded.
-
-    Args:
-        data: the file's bytes.
-        room: gives for a height and width memory to decode to, where the caller has some to spare;
-            it is used where the decoder can.
 
     Raises:
         UndecodableImageError: empty, not an image, truncated, corrupt, unsupported or too large.
@@ -64,7 +55,7 @@ def decode_image(data: bytes, room: Room = lambda height, width: None) -> Decode
     if not data:
         raise UndecodableImageError("empty", "the file is empty")
     if header := plain_jpeg(data):
-        pixels = _decode_jpeg(data, header, room)
+        pixels = _decode_jpeg(data, header)
         if pixels is not None:
             return DecodedImage(pixels, "JPEG")
     elif header := plain_png(data):
@@ -83,10 +74,10 @@ def decode_rgb(data: bytes) -> Image.Image:
     return Image.fromarray(decode_image(data).pixels)
 
 
-def _decode_jpeg(data: bytes, header: PlainHeader, room: Room) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
     _check_size(header.width, header.height)
     try:
-        return simplejpeg.decode_jpeg(data, "RGB", buffer=room(header.height, header.width))
+        return simplejpeg.decode_jpeg(data, "RGB")
     except ValueError:
         # It is strict about whatever libjpeg warns of: Pillow tells the harmless from the broken.
         return None

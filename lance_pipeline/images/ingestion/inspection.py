@@ -59,7 +59,7 @@ def inspect_images(files: Iterable[tuple[bytes, bytes]]) -> list[Inspected | Und
     small: dict[tuple[int, ...], list[tuple[int, Pixels]]] = defaultdict(list)
     for data, sha256 in files:
         try:
-            pixels, kind = decode_image(data, _scratch.pixels)
+            pixels, kind = decode_image(data)
         except UndecodableImageError as error:
             results.append(error)
             continue
@@ -146,25 +146,22 @@ def perceptual_hashes(grids: Iterable[bytes]) -> NDArray[np.uint64]:
 
 
 class _Scratch(threading.local):
-    """Memory that each thread uses again and again for the image it is at."""
+    """Memory that each thread uses again and again for the channels of the image it is at."""
 
     def __init__(self) -> None:
-        self._buffers: dict[str, Pixels] = {}
-
-    def pixels(self, height: int, width: int) -> Pixels | None:
-        """Room for the pixels of a large image; small ones outlive the next, and get none."""
-        return None if height * width <= _SMALL else self._buffer("pixels", height * width * 3)
+        self._buffer = np.empty(0, np.uint8)
+        self._planes: list[Pixels] = [np.empty((0, 0), np.uint8)]
 
     def planes(self, height: int, width: int) -> list[Pixels]:
-        """Room for its three channels."""
-        return list(self._buffer("planes", height * width * 3).reshape(3, height, width))
-
-    def _buffer(self, name: str, size: int) -> Pixels:
+        """Three uint8 arrays of that height and width."""
+        size = 3 * height * width
         if size > _KEPT_BYTES:
-            return np.empty(size, np.uint8)
-        if name not in self._buffers or self._buffers[name].size < size:
-            self._buffers[name] = np.empty(size, np.uint8)
-        return self._buffers[name][:size]
+            return list(np.empty((3, height, width), np.uint8))
+        if self._planes[0].shape != (height, width):
+            if self._buffer.size < size:
+                self._buffer = np.empty(size, np.uint8)
+            self._planes = list(self._buffer[:size].reshape(3, height, width))
+        return self._planes
 
 
 _scratch = _Scratch()
