@@ -182,8 +182,9 @@ def _ingest_once(
     seen.load()
     stored = {split: StoredSplit(split, uri) for split, uri in uris.items()}
     plan = make_plan(source.files, seen, stored, source.assignment)
-    if len(plan.todo):
+    if len(plan.todo) or not all(kept.all() for kept in plan.kept.values()):
         seen.begin()
+    if len(plan.todo):
         _work(source, stored, plan, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)
@@ -191,8 +192,7 @@ def _ingest_once(
     if seen.unfinished:
         for uri in uris.values():
             remove_orphans(uri)
-    seen.settle(source.files["path"])
-    seen.end()
+    seen.settle(uris.keys(), source.files["path"])
     return reports
 
 

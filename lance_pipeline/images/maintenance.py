@@ -82,4 +82,4 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied
 def _unfinished(seen_uri: str) -> bool:
     seen = SeenFiles(seen_uri)
     seen.load()
-    return seen.unfinished or any(step.facts for step in seen.steps)
+    return seen.unfinished or any(step.written for step in seen.steps)

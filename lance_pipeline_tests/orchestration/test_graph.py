@@ -36,6 +36,12 @@ def test_records_name_exact_versions(finished_graph: Graph):
     assert metrics.accuracy == pytest.approx(sum(predictions["correct"].to_pylist()) / predictions.num_rows)
 
 
+def test_versions_that_a_model_was_trained_on_are_tagged(finished_graph: Graph):
+    model = finished_graph.record("resnet34", Model)
+    for data in (model.train, model.val):
+        assert lance.dataset(data.uri).tags.list()[f"trained.{model.mlflow_run_id}"]["version"] == data.version
+
+
 def test_weights_explain_themselves(finished_graph: Graph):
     model = finished_graph.record("resnet34", Model)
     card = json.loads((Path(model.folder) / "model.json").read_text())

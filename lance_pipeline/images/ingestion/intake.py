@@ -68,7 +68,7 @@ class Intake:
         written = [writer.finish() for writer in writers]
         if self._batches:
             rows = pa.Table.from_batches(self._batches, SEEN_SCHEMA)
-            self._seen.append(rows, {"written": [one.to_json() for one in written]} if written else {})
+            self._seen.append(rows, [one.to_json() for one in written])
         self._plan.written += written
         self._batches, self._began = [], time.monotonic()
 

@@ -117,8 +117,7 @@ def _resume(
     """Take over what an interrupted ingest wrote, as far as all its rows are still wanted."""
     start = 0
     for step in seen.steps:
-        for facts in step.facts.get("written", []):
-            written = Written.from_json(facts)
+        for written in map(Written.from_json, step.written):
             if written.split not in stored or written.mode != stored[written.split].mode:
                 continue
             mine = start + np.flatnonzero(equal(step.rows["written"], pa.repeat(written.split, len(step.rows))))

@@ -6,6 +6,7 @@ it can be found out again from the images; it may be deleted at any time.
 """
 
 import json
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -35,15 +36,15 @@ _STEP, _SUFFIX = "step-", ".arrow"
 _STARTED = "started"
 # So many files, or twice as many rows as there are images, are worth one tidy file.
 _MOST_FILES = 32
-_FACTS = b"lance_pipeline"
+_WRITTEN = b"lance_pipeline"
 
 
 class Step(NamedTuple):
-    """A stretch of work that was finished: the rows seen, and facts of what was written of them."""
+    """A stretch of work that was finished: the rows seen, and what was written of them and waits for a commit."""
 
     name: str
     rows: pa.Table
-    facts: dict[str, Any]
+    written: list[dict[str, Any]]
 
 
 class SeenFiles:
@@ -84,37 +85,43 @@ class SeenFiles:
         if not self.unfinished:
             self._write(_STARTED, b"")
 
-    def end(self) -> None:
-        """Note that the ingest is done and has left nothing behind."""
-        self._delete(_STARTED)
-
-    def append(self, rows: pa.Table, facts: dict[str, Any]) -> None:
+    def append(self, rows: pa.Table, written: list[dict[str, Any]]) -> None:
         """Remember one more step."""
         last = max((int(step.name[len(_STEP) : -len(_SUFFIX)]) for step in self.steps), default=0)
-        self._save(Step(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, facts))
+        self._save(Step(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, written))
 
-    def settle(self, current: pa.Array) -> None:
-        """After the commit: nothing waits for one any more, and old rows go when they are many.
+    def settle(self, splits: Collection[str], current: pa.ChunkedArray) -> None:
+        """Note that these splits are committed and that nothing of theirs is left behind.
+
+        What an interrupted ingest wrote for other splits goes on waiting. Old rows go when they are
+        many.
 
         Args:
+            splits: the splits that the ingest was for.
             current: the paths of all files that there are.
         """
-        rows = self.rows()
-        if len(self.steps) <= _MOST_FILES and len(rows) <= 2 * len(current) + _MOST_FILES:
-            for step in self.steps:
-                if step.facts:
-                    self._save(step._replace(facts={}))
+        for step in self.steps:
+            if step.written:
+                waiting = [one for one in step.written if one["split"] not in splits]
+                self._save(step._replace(written=waiting))
+        if any(step.written for step in self.steps):
             return
+        self._delete(_STARTED)
+        rows = self.rows()
+        if len(self.steps) > _MOST_FILES or len(rows) > 2 * len(current) + _MOST_FILES:
+            self._tidy(rows, current)
+
+    def _tidy(self, rows: pa.Table, current: pa.ChunkedArray) -> None:
         at = positions(current, rows["path"])
         old = [step.name for step in self.steps]
-        self.append(rows.take(pa.array(at[at >= 0])), {})
+        self.append(rows.take(pa.array(at[at >= 0])), [])
         for name in old:
             self._delete(name)
         self.steps = self.steps[:1]
 
     def _save(self, step: Step) -> None:
         sink = pa.BufferOutputStream()
-        schema = SEEN_SCHEMA.with_metadata({_FACTS: json.dumps(step.facts).encode()})
+        schema = SEEN_SCHEMA.with_metadata({_WRITTEN: json.dumps(step.written).encode()})
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(step.rows.replace_schema_metadata(schema.metadata))
         self._write(step.name, sink.getvalue())
@@ -134,8 +141,8 @@ class SeenFiles:
             return None
         except OSError as error:
             raise self._failure(error) from error
-        facts = json.loads((table.schema.metadata or {}).get(_FACTS, b"{}"))
-        return Step(name, table.replace_schema_metadata(None), facts)
+        written = json.loads((table.schema.metadata or {}).get(_WRITTEN, b"[]"))
+        return Step(name, table.replace_schema_metadata(None), written)
 
     def _names(self) -> list[str]:
         try:

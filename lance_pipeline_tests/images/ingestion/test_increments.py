@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import IngestReport, LanceSplit, ingest_split
-from lance_pipeline.images.ingest import Source, ingest
+from lance_pipeline.images.ingest import Source, Watch, ingest
 from lance_pipeline.images.ingestion import intake
 from lance_pipeline.images.ingestion.quarantine import Limits
 from lance_pipeline.images.listing import list_unsplit_folders
@@ -24,6 +24,7 @@ from lance_pipeline_tests.image_folders import class_image, encoded, write_image
 ANY_SHARE = Limits(max_rejected_fraction=1)
 # Whatever the clock says, the contents of these tests have times of their own.
 _LONG_AGO = 10**18
+_WATCH = Watch()
 
 
 def content(seed: int) -> bytes:
@@ -194,11 +195,13 @@ def test_an_outdated_dataset_is_written_anew(tmp_path, monkeypatch):
 FRACTIONS = {"train": 0.5, "val": 0.25, "test": 0.25}
 
 
-def ingest_fractions(root: str, place: Path, wanted: tuple[str, ...] = tuple(FRACTIONS), salt: str = ""):
+def ingest_fractions(
+    root: str, place: Path, wanted: tuple[str, ...] = tuple(FRACTIONS), salt: str = "", watch: Watch = _WATCH
+) -> dict[str, IngestReport]:
     listing = list_unsplit_folders(root)
     source = Source(root, "", listing.files, listing.classes, ByFractions(FRACTIONS, salt), str(place / "pets_seen"))
     uris = {split: str(place / f"pets_{split}.lance") for split in wanted}
-    return ingest(source, uris, limits=ANY_SHARE)
+    return ingest(source, uris, limits=ANY_SHARE, watch=watch)
 
 
 def paths_by_split(place: Path) -> dict[str, set[str]]:

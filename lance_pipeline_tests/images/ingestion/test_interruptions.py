@@ -15,14 +15,17 @@ import pytest
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import LanceSplit, ingest_split
+from lance_pipeline.images.ingest import Watch
 from lance_pipeline.images.ingestion import intake
 from lance_pipeline.images.locking import locked
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
+from lance_pipeline_tests.images.ingestion.test_increments import ingest_fractions
 
 COUNTS = {"train": {"cat": 300, "dog": 300}}
 # Steps of a few files, so that a kill finds some done and some not.
 INGEST = """
 import sys
+from lance_pipeline.images.ingest import Watch
 from lance_pipeline.images.ingestion import intake
 intake.STEP_SECONDS, intake._CHUNK = 0.0, 40
 from lance_pipeline.images import ingest_split
@@ -32,9 +35,16 @@ print(report.rows, report.added, report.removed, flush=True)
 """
 
 
+def settled(root: str) -> str:
+    """The folder with files that are too old to change unseen."""
+    for path in Path(root).rglob("*.png"):
+        os.utime(path, (10**9, 10**9))
+    return root
+
+
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> str:
-    return write_image_folder(tmp_path_factory.mktemp("raw"), COUNTS)
+    return settled(write_image_folder(tmp_path_factory.mktemp("raw"), COUNTS))
 
 
 @pytest.fixture
@@ -108,8 +118,6 @@ def test_finished_steps_are_not_done_again(root, target, monkeypatch):
         if done > total / 3:
             raise Stop
 
-    from lance_pipeline.images.ingest import Watch
-
     with pytest.raises(Stop):
         ingest_split(root, "train", target, watch=Watch(progress=stop_halfway))
     totals: list[int] = []
@@ -118,6 +126,35 @@ def test_finished_steps_are_not_done_again(root, target, monkeypatch):
     assert (report.rows, report.added, report.version) == (600, 600, 1)
     assert contents(target) == files_below(f"{root}/train")
     assert orphans(target) == set()
+
+
+def test_one_split_alone_after_a_kill_leaves_the_others_work(tmp_path, monkeypatch):
+    """Of a folder that is cut into three, each split takes up its own part of an interrupted pass."""
+    root = settled(write_image_folder(tmp_path / "pets", {"": {"cat": 95, "dog": 95}}))
+    monkeypatch.setattr(intake, "STEP_SECONDS", 0.0)
+    monkeypatch.setattr(intake, "_CHUNK", 40)
+
+    class Stop(BaseException):
+        pass
+
+    def stop_late(done: int, total: int) -> None:
+        if done == total:
+            raise Stop
+
+    with pytest.raises(Stop):
+        ingest_fractions(root, tmp_path, watch=Watch(progress=stop_late))
+    read: list[int] = []
+    for split in ("val", "train", "test"):
+        ingest_fractions(root, tmp_path, (split,), watch=Watch(progress=lambda done, total: read.append(total)))
+        assert orphans(str(tmp_path / f"pets_{split}.lance")) == set()
+    whole = ingest_fractions(root, tmp_path / "whole")
+    again = ingest_fractions(root, tmp_path)
+    assert {split: report.fingerprint for split, report in again.items()} == {
+        split: report.fingerprint for split, report in whole.items()
+    }
+    # The last step, of 30 files, was not finished.
+    assert max(read) <= 30
+    assert not (tmp_path / "pets_seen" / "started").exists()
 
 
 def test_what_changed_after_a_kill_is_not_taken_from_before_it(tmp_path, target):
