@@ -310,7 +310,7 @@ def test_killed_midway_the_next_run_goes_on(raw, remote):
     finished = {
         file["path"]
         for step in seen.steps
-        for written in step.written["written"]
+        for written in step.written
         for fragment in written["fragments"]
         for file in fragment["files"]
     }
