@@ -118,6 +118,7 @@ def test_web_server_shows_the_lineage(graphql: str):
         "resnet34": {"lance_train", "lance_val"},
         "metrics_val": {"resnet34", "lance_val"},
         "metrics_test": {"resnet34", "lance_test"},
+        "maintenance": {"lance_train", "lance_val", "lance_test"},
     }
 
 
