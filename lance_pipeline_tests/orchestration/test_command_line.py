@@ -20,7 +20,14 @@ def test_training_shows_that_it_moves_and_how_long_it_takes(demo: Demo):
 
 def test_everything_is_below_the_data_folder(demo: Demo):
     assert not list(demo.shell.folder.iterdir())
-    assert {path.name for path in demo.shell.data.iterdir()} == {"raw", "lance", "models", "mlflow", "dagster"}
+    assert {path.name for path in demo.shell.data.iterdir()} == {
+        "raw",
+        "lance",
+        "models",
+        "mlflow",
+        "dagster",
+        "reports",
+    }
 
 
 def test_summary_tells_what_came_of_it(demo: Demo):
