@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.channels import ChannelSums
-from lance_pipeline.images.ingestion.columns import Indices
+from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.ingestion.intake import Intake
 from lance_pipeline.images.ingestion.plan import Plan, make_plan
 from lance_pipeline.images.ingestion.quarantine import Limits, rejected_uri, store_rejected

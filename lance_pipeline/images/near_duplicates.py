@@ -4,8 +4,9 @@ from itertools import combinations
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from lance_pipeline.images.columns import positions
 
 Hashes = NDArray[np.uint64]
 Positions = NDArray[np.int64]
@@ -32,7 +33,7 @@ def earlier_lookalikes(hashes: Hashes, distance: int) -> Positions:
     Returns:
         Shape (n,).
     """
-    first = first_positions(pa.array(hashes))
+    first = positions(pa.array(hashes), pa.array(hashes))
     distinct = np.flatnonzero(first == np.arange(len(hashes)))
     everyone = np.ones(len(distinct), bool)
     links = _links(hashes[distinct], distance, everyone, everyone)
@@ -56,18 +57,12 @@ def lookalikes_among(hashes: Hashes, others: Hashes, distance: int) -> Positions
     """
     known = len(others)
     both = np.concatenate([others, hashes])
-    first = first_positions(pa.array(both))
+    first = positions(pa.array(both), pa.array(both))
     distinct = np.flatnonzero(first == np.arange(len(both)))
     links = _links(both[distinct], distance, distinct < known, distinct >= known)
     partner = np.full(len(both), -1, np.int64)
     partner[distinct] = np.where(links < 0, -1, distinct[links])
     return np.where(first < known, first, partner[first])[known:]
-
-
-def first_positions(values: pa.Array, among: pa.Array | None = None) -> Positions:
-    """For each value the position of the first that equals it, ``among`` others or itself, or -1; in linear time."""
-    found = pc.call_function("index_in", [values], pc.SetLookupOptions(values if among is None else among))
-    return found.fill_null(-1).to_numpy().astype(np.int64)
 
 
 def _links(hashes: Hashes, distance: int, offered: NDArray[np.bool_], seeking: NDArray[np.bool_]) -> Positions:

@@ -16,11 +16,11 @@ from numpy.typing import NDArray
 from pyarrow import csv
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.images.columns import positions
 from lance_pipeline.images.near_duplicates import (
     Hashes,
     Positions,
     earlier_lookalikes,
-    first_positions,
     lookalikes_among,
 )
 from lance_pipeline.images.split import LanceSplit
@@ -194,12 +194,12 @@ def write_csv(rows: pa.Table, path: str) -> None:
 
 
 def _first_of_same_pixels(index: pa.Table) -> Positions:
-    return first_positions(index["pixel_digest"].combine_chunks())
+    return positions(index["pixel_digest"], index["pixel_digest"])
 
 
 def _same_pixels_in(index: pa.Table, other: pa.Table) -> Positions:
     """For each image the position in ``other`` of the first of the same pixels, or -1."""
-    return first_positions(index["pixel_digest"].combine_chunks(), other["pixel_digest"].combine_chunks())
+    return positions(index["pixel_digest"], other["pixel_digest"])
 
 
 def _hashes(index: pa.Table) -> Hashes:

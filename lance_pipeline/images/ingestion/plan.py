@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from lance_pipeline.images.columns import Indices, Mask, equal, first_valid, order_of_path_hash, positions
 from lance_pipeline.images.decoding import DECODERS
-from lance_pipeline.images.ingestion.columns import Indices, Mask, equal, first_valid, order_of_path_hash, positions
 from lance_pipeline.images.ingestion.quarantine import Rejected
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.ingestion.stored import StoredSplit

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.ingestion.columns import positions
+from lance_pipeline.images.columns import positions
 from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
 
 SEEN_SCHEMA = pa.schema(

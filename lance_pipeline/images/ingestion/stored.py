@@ -7,8 +7,8 @@ from lance.fragment import FragmentMetadata
 from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.images.columns import positions
 from lance_pipeline.images.decoding import DECODERS
-from lance_pipeline.images.ingestion.columns import positions
 from lance_pipeline.images.ingestion.totals import Totals, totals_of
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pyarrow as pa
 
-from lance_pipeline.images.ingestion.columns import Indices
+from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.ingestion.inspection import Inspected, bytes_digest, inspect_images
 from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.object_store import is_remote
