@@ -21,7 +21,7 @@ from lance_pipeline.images import ingest_split
 from lance_pipeline.images.decoding import decode_image
 from lance_pipeline.images.ingestion.inspection import bytes_digest, inspect_images
 from lance_pipeline.images.ingestion.reading import FileReader
-from lance_pipeline.images.ingestion.writing import Row, rows_to_batch
+from lance_pipeline.images.ingestion.rows import Row, rows_to_batch
 from lance_pipeline.images.listing import list_split_folders
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 
@@ -64,12 +64,12 @@ def profile(root: str, kind: Kind) -> dict[str, float]:
         before = stages.seconds["decode"]
         for data, _ in pairs:
             stages.time("decode", decode_image, data)
-        images = stages.time("measure", inspect_images, pairs)
+        images = stages.time("measure", inspect_images, [data for data, _ in pairs])
         stages.seconds["measure"] -= stages.seconds["decode"] - before
-        for one, content, image in zip(chunk, contents, images, strict=True):
+        for one, content, pair, image in zip(chunk, contents, pairs, images, strict=True):
             if isinstance(image, Exception):
                 raise image
-            rows.append(Row(one["path"], one["label"], content.size, content.mtime_ns, image))
+            rows.append(Row(one["path"], one["label"], content.size, content.mtime_ns, *pair, image))
     size = _BATCH[kind.name]
     with tempfile.TemporaryDirectory(dir=os.path.dirname(root)) as folder:
         batches = [

@@ -30,6 +30,7 @@ def order_of_path_hash(paths: pa.ChunkedArray) -> Indices:
     return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
 
 
-def first_valid(*columns: pa.ChunkedArray) -> pa.Array:
+def first_valid(*columns: pa.Array | pa.ChunkedArray) -> pa.Array:
     """Of each row the first value that is not null, as binary."""
-    return _compute("coalesce", [column.cast(pa.binary()) for column in columns]).combine_chunks()
+    found = _compute("coalesce", [column.cast(pa.binary()) for column in columns])
+    return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found

@@ -10,7 +10,8 @@ import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.channels import ChannelSums
-from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.ingestion.crew import outcomes
+from lance_pipeline.images.ingestion.examination import Job
 from lance_pipeline.images.ingestion.intake import Intake
 from lance_pipeline.images.ingestion.plan import Plan, make_plan
 from lance_pipeline.images.ingestion.quarantine import Limits, rejected_uri, store_rejected
@@ -18,17 +19,14 @@ from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.ingestion.stored import StoredSplit
 from lance_pipeline.images.ingestion.totals import Totals
-from lance_pipeline.images.ingestion.work import examined
 from lance_pipeline.images.listing import list_split_folders
 from lance_pipeline.images.locking import locked
 from lance_pipeline.images.object_store import join_uri
-from lance_pipeline.images.rejection import RejectedFileError
 from lance_pipeline.images.splitting import Assignment, OfFolder
 from lance_pipeline.images.table import ConflictError, read_facts, remove_orphans
 
 _ATTEMPTS = 5
 _EXAMPLES = 5
-_PROGRESS_FILES = 256
 
 
 @dataclass(frozen=True)
@@ -206,28 +204,21 @@ def _work(
     threads: int | None,
 ) -> None:
     """Read what the plan says is to be read, and complete it."""
-
-    def stored_sha256(positions: Indices) -> list[bytes | None]:
-        found: list[bytes | None] = [None] * len(positions)
-        if (plan.at[positions] < 0).all():
-            return found
-        for split, rows in stored.items():
-            mine = np.flatnonzero(plan.at_code[positions] == source.assignment.splits.index(split))
-            for place, sha256 in zip(mine, rows.sha256(plan.at[positions[mine]]).to_pylist(), strict=True):
-                found[place] = sha256
-        return found
-
     reader = FileReader(source.root, source.folder)
-    intake = Intake(plan, stored, source.assignment, seen)
-    watch.progress(0, len(plan.todo))
+    job = Job(reader, source.assignment, frozenset(stored))
+    intake = Intake(plan, stored, seen)
+    done = 0
+    watch.progress(done, len(plan.todo))
     try:
-        for done, one in enumerate(examined(reader, source.files, plan.todo, stored_sha256, threads), 1):
-            intake.take(one)
-            if isinstance(one.found, RejectedFileError) and limits.exceeded(len(plan.rejected), len(source.files)):
+        for positions, outcome in outcomes(
+            job, source.files, plan.todo, lambda files: plan.stored_digests(files, stored), threads
+        ):
+            intake.take(positions, outcome)
+            if outcome.rejected and limits.exceeded(len(plan.rejected), len(source.files)):
                 intake.finish_step()
                 _check_limits(source, plan, limits, complete=False)
-            if done % _PROGRESS_FILES == 0 or done == len(plan.todo):
-                watch.progress(done, len(plan.todo))
+            done += len(positions)
+            watch.progress(done, len(plan.todo))
         intake.finish_step()
     except BaseException:
         intake.abandon()

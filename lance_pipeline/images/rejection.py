@@ -1,5 +1,7 @@
 """Why a file cannot become an image."""
 
+from typing import NamedTuple
+
 from lance_pipeline.images.schema import Reason
 
 
@@ -13,3 +15,13 @@ class RejectedFileError(ValueError):
 
 class UndecodableImageError(RejectedFileError):
     """The bytes are not an image that can be decoded whole."""
+
+
+class Rejected(NamedTuple):
+    """A file that could not become a row, as in REJECTED_SCHEMA."""
+
+    path: str
+    label: str
+    size: int
+    reason: str
+    detail: str

@@ -1,4 +1,4 @@
-"""The columns of the datasets that an ingest writes."""
+"""The columns of the datasets that an ingest writes, and of what it remembers beside them."""
 
 from typing import Literal, get_args
 
@@ -55,3 +55,20 @@ SPLIT_SCHEMA = _schema(_SPLIT)
 """One row an image: the article's four columns first."""
 REJECTED_SCHEMA = _schema(_REJECTED)
 """One row a file that could not become an image."""
+SEEN_SCHEMA = pa.schema(
+    [
+        pa.field("path", pa.string(), nullable=False),
+        pa.field("size", pa.int64(), nullable=False),
+        pa.field("mtime_ns", pa.int64(), nullable=False),
+        pa.field("sha256", pa.binary(32), nullable=False),
+        # Null where the bytes were rejected; then reason and detail say why.
+        pa.field("pixel_digest", pa.binary(16)),
+        pa.field("reason", pa.string()),
+        pa.field("detail", pa.string()),
+        # The decoders that rejected it: others may judge otherwise.
+        pa.field("decoders", pa.string()),
+        # The split whose data files of this step got the row, if one did.
+        pa.field("written", pa.string()),
+    ]
+)
+"""What an ingest remembers of each file that it could read."""

@@ -3,7 +3,7 @@
 import hashlib
 import threading
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -12,7 +12,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from lance_pipeline.images.channels import IntTriple
-from lance_pipeline.images.decoding import decode_image
+from lance_pipeline.images.decoding import DecodedImage, decode_image
 from lance_pipeline.images.rejection import UndecodableImageError
 
 Pixels = NDArray[np.uint8]
@@ -39,42 +39,38 @@ class Measured(NamedTuple):
 
 
 class Inspected(NamedTuple):
-    """An image's bytes and what is known of it; width and height in pixels."""
+    """What is known of an image; width and height in pixels."""
 
-    data: bytes
-    sha256: bytes
     width: int
     height: int
     format: str
     measured: Measured
 
 
-def inspect_images(files: Iterable[tuple[bytes, bytes]]) -> list[Inspected | UndecodableImageError]:
+def inspect_images(files: Sequence[bytes]) -> list[Inspected | UndecodableImageError]:
     """Decode images in full and measure them; what cannot be decoded whole comes back as its error.
 
     Args:
-        files: each image's bytes and their SHA-256.
+        files: each image's bytes.
     """
-    results: list[Inspected | UndecodableImageError] = []
-    small: dict[tuple[int, ...], list[tuple[int, Pixels]]] = defaultdict(list)
-    for data, sha256 in files:
+    results: dict[int, Inspected | UndecodableImageError] = {}
+    small: dict[tuple[int, ...], list[tuple[int, DecodedImage]]] = defaultdict(list)
+    for place, data in enumerate(files):
         try:
-            pixels, kind = decode_image(data)
+            image = decode_image(data)
         except UndecodableImageError as error:
-            results.append(error)
+            results[place] = error
             continue
-        height, width, _ = pixels.shape
+        height, width, _ = image.pixels.shape
         if height * width <= _SMALL:
-            small[pixels.shape].append((len(results), pixels))
-            measured = _NOT_YET
+            small[image.pixels.shape].append((place, image))
         else:
-            measured = measure_image(pixels)
-        results.append(Inspected(data, sha256, width, height, kind, measured))
-    for members in small.values():
-        stack = np.stack([pixels for _, pixels in members])
-        for (position, _), measured in zip(members, measure_stack(stack), strict=True):
-            results[position] = results[position]._replace(measured=measured)  # type: ignore[union-attr]
-    return results
+            results[place] = Inspected(width, height, image.format, measure_image(image.pixels))
+    for (height, width, _), members in small.items():
+        stack = np.stack([image.pixels for _, image in members])
+        for (place, image), measured in zip(members, measure_stack(stack), strict=True):
+            results[place] = Inspected(width, height, image.format, measured)
+    return [results[place] for place in range(len(files))]
 
 
 def bytes_digest(data: bytes) -> bytes:
@@ -165,4 +161,3 @@ class _Scratch(threading.local):
 
 
 _scratch = _Scratch()
-_NOT_YET = Measured(b"", b"", (0, 0, 0), (0, 0, 0))

@@ -8,10 +8,10 @@ from numpy.typing import NDArray
 
 from lance_pipeline.images.columns import Indices, Mask, equal, first_valid, order_of_path_hash, positions
 from lance_pipeline.images.decoding import DECODERS
-from lance_pipeline.images.ingestion.quarantine import Rejected
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.ingestion.stored import StoredSplit
 from lance_pipeline.images.ingestion.writing import Written
+from lance_pipeline.images.rejection import Rejected
 from lance_pipeline.images.splitting import UNKNOWN, Assignment
 
 _NOWHERE = -1
@@ -22,6 +22,7 @@ class Plan:
     """What is known of the files, and which are left to read.
 
     Attributes:
+        splits: all there are; a split's code is its position here.
         codes: for each file its split's code; ``UNKNOWN`` until it is read.
         kept: for each split which of its stored rows stay; reading may yet add to it.
         at, at_code: for each file the position of the stored row whose bytes it may still hold, and
@@ -31,6 +32,7 @@ class Plan:
         written: what an interrupted ingest wrote and the coming commit can use.
     """
 
+    splits: tuple[str, ...]
     codes: NDArray[np.int8]
     kept: dict[str, Mask]
     at: Indices
@@ -39,10 +41,22 @@ class Plan:
     rejected: dict[int, Rejected] = field(default_factory=dict)
     written: list[Written] = field(default_factory=list)
 
-    def stored_row(self, position: int, assignment: Assignment) -> tuple[str, int]:
-        """The split and the position of the row that a file turned out to equal; it is of that split."""
-        self.codes[position] = code = self.at_code[position]
-        return assignment.splits[code], int(self.at[position])
+    def keep(self, files: Indices) -> None:
+        """The rows of these files stay: they turned out to hold the same bytes."""
+        for code, split in enumerate(self.splits):
+            if split in self.kept:
+                self.kept[split][self.at[files[self.at_code[files] == code]]] = True
+
+    def stored_digests(self, files: Indices, stored: dict[str, StoredSplit]) -> tuple[pa.Array, pa.Array]:
+        """The digests of bytes and pixels of the rows that these files may still equal, null where there is none."""
+        digests: list[pa.Array] = [pa.nulls(len(files), pa.binary())] * 2
+        for code, split in enumerate(self.splits):
+            mine = self.at_code[files] == code
+            if split in stored and mine.any():
+                at = np.where(mine, self.at[files], _NOWHERE)
+                found = stored[split].sha256(at), stored[split].pixel_digests(at)
+                digests = [first_valid(old, new) for old, new in zip(digests, found, strict=True)]
+        return digests[0], digests[1]
 
 
 def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], assignment: Assignment) -> Plan:
@@ -59,6 +73,7 @@ def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], 
     old = np.flatnonzero(where >= 0)
     known = rows.take(pa.array(where[old])).combine_chunks()
     plan = Plan(
+        splits=assignment.splits,
         codes=np.full(len(files), UNKNOWN, np.int8),
         kept={},
         at=np.full(len(files), _NOWHERE, np.int64),

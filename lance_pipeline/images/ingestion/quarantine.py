@@ -2,27 +2,18 @@
 
 from collections import Counter
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.fingerprint import Fingerprint
+from lance_pipeline.images.rejection import Rejected
 from lance_pipeline.images.schema import REJECTED_SCHEMA
 from lance_pipeline.images.table import commit_table, find_table, read_facts
 
 _EXAMPLES = 5
 _REASONS_SHOWN = 3
-
-
-class Rejected(NamedTuple):
-    """A file that could not become a row, as in REJECTED_SCHEMA."""
-
-    path: str
-    label: str
-    size: int
-    reason: str
-    detail: str
 
 
 @dataclass(frozen=True)

@@ -15,23 +15,8 @@ import pyarrow.fs as pafs
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import positions
 from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
+from lance_pipeline.images.schema import SEEN_SCHEMA
 
-SEEN_SCHEMA = pa.schema(
-    [
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("mtime_ns", pa.int64(), nullable=False),
-        pa.field("sha256", pa.binary(32), nullable=False),
-        # Null where the bytes were rejected; then reason and detail say why.
-        pa.field("pixel_digest", pa.binary(16)),
-        pa.field("reason", pa.string()),
-        pa.field("detail", pa.string()),
-        # The decoders that rejected it: others may judge otherwise.
-        pa.field("decoders", pa.string()),
-        # The split whose data files of this step got the row, if one did.
-        pa.field("written", pa.string()),
-    ]
-)
 _STEP, _SUFFIX = "step-", ".arrow"
 _STARTED = "started"
 # So many files, or twice as many rows as there are images, are worth one tidy file.

@@ -64,8 +64,8 @@ class StoredSplit:
         return positions(paths, self.rows["path"])
 
     def sha256(self, at: NDArray[np.int64]) -> pa.Array:
-        """The digests of the bytes of some rows."""
-        return self.rows["sha256"].combine_chunks().take(pa.array(at))
+        """The digests of the bytes of some rows, null where the position is negative."""
+        return self.rows["sha256"].combine_chunks().take(pa.array(at, mask=at < 0))
 
     def pixel_digests(self, at: NDArray[np.int64]) -> pa.Array:
         """The digests of the pixels of some rows, null where the position is negative."""

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import IngestReport, LanceSplit, ingest_split
 from lance_pipeline.images.ingest import Source, Watch, ingest
-from lance_pipeline.images.ingestion import intake
+from lance_pipeline.images.ingestion import crew, intake
 from lance_pipeline.images.ingestion.quarantine import Limits
 from lance_pipeline.images.listing import list_unsplit_folders
 from lance_pipeline.images.splitting import ByFractions
@@ -274,7 +274,7 @@ def test_bad_files_of_a_folder_that_is_cut_are_accounted_for_too(pets, tmp_path)
 
 def test_steps_of_any_length_give_the_same_dataset(pets, tmp_path, monkeypatch):
     whole = ingest_fractions(pets, tmp_path / "whole")
-    monkeypatch.setattr(intake, "_CHUNK", 7)
+    monkeypatch.setattr(crew, "_TASK_FILES", 7)
     monkeypatch.setattr(intake, "STEP_SECONDS", 0.0)
     steps = ingest_fractions(pets, tmp_path / "steps")
     for split, report in whole.items():

@@ -1,0 +1,126 @@
+"""What becomes of files: rows, reasons against them, or what is stored already.
+
+Pure of Lance and of any dataset's state, so that it runs as well in a thread as in a process of its own.
+"""
+
+import time
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lance_pipeline.images.decoding import DECODERS
+from lance_pipeline.images.ingestion.inspection import Inspected, bytes_digest, inspect_images
+from lance_pipeline.images.ingestion.reading import FileReader
+from lance_pipeline.images.ingestion.rows import Row, rows_to_batch, totals_of_rows
+from lance_pipeline.images.ingestion.totals import Totals
+from lance_pipeline.images.rejection import Rejected, RejectedFileError
+from lance_pipeline.images.schema import SEEN_SCHEMA
+from lance_pipeline.images.splitting import UNKNOWN, Assignment
+
+# The coarsest clock of a file system, FAT's: within it two contents can have one time.
+_SETTLED_NS = 2_000_000_000
+_UNSETTLED = -1
+FILES = ("path", "label", "size", "mtime_ns", "stored_sha256", "stored_pixel_digest")
+"""The columns of the files to examine: their listing, and the digests of the row that each may still equal."""
+
+
+class Job(NamedTuple):
+    """What is the same for all files of an ingest: who reads them, who draws their split, which splits are wanted."""
+
+    reader: FileReader
+    assignment: Assignment
+    wanted: frozenset[str]
+
+
+class Outcome(NamedTuple):
+    """What became of a stretch of files.
+
+    Attributes:
+        codes: of each file its split's code; ``UNKNOWN`` where its bytes are stored already.
+        rejected: by position in the stretch.
+        seen: what to remember of those whose bytes could be read, of SEEN_SCHEMA.
+        rows: for each wanted split its new rows, of SPLIT_SCHEMA, and their totals.
+    """
+
+    codes: NDArray[np.int8]
+    rejected: dict[int, Rejected]
+    seen: pa.RecordBatch
+    rows: dict[str, tuple[pa.RecordBatch, Totals]]
+
+
+class _Content(NamedTuple):
+    """A file that could be read; ``mtime_ns`` is -1 where a later change might not show in it."""
+
+    place: int
+    path: str
+    label: str
+    data: bytes
+    size: int
+    mtime_ns: int
+    seen_mtime_ns: int
+    sha256: bytes
+    stored_pixel_digest: bytes | None
+
+
+def examine(job: Job, files: pa.RecordBatch) -> Outcome:
+    """Read files and, unless their bytes are stored already, decode them in full.
+
+    Args:
+        job: what is the same for all files.
+        files: with the columns of FILES.
+
+    Raises:
+        InputError: the storage failed.
+    """
+    contents, rejected = _read(job, files)
+    codes = np.full(len(files), UNKNOWN, np.int8)
+    for place, one in rejected.items():
+        # Of a rejected file other bytes stand in for those of the pixels that it lacks.
+        codes[place] = job.assignment.code(one.path.encode())
+    new = [one for one in contents if one.stored_pixel_digest is None]
+    found = dict(zip((one.place for one in new), inspect_images([one.data for one in new]), strict=True))
+    seen, rows = [], {split: [] for split in job.wanted}
+    for one in contents:
+        image = found.get(one.place)
+        digest, reason, detail, decoders, written = one.stored_pixel_digest, None, None, None, None
+        if isinstance(image, Inspected):
+            digest = image.measured.pixel_digest
+            codes[one.place] = code = job.assignment.code(digest)
+            split = job.assignment.splits[code]
+            if split in rows:
+                written = split
+                rows[split].append(Row(one.path, one.label, one.size, one.mtime_ns, one.data, one.sha256, image))
+        elif image is not None:
+            reason, detail, decoders = image.reason, str(image), DECODERS
+            codes[one.place] = job.assignment.code(one.sha256)
+            rejected[one.place] = Rejected(one.path, one.label, one.size, reason, detail)
+        seen.append((one.path, one.size, one.seen_mtime_ns, one.sha256, digest, reason, detail, decoders, written))
+    batches = {
+        split: (rows_to_batch(split, members), totals_of_rows(members)) for split, members in rows.items() if members
+    }
+    return Outcome(codes, rejected, _seen_batch(seen), batches)
+
+
+def _read(job: Job, files: pa.RecordBatch) -> tuple[list[_Content], dict[int, Rejected]]:
+    contents, rejected = [], {}
+    columns = [files[name].to_pylist() for name in FILES]
+    for place, (path, label, size, mtime_ns, stored, pixel_digest) in enumerate(zip(*columns, strict=True)):
+        began = time.time_ns()
+        try:
+            data, size_then, time_then = job.reader.read(path, size, mtime_ns)
+        except RejectedFileError as rejection:
+            rejected[place] = Rejected(path, label, size, rejection.reason, str(rejection))
+            continue
+        sha256 = bytes_digest(data)
+        seen_time = time_then if time_then < began - _SETTLED_NS else _UNSETTLED
+        same = pixel_digest if sha256 == stored else None
+        contents.append(_Content(place, path, label, data, size_then, time_then, seen_time, sha256, same))
+    return contents, rejected
+
+
+def _seen_batch(rows: list[tuple[object, ...]]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True)) or [()] * len(SEEN_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, SEEN_SCHEMA, strict=True)]
+    return pa.record_batch(arrays, schema=SEEN_SCHEMA)
