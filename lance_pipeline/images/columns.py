@@ -26,8 +26,12 @@ def equal(one: pa.ChunkedArray, other: pa.Array | pa.ChunkedArray) -> Mask:
 
 def order_of_path_hash(paths: pa.ChunkedArray) -> Indices:
     """The order in which rows are stored: any stretch of it is a fair sample."""
-    keys = [xxhash.xxh3_64_intdigest(path.encode()) for path in paths.to_pylist()]
-    return np.argsort(np.array(keys, dtype=np.uint64), kind="stable")
+    # Chunk by chunk: as Python objects all paths would take several times their memory.
+    keys = [
+        np.array([xxhash.xxh3_64_intdigest(path.encode()) for path in chunk.to_pylist()], dtype=np.uint64)
+        for chunk in paths.chunks
+    ]
+    return np.argsort(np.concatenate([np.empty(0, np.uint64), *keys]), kind="stable")
 
 
 def first_valid(*columns: pa.Array | pa.ChunkedArray) -> pa.Array:

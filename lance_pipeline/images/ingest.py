@@ -177,12 +177,12 @@ def _ingest_once(
     source: Source, uris: dict[str, str], limits: Limits, watch: Watch, threads: int | None
 ) -> dict[str, IngestReport]:
     seen = SeenFiles(source.seen_uri)
-    seen.load()
     stored = {split: StoredSplit(split, uri) for split, uri in uris.items()}
     plan = make_plan(source.files, seen, stored, source.assignment)
     if len(plan.todo) or not all(kept.all() for kept in plan.kept.values()):
         seen.begin()
     if len(plan.todo):
+        pa.default_memory_pool().release_unused()
         _work(source, stored, plan, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)

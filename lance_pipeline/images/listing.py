@@ -75,7 +75,8 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
                 "`splits: {fractions: {train: 0.7, val: 0.15, test: 0.15}}`."
             )
         tables.append(_classes_of(FolderScan(path, path, split), path, ignored))
-    listing = Listing(root, folders, _sorted(tables), _labels(tables[0]), ignored)
+    files = pa.concat_tables(table for _, table in sorted(zip(folders, tables, strict=True), key=lambda one: one[0]))
+    listing = Listing(root, folders, files, _labels(tables[0]), ignored)
     for split, labels in listing.counts().items():
         if unknown := [label for label in labels if label not in listing.classes]:
             raise InputError(
@@ -102,7 +103,7 @@ def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
                 f"{_names(subfolders(root)) or 'no folders'}."
             )
         tables.append(_classes_of(FolderScan(path, root, UNSPLIT), path, ignored))
-    table = _sorted(tables)
+    table = tables[0] if len(tables) == 1 else _sorted(tables)
     return _checked(Listing(root, {UNSPLIT: ""}, table, _labels(table), ignored))
 
 
@@ -148,8 +149,7 @@ def _labels(table: pa.Table) -> list[str]:
 
 
 def _sorted(tables: list[pa.Table]) -> pa.Table:
-    table = pa.concat_tables(tables).combine_chunks()
-    return table.sort_by([("split", "ascending"), ("label", "ascending"), ("path", "ascending")])
+    return pa.concat_tables(tables).sort_by([("label", "ascending"), ("path", "ascending")])
 
 
 def _checked(listing: Listing) -> Listing:

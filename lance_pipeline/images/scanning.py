@@ -25,7 +25,7 @@ LISTING_SCHEMA = pa.schema(
 # Files that file managers leave behind; everything hidden is passed over as well.
 _LITTER = {b"thumbs.db", b"desktop.ini"}
 # Python objects take ten times the memory of Arrow's columns: they live for this many files.
-_CHUNK = 1 << 16
+_CHUNK = 1 << 12
 
 
 def folder_exists(folder: str) -> bool:
@@ -78,14 +78,19 @@ class FolderScan:
         self._prefix = escape_name(os.fsencode(below)) + "/" if below else ""
 
     def table(self) -> pa.Table:
-        """All files as a table of LISTING_SCHEMA, in no particular order.
+        """All files as a table of LISTING_SCHEMA, in the order of label and path.
 
         Raises:
             InputError: a folder cannot be read, a class has a name that is not UTF-8, or a class
                 folder is a link.
         """
         batches = self._remote() if is_remote(self._folder) else self._local()
-        return pa.Table.from_batches(batches, LISTING_SCHEMA)
+        # Class by class: sorting all at once would take a multiple of the memory.
+        classes = [
+            pa.Table.from_batches(members, LISTING_SCHEMA).sort_by("path")
+            for _, members in groupby(batches, key=lambda batch: batch["label"][0].as_py())
+        ]
+        return pa.concat_tables(sorted(classes, key=_label) or [LISTING_SCHEMA.empty_table()])
 
     def _batch(self, label: str, paths: list[str], sizes: list[int], times: list[int]) -> pa.RecordBatch:
         columns = [[self.split] * len(paths), [label] * len(paths), paths, sizes, times]
@@ -163,6 +168,10 @@ class FolderScan:
                 times.append(info.mtime_ns)
             if paths:
                 yield self._batch(label, paths, sizes, times)
+
+
+def _label(table: pa.Table) -> str:
+    return table["label"][0].as_py()
 
 
 def _remote_files(folder: str, *, recursive: bool) -> list[pafs.FileInfo]:

@@ -16,7 +16,7 @@ from lance_pipeline.images.splitting import UNKNOWN
 
 # What a step has finished is safe from a kill; each step also ends a data file.
 STEP_SECONDS = 60.0
-STEP_ROWS = 1 << 17
+STEP_ROWS = 1 << 16
 
 
 class Intake:
@@ -59,6 +59,8 @@ class Intake:
             self._seen.append(rows, [one.to_json() for one in written])
         self._plan.written += written
         self._batches, self._began = [], time.monotonic()
+        # Or the next step would be added to the memory that this one has used.
+        pa.default_memory_pool().release_unused()
 
     def abandon(self) -> None:
         """Leave the current step unfinished."""

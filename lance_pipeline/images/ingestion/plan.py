@@ -64,11 +64,11 @@ def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], 
 
     Args:
         files: a table of LISTING_SCHEMA.
-        seen: what was seen earlier.
+        seen: what was seen earlier; it is read here.
         stored: the splits that are wanted.
         assignment: the split of each file.
     """
-    rows = seen.rows()
+    rows = seen.load()
     where = _unchanged(files, rows)
     old = np.flatnonzero(where >= 0)
     known = rows.take(pa.array(where[old])).combine_chunks()
@@ -99,7 +99,7 @@ def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], 
         # A file of another time may still hold the bytes of its row, if that is in the right split.
         right = (at >= 0) & (assignment.codes(stored[split].pixel_digests(at)) == code)
         plan.at[right], plan.at_code[right] = at[right], code
-    _resume(plan, seen, where, done, {split: assignment.splits.index(split) for split in stored}, stored)
+    _resume(plan, seen, rows["written"], where, done, stored)
     order = order_of_path_hash(files["path"].filter(pa.array(~done)))
     plan.todo = np.flatnonzero(~done)[order]
     return plan
@@ -127,7 +127,7 @@ def _rejected(files: pa.Table, known: pa.Table, old: Indices, done: Mask) -> dic
 
 
 def _resume(
-    plan: Plan, seen: SeenFiles, where: Indices, done: Mask, codes: dict[str, int], stored: dict[str, StoredSplit]
+    plan: Plan, seen: SeenFiles, split_of: pa.ChunkedArray, where: Indices, done: Mask, stored: dict[str, StoredSplit]
 ) -> None:
     """Take over what an interrupted ingest wrote, as far as all its rows are still wanted."""
     start = 0
@@ -135,10 +135,12 @@ def _resume(
         for written in map(Written.from_json, step.written):
             if written.split not in stored or written.mode != stored[written.split].mode:
                 continue
-            mine = start + np.flatnonzero(equal(step.rows["written"], pa.repeat(written.split, len(step.rows))))
+            mine = start + np.flatnonzero(
+                equal(split_of.slice(start, step.files), pa.repeat(written.split, step.files))
+            )
             used = np.flatnonzero(np.isin(where, mine))
-            wanted = ~done[used] & (plan.codes[used] == codes[written.split])
+            wanted = ~done[used] & (plan.codes[used] == plan.splits.index(written.split))
             if len(used) == len(mine) and wanted.all() and seen.exist(written.data_files(stored[written.split].uri)):
                 done[used] = True
                 plan.written.append(written)
-        start += len(step.rows)
+        start += step.files

@@ -25,10 +25,10 @@ _WRITTEN = b"lance_pipeline"
 
 
 class Step(NamedTuple):
-    """A stretch of work that was finished: the rows seen, and what was written of them and waits for a commit."""
+    """A stretch of work that was finished: how many files it saw, and what was written and waits for a commit."""
 
     name: str
-    rows: pa.Table
+    files: int
     written: list[dict[str, Any]]
 
 
@@ -49,16 +49,19 @@ class SeenFiles:
         self.steps: list[Step] = []
         self.unfinished = False
 
-    def load(self) -> None:
-        """Read all steps, the newest first."""
+    def load(self) -> pa.Table:
+        """Read all steps, the newest first.
+
+        Returns:
+            What was seen, a table of SEEN_SCHEMA, step by step; the first row of a path is the valid one.
+        """
         found = self._names()
         self.unfinished = _STARTED in found
         names = sorted((name for name in found if name.startswith(_STEP) and name.endswith(_SUFFIX)), reverse=True)
-        self.steps = [step for step in map(self._read, names) if step is not None]
-
-    def rows(self) -> pa.Table:
-        """What was seen, a table of SEEN_SCHEMA; the first row of a path is the valid one."""
-        return pa.concat_tables([step.rows for step in self.steps] or [SEEN_SCHEMA.empty_table()])
+        read = [(name, rows) for name in names if (rows := self._read(name)) is not None]
+        self.steps = [Step(name, len(rows), _written_of(rows)) for name, rows in read]
+        tables = [rows.replace_schema_metadata(None) for _, rows in read]
+        return pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
 
     def exist(self, files: list[str]) -> bool:
         """Whether all of these files are there."""
@@ -73,7 +76,7 @@ class SeenFiles:
     def append(self, rows: pa.Table, written: list[dict[str, Any]]) -> None:
         """Remember one more step."""
         last = max((int(step.name[len(_STEP) : -len(_SUFFIX)]) for step in self.steps), default=0)
-        self._save(Step(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, written))
+        self._save(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, written)
 
     def settle(self, splits: Collection[str], current: pa.ChunkedArray) -> None:
         """Note that these splits are committed and that nothing of theirs is left behind.
@@ -86,17 +89,18 @@ class SeenFiles:
             current: the paths of all files that there are.
         """
         for step in self.steps:
-            if step.written:
-                waiting = [one for one in step.written if one["split"] not in splits]
-                self._save(step._replace(written=waiting))
+            waiting = [one for one in step.written if one["split"] not in splits]
+            if waiting != step.written and (rows := self._read(step.name)) is not None:
+                self._save(step.name, rows, waiting)
         if any(step.written for step in self.steps):
             return
         self._delete(_STARTED)
-        rows = self.rows()
-        if len(self.steps) > _MOST_FILES or len(rows) > 2 * len(current) + _MOST_FILES:
-            self._tidy(rows, current)
+        files = sum(step.files for step in self.steps)
+        if len(self.steps) > _MOST_FILES or files > 2 * len(current) + _MOST_FILES:
+            self._tidy(current)
 
-    def _tidy(self, rows: pa.Table, current: pa.ChunkedArray) -> None:
+    def _tidy(self, current: pa.ChunkedArray) -> None:
+        rows = self.load()
         at = positions(current, rows["path"])
         old = [step.name for step in self.steps]
         self.append(rows.take(pa.array(at[at >= 0])), [])
@@ -104,19 +108,20 @@ class SeenFiles:
             self._delete(name)
         self.steps = self.steps[:1]
 
-    def _save(self, step: Step) -> None:
+    def _save(self, name: str, rows: pa.Table, written: list[dict[str, Any]]) -> None:
         sink = pa.BufferOutputStream()
-        schema = SEEN_SCHEMA.with_metadata({_WRITTEN: json.dumps(step.written).encode()})
+        schema = SEEN_SCHEMA.with_metadata({_WRITTEN: json.dumps(written).encode()})
         with pa.ipc.new_file(sink, schema) as writer:
-            writer.write_table(step.rows.replace_schema_metadata(schema.metadata))
-        self._write(step.name, sink.getvalue())
-        kept = [one for one in self.steps if one.name != step.name]
-        self.steps = sorted([step, *kept], key=lambda one: one.name, reverse=True)
+            writer.write_table(rows.replace_schema_metadata(schema.metadata))
+        self._write(name, sink.getvalue())
+        kept = [one for one in self.steps if one.name != name]
+        self.steps = sorted([Step(name, len(rows), written), *kept], key=lambda one: one.name, reverse=True)
 
-    def _read(self, name: str) -> Step | None:
+    def _read(self, name: str) -> pa.Table | None:
+        """The rows of a step, with what was written in the metadata; None where there is no such file any more."""
         try:
             with self._store.open_input_file(f"{self._folder}/{name}") as file:
-                table = pa.ipc.open_file(pa.py_buffer(file.read())).read_all()
+                return pa.ipc.open_file(pa.py_buffer(file.read())).read_all()
         except pa.ArrowInvalid:
             # Cut off by a power failure: what it said is found out again.
             self._delete(name)
@@ -126,8 +131,6 @@ class SeenFiles:
             return None
         except OSError as error:
             raise self._failure(error) from error
-        written = json.loads((table.schema.metadata or {}).get(_WRITTEN, b"[]"))
-        return Step(name, table.replace_schema_metadata(None), written)
 
     def _names(self) -> list[str]:
         try:
@@ -158,3 +161,7 @@ class SeenFiles:
             f"cannot use the folder {self._uri}, which remembers the files seen: {error}. {hint}; it may also be "
             "deleted, every file is then read again."
         )
+
+
+def _written_of(rows: pa.Table) -> list[dict[str, Any]]:
+    return json.loads((rows.schema.metadata or {}).get(_WRITTEN, b"[]"))

@@ -316,7 +316,7 @@ def test_killed_midway_the_next_run_goes_on(raw, remote):
     }
     totals: list[int] = []
     report = ingest_split(raw.many.uri, "train", target, watch=Watch(progress=lambda done, total: totals.append(total)))
-    assert totals[-1] == MANY - sum(len(step.rows) for step in seen.steps)
+    assert totals[-1] == MANY - sum(step.files for step in seen.steps)
     assert (report.version, report.rows, report.added) == (1, MANY, MANY)
     assert contents(target) == raw.images
     used = {file.path for fragment in LanceSplit(target).dataset.get_fragments() for file in fragment.metadata.files}
@@ -387,7 +387,7 @@ def test_a_wrong_key_is_told(store, remote, tmp_path, monkeypatch):
         LanceSplit(f"{remote.uri}/train.lance")
     folder = place(store, "disk", "raw", tmp_path)
     fill(folder, 2)
-    with pytest.raises(InputError, match=r"(?s)s3://.*AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(InputError, match=r"(?s)s3://.*AWS_"):
         ingest_split(folder.uri, "train", f"{remote.uri}/train.lance")
     monkeypatch.undo()
     assert "train.lance" not in str(remote.names())
