@@ -126,10 +126,10 @@ class SeenFiles:
             # Cut off by a power failure: what it said is found out again.
             self._delete(name)
             return None
-        except FileNotFoundError:
-            # A writer on another host has tidied up since the folder was listed.
-            return None
         except OSError as error:
+            if name not in self._names():
+                # A writer on another host has tidied up; a store tells of it in its own words.
+                return None
             raise self._failure(error) from error
 
     def _names(self) -> list[str]:
