@@ -62,6 +62,12 @@ def _shell(folder: Path) -> Shell:
     return shell
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Loaders without a place of their own keep no images in the user's folder."""
+    os.environ["LANCE_PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """A shell with an empty data folder."""

@@ -9,11 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lance_pipeline.images.augmentation import normalized
 from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.table import Facts, commit_table
 from lance_pipeline.training.device import Device
-from lance_pipeline.training.recipe import Triple
 
 
 @dataclass(frozen=True)
@@ -35,15 +33,15 @@ class Predictions:
 
 
 @torch.inference_mode()
-def predict(model: nn.Module, loader: ImageLoader, device: Device, mean: Triple, std: Triple) -> Predictions:
-    """Classify all rows of the loader, in order."""
+def predict(model: nn.Module, loader: ImageLoader, device: Device) -> Predictions:
+    """Classify all rows of the loader, which normalises and does not shuffle, in order."""
     model.to(device.torch_device).to(memory_format=torch.channels_last).eval()
     labels, probabilities = [], []
     for images, batch_labels in loader:
         with device.autocast():
-            logits = model(normalized(images.to(device.torch_device), mean, std))
+            logits = model(images)
         probabilities.append(logits.float().softmax(dim=1).cpu().numpy())
-        labels.append(batch_labels.numpy())
+        labels.append(batch_labels.cpu().numpy())
     return Predictions(np.concatenate(labels), np.concatenate(probabilities))
 
 

@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from lance_pipeline.images.ingest import IngestReport, ingest_split
     from lance_pipeline.images.loader import ImageLoader
+    from lance_pipeline.images.map_style import ImageDataset
     from lance_pipeline.images.split import LanceSplit
 
 _HOMES = {
     "IngestReport": "ingest",
     "ingest_split": "ingest",
+    "ImageDataset": "map_style",
     "ImageLoader": "loader",
     "LanceSplit": "split",
 }
-__all__ = ["ImageLoader", "IngestReport", "LanceSplit", "ingest_split"]
+__all__ = ["ImageDataset", "ImageLoader", "IngestReport", "LanceSplit", "ingest_split"]
 
 
 def __getattr__(name: str) -> object:

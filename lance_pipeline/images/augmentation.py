@@ -1,24 +1,152 @@
-"""Augmentation and normalisation of whole batches, as tensor operations on any device.
+"""What training does to images: drawn for each row, done to whole batches.
 
-Random numbers are drawn on the CPU from the given generator, so that a seed gives the same batches
-on every device.
+What is drawn depends on seeds and row alone, not on the batch, the rank, the thread or the device. The same operations
+are there twice: on uint8 arrays, for the threads that assemble batches, and on tensors, for a device.
 """
 
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch.nn.functional import pad
 
+from lance_pipeline.images.columns import Indices, Mask
 
-def random_flip(images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Mirror each image of a batch (n, c, h, w) left to right with probability one half."""
-    chosen = torch.rand(len(images), generator=generator) < 0.5
-    return torch.where(chosen.to(images.device)[:, None, None, None], images.flip(-1), images)
+Pixels = NDArray[np.uint8]
+Floats = NDArray[np.float64]
+# torchvision's RandomResizedCrop tries as often, with these ratios of width to height.
+_TRIES = 10
+_RATIO = (3 / 4, 4 / 3)
+_FLIP, _SHIFT, _CROP = 0, 1, 3
 
 
-def random_pad_crop(images: torch.Tensor, padding: int, generator: torch.Generator) -> torch.Tensor:
-    """Shift each image of a batch (n, c, h, w) by up to ``padding`` pixels each way, edges mirrored."""
+class Draws(NamedTuple):
+    """What was drawn for n rows.
+
+    Attributes:
+        flip: bool (n,), which to mirror left to right.
+        corners: int64 (n, 2), the top left corner of each crop in the padded image.
+        crop: float64 (n, 2 * tries + 2) in [0, 1): area and ratio of each try, then the place, down and across.
+    """
+
+    flip: Mask
+    corners: Indices
+    crop: Floats
+
+    def of(self, rows: Mask | slice) -> "Draws":
+        """What was drawn for some of the rows."""
+        return Draws(self.flip[rows], self.corners[rows], self.crop[rows])
+
+
+class Box(NamedTuple):
+    """A part of an image, in pixels."""
+
+    top: int
+    left: int
+    height: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Augment:
+    """How training images are varied.
+
+    Attributes:
+        flip: mirror half of them left to right.
+        padding: shift each by up to so many pixels both ways, the edges mirrored.
+        resized_crop: the least and the greatest share of the area that is cropped, at a ratio from 3:4 to 4:3, and
+            resized to the image size; None crops nothing.
+    """
+
+    flip: bool = True
+    padding: int = 0
+    resized_crop: tuple[float, float] | None = None
+
+    def draw(self, key: int, rows: Indices) -> Draws:
+        """What happens to these rows; ``key`` stands for the seeds."""
+        n = len(rows)
+        flip = uniform(key, rows, _FLIP) < 0.5 if self.flip else np.zeros(n, dtype=bool)
+        corners = np.zeros((n, 2), np.int64)
+        if self.padding:
+            places = [uniform(key, rows, _SHIFT + axis) for axis in (0, 1)]
+            corners = (np.stack(places, axis=1) * (2 * self.padding + 1)).astype(np.int64)
+        crop = np.empty((n, 0))
+        if self.resized_crop:
+            crop = np.stack([uniform(key, rows, _CROP + number) for number in range(2 * _TRIES + 2)], axis=1)
+        return Draws(flip, corners, crop)
+
+
+def key_of(*seeds: int) -> int:
+    """One 64-bit key that stands for some seeds, none of them negative."""
+    return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
+
+
+def uniform(key: int, rows: Indices, stream: int) -> Floats:
+    """A number in [0, 1) for each row, float64 (n,): a hash of key, stream and row.
+
+    Source: the output function of SplitMix64; Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
+    2014. A row's numbers are found without those of the rows before it.
+    """
+    with np.errstate(over="ignore"):
+        z = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64((key + stream * _STREAM) % (1 << 64))
+        z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        z ^= z >> np.uint64(31)
+    return (z >> np.uint64(11)).astype(np.float64) / (1 << 53)
+
+
+_STREAM = 0xD1342543DE82EF95
+
+
+def crop_box(draw: Floats, height: int, width: int, area: tuple[float, float]) -> Box:
+    """The part of an image of this size that a row of ``Draws.crop`` stands for.
+
+    The same distribution as torchvision's RandomResizedCrop: ratio drawn on a logarithmic scale, and the largest part
+    in the middle with a ratio as near as can be when no try fits.
+    """
+    low, high = np.log(_RATIO[0]), np.log(_RATIO[1])
+    for share, slant in zip(draw[: 2 * _TRIES : 2].tolist(), draw[1 : 2 * _TRIES : 2].tolist(), strict=True):
+        wanted = height * width * (area[0] + share * (area[1] - area[0]))
+        ratio = np.exp(low + slant * (high - low))
+        w, h = round((wanted * ratio) ** 0.5), round((wanted / ratio) ** 0.5)
+        if 0 < w <= width and 0 < h <= height:
+            down, across = draw[2 * _TRIES :].tolist()
+            return Box(int(down * (height - h + 1)), int(across * (width - w + 1)), h, w)
+    w, h = min(width, round(height * _RATIO[1])), min(height, round(width / _RATIO[0]))
+    return Box((height - h) // 2, (width - w) // 2, h, w)
+
+
+def flip_pixels(images: Pixels, chosen: Mask) -> None:
+    """Mirror the chosen images of a batch (n, h, w, 3), in place."""
+    which = np.flatnonzero(chosen)
+    if len(which):
+        _, height, width, channels = images.shape
+        # On top of each other they are one image, mirrored by one call.
+        tower = images[which].reshape(len(which) * height, width, channels)
+        images[which] = np.asarray(cv2.flip(tower, 1)).reshape(len(which), height, width, channels)
+
+
+def pad_crop_pixels(images: Pixels, padding: int, corners: Indices) -> None:
+    """Shift the images of a batch (n, h, w, 3), in place: pad with mirrored edges, crop at the corners."""
+    _, height, width, _ = images.shape
+    for image, (top, left) in zip(images, corners.tolist(), strict=True):
+        padded = cv2.copyMakeBorder(image, padding, padding, padding, padding, cv2.BORDER_REFLECT_101)
+        image[:] = padded[top : top + height, left : left + width]
+
+
+def flipped(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    """A batch (n, c, h, w) with the chosen images, bool (n,), mirrored left to right."""
+    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
+
+
+def pad_cropped(images: torch.Tensor, padding: int, corners: torch.Tensor) -> torch.Tensor:
+    """A batch (n, c, h, w) padded with mirrored edges and cropped at the corners, int64 (n, 2)."""
     n, _, height, width = images.shape
     padded = pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
-    top, left = torch.randint(0, 2 * padding + 1, (2, n), generator=generator).to(images.device)
+    top, left = corners.unbind(1)
     rows = (top[:, None] + torch.arange(height, device=images.device))[:, :, None]
     columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, :]
     which = torch.arange(n, device=images.device)[:, None, None]

@@ -1,55 +1,78 @@
-"""Batches of decoded images from a Lance dataset."""
+"""Batches of images from a Lance dataset."""
 
+import logging
 import math
 import os
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Literal
 
-import numpy as np
 import torch
+from torch.utils.data import IterableDataset, get_worker_info
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.decoding import UndecodableImageError, decode_rgb, resize_rgb
+from lance_pipeline.images.augmentation import Augment, key_of
+from lance_pipeline.images.loading.assembly import Assembler, Normalization, Triple
+from lance_pipeline.images.loading.buffers import Buffers
+from lance_pipeline.images.loading.cache import CachePlace, NoCacheError, PixelCache
+from lance_pipeline.images.loading.devices import Batch, Upload
+from lance_pipeline.images.loading.epoch import EpochBatches, Share
+from lance_pipeline.images.loading.meter import LoaderStats, Meter
+from lance_pipeline.images.loading.order import Order
+from lance_pipeline.images.loading.rows import label_codes, name_of, refuse_fork
+from lance_pipeline.images.loading.views import Fit, Shrunk, Square
+from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
 
-Fit = Literal["crop", "squash"]
-Batch = tuple[torch.Tensor, torch.Tensor]
+__all__ = ["Augment", "Batch", "CachePlace", "Fit", "ImageLoader", "LoaderStats"]
+_log = logging.getLogger(__name__)
+_NOTHING, _PLACE = Augment(flip=False), CachePlace()
+# Of the batches that are on their way: more are made afresh.
+_BUFFERS = 32
 
 
-class ImageLoader:
+class ImageLoader(IterableDataset[Batch]):
     """Iterates over ``(images, labels)`` of one version of a Lance dataset.
 
-    ``images`` is uint8 of shape (n, 3, image_size, image_size), ``labels`` int64 of shape (n,), the
-    class indices. Each epoch gives every row exactly once. With ``training`` the order is a
-    permutation that depends on version, seed and epoch alone; otherwise it is the stored order.
-    Iterating again after a break goes on where it stopped; ``set_epoch`` starts an epoch.
-    Batches are read and decoded ahead by threads, in bounded memory.
+    ``images`` has the shape (n, 3, image_size, image_size), channels last in memory: uint8, or float32 with
+    ``normalize``. ``labels`` is int64 of shape (n,), the class indices. Each epoch gives every row exactly once. With
+    ``training`` the order depends on version, seed and epoch alone, as does what is done to each row at random;
+    otherwise it is the stored order. Iterating again after a break goes on where it stopped; ``set_epoch`` starts an
+    epoch.
+
+    Decoded images are kept in a memory-mapped cache where the budget allows it, for the epochs and the runs to come;
+    otherwise images are read in clumps and decoded anew each epoch, in bounded memory. Either way the batches are the
+    same. ``mode`` tells which it is and why.
 
     Example:
         >>> loader = ImageLoader("data/lance/digits_train.lance", batch_size=64, image_size=32,
-        ...                      training=True)  # doctest: +SKIP
+        ...                      training=True, augment=Augment(padding=4))  # doctest: +SKIP
         >>> for images, labels in loader: ...  # doctest: +SKIP
 
     Args:
         uri: the Lance dataset, with columns ``image`` and ``label``.
         version: the version to read; the latest when None.
-        batch_size: images in a global batch, of which each rank gets its share. The last batch of
-            an epoch holds what is left.
+        batch_size: images in a global batch, of which each rank gets its share. The last batch of an epoch holds what
+            is left.
         image_size: height and width of the images given out, in pixels.
-        training: whether to shuffle.
-        seed: of the shuffle.
+        training: whether to shuffle and to augment.
+        seed: of order and augmentation.
         rank: this process among ``world_size``.
         world_size: the number of processes that share the batches.
-        fit: ``crop`` scales the shorter side and crops the centre; ``squash`` ignores the aspect
-            ratio.
+        augment: what is done to images at random, if ``training``; nothing when None.
+        normalize: mean and standard deviation of each channel, on the scale 0 to 1, to give out float32.
+        fit: without a resized crop, ``crop`` scales the shorter side and crops the centre, ``squash`` ignores the
+            aspect ratio.
+        cache: where decoded images are kept and how much they may take; None streams.
+        cache_size: resized crops are taken from images whose shorter side is this many pixels, which can be cached;
+            when None from the whole images, which are not.
         classes: the labels in the order of their indices; by default those of the dataset's facts.
-        threads: how many batches are decoded at the same time.
+        threads: how many batches are assembled at the same time; by default one a core.
+        device: where the batches are given out.
+        on_bad_image: ``raise`` fails at an image that cannot be decoded, ``skip`` leaves it out and counts it.
 
     Raises:
-        InputError: no such dataset or version, or rows with labels outside of ``classes``; while
-            iterating, an image that cannot be decoded, by its path.
+        InputError: no such dataset or version, or rows with labels outside of ``classes``; while iterating, an image
+            that cannot be decoded, by its path.
     """
 
     def __init__(
@@ -63,31 +86,44 @@ class ImageLoader:
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        augment: Augment | None = None,
+        normalize: tuple[Triple, Triple] | None = None,
         fit: Fit = "crop",
+        cache: CachePlace | None = _PLACE,
+        cache_size: int | None = None,
         classes: list[str] | None = None,
         threads: int | None = None,
+        device: str | torch.device = "cpu",
+        on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self.split = LanceSplit(uri, version)
+        self._settings = settings | {"version": self.split.version}
         self.classes = classes or self.split.classes
-        self._batch_size, self._image_size, self._fit = batch_size, image_size, fit
-        self._training, self._seed = training, seed
-        self._rank, self._world_size = rank, world_size
-        self._threads = threads or os.cpu_count() or 1
-        self._rows = len(self.split)
-        self._index = {label: index for index, label in enumerate(self.classes)}
-        self._epoch = 0
-        self._next_batch = 0
-        if unknown := set(self.split.to_table(["label"])["label"].to_pylist()) - self._index.keys():
-            raise InputError(f"{uri} has labels outside of the model's classes: {sorted(unknown)}. Train anew.")
+        self._labels = label_codes(self.split, self.classes)
+        self._share = Share(batch_size, rank, world_size)
+        self._image_size, self._training, self._seed = image_size, training, seed
+        self._augment = (augment or _NOTHING) if training else _NOTHING
+        self._normalization = None if normalize is None else Normalization(*normalize)
+        self._threads, self._device = threads or os.cpu_count() or 1, torch.device(device)
+        self._skips = on_bad_image == "skip"
+        self._view = _view(self._augment, image_size, fit, cache_size)
+        self._meter = Meter()
+        share = math.ceil(batch_size / world_size)
+        self._buffers = Buffers(share * image_size**2 * 3 * (4 if normalize else 1), _BUFFERS)
+        self._epoch = self._next_batch = 0
+        self._process = os.getpid()
+        self._cache, self.mode = self._opened_cache(cache)
+        _log.info("%s, version %s: %s", uri, self.split.version, self.mode)
 
     def __len__(self) -> int:
         """Batches in an epoch."""
-        return math.ceil(self._rows / self._batch_size)
+        return math.ceil(self.rows / self._share.batch_size)
 
     @property
     def rows(self) -> int:
         """Images in an epoch, over all ranks."""
-        return self._rows
+        return len(self._labels)
 
     def set_epoch(self, epoch: int) -> None:
         """Iterate next over the given epoch, from its beginning."""
@@ -95,68 +131,102 @@ class ImageLoader:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the iteration stands: the batches already given out do not come again."""
-        return {
-            "version": self.split.version,
-            "seed": self._seed,
-            "epoch": self._epoch,
-            "next_batch": self._next_batch,
-        }
+        return self._identity() | {"epoch": self._epoch, "next_batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the batch after the last one given out when the state was taken.
+        """Go on with the batch after the last one given out when the state was taken, under any world size.
 
         Raises:
-            ValueError: the state is of another dataset version or seed, hence of another order.
+            ValueError: the state is of another dataset version, seed or batch size, hence of other batches.
         """
-        for key, mine in {"version": self.split.version, "seed": self._seed}.items():
+        for key, mine in self._identity().items():
             if state[key] != mine:
-                raise ValueError(f"the state has {key} {state[key]}, the loader {mine}: their orders differ")
+                raise ValueError(f"the state has {key} {state[key]}, the loader {mine}: their batches differ")
         self._epoch, self._next_batch = state["epoch"], state["next_batch"]
 
+    def take_stats(self) -> LoaderStats:
+        """What was given out, and where the time went, since the last call."""
+        return self._meter.take()
+
     def __iter__(self) -> Iterator[Batch]:
-        order = self._order()
+        refuse_fork(self._process)
         if self._next_batch >= len(self):
             self._next_batch = 0
-        with ThreadPoolExecutor(self._threads) as pool:
-            ahead: deque[Future[Batch]] = deque()
-            try:
-                for number in range(self._next_batch, len(self)):
-                    ahead.append(pool.submit(self._batch, self._share(order, number)))
-                    if len(ahead) > self._threads:
-                        yield self._taken(ahead)
-                while ahead:
-                    yield self._taken(ahead)
-            finally:
-                for future in ahead:
-                    future.cancel()
+        numbers, worker = range(self._next_batch, len(self)), get_worker_info()
+        if worker is not None:
+            # The DataLoader takes a batch from each worker in turn, which makes up the order again.
+            numbers = numbers[worker.id :: worker.num_workers]
+        assembled = self._epoch_batches().of(numbers)
+        if self._device.type == "cpu":
+            batches = ((one.images, one.labels) for one in assembled)
+        else:
+            batches = Upload(self._device, self._augment, self._normalization)(assembled)
+        for batch in batches:
+            self._next_batch += 1
+            yield batch
+        if self._cache is not None and self._cache.finish():
+            self.mode = f"cached in {self._cache.path}"
 
-    def _taken(self, ahead: deque[Future[Batch]]) -> Batch:
-        batch = ahead.popleft().result()
-        self._next_batch += 1
-        return batch
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To another process go the settings alone: each opens the dataset for itself.
+        return _reopened, (self._settings, self.state_dict())
 
-    def _order(self) -> np.ndarray:
-        if not self._training:
-            return np.arange(self._rows)
-        return np.random.default_rng([self.split.version, self._seed, self._epoch]).permutation(self._rows)
+    def _identity(self) -> dict[str, int]:
+        return {"version": self.split.version, "seed": self._seed, "batch_size": self._share.batch_size}
 
-    def _share(self, order: np.ndarray, number: int) -> np.ndarray:
-        """This rank's row numbers of a global batch."""
-        batch = order[number * self._batch_size : (number + 1) * self._batch_size]
-        return batch[self._rank :: self._world_size]
+    def _epoch_batches(self) -> EpochBatches:
+        seeds = (self.split.version, self._seed, self._epoch)
+        mean_bytes = self.split.size_in_bytes() / max(self.rows, 1)
+        assembler = Assembler(
+            labels=self._labels,
+            size=self._image_size,
+            view=self._view,
+            cache=self._cache,
+            augment=self._augment,
+            key=key_of(*seeds),
+            normalization=self._normalization,
+            finish=self._device.type == "cpu",
+            on_bad=self._take_note,
+            buffers=self._buffers,
+            meter=self._meter,
+        )
+        order = Order.of(self.rows, mean_bytes, seeds if self._training else None)
+        dataset = self.split.dataset
+        return EpochBatches(dataset, order, self._share, assembler, self._cache, self._threads, self._meter)
 
-    def _batch(self, rows: np.ndarray) -> Batch:
-        table = self.split.dataset.take(rows.tolist(), columns=["image", "label"])
-        images = np.empty((len(rows), self._image_size, self._image_size, 3), dtype=np.uint8)
-        for position, data in enumerate(table["image"]):
-            images[position] = self._pixels(data.as_py(), int(rows[position]))
-        labels = [self._index[label] for label in table["label"].to_pylist()]
-        return torch.from_numpy(images).permute(0, 3, 1, 2), torch.tensor(labels, dtype=torch.int64)
-
-    def _pixels(self, data: bytes, row: int) -> np.ndarray:
+    def _opened_cache(self, place: CachePlace | None) -> tuple[PixelCache | None, str]:
+        if place is None:
+            return None, "streamed, as configured"
+        if self._view is None:
+            return None, "streamed, as crops are taken from whole images; cache_size would keep smaller ones"
         try:
-            return np.asarray(resize_rgb(decode_rgb(data), self._image_size, self._fit))
-        except UndecodableImageError as error:
-            names = [name for name in ("path", "filename") if name in self.split.dataset.schema.names]
-            name = self.split.dataset.take([row], columns=names[:1]).column(0)[0].as_py()
+            cache = PixelCache(place, self.split.dataset, self._view)
+        except NoCacheError as reason:
+            return None, f"streamed: {reason}"
+        state = "cached" if cache.complete else "streamed, and being cached"
+        return cache, f"{state} in {cache.path} ({cache.nbytes / 1e6:,.0f} MB)"
+
+    def _take_note(self, row: int, error: UndecodableImageError) -> None:
+        """Of a row that cannot be decoded.
+
+        Raises:
+            InputError: it is not to be skipped.
+        """
+        name = name_of(self.split, row)
+        if not self._skips:
             raise InputError(f"image {name!r} of {self.split.uri} cannot be decoded: {error}") from error
+        self._meter.count("skipped", 1)
+        _log.warning("skipped %r of %s: %s", name, self.split.uri, error)
+
+
+def _view(augment: Augment, image_size: int, fit: Fit, cache_size: int | None) -> Square | Shrunk | None:
+    """What is kept of an image: before a crop all of it or, with ``cache_size``, a smaller one."""
+    if augment.resized_crop is None:
+        return Square(image_size, fit)
+    return None if cache_size is None else Shrunk(cache_size)
+
+
+def _reopened(settings: dict[str, Any], state: dict[str, Any]) -> ImageLoader:
+    loader = ImageLoader(**settings)
+    loader.load_state_dict(state)
+    return loader

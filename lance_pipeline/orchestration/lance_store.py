@@ -17,6 +17,13 @@ class LanceStore(dg.ConfigurableResource):
         "`data`, when unset.",
     )
 
+    cache_budget: int | None = Field(
+        default=None,
+        ge=0,
+        description="Bytes that decoded images may take in `cache` below the local data folder; half of the memory, "
+        "and at most half of what is free on the disk, when unset. 0 keeps none.",
+    )
+
     def dataset_uri(self, name: str) -> str:
         """The path or object-store URI of the Lance dataset of that name.
 
@@ -32,6 +39,11 @@ class LanceStore(dg.ConfigurableResource):
     def reports_folder(self, dataset: str) -> Path:
         """The local folder of the full lists that checks write."""
         return data_root() / "reports" / dataset
+
+    @property
+    def cache_folder(self) -> Path:
+        """The local folder of decoded images, which may be deleted at any time."""
+        return data_root() / "cache"
 
     def model_folder(self, dataset: str, run_id: str) -> Path:
         """The folder for the model of one run; it is made when the model is saved."""

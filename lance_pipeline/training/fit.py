@@ -6,7 +6,7 @@ import torch
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.channels import ChannelSums
-from lance_pipeline.images.loader import ImageLoader
+from lance_pipeline.images.loader import Augment, CachePlace, ImageLoader
 from lance_pipeline.images.split import LanceSplit
 from lance_pipeline.training.checkpoint import ModelCard
 from lance_pipeline.training.device import Device
@@ -23,6 +23,8 @@ def fit_resnet34(
     *,
     image_size: int,
     downloads: str | None = None,
+    cache: CachePlace | None = None,
+    tell: Callable[[str], None] = lambda text: None,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> tuple[Trained, ModelCard]:
@@ -35,6 +37,8 @@ def fit_resnet34(
         device: where to train, in which precision.
         image_size: height and width at which the model sees the images, in pixels.
         downloads: the folder that keeps downloaded weights; torch's cache when None.
+        cache: where decoded images are kept; None decodes them anew in each epoch.
+        tell: called with what is worth a line in a log.
         on_epoch: called after each epoch's validation.
         on_step: called after each batch.
 
@@ -57,20 +61,23 @@ def fit_resnet34(
             image_size=image_size,
             training=training,
             seed=recipe.seed,
+            augment=Augment(flip=recipe.flip, padding=recipe.padding_for(image_size)),
+            normalize=(mean, std),
             fit=recipe.fit,
+            cache=cache,
             classes=classes,
+            device=device.torch_device,
         )
         for split, training in ((train_split, True), (val_split, False))
     )
+    for name, loader in (("train", train_loader), ("val", val_loader)):
+        tell(f"{name}: {loader.rows} images, {loader.mode}")
     trained = train(
         model,
         train_loader,
         val_loader,
         recipe,
         device,
-        image_size=image_size,
-        mean=mean,
-        std=std,
         on_epoch=on_epoch,
         on_step=on_step,
     )

@@ -12,15 +12,18 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.augmentation import normalized, random_flip, random_pad_crop
 from lance_pipeline.images.loader import Batch, ImageLoader
 from lance_pipeline.training.device import Device
-from lance_pipeline.training.recipe import Recipe, Triple
+from lance_pipeline.training.recipe import Recipe
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to. Losses are means over images, in nats; times in seconds."""
+    """What one epoch came to.
+
+    Losses are means over images, in nats, and times in seconds; ``data_wait`` is the share of the time from the first
+    to the last batch that the training waited for data.
+    """
 
     number: int
     of: int
@@ -30,6 +33,7 @@ class Epoch:
     learning_rate: float
     duration: float
     images_per_second: float
+    data_wait: float
     seconds_left: float
 
 
@@ -63,9 +67,6 @@ def train(
     recipe: Recipe,
     device: Device,
     *,
-    image_size: int,
-    mean: Triple,
-    std: Triple,
     on_epoch: Callable[[Epoch], None] = lambda epoch: None,
     on_step: Callable[[Step], None] = lambda step: None,
 ) -> Trained:
@@ -76,13 +77,10 @@ def train(
 
     Args:
         model: takes float images (n, 3, h, w), gives logits (n, classes); it is moved to the device.
-        train_loader: gives uint8 images (n, 3, h, w) and int64 labels, shuffled by epoch.
-        val_loader: the same for validation.
+        train_loader: gives normalised images (n, 3, h, w) and labels on the device, shuffled and augmented.
+        val_loader: the same for validation, in the stored order.
         recipe: all settings.
         device: where to train, in which precision.
-        image_size: of the loaders, in pixels.
-        mean: of the normalisation, per channel from 0 to 1.
-        std: as ``mean``.
         on_epoch: called after each epoch's validation.
         on_step: called after each batch.
 
@@ -91,7 +89,7 @@ def train(
     """
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
-    run = _Run(model, train_loader, recipe, device, image_size, mean, std)
+    run = _Run(model, train_loader, recipe, device)
     history: list[Epoch] = []
     best: Trained | None = None
     while best is None or len(history) < recipe.epochs:
@@ -119,14 +117,9 @@ class _Run:
         loader: ImageLoader,
         recipe: Recipe,
         device: Device,
-        image_size: int,
-        mean: Triple,
-        std: Triple,
     ) -> None:
         self.model = model.to(device.torch_device).to(memory_format=torch.channels_last)
         self.loader, self.recipe, self.device = loader, recipe, device
-        self.mean, self.std = mean, std
-        self.padding = recipe.padding_for(image_size)
         self.batches = min(len(loader), recipe.batches_per_epoch or len(loader))
         self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
         decayed, spared = decayed_and_spared(model)
@@ -151,8 +144,8 @@ class _Run:
         started = time.monotonic()
         learning_rate = float(self.schedule.get_last_lr()[0])
         losses, images = self._train_epoch(number, on_step)
-        seconds = time.monotonic() - started
-        val_loss, val_accuracy = evaluate(self.model, val_loader, self.device, self.mean, self.std)
+        seconds, stats = time.monotonic() - started, self.loader.take_stats()
+        val_loss, val_accuracy = evaluate(self.model, val_loader, self.device)
         return Epoch(
             number=number + 1,
             of=self.recipe.epochs,
@@ -162,6 +155,7 @@ class _Run:
             learning_rate=learning_rate,
             duration=time.monotonic() - started,
             images_per_second=images / seconds,
+            data_wait=stats.waiting_share,
             seconds_left=self._seconds_left((number + 1) / self.recipe.epochs),
         )
 
@@ -169,10 +163,9 @@ class _Run:
         """The sum of the losses over images, and the number of images."""
         self.model.train()
         self.loader.set_epoch(number)
-        generator = torch.Generator().manual_seed(self.recipe.seed * 100_003 + number)
         losses, images = torch.zeros((), device=self.device.torch_device), 0
         for batch, (inputs, labels) in enumerate(islice(self._batches(), self.batches), start=1):
-            loss = self._step(self._augmented(inputs, generator), labels.to(self.device.torch_device))
+            loss = self._step(inputs, labels)
             losses += loss * len(labels)
             images += len(labels)
             done = (number + batch / self.batches) / self.recipe.epochs
@@ -182,14 +175,6 @@ class _Run:
     def _batches(self) -> Iterator[Batch]:
         """All batches but those of one image, of which batch norm cannot take the variance."""
         return (batch for batch in self.loader if len(batch[1]) > 1)
-
-    def _augmented(self, images: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-        images = images.to(self.device.torch_device, non_blocking=True)
-        if self.recipe.flip:
-            images = random_flip(images, generator)
-        if self.padding:
-            images = random_pad_crop(images, self.padding, generator)
-        return normalized(images, self.mean, self.std)
 
     def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         self.optimizer.zero_grad()
@@ -206,13 +191,13 @@ class _Run:
 
 
 @torch.inference_mode()
-def evaluate(model: nn.Module, loader: ImageLoader, device: Device, mean: Triple, std: Triple) -> tuple[float, float]:
-    """The mean cross-entropy in nats, and the accuracy, over all rows of the loader."""
+def evaluate(model: nn.Module, loader: ImageLoader, device: Device) -> tuple[float, float]:
+    """The mean cross-entropy in nats, and the accuracy, over all rows of the loader, which normalises."""
     model.eval()
     loss, correct = 0.0, 0
     for images, labels in loader:
         with device.autocast():
-            logits = model(normalized(images.to(device.torch_device), mean, std)).float().cpu()
+            logits = model(images).float()
         loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
         correct += int((logits.argmax(1) == labels).sum())
     return loss / loader.rows, correct / loader.rows

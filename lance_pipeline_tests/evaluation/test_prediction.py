@@ -15,8 +15,8 @@ CPU = choose_device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.3, 0.35)
 
 
-def loader(split: LanceSplit, batch_size: int = 5) -> ImageLoader:
-    return ImageLoader(split.uri, batch_size=batch_size, image_size=32, training=False)
+def loader(split: LanceSplit, batch_size: int = 5, normalize=(MEAN, STD)) -> ImageLoader:
+    return ImageLoader(split.uri, batch_size=batch_size, image_size=32, training=False, normalize=normalize)
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +27,13 @@ def model():
 
 @pytest.fixture(scope="module")
 def predictions(model, splits):
-    return predict(model, loader(splits["train"]), CPU, MEAN, STD)
+    return predict(model, loader(splits["train"]), CPU)
 
 
 def test_predictions_are_in_the_order_of_the_rows(model, splits, predictions):
     split = splits["train"]
     assert predictions.labels.tolist() == [split.classes.index(label) for label in split.to_pandas()["label"]]
-    images = torch.cat([images for images, _ in loader(split)])
+    images = torch.cat([images for images, _ in loader(split, normalize=None)])
     inputs = (images / 255 - torch.tensor(MEAN)[:, None, None]) / torch.tensor(STD)[:, None, None]
     with torch.inference_mode():
         expected = model.eval()(inputs).softmax(dim=1).numpy()
@@ -49,13 +49,13 @@ def test_probabilities_are_distributions(predictions):
 
 
 def test_a_model_in_training_mode_predicts_the_same(model, splits, predictions):
-    again = predict(model.train(), loader(splits["train"], batch_size=16), CPU, MEAN, STD)
+    again = predict(model.train(), loader(splits["train"], batch_size=16), CPU)
     assert np.allclose(again.probabilities, predictions.probabilities, atol=1e-5)
 
 
 def test_metrics_agree_with_the_training_loops(model, splits, predictions):
     metrics = classification_metrics(predictions, splits["train"].classes)
-    loss, accuracy = evaluate(model, loader(splits["train"]), CPU, MEAN, STD)
+    loss, accuracy = evaluate(model, loader(splits["train"]), CPU)
     assert metrics.accuracy == accuracy
     assert metrics.loss == pytest.approx(loss, rel=1e-4)
 

@@ -35,8 +35,10 @@ def test_the_card_tells_how_to_use_the_weights(splits, fitted):
 def test_the_saved_model_repeats_the_best_epoch(splits, fitted, tmp_path):
     trained, card = fitted
     model, card = load_model(tmp_path, save_model(tmp_path, trained.state, card))
-    val = ImageLoader(splits["val"].uri, batch_size=8, image_size=32, training=False, fit=card.fit)
-    loss, accuracy = evaluate(model, val, CPU, card.mean, card.std)
+    val = ImageLoader(
+        splits["val"].uri, batch_size=8, image_size=32, training=False, fit=card.fit, normalize=(card.mean, card.std)
+    )
+    loss, accuracy = evaluate(model, val, CPU)
     assert accuracy == trained.best.val_accuracy == max(epoch.val_accuracy for epoch in trained.history)
     assert loss == pytest.approx(trained.best.val_loss, rel=1e-5)
 

@@ -8,6 +8,7 @@ from torch import nn
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader, LanceSplit
+from lance_pipeline.images.loader import Augment
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.loop import decayed_and_spared, evaluate, train
 from lance_pipeline.training.model import build_resnet34
@@ -16,7 +17,7 @@ from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 SIZE = 8
 CPU = choose_device("cpu")
-NORMALIZATION = {"mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
+NORMALIZATION = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def colour_model(seed: int = 0, classes: int = 2) -> nn.Module:
@@ -30,15 +31,17 @@ def recipe(**fields) -> Recipe:
     return Recipe.model_validate(settings | {"label_smoothing": 0.0} | fields)
 
 
-def loader(split: LanceSplit, training: bool, batch_size: int = 4, size: int = SIZE) -> ImageLoader:
-    return ImageLoader(split.uri, batch_size=batch_size, image_size=size, training=training)
+def loader(split: LanceSplit, training: bool, batch_size: int = 4, size: int = SIZE, **more) -> ImageLoader:
+    options = {"batch_size": batch_size, "image_size": size, "training": training, "normalize": NORMALIZATION}
+    return ImageLoader(split.uri, **options, **more)
 
 
 def run(splits, settings: Recipe, model: nn.Module | None = None, size: int = SIZE, **callbacks):
-    training, validation = (loader(splits[s], s == "train", settings.batch_size, size) for s in ("train", "val"))
-    return train(
-        model or colour_model(), training, validation, settings, CPU, image_size=size, **NORMALIZATION, **callbacks
+    more = {"seed": settings.seed, "augment": Augment(settings.flip, settings.padding_for(size))}
+    training, validation = (
+        loader(splits[s], s == "train", settings.batch_size, size, **more) for s in ("train", "val")
     )
+    return train(model or colour_model(), training, validation, settings, CPU, **callbacks)
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +98,14 @@ def test_the_best_epoch_is_kept_and_not_the_last(contradicting):
     assert history[-1].val_loss > trained.best.val_loss
 
     val = loader(contradicting["val"], training=False)
-    assert evaluate(model, val, CPU, **NORMALIZATION) == (history[-1].val_loss, history[-1].val_accuracy)
+    assert evaluate(model, val, CPU) == (history[-1].val_loss, history[-1].val_accuracy)
     model.load_state_dict(trained.state)
-    assert evaluate(model, val, CPU, **NORMALIZATION) == (trained.best.val_loss, trained.best.val_accuracy)
+    assert evaluate(model, val, CPU) == (trained.best.val_loss, trained.best.val_accuracy)
 
 
 def test_evaluate_weighs_images_and_not_batches(splits):
     model = colour_model()
-    results = [
-        evaluate(model, loader(splits["train"], training=False, batch_size=size), CPU, **NORMALIZATION)
-        for size in (16, 7, 5)
-    ]
+    results = [evaluate(model, loader(splits["train"], training=False, batch_size=size), CPU) for size in (16, 7, 5)]
     assert [accuracy for _, accuracy in results] == [results[0][1]] * 3
     assert [loss for loss, _ in results] == pytest.approx([results[0][0]] * 3, rel=1e-5)
 
@@ -113,11 +113,11 @@ def test_evaluate_weighs_images_and_not_batches(splits):
 def test_evaluate_computes_cross_entropy_and_accuracy(splits):
     model = colour_model()
     val = loader(splits["val"], training=False, batch_size=3)
-    loss, accuracy = evaluate(model, val, CPU, **NORMALIZATION)
+    loss, accuracy = evaluate(model, val, CPU)
     images = torch.cat([images for images, _ in val])
     labels = torch.cat([labels for _, labels in val])
     with torch.inference_mode():
-        chances = model((images / 255 - 0.5) / 0.25).softmax(dim=1)
+        chances = model(images).softmax(dim=1)
     assert loss == pytest.approx(-chances[range(8), labels].log().mean().item(), rel=1e-4)
     assert accuracy == (chances.argmax(dim=1) == labels).float().mean().item()
 

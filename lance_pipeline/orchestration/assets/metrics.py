@@ -92,16 +92,21 @@ def _evaluated(model: Model, data: Split, gpu: GpuResource, uri: str):
     from lance_pipeline.training.checkpoint import load_model
 
     network, card = load_model(Path(model.folder), model.sha256)
+    device = gpu.pick()
     loader = ImageLoader(
         data.data.uri,
         version=data.data.version,
         batch_size=_BATCH_SIZE,
         image_size=card.image_size,
         training=False,
+        normalize=(card.mean, card.std),
         fit=card.fit,
+        # Seen once, nothing is worth keeping.
+        cache=None,
         classes=card.classes,
+        device=device.torch_device,
     )
-    predictions = predict(network, loader, gpu.pick(), card.mean, card.std)
+    predictions = predict(network, loader, device)
     metrics = classification_metrics(predictions, card.classes)
     identity = hashlib.sha256(f"{CODE_VERSION} {model.sha256} {data.data.fingerprint}".encode()).hexdigest()
     facts = {

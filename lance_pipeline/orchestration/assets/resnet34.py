@@ -51,6 +51,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         lance_store: LanceStore,
     ):
         from lance_pipeline.images import LanceSplit
+        from lance_pipeline.images.loader import CachePlace
         from lance_pipeline.images.maintenance import keep_version
         from lance_pipeline.training.checkpoint import save_model
         from lance_pipeline.training.fit import fit_resnet34
@@ -76,6 +77,8 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
                     device,
                     image_size=image_size,
                     downloads=lance_store.downloads,
+                    cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
+                    tell=context.log.info,
                     on_epoch=reporter.on_epoch,
                     on_step=reporter.on_step,
                 )
@@ -114,7 +117,8 @@ class _Reporter:
         """A line in the log, an observation on the asset and a step in MLflow."""
         self._context.log.info(
             f"Epoch {epoch.number}/{epoch.of}: loss {epoch.train_loss:.3f}, val accuracy {epoch.val_accuracy:.2%}, "
-            f"{epoch.images_per_second:.0f} images/s, {clock(epoch.duration)}, {clock(epoch.seconds_left)} left"
+            f"{epoch.images_per_second:.0f} images/s, {epoch.data_wait:.1%} waiting for data, {clock(epoch.duration)}, "
+            f"{clock(epoch.seconds_left)} left"
         )
         figures = {key: value for key, value in asdict(epoch).items() if key not in ("number", "of", "seconds_left")}
         progress = {"epoch": epoch.number, "epochs": epoch.of, "seconds_left": epoch.seconds_left}
@@ -163,6 +167,7 @@ def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"])
                     "val_loss": round(epoch.val_loss, 4),
                     "val_accuracy": round(epoch.val_accuracy, 4),
                     "images_per_second": round(epoch.images_per_second, 1),
+                    "data_wait": round(epoch.data_wait, 4),
                     "seconds": round(epoch.duration, 1),
                 }
                 for epoch in history

@@ -1,0 +1,1 @@
+"""The parts of the loader: order, views of an image, augmentation, cache and streaming."""

@@ -1,0 +1,154 @@
+"""The batches of one epoch: which rows they hold, and threads that assemble them ahead."""
+
+import threading
+from collections import deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import lru_cache
+from typing import NamedTuple
+
+import lance
+import numpy as np
+
+from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.loading.assembly import Assembled, Assembler
+from lance_pipeline.images.loading.cache import PixelCache
+from lance_pipeline.images.loading.meter import Meter
+from lance_pipeline.images.loading.order import Order
+from lance_pipeline.images.loading.reading import WindowReader
+
+# From a whole cache a batch of so many bytes takes less time than handing it from thread to thread.
+_LIGHT_BYTES = 4 << 20
+# And so many images a time take less than a batch at a time: calls would cost as much as their work.
+_GROUP_ROWS = 512
+
+
+class Share(NamedTuple):
+    """What one of several processes gets of each global batch: every ``of``-th row, beginning with the ``rank``-th."""
+
+    batch_size: int
+    rank: int
+    of: int
+
+
+class EpochBatches:
+    """Assembles the batches of an epoch.
+
+    Args:
+        dataset: the rows.
+        order: in which they come.
+        share: what this process gets of them.
+        assembler: makes the batches.
+        cache: what need not be read.
+        threads: how many batches are assembled at the same time.
+        meter: counts the time.
+    """
+
+    def __init__(
+        self,
+        dataset: lance.LanceDataset,
+        order: Order,
+        share: Share,
+        assembler: Assembler,
+        cache: PixelCache | None,
+        threads: int,
+        meter: Meter,
+    ) -> None:
+        self._dataset, self._order, self._share = dataset, order, share
+        self._assembler, self._cache, self._threads, self._meter = assembler, cache, threads, meter
+        self._light = assembler.nbytes(share.batch_size // share.of) <= _LIGHT_BYTES
+        self._rows_in = lru_cache(maxsize=8)(order.rows_in)
+        self._reader: WindowReader | None = None
+        self._lock = threading.Lock()
+
+    def of(self, numbers: Sequence[int]) -> Iterator[Assembled]:
+        """The batches of these numbers, which ascend, in their order.
+
+        Raises:
+            InputError: an image cannot be decoded.
+        """
+        if self._cache is not None and self._cache.complete and self._light:
+            return self._at_once(numbers)
+        return self._ahead(numbers)
+
+    def _at_once(self, numbers: Sequence[int]) -> Iterator[Assembled]:
+        """The batches, some at a time, assembled when the first of them is asked for."""
+        size = max(_GROUP_ROWS // self._share.batch_size, 1)
+        for start in range(0, len(numbers), size):
+            with self._meter.timed("waiting"):
+                batches = self._assembled(numbers[start : start + size], alone=True)
+            self._meter.count("images", sum(len(batch.labels) for batch in batches))
+            yield from batches
+
+    def _ahead(self, numbers: Sequence[int]) -> Iterator[Assembled]:
+        """The batches, assembled by threads before they are asked for."""
+        waiting = deque(numbers)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="assemble") as pool:
+            ahead: deque[tuple[int, Future[list[Assembled]]]] = deque()
+            try:
+                while waiting or ahead:
+                    while waiting and len(ahead) <= self._threads:
+                        number = waiting.popleft()
+                        ahead.append((number, pool.submit(self._assembled, [number], alone=False)))
+                    number, future = ahead.popleft()
+                    with self._meter.timed("waiting"):
+                        (batch,) = future.result()
+                    self._forget_until(number)
+                    self._meter.count("images", len(batch.labels))
+                    yield batch
+            finally:
+                for _, future in ahead:
+                    future.cancel()
+                if self._reader is not None:
+                    self._reader.close()
+
+    def _assembled(self, numbers: Sequence[int], *, alone: bool) -> list[Assembled]:
+        """This process's part of these global batches."""
+        size, rows = self._share.batch_size, self._order.rows
+        parts = [
+            np.arange(number * size + self._share.rank, min((number + 1) * size, rows), self._share.of, dtype=np.int64)
+            for number in numbers
+        ]
+        places = np.concatenate(parts)
+        windows = np.searchsorted(self._order.starts, places, side="right") - 1
+        chosen = np.empty(len(places), np.int64)
+        for window in range(windows[0], windows[-1] + 1) if len(places) else ():
+            here = windows == window
+            chosen[here] = self._rows_in(window)[places[here] - self._order.starts[window]]
+        return self._assembler.batches(
+            chosen,
+            [len(part) for part in parts],
+            lambda missing: self._encoded(chosen[missing], windows[missing]),
+            alone=alone,
+        )
+
+    def _encoded(self, rows: Indices, windows: Indices) -> list[bytes]:
+        """The encoded images of some rows, given the window of each."""
+        found = [b""] * len(rows)
+        for window in np.unique(windows).tolist():
+            here = np.flatnonzero(windows == window)
+            for place, data in zip(here.tolist(), self._windows[window].take(rows[here]), strict=True):
+                found[place] = data
+        return found
+
+    @property
+    def _windows(self) -> WindowReader:
+        """The reader, made when the first row is missing in the cache."""
+        with self._lock:
+            if self._reader is None:
+                self._reader = WindowReader(self._dataset, self._missing_in, self._meter)
+            return self._reader
+
+    def _missing_in(self, window: int) -> Indices:
+        """The rows of a window that this process needs and the cache lacks."""
+        starts = self._order.starts
+        if window + 1 >= len(starts):
+            return np.empty(0, np.int64)
+        places = np.arange(starts[window], starts[window + 1])
+        rows = self._rows_in(window)[places % self._share.batch_size % self._share.of == self._share.rank]
+        return rows if self._cache is None else rows[~self._cache.has(rows)]
+
+    def _forget_until(self, number: int) -> None:
+        """Let go of windows that no later batch needs."""
+        if self._reader is not None:
+            self._reader.forget_before(self._order.window_of((number + 1) * self._share.batch_size))

@@ -1,0 +1,96 @@
+"""Encoded images from a Lance dataset, read ahead window by window."""
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import lance
+import numpy as np
+import pyarrow as pa
+
+from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.loading.meter import Meter
+from lance_pipeline.images.object_store import is_remote
+from lance_pipeline.images.table import RowAddresses
+
+# A window is read in so many parts at once, and so many windows ahead: requests to an object store mostly wait.
+_LOCAL, _REMOTE = (2, 1), (16, 2)
+
+
+class EncodedRows:
+    """The encoded images of some rows.
+
+    Args:
+        rows: in ascending order.
+        images: their images, columns of any binary type one after the other.
+    """
+
+    def __init__(self, rows: Indices, images: list[pa.ChunkedArray]) -> None:
+        self._rows = rows
+        chunks = [chunk for column in images for chunk in column.chunks if len(chunk)]
+        self._starts = np.cumsum([0, *map(len, chunks)])
+        # Values by their offsets: ``as_py`` takes a hundred times as long.
+        self._values = []
+        for chunk in chunks:
+            _, offsets, data = chunk.buffers()
+            kind = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
+            self._values.append((np.frombuffer(offsets, kind)[chunk.offset :], memoryview(data)))
+
+    def take(self, rows: Indices) -> list[bytes]:
+        """The bytes of some of the images."""
+        positions = np.searchsorted(self._rows, rows)
+        numbers = np.searchsorted(self._starts, positions, side="right") - 1
+        places = positions - self._starts[numbers]
+        taken = []
+        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
+            offsets, data = self._values[number]
+            taken.append(bytes(data[offsets[place] : offsets[place + 1]]))
+        return taken
+
+
+class WindowReader:
+    """Reads windows of rows, and those that come after them ahead of time.
+
+    Args:
+        dataset: with a column ``image``.
+        rows_of: the rows that are wanted of a window; none past the last.
+        meter: counts the time.
+    """
+
+    def __init__(self, dataset: lance.LanceDataset, rows_of: Callable[[int], Indices], meter: Meter) -> None:
+        self._dataset, self._rows_of, self._meter = dataset, rows_of, meter
+        self._addresses = RowAddresses(dataset)
+        self._parts, self._ahead = _REMOTE if is_remote(dataset.uri) else _LOCAL
+        self._parts_pool = ThreadPoolExecutor(self._parts, thread_name_prefix="read")
+        self._windows_pool = ThreadPoolExecutor(self._ahead + 1, thread_name_prefix="windows")
+        self._windows: dict[int, Future[EncodedRows]] = {}
+        self._lock = threading.Lock()
+
+    def __getitem__(self, window: int) -> EncodedRows:
+        """The images of a window; waits for them."""
+        with self._lock:
+            for number in range(window, window + self._ahead + 1):
+                if number not in self._windows:
+                    self._windows[number] = self._begin(number)
+            future = self._windows[window]
+        return future.result()
+
+    def forget_before(self, window: int) -> None:
+        """Let go of the windows before this one."""
+        with self._lock:
+            for number in [number for number in self._windows if number < window]:
+                del self._windows[number]
+
+    def close(self) -> None:
+        """End the reading; what has begun is still waited for."""
+        for pool in (self._windows_pool, self._parts_pool):
+            pool.shutdown(cancel_futures=True)
+
+    def _begin(self, window: int) -> Future[EncodedRows]:
+        rows = np.sort(self._rows_of(window))
+        parts = [self._parts_pool.submit(self._read, part) for part in np.array_split(rows, self._parts) if len(part)]
+        return self._windows_pool.submit(lambda: EncodedRows(rows, [part.result() for part in parts]))
+
+    def _read(self, rows: Indices) -> pa.ChunkedArray:
+        with self._meter.timed("reading"):
+            return self._addresses.take(rows, ["image"]).column(0)

@@ -1,0 +1,142 @@
+"""What the model sees of an image: a square of it, or a part of it at the scale that is needed.
+
+The shape of a view is known from the image's size alone, so that a cache can be laid out before anything is decoded.
+"""
+
+from typing import Literal, Protocol
+
+import cv2
+import numpy as np
+import simplejpeg
+from PIL import Image
+
+from lance_pipeline.images.augmentation import Box, Floats, Pixels, crop_box
+from lance_pipeline.images.decoding import decode_image, resize_rgb
+from lance_pipeline.images.headers import plain_jpeg
+
+Fit = Literal["crop", "squash"]
+# libjpeg leaves out frequencies to decode at these fractions of the size; others are slower than the whole.
+_SCALES = (8, 4, 2)
+
+
+class View(Protocol):
+    """How an image is kept, before anything random happens to it."""
+
+    name: str
+    """Tells views apart."""
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the view of an image of that height and width."""
+        ...
+
+    def of(self, data: bytes) -> Pixels:
+        """The view of an encoded image, uint8 (height, width, 3).
+
+        Raises:
+            UndecodableImageError: it cannot be decoded.
+        """
+        ...
+
+
+class Square:
+    """The whole image as a square of ``size`` pixels, resized by Pillow: bilinear, with antialiasing."""
+
+    def __init__(self, size: int, fit: Fit) -> None:
+        self.size, self.fit = size, fit
+        self.name = f"square-{size}-{fit}"
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """Always the same."""
+        del height, width
+        return self.size, self.size
+
+    def of(self, data: bytes) -> Pixels:
+        """The square."""
+        pixels = decode_image(data).pixels
+        if pixels.shape[:2] == (self.size, self.size):
+            return pixels
+        return np.asarray(resize_rgb(Image.fromarray(pixels), self.size, self.fit))
+
+
+class Shrunk:
+    """The image with its shorter side at most ``size`` pixels, to crop from; none is enlarged."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.name = f"shrunk-{size}"
+
+    def shape(self, height: int, width: int) -> tuple[int, int]:
+        """The longer side keeps the ratio."""
+        shorter = min(height, width)
+        if shorter <= self.size:
+            return height, width
+        return max(round(height * self.size / shorter), 1), max(round(width * self.size / shorter), 1)
+
+    def of(self, data: bytes) -> Pixels:
+        """The image, decoded at a scale near the one wanted and averaged down to it."""
+        header = plain_jpeg(data)
+        pixels = decode_image(data).pixels if header is None else decode_scaled(data, self.size, self.size)
+        height, width = (header.height, header.width) if header else pixels.shape[:2]
+        return resize_pixels(pixels, *self.shape(height, width))
+
+
+def random_crop(source: bytes | Pixels, draw: Floats, area: tuple[float, float], size: int) -> Pixels:
+    """A randomly placed part of an image, resized to a square: uint8 (size, size, 3).
+
+    Of a plain JPEG only as much detail is decoded as the result needs.
+
+    Args:
+        source: the encoded image, or pixels of shape (height, width, 3).
+        draw: a row of ``Draws.crop``.
+        area: the least and the greatest share of the image.
+        size: of the result, in pixels.
+
+    Raises:
+        UndecodableImageError: it cannot be decoded.
+    """
+    if isinstance(source, bytes):
+        header = plain_jpeg(source)
+        if header is None:
+            return random_crop(decode_image(source).pixels, draw, area, size)
+        box = crop_box(draw, header.height, header.width, area)
+        # So much of the whole image that the part is still as large as the result.
+        pixels = decode_scaled(source, size * header.height / box.height, size * header.width / box.width)
+        box = _scaled(box, pixels.shape[0] / header.height, pixels.shape[1] / header.width)
+    else:
+        pixels = source
+        box = crop_box(draw, pixels.shape[0], pixels.shape[1], area)
+    part = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
+    return resize_pixels(part, size, size)
+
+
+def decode_scaled(data: bytes, least_height: float, least_width: float) -> Pixels:
+    """A plain JPEG at the smallest of the cheap scales that leaves it at least so large.
+
+    Raises:
+        UndecodableImageError: it cannot be decoded.
+    """
+    header = plain_jpeg(data)
+    if header is not None:
+        for scale in _SCALES:
+            height, width = -(-header.height // scale), -(-header.width // scale)
+            if height >= least_height and width >= least_width:
+                try:
+                    return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
+                except ValueError:
+                    # As in decode_image: Pillow tells the harmless from the broken.
+                    break
+    return decode_image(data).pixels
+
+
+def resize_pixels(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The pixels at another size, averaged where that is smaller and bilinear where it is larger."""
+    if pixels.shape[:2] == (height, width):
+        return pixels
+    smaller = pixels.shape[0] >= height and pixels.shape[1] >= width
+    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), dtype=np.uint8)
+
+
+def _scaled(box: Box, down: float, across: float) -> Box:
+    top, left = int(box.top * down), int(box.left * across)
+    return Box(top, left, max(round(box.height * down), 1), max(round(box.width * across), 1))
