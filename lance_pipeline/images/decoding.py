@@ -134,9 +134,15 @@ def _eight_bit(image: Image.Image) -> Image.Image:
 def resize_rgb(image: Image.Image, size: int, fit: str) -> Image.Image:
     """Resize to ``size`` x ``size`` pixels, bilinear with antialiasing.
 
-    ``fit="crop"`` scales the shorter side to ``size`` and crops the centre, ``fit="squash"``
-    ignores the aspect ratio.
+    ``fit="crop"`` scales the shorter side to ``size`` and crops the centre, as torchvision's
+    Resize and CenterCrop do, to within one level; ``fit="squash"`` ignores the aspect ratio.
     """
     if fit == "squash":
         return image.resize((size, size), Image.Resampling.BILINEAR)
-    return ImageOps.fit(image, (size, size), Image.Resampling.BILINEAR)
+    shorter = min(image.size)
+    width, height = (int(size * side / shorter) for side in image.size)
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    # The part of the image that the crop shows: of a long strip the rest would take all memory.
+    across, down = image.width / width, image.height / height
+    box = (left * across, top * down, (left + size) * across, (top + size) * down)
+    return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

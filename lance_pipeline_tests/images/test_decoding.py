@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image
+from torchvision.transforms import v2
 
 from lance_pipeline.images.decoding import UndecodableImageError, decode_rgb, resize_rgb
 from lance_pipeline_tests.image_folders import class_image, encoded
@@ -138,7 +139,8 @@ def test_squash_keeps_everything_and_crop_the_centre(size):
     squashed, cropped = resize_rgb(image, 16, "squash"), resize_rgb(image, 16, "crop")
     assert squashed.size == cropped.size == (16, 16)
     assert squashed.tobytes() == image.resize((16, 16), Image.Resampling.BILINEAR).tobytes()
-    assert cropped.tobytes() == ImageOps.fit(image, (16, 16), Image.Resampling.BILINEAR).tobytes()
+    expected = v2.Compose([v2.Resize(16), v2.CenterCrop(16)])(image)
+    assert abs(np.asarray(cropped).astype(int) - np.asarray(expected)).max() <= 1
 
 
 def test_crop_cuts_off_the_ends_of_the_longer_side():
