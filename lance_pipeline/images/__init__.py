@@ -7,19 +7,23 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from lance_pipeline.images.augmentation import Augment
     from lance_pipeline.images.ingest import IngestReport, ingest_split
     from lance_pipeline.images.loader import ImageLoader
+    from lance_pipeline.images.loading.cache import CachePlace
     from lance_pipeline.images.map_style import ImageDataset
     from lance_pipeline.images.split import LanceSplit
 
 _HOMES = {
+    "Augment": "augmentation",
+    "CachePlace": "loading.cache",
     "IngestReport": "ingest",
     "ingest_split": "ingest",
     "ImageDataset": "map_style",
     "ImageLoader": "loader",
     "LanceSplit": "split",
 }
-__all__ = ["ImageDataset", "ImageLoader", "IngestReport", "LanceSplit", "ingest_split"]
+__all__ = ["Augment", "CachePlace", "ImageDataset", "ImageLoader", "IngestReport", "LanceSplit", "ingest_split"]
 
 
 def __getattr__(name: str) -> object:

@@ -12,7 +12,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.augmentation import Augment, key_of
 from lance_pipeline.images.loading.assembly import Assembler, Normalization, Triple
-from lance_pipeline.images.loading.buffers import Buffers
+from lance_pipeline.images.loading.buffers import BatchBuffers
 from lance_pipeline.images.loading.cache import CachePlace, NoCacheError, PixelCache
 from lance_pipeline.images.loading.devices import Batch, Upload
 from lance_pipeline.images.loading.epoch import EpochBatches, Share
@@ -26,8 +26,6 @@ from lance_pipeline.images.split import LanceSplit
 __all__ = ["Augment", "Batch", "CachePlace", "Fit", "ImageLoader", "LoaderStats"]
 _log = logging.getLogger(__name__)
 _NOTHING, _PLACE = Augment(flip=False), CachePlace()
-# Of the batches that are on their way: more are made afresh.
-_BUFFERS = 32
 
 
 class ImageLoader(IterableDataset[Batch]):
@@ -109,8 +107,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._skips = on_bad_image == "skip"
         self._view = _view(self._augment, image_size, fit, cache_size)
         self._meter = Meter()
-        share = math.ceil(batch_size / world_size)
-        self._buffers = Buffers(share * image_size**2 * 3 * (4 if normalize else 1), _BUFFERS)
+        self._buffers = BatchBuffers.of(math.ceil(batch_size / world_size) * image_size**2 * 3)
         self._epoch = self._next_batch = 0
         self._process = os.getpid()
         self._cache, self.mode = self._opened_cache(cache)

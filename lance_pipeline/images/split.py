@@ -1,11 +1,14 @@
 """Reading a split back."""
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import pyarrow as pa
 
 from lance_pipeline.images.table import Facts, open_table, read_facts
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 class LanceSplit:
@@ -51,7 +54,7 @@ class LanceSplit:
         """The split, or some of its columns, as an Arrow table in memory."""
         return self.dataset.to_table(columns=columns)
 
-    def to_pandas(self, columns: list[str] | None = None) -> pd.DataFrame:
+    def to_pandas(self, columns: list[str] | None = None) -> "pd.DataFrame":
         """The split, or some of its columns, as a pandas DataFrame in memory."""
         return self.to_table(columns).to_pandas()
 

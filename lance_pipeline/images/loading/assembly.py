@@ -1,6 +1,8 @@
 """Rows to a batch: decoded or taken from the cache, augmented, normalised."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +10,7 @@ import torch
 
 from lance_pipeline.images.augmentation import Augment, Draws, Pixels, flip_pixels, pad_crop_pixels
 from lance_pipeline.images.columns import Indices, Mask
-from lance_pipeline.images.loading.buffers import Buffers
+from lance_pipeline.images.loading.buffers import BatchBuffers
 from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.views import Shrunk, Square, random_crop
@@ -18,7 +20,7 @@ Triple = tuple[float, float, float]
 # Of more values at once torch makes work for several threads, of which those that assemble have enough.
 _SERIAL_VALUES = (1 << 15) - 1
 # Several passes over so many floats find them in the processor's cache.
-_SHARED_VALUES = 1 << 18
+_CACHED_VALUES = 1 << 18
 
 
 class Normalization(NamedTuple):
@@ -40,6 +42,29 @@ class Assembled(NamedTuple):
     images: torch.Tensor
     labels: torch.Tensor
     draws: Draws | None
+
+
+@dataclass
+class Work:
+    """Rows that are being assembled.
+
+    Attributes:
+        rows: of the dataset.
+        draws: what happens to them.
+        pixels: uint8 (n, size, size, 3), to be filled.
+        values: float32 of that shape, to be filled where images are normalised here.
+        good: which rows could be decoded.
+    """
+
+    rows: Indices
+    draws: Draws
+    pixels: Pixels
+    values: torch.Tensor | None
+    good: Mask
+
+
+Encoded = Callable[[Indices], list[bytes]]
+"""Gives the bytes of rows by their places among the rows of some work, asked for those that the cache lacks."""
 
 
 class Assembler:
@@ -71,96 +96,84 @@ class Assembler:
         normalization: Normalization | None,
         finish: bool,
         on_bad: Callable[[int, UndecodableImageError], None],
-        buffers: Buffers,
+        buffers: BatchBuffers,
         meter: Meter,
     ) -> None:
         self._labels, self._buffers = labels, buffers
         self._size, self._view, self._cache, self._meter = size, view, cache, meter
         self._augment, self._key, self._finish, self._on_bad = augment, key, finish, on_bad
         self._factors = None
-        if normalization is not None:
+        if normalization is not None and finish:
             mean, std = (torch.tensor(values).repeat(size) for values in normalization)
             # As augmentation.normalized computes it, to the last bit.
             self._factors = 1 / (255 * std), mean / std
 
     def nbytes(self, count: int) -> int:
-        """The size of a batch of so many images, before it is normalised."""
+        """The size of so many images, before they are normalised."""
         return count * self._size**2 * 3
 
-    def batches(
-        self, rows: Indices, sizes: list[int], encoded: Callable[[Indices], list[bytes]], *, alone: bool
-    ) -> list[Assembled]:
-        """The batches of these rows.
+    def begin(self, rows: Indices) -> Work:
+        """The memory for these rows, and what happens to them."""
+        shape = (len(rows), self._size, self._size, 3)
+        values = None if self._factors is None else torch.from_numpy(self._buffers.floats.empty(shape, np.float32))
+        draws = self._augment.draw(self._key, rows)
+        pixels = self._buffers.pixels.empty(shape, np.uint8)
+        return Work(rows, draws, pixels, values, np.ones(len(rows), dtype=bool))
 
-        Args:
-            rows: of the dataset, batch after batch.
-            sizes: of the batches; they are smaller where rows are left out.
-            encoded: gives the bytes of those of the rows that the cache lacks, by their places among ``rows``.
-            alone: that no other batches are being assembled.
+    def fill(self, work: Work, part: slice, encoded: Encoded) -> None:
+        """Fill in some of the images; other threads may be at other parts.
 
         Raises:
             InputError: (from ``on_bad``) an image cannot be decoded.
         """
-        draws = self._augment.draw(self._key, rows)
-        there = np.zeros(len(rows), dtype=bool) if self._cache is None else self._cache.has(rows)
-        if self._cache is not None and isinstance(self._view, Square) and there.all():
-            images = self._empty(len(rows))
-            np.take(self._cache.square, rows, axis=0, out=images, mode="clip")
-        else:
-            images, good = self._decoded(rows, draws, there, encoded)
-            if not good.all():
-                sizes = [int(part.sum()) for part in np.split(good, np.cumsum(sizes)[:-1])]
-                rows, images, draws = rows[good], images[good], draws.of(good)
-        tensor = self._finished(images, draws, alone=alone) if self._finish else torch.from_numpy(images)
+        self._decode(work, np.arange(len(work.rows))[part], encoded)
+        if self._finish:
+            pixels, draws = work.pixels[part], work.draws.of(part)
+            if self._augment.padding:
+                pad_crop_pixels(pixels, self._augment.padding, draws.corners)
+            if self._augment.flip:
+                flip_pixels(pixels, draws.flip)
+            if self._factors is not None and work.values is not None:
+                _normalize(pixels, *self._factors, work.values[part])
+
+    def batches(self, work: Work, sizes: list[int]) -> list[Assembled]:
+        """The batches, which have ``sizes`` but for the rows that were left out."""
+        rows, draws, good = work.rows, work.draws, work.good
+        images = torch.from_numpy(work.pixels) if work.values is None else work.values
+        if not good.all():
+            sizes = [int(part.sum()) for part in np.split(good, np.cumsum(sizes)[:-1])]
+            rows, draws, images = rows[good], draws.of(good), images[torch.from_numpy(good)]
         labels = torch.from_numpy(self._labels[rows])
-        ends = np.cumsum(sizes).tolist()
         return [
             Assembled(
-                tensor[end - size : end].permute(0, 3, 1, 2),
+                images[end - size : end].permute(0, 3, 1, 2),
                 labels[end - size : end],
                 None if self._finish else draws.of(slice(end - size, end)),
             )
-            for size, end in zip(sizes, ends, strict=True)
+            for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)
         ]
 
-    def _finished(self, images: Pixels, draws: Draws, *, alone: bool) -> torch.Tensor:
-        """The images (n, h, w, 3), shifted, mirrored and normalised."""
-        if self._augment.padding:
-            pad_crop_pixels(images, self._augment.padding, draws.corners)
-        if self._augment.flip:
-            flip_pixels(images, draws.flip)
-        if self._factors is None:
-            return torch.from_numpy(images)
-        if alone:
-            # torch takes memory that is warm, and shares the work between the cores.
-            result, most = torch.empty(images.shape), _SHARED_VALUES
-        else:
-            result, most = torch.from_numpy(self._buffers.empty(images.shape, np.float32)), _SERIAL_VALUES
-        _normalized(images, *self._factors, result, most)
-        return result
-
-    def _decoded(
-        self, rows: Indices, draws: Draws, there: Mask, encoded: Callable[[Indices], list[bytes]]
-    ) -> tuple[Pixels, Mask]:
-        """The images, and which of them could be decoded."""
-        images = self._empty(len(rows))
-        good = np.ones(len(rows), dtype=bool)
-        missing = np.flatnonzero(~there)
+    def _decode(self, work: Work, places: Indices, encoded: Encoded) -> None:
+        """Fill in the pixels at these places."""
+        if not len(places):
+            return
+        rows = work.rows[places]
+        there = np.zeros(len(rows), dtype=bool) if self._cache is None else self._cache.has(rows)
+        if self._cache is not None and isinstance(self._view, Square) and there.all():
+            np.take(self._cache.square, rows, axis=0, out=work.pixels[places[0] : places[-1] + 1], mode="clip")
+            return
+        missing = places[~there]
         data = dict(zip(missing.tolist(), encoded(missing), strict=True))
         with self._meter.timed("decoding"):
-            for place, row in enumerate(rows.tolist()):
+            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
                 try:
                     view = self._view_of(row, data.get(place))
                     if self._augment.resized_crop:
-                        view = random_crop(view, draws.crop[place], self._augment.resized_crop, self._size)
-                    images[place] = view
+                        view = random_crop(view, work.draws.crop[place], self._augment.resized_crop, self._size)
+                    work.pixels[place] = view
                 except UndecodableImageError as error:
                     self._on_bad(row, error)
-                    good[place] = False
-        return images, good
-
-    def _empty(self, count: int) -> Pixels:
-        return self._buffers.empty((count, self._size, self._size, 3), np.uint8)
+                    work.good[place] = False
 
     def _view_of(self, row: int, data: bytes | None) -> Pixels | bytes:
         """The view of a row, from the cache if there are no ``data``; without a view the data themselves."""
@@ -174,10 +187,22 @@ class Assembler:
         return view
 
 
-def _normalized(images: Pixels, scale: torch.Tensor, shift: torch.Tensor, out: torch.Tensor, most: int) -> None:
-    """Write ``image * scale - shift`` to ``out``, at most so many values at once."""
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Without torch's other threads: on busy cores they take longer to wake up than short work takes."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _normalize(images: Pixels, scale: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
+    """Write ``image * scale - shift`` to ``out``, in passes over so much as stays in the processor's cache."""
     values, pixels = out.view(-1, len(scale)), torch.from_numpy(images).view(-1, len(scale))
-    step = max(most // len(scale), 1)
+    alone = torch.get_num_threads() == 1
+    step = max((_CACHED_VALUES if alone else _SERIAL_VALUES) // len(scale), 1)
     for start in range(0, len(values), step):
         part = values[start : start + step]
         part.copy_(pixels[start : start + step]).mul_(scale).sub_(shift)

@@ -4,14 +4,14 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 import lance
 import numpy as np
 
 from lance_pipeline.images.columns import Indices
-from lance_pipeline.images.loading.assembly import Assembled, Assembler
+from lance_pipeline.images.loading.assembly import Assembled, Assembler, Work, one_thread
 from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.order import Order
@@ -21,6 +21,10 @@ from lance_pipeline.images.loading.reading import WindowReader
 _LIGHT_BYTES = 4 << 20
 # And so many images a time take less than a batch at a time: calls would cost as much as their work.
 _GROUP_ROWS = 512
+
+
+# So many bytes of decoded images are worth a thread of their own.
+_PART_BYTES = 1 << 20
 
 
 class Share(NamedTuple):
@@ -55,7 +59,7 @@ class EpochBatches:
         meter: Meter,
     ) -> None:
         self._dataset, self._order, self._share = dataset, order, share
-        self._assembler, self._cache, self._threads, self._meter = assembler, cache, threads, meter
+        self.assembler, self._cache, self._threads, self._meter = assembler, cache, threads, meter
         self._light = assembler.nbytes(share.batch_size // share.of) <= _LIGHT_BYTES
         self._rows_in = lru_cache(maxsize=8)(order.rows_in)
         self._reader: WindowReader | None = None
@@ -75,35 +79,51 @@ class EpochBatches:
         """The batches, some at a time, assembled when the first of them is asked for."""
         size = max(_GROUP_ROWS // self._share.batch_size, 1)
         for start in range(0, len(numbers), size):
-            with self._meter.timed("waiting"):
-                batches = self._assembled(numbers[start : start + size], alone=True)
-            self._meter.count("images", sum(len(batch.labels) for batch in batches))
-            yield from batches
+            with self._meter.timed("waiting"), one_thread():
+                group = _Group(self, numbers[start : start + size])
+                group.fill(slice(None))
+                batches = group.batches()
+            yield from self._counted(batches)
 
     def _ahead(self, numbers: Sequence[int]) -> Iterator[Assembled]:
         """The batches, assembled by threads before they are asked for."""
-        waiting = deque(numbers)
+        count = -(-self._share.batch_size // self._share.of)
+        # Several threads at one batch hold less memory than each at its own, and the first batch is there sooner.
+        parts = min(self._threads, max(self.assembler.nbytes(count) // _PART_BYTES, 1), count)
+        step, most, waiting = -(-count // parts), self._threads // parts + 1, deque(numbers)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="assemble") as pool:
-            ahead: deque[tuple[int, Future[list[Assembled]]]] = deque()
+            ahead: deque[tuple[int, _Group, list[Future[None]]]] = deque()
             try:
                 while waiting or ahead:
-                    while waiting and len(ahead) <= self._threads:
+                    while waiting and len(ahead) < most:
                         number = waiting.popleft()
-                        ahead.append((number, pool.submit(self._assembled, [number], alone=False)))
-                    number, future = ahead.popleft()
+                        group = _Group(self, [number])
+                        slices = [slice(start, start + step) for start in range(0, count, step)]
+                        ahead.append((number, group, [pool.submit(group.fill, part) for part in slices]))
+                    number, group, futures = ahead.popleft()
                     with self._meter.timed("waiting"):
-                        (batch,) = future.result()
+                        # The first error of any part.
+                        _ = [future.result() for future in futures]
                     self._forget_until(number)
-                    self._meter.count("images", len(batch.labels))
-                    yield batch
+                    batches = group.batches()
+                    del group, futures
+                    yield from self._counted(batches)
             finally:
-                for _, future in ahead:
-                    future.cancel()
+                for _, _, futures in ahead:
+                    for future in futures:
+                        future.cancel()
                 if self._reader is not None:
                     self._reader.close()
 
-    def _assembled(self, numbers: Sequence[int], *, alone: bool) -> list[Assembled]:
-        """This process's part of these global batches."""
+    def _counted(self, batches: list[Assembled]) -> Iterator[Assembled]:
+        """The batches, each let go of before the next."""
+        self._meter.count("images", sum(len(batch.labels) for batch in batches))
+        batches.reverse()
+        while batches:
+            yield batches.pop()
+
+    def located(self, numbers: Sequence[int]) -> tuple[list[int], Indices, Indices]:
+        """Of this process's part of some global batches the sizes, the rows and the window of each row."""
         size, rows = self._share.batch_size, self._order.rows
         parts = [
             np.arange(number * size + self._share.rank, min((number + 1) * size, rows), self._share.of, dtype=np.int64)
@@ -115,14 +135,9 @@ class EpochBatches:
         for window in range(windows[0], windows[-1] + 1) if len(places) else ():
             here = windows == window
             chosen[here] = self._rows_in(window)[places[here] - self._order.starts[window]]
-        return self._assembler.batches(
-            chosen,
-            [len(part) for part in parts],
-            lambda missing: self._encoded(chosen[missing], windows[missing]),
-            alone=alone,
-        )
+        return [len(part) for part in parts], chosen, windows
 
-    def _encoded(self, rows: Indices, windows: Indices) -> list[bytes]:
+    def encoded(self, rows: Indices, windows: Indices) -> list[bytes]:
         """The encoded images of some rows, given the window of each."""
         found = [b""] * len(rows)
         for window in np.unique(windows).tolist():
@@ -152,3 +167,33 @@ class EpochBatches:
         """Let go of windows that no later batch needs."""
         if self._reader is not None:
             self._reader.forget_before(self._order.window_of((number + 1) * self._share.batch_size))
+
+
+class _Group:
+    """Batches that are assembled together; whichever thread comes first begins them."""
+
+    def __init__(self, epoch: EpochBatches, numbers: Sequence[int]) -> None:
+        self._epoch, self._numbers = epoch, numbers
+        self._lock = threading.Lock()
+
+    def fill(self, part: slice) -> None:
+        """Fill in a part of the rows."""
+        with self._lock:
+            work = self._work
+        self._epoch.assembler.fill(work, part, self._encoded)
+
+    def batches(self) -> list[Assembled]:
+        """The batches, once all parts are filled."""
+        return self._epoch.assembler.batches(self._work, self._located[0])
+
+    @cached_property
+    def _located(self) -> tuple[list[int], Indices, Indices]:
+        return self._epoch.located(self._numbers)
+
+    @cached_property
+    def _work(self) -> Work:
+        return self._epoch.assembler.begin(self._located[1])
+
+    def _encoded(self, places: Indices) -> list[bytes]:
+        _, rows, windows = self._located
+        return self._epoch.encoded(rows[places], windows[places])

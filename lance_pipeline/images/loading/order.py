@@ -11,7 +11,7 @@ from lance_pipeline.images.columns import Indices
 _CLUMP_ROWS = 64
 _CLUMP_BYTES = 1 << 20
 _WINDOW_CLUMPS = 64
-_WINDOW_BYTES = 48 << 20
+_WINDOW_BYTES = 12 << 20
 _LEAST_CLUMPS = 16
 
 

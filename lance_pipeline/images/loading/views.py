@@ -77,7 +77,7 @@ class Shrunk:
         header = plain_jpeg(data)
         pixels = decode_image(data).pixels if header is None else decode_scaled(data, self.size, self.size)
         height, width = (header.height, header.width) if header else pixels.shape[:2]
-        return resize_pixels(pixels, *self.shape(height, width))
+        return _averaged(pixels, *self.shape(height, width))
 
 
 def random_crop(source: bytes | Pixels, draw: Floats, area: tuple[float, float], size: int) -> Pixels:
@@ -106,7 +106,7 @@ def random_crop(source: bytes | Pixels, draw: Floats, area: tuple[float, float],
         pixels = source
         box = crop_box(draw, pixels.shape[0], pixels.shape[1], area)
     part = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
-    return resize_pixels(part, size, size)
+    return resized(part, size)
 
 
 def decode_scaled(data: bytes, least_height: float, least_width: float) -> Pixels:
@@ -128,13 +128,26 @@ def decode_scaled(data: bytes, least_height: float, least_width: float) -> Pixel
     return decode_image(data).pixels
 
 
-def resize_pixels(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The pixels at another size, averaged where that is smaller and bilinear where it is larger."""
+def resized(pixels: Pixels, size: int) -> Pixels:
+    """A part of an image as a square: uint8 (size, size, 3).
+
+    Averaged over whole pixels down to less than twice the size, then bilinear: six times as fast as averaging over
+    fractions of pixels.
+    """
+    height, width, _ = pixels.shape
+    factor = min(height, width) // size
+    if factor > 1:
+        # Trimmed to a multiple, for which OpenCV has a fast way.
+        height, width = height // factor, width // factor
+        pixels = _averaged(pixels[: height * factor, : width * factor], height, width)
+    return np.asarray(cv2.resize(pixels, (size, size), interpolation=cv2.INTER_LINEAR), dtype=np.uint8)
+
+
+def _averaged(pixels: Pixels, height: int, width: int) -> Pixels:
+    """The pixels at a smaller size, each the average of the area that it stands for."""
     if pixels.shape[:2] == (height, width):
         return pixels
-    smaller = pixels.shape[0] >= height and pixels.shape[1] >= width
-    way = cv2.INTER_AREA if smaller else cv2.INTER_LINEAR
-    return np.asarray(cv2.resize(pixels, (width, height), interpolation=way), dtype=np.uint8)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)
 
 
 def _scaled(box: Box, down: float, across: float) -> Box:

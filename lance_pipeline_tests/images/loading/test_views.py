@@ -1,0 +1,88 @@
+"""Crops and smaller images look as torchvision's, and no more of a JPEG is decoded than they need."""
+
+import io
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import resized_crop
+
+from lance_pipeline.images.augmentation import Augment, crop_box, key_of
+from lance_pipeline.images.loading.views import Shrunk, decode_scaled, random_crop
+from lance_pipeline.images.rejection import UndecodableImageError
+
+AREA = (0.08, 1.0)
+
+
+def photo(width: int, height: int, seed: int = 0) -> Image.Image:
+    """Blotches of several sizes and a little grain, as photographs have them."""
+    rng = np.random.default_rng(seed)
+    layers = [
+        cv2.resize(rng.integers(0, 256, (size, size, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+        for size in (3, 8, 16)
+    ]
+    mixed = np.average(layers, axis=0, weights=(5, 3, 2)) + rng.normal(0, 2, (height, width, 1))
+    return Image.fromarray(np.clip(mixed, 0, 255).astype(np.uint8))
+
+
+def as_jpeg(image: Image.Image, **options) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=92, **options)
+    return buffer.getvalue()
+
+
+def draw(seed: int) -> np.ndarray:
+    return Augment(resized_crop=AREA).draw(key_of(seed), np.array([0])).crop[0]
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([(500, 375), (1600, 1200), (300, 300), (90, 200)]), st.integers(0, 10**6))
+def test_a_random_crop_looks_as_torchvision_s(size, seed):
+    image = photo(*size, seed=seed % 7)
+    data = as_jpeg(image)
+    box = crop_box(draw(seed), size[1], size[0], AREA)
+    decoded = Image.open(io.BytesIO(data)).convert("RGB")
+    expected = np.asarray(resized_crop(decoded, *box, [112, 112], InterpolationMode.BILINEAR, antialias=True))
+    for source in (data, np.asarray(decoded)):
+        found = random_crop(source, draw(seed), AREA, 112)
+        assert (found.shape, found.dtype) == ((112, 112, 3), np.uint8)
+        # A crop of another place differs by tens of levels.
+        assert np.abs(found.astype(int) - expected).mean() < 3
+
+
+def test_a_rotated_or_unusual_image_is_cropped_upright():
+    image = photo(300, 200)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = random_crop(as_jpeg(image.rotate(90, expand=True), exif=exif), draw(3), AREA, 64)
+    plain = random_crop(as_jpeg(image), draw(3), AREA, 64)
+    assert np.abs(turned.astype(int) - plain).mean() < 6
+
+
+@pytest.mark.parametrize(("least", "scale"), [(301, 1), (300, 2), (151, 2), (150, 4), (75, 8), (10, 8)])
+def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(least, scale):
+    pixels = decode_scaled(as_jpeg(photo(1200, 600)), least, least)
+    assert pixels.shape == (600 // scale, 1200 // scale, 3)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 300))
+def test_the_shape_of_a_smaller_image_is_known_before_it_is_decoded(width, height, size):
+    view = Shrunk(size)
+    image = Image.new("RGB", (width, height), (200, 30, 90))
+    for data in (as_jpeg(image), as_jpeg(image, progressive=True)):
+        assert view.of(data).shape == (*view.shape(height, width), 3)
+    assert min(view.shape(height, width)) <= max(size, 1)
+    assert max(view.shape(height, width)) <= max(width, height)
+
+
+def test_what_is_broken_says_so():
+    for data in (b"", b"no image", as_jpeg(photo(300, 200))[:500]):
+        with pytest.raises(UndecodableImageError):
+            random_crop(data, draw(0), AREA, 32)
+        with pytest.raises(UndecodableImageError):
+            Shrunk(64).of(data)
