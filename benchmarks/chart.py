@@ -4,18 +4,19 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks.corpus import KINDS
 from benchmarks.results import AGAIN, PEERS, Results, Spread
 
-_OURS, _OTHERS, _BOUND, _INK = "#4c78a8", "#c3c7cd", "#ffffff", "#555b63"
+OURS, OTHERS, BOUND, _INK = "#4c78a8", "#c3c7cd", "#ffffff", "#555b63"
 # Reading alone is so fast that all other bars would be slivers beside it.
 _ABOVE = {"scratch": "ours (decodes all)"} | PEERS | {"decode": "decoding alone"}
 _BELOW = {name: title for name, title in AGAIN.items() if name != "list"}
 
 
 @dataclass(frozen=True)
-class _Bar:
+class Bar:
     """A contestant's bar; without a spread it has failed."""
 
     title: str
@@ -30,35 +31,43 @@ def draw_chart(results: Results, path: str) -> None:
     grid = figure.subplots(2, len(kinds), squeeze=False, height_ratios=[2.3, 1])
     for (above, below), kind in zip(grid.T, kinds, strict=True):
         shown = results.runs[kind]
-        bars = [_Bar(title, results.rate(kind, name), _fill(name)) for name, title in _ABOVE.items() if name in shown]
-        _draw_bars(above, bars, "{:,.0f}")
-        above.set_title(f"{results.counts[kind]:,} {kind.upper()} of {KINDS[kind].width}x{KINDS[kind].height}")
+        bars = [Bar(title, results.rate(kind, name), _fill(name)) for name, title in _ABOVE.items() if name in shown]
+        draw_bars(above, bars, "{:,.0f}")
+        above.set_title(f"{results.counts[kind]:,} {KINDS[kind].title}")
         above.set_xlabel("images per second: longer is faster")
-        bars = [_Bar(title, results.seconds(kind, name), _OURS) for name, title in _BELOW.items() if name in shown]
-        _draw_bars(below, bars, "{:.3g} s")
+        bars = [Bar(title, results.seconds(kind, name), OURS) for name, title in _BELOW.items() if name in shown]
+        draw_bars(below, bars, "{:.3g} s")
         below.set_xlabel("seconds of our ingest: shorter is faster")
     figure.savefig(path, dpi=100)
 
 
 def _fill(name: str) -> str:
-    return {"scratch": _OURS, "decode": _BOUND}.get(name, _OTHERS)
+    return {"scratch": OURS, "decode": BOUND}.get(name, OTHERS)
 
 
-def _draw_bars(axes: Axes, bars: list[_Bar], form: str) -> None:
+def draw_bars(axes: Axes, bars: list[Bar], form: str, *, logarithmic: bool = False) -> None:
     """A bar for each median, with a line from the least to the greatest."""
+    least = min((bar.spread.low for bar in bars if bar.spread), default=1.0)
     reach = max((bar.spread.high for bar in bars if bar.spread), default=1.0)
+    left = least / 2 if logarithmic else 0
     for row, bar in enumerate(bars):
         if bar.spread is None:
-            axes.text(0, row, " failed", va="center", color=_INK, fontsize=9)
+            axes.text(left, row, " failed", va="center", color=_INK, fontsize=9)
             continue
-        edge, hatch = (_INK, "////") if bar.fill == _BOUND else (bar.fill, None)
+        edge, hatch = (_INK, "////") if bar.fill == BOUND else (bar.fill, None)
         axes.barh(row, bar.spread.median, 0.7, color=bar.fill, edgecolor=edge, hatch=hatch, linewidth=0.8)
         axes.plot([bar.spread.low, bar.spread.high], [row, row], color=_INK, linewidth=1.4, marker="|", markersize=7)
-        axes.text(bar.spread.high + reach / 50, row, form.format(bar.spread.median), va="center", fontsize=9)
+        aside = bar.spread.high * 1.1 if logarithmic else bar.spread.high + reach / 50
+        axes.text(aside, row, form.format(bar.spread.median), va="center", fontsize=9)
     axes.set_yticks(range(len(bars)), [bar.title for bar in bars])
     axes.invert_yaxis()
-    axes.set_xlim(0, reach * 1.2)
-    axes.locator_params(axis="x", nbins=5)
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    else:
+        axes.locator_params(axis="x", nbins=5)
+    axes.set_xlim(left, reach * (4 if logarithmic else 1.2))
     axes.xaxis.set_major_formatter("{x:,g}")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)

@@ -4,11 +4,11 @@ TINY is a corpus of a few images for the warm-up. Prints what was measured as th
 """
 
 import json
-import re
 import sys
 import tempfile
 
 from benchmarks.contestants import CONTESTANTS, Clock
+from benchmarks.measure import own_peak
 
 
 def main(name: str, root: str, out: str, tiny: str) -> None:
@@ -19,14 +19,7 @@ def main(name: str, root: str, out: str, tiny: str) -> None:
         if name in ("unchanged", "changed"):
             run(tiny, f"{scratch}/tiny", Clock())
     images = run(root, out, clock)
-    print("\n" + json.dumps({"images": images, "seconds": clock.seconds, "peak": _own_peak()}))
-
-
-def _own_peak() -> int:
-    """The largest resident memory of this process so far, in bytes."""
-    with open("/proc/self/status") as file:
-        found = re.search(r"VmHWM:\s*(\d+) kB", file.read())
-    return int(found[1]) * 1024 if found else 0
+    print("\n" + json.dumps({"images": images, "seconds": clock.seconds, "peak": own_peak()}))
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def article(root: str, out: str, clock: Clock) -> int:
 
     def batches() -> Iterator[pa.RecordBatch]:
         for label, path in _walk(root):
-            values = [_read(path), os.path.basename(path), label, "train"]
+            values = [read_bytes(path), os.path.basename(path), label, "train"]
             yield pa.record_batch([pa.array([value]) for value in values], schema=schema)
 
     with clock:
@@ -76,9 +76,9 @@ def webdataset(root: str, out: str, clock: Clock) -> int:
     os.makedirs(out)
     with clock, ShardWriter(os.path.join(out, "%06d.tar"), verbose=0) as writer:
         count = 0
-        for count, (index, path) in enumerate(_walk_numbered(root), 1):  # noqa: B007
+        for count, (index, path) in enumerate(walk_numbered(root), 1):  # noqa: B007
             stem, suffix = os.path.splitext(os.path.basename(path))
-            writer.write({"__key__": stem, suffix[1:]: _read(path), "cls": index})
+            writer.write({"__key__": stem, suffix[1:]: read_bytes(path), "cls": index})
     return count
 
 
@@ -88,8 +88,8 @@ def mosaicml(root: str, out: str, clock: Clock) -> int:
 
     with clock, MDSWriter(out=out, columns={"image": "bytes", "label": "int"}) as writer:
         count = 0
-        for count, (index, path) in enumerate(_walk_numbered(root), 1):  # noqa: B007
-            writer.write({"image": _read(path), "label": index})
+        for count, (index, path) in enumerate(walk_numbered(root), 1):  # noqa: B007
+            writer.write({"image": read_bytes(path), "label": index})
     return count
 
 
@@ -98,7 +98,7 @@ def litdata(root: str, out: str, clock: Clock) -> int:
     from litdata import optimize  # pyright: ignore[reportMissingImports]
 
     with clock:
-        items = list(_walk_numbered(root))
+        items = list(walk_numbered(root))
         optimize(_litdata_row, items, out, chunk_bytes="64MB", num_workers=THREADS, start_method="fork", verbose=False)
     return len(items)
 
@@ -125,7 +125,7 @@ def listing(root: str, out: str, clock: Clock) -> int:
 def decode(root: str, out: str, clock: Clock) -> int:
     """Bound: every file decoded from memory by our decoder."""
     del out
-    images = [_read(path) for _, path in _walk(root)]
+    images = [read_bytes(path) for _, path in _walk(root)]
     with clock, ThreadPoolExecutor(THREADS) as pool:
         return sum(pool.map(_decode_chunk, _cut(images)))
 
@@ -152,20 +152,21 @@ def _walk(root: str) -> Iterator[tuple[str, str]]:
             yield label.name, entry.path
 
 
-def _walk_numbered(root: str) -> Iterator[tuple[int, str]]:
+def walk_numbered(root: str) -> Iterator[tuple[int, str]]:
     """All (class index, path)."""
     classes = sorted(os.listdir(os.path.join(root, "train")))
     numbers = {label: number for number, label in enumerate(classes)}
     return ((numbers[label], path) for label, path in _walk(root))
 
 
-def _read(path: str) -> bytes:
+def read_bytes(path: str) -> bytes:
+    """A file."""
     with open(path, "rb") as file:
         return file.read()
 
 
 def _litdata_row(item: tuple[int, str]) -> dict[str, object]:
-    return {"image": _read(item[1]), "label": item[0]}
+    return {"image": read_bytes(item[1]), "label": item[0]}
 
 
 def _cut(items: list[_Item]) -> list[list[_Item]]:
@@ -173,7 +174,7 @@ def _cut(items: list[_Item]) -> list[list[_Item]]:
 
 
 def _read_chunk(paths: list[str]) -> int:
-    return len([_read(path) for path in paths])
+    return len([read_bytes(path) for path in paths])
 
 
 def _decode_chunk(images: list[bytes]) -> int:

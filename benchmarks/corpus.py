@@ -29,9 +29,21 @@ class Kind:
     width: int
     height: int
 
+    @property
+    def title(self) -> str:
+        """For headings."""
+        return f"{self.encoding} of {self.width}x{self.height}"
+
+    @property
+    def encoding(self) -> str:
+        """The encoder's name."""
+        return "PNG" if self.suffix == ".png" else "JPEG"
+
 
 PNG = Kind("png", ".png", 32, 32)
 JPEG = Kind("jpeg", ".jpg", 500, 375)
+LARGE = Kind("large", ".jpg", 1600, 1200)
+# What the ingest is measured on.
 KINDS = {kind.name: kind for kind in (PNG, JPEG)}
 
 
@@ -65,7 +77,7 @@ def encoded_image(kind: Kind, number: int) -> bytes:
     """The bytes of an image file, always the same for the same number."""
     rng = np.random.default_rng((SEED, number))
     buffer = io.BytesIO()
-    Image.fromarray(_pixels(rng, kind.width, kind.height)).save(buffer, kind.name, quality=90)
+    Image.fromarray(_pixels(rng, kind.width, kind.height)).save(buffer, kind.encoding, quality=90)
     return buffer.getvalue()
 
 

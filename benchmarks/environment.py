@@ -7,16 +7,20 @@ import sys
 import sysconfig
 
 PINS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers.txt")
+# Compiled here, against what the system has.
+_LIBRARIES = {"ffcv": ("opencv4", "libturbojpeg")}
+_DEBIAN = {"ffcv": "libopencv-dev libturbojpeg0-dev pkg-config g++"}
 
 
 class PeersError(RuntimeError):
-    """The peers could not be installed; the message is the installer's last line."""
+    """Peers could not be installed; the message is the installer's last error."""
 
 
 def make_environment(folder: str) -> str:
     """The interpreter of an environment in ``folder`` with the packages of peers.txt; made anew when that has changed.
 
-    Torch and whatever else the project has is found in the project's environment, after the peers' own packages.
+    Torch and whatever else the project has is found in the project's environment, after the peers' own packages. What
+    must be compiled is left to ``add_compiled``.
 
     Raises:
         PeersError: the packages could not be installed.
@@ -31,10 +35,30 @@ def make_environment(folder: str) -> str:
     library = f"python{sys.version_info.major}.{sys.version_info.minor}"
     with open(os.path.join(folder, "lib", library, "site-packages", "borrowed.pth"), "w") as file:
         file.write(borrowed)
-    _run("pip", "--python", python, "install", "--quiet", "--disable-pip-version-check", "--no-deps", "-r", PINS)
+    _install(python, *(f"{name}=={pin}" for name, pin in pinned_versions().items() if name not in _LIBRARIES))
     with open(note, "w") as file:
         file.write(wanted)
     return python
+
+
+def add_compiled(folder: str, package: str) -> None:
+    """Compile a package of peers.txt into the environment, unless it is there.
+
+    Raises:
+        PeersError: it cannot be compiled here.
+    """
+    wanted, note = f"{package}=={pinned_versions()[package]}", os.path.join(folder, f"compiled_{package}.txt")
+    if _read(note) == wanted:
+        return
+    found = shutil.which("pkg-config") and subprocess.run(  # noqa: S603
+        ["pkg-config", "--exists", *_LIBRARIES[package]],  # noqa: S607
+        check=False,
+    )
+    if not found or found.returncode:
+        raise PeersError(f"it is compiled here and needs the Debian packages {_DEBIAN[package]}")
+    _install(os.path.join(folder, "bin", "python"), "--no-build-isolation", wanted)
+    with open(note, "w") as file:
+        file.write(wanted)
 
 
 def pinned_versions() -> dict[str, str]:
@@ -51,7 +75,13 @@ def _read(path: str) -> str:
         return ""
 
 
+def _install(python: str, *what: str) -> None:
+    _run("pip", "--python", python, "install", "--quiet", "--disable-pip-version-check", "--no-deps", *what)
+
+
 def _run(*module_and_arguments: str) -> None:
     done = subprocess.run([sys.executable, "-m", *module_and_arguments], capture_output=True, text=True, check=False)  # noqa: S603
     if done.returncode:
-        raise PeersError((done.stderr.strip().splitlines() or ["no output"])[-1])
+        lines = done.stderr.strip().splitlines() or ["no output"]
+        errors = [line for line in lines if line.lower().startswith("error")]
+        raise PeersError((errors or lines)[-1])

@@ -4,7 +4,6 @@
 """
 
 import argparse
-import contextlib
 import dataclasses
 import datetime as dt
 import hashlib
@@ -13,7 +12,6 @@ import shlex
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
 
 import lance
 
@@ -21,8 +19,8 @@ from benchmarks.chart import draw_chart
 from benchmarks.contestants import CONTESTANTS
 from benchmarks.corpus import KINDS, PNG, Kind, change_one_percent, link_corpus, make_corpus
 from benchmarks.environment import PeersError, make_environment
-from benchmarks.measure import Measurement, bytes_below, measure
-from benchmarks.report import again_table, page_section, replace_section, targets_table, writing_table
+from benchmarks.measure import Measurement, bytes_below, empty_folder, measure
+from benchmarks.report import again_table, page_section, replace_section, targets, targets_table, writing_table
 from benchmarks.results import PEERS, Results, describe_machine
 
 _REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
@@ -41,7 +39,7 @@ def main() -> None:
     else:
         results = _Benchmark(options).run()
         results.save(kept)
-    print("\n\n".join(table(results) for table in (writing_table, again_table, targets_table)))
+    print("\n\n".join([writing_table(results), again_table(results), targets_table(targets(results))]))
     if options.write:
         picture = os.path.join("images", "benchmark_ingest.png")
         path = os.path.join(os.path.dirname(options.write), picture)
@@ -73,7 +71,7 @@ class _Benchmark:
         today = dt.datetime.now(tz=dt.UTC).date().isoformat()
         results = Results(command, today, describe_machine(), self._counts)
         self._install_peers()
-        with _empty_folder(self._work):
+        with empty_folder(self._work):
             for kind in KINDS.values():
                 if self._counts[kind.name] and self._names:
                     results.runs[kind.name] = self._measure_kind(kind)
@@ -93,7 +91,7 @@ class _Benchmark:
         root, tree = make_corpus(self._folder, kind, self._counts[kind.name]), os.path.join(self._work, "tree")
         runs: dict[str, list[Measurement]] = {name: [] for name in self._names}
         for number in range(self._rounds):
-            with _empty_folder(self._work):
+            with empty_folder(self._work):
                 link_corpus(root, tree)
                 # Into the page cache with everything.
                 measure("read", tree, os.path.join(self._work, "read"), self._tiny(kind))
@@ -117,7 +115,7 @@ class _Benchmark:
 
     def _measure_memory(self, copies: int) -> Measurement:
         root = make_corpus(self._folder, PNG, self._counts["png"])
-        with _empty_folder(self._work):
+        with empty_folder(self._work):
             tree, out = os.path.join(self._work, "tree"), os.path.join(self._work, "ours")
             link_corpus(root, tree, copies)
             run = measure("scratch", tree, out, self._tiny(PNG))
@@ -155,17 +153,6 @@ def _images_in(uri: str) -> Counter[bytes]:
     """The same of the rows of a Lance dataset."""
     batches = lance.dataset(uri).to_batches(columns=["image"])
     return Counter(hashlib.sha256(image.as_py()).digest() for batch in batches for image in batch["image"])
-
-
-@contextlib.contextmanager
-def _empty_folder(path: str) -> Iterator[None]:
-    """A folder that is empty at the start and gone at the end."""
-    shutil.rmtree(path, ignore_errors=True)
-    os.makedirs(path)
-    try:
-        yield
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
 
 
 def _tell(what: str, run: Measurement) -> None:

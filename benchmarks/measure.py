@@ -1,14 +1,17 @@
 """Run a contestant in a process of its own, and watch the memory of that process and its children."""
 
+import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
-from typing import TextIO
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TextIO
 
 _REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SAMPLE_SECONDS = 0.1
@@ -33,11 +36,56 @@ class Measurement:
     error: str = ""
 
 
+@dataclass(frozen=True)
+class Loading(Measurement):
+    """One run of one loader.
+
+    Attributes:
+        images: in an epoch.
+        seconds: of the median epoch.
+        epochs: seconds of each.
+        first: seconds from opening the loader to its first batch.
+        reopened: the same in another process that finds what this one has cached; None for those that cache nothing.
+    """
+
+    epochs: tuple[float, ...] = ()
+    first: float = 0.0
+    reopened: float | None = None
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A child process at its end.
+
+    Attributes:
+        facts: what it printed as its last line, as JSON; empty when it failed.
+        peak: the largest sum of the resident memory of its processes, in bytes.
+        error: why it failed; empty when it did not.
+    """
+
+    facts: dict[str, Any] = field(default_factory=dict)
+    peak: int = 0
+    error: str = ""
+
+
 def measure(name: str, root: str, out: str, tiny: str, python: str = sys.executable) -> Measurement:
     """Run a contestant with the interpreter ``python``, all its temporary files in ``<out>.tmp``."""
-    temporary = f"{out}.tmp"
+    ended = run_child([python, "-m", "benchmarks.child", name, root, out, tiny], f"{out}.tmp")
+    if ended.error:
+        return Measurement(error=ended.error)
+    return Measurement(ended.facts["images"], ended.facts["seconds"], max(ended.peak, ended.facts["peak"]))
+
+
+def own_peak() -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    with open("/proc/self/status") as file:
+        found = re.search(r"VmHWM:\s*(\d+) kB", file.read())
+    return int(found[1]) * 1024 if found else 0
+
+
+def run_child(command: list[str], temporary: str) -> Ended:
+    """Run a process to its end, all its temporary files in ``temporary``, which is then deleted."""
     os.makedirs(temporary, exist_ok=True)
-    command = [python, "-m", "benchmarks.child", name, root, out, tiny]
     # What the runs before have written must not be flushed to the disk during this one.
     os.sync()
     with open(f"{temporary}/stdout", "w+") as stdout, open(f"{temporary}/stderr", "w+") as stderr:
@@ -52,9 +100,19 @@ def measure(name: str, root: str, out: str, tiny: str, python: str = sys.executa
         printed, complaints = _lines(stdout), _lines(stderr)
     shutil.rmtree(temporary)
     if process.wait():
-        return Measurement(error=(complaints or [f"exit status {process.returncode}"])[-1])
-    facts = json.loads(printed[-1])
-    return Measurement(facts["images"], facts["seconds"], max(peak, facts["peak"]))
+        return Ended(error=(complaints or [f"exit status {process.returncode}"])[-1])
+    return Ended(json.loads(printed[-1]), peak)
+
+
+@contextlib.contextmanager
+def empty_folder(path: str) -> Iterator[None]:
+    """A folder that is empty at the start and gone at the end."""
+    shutil.rmtree(path, ignore_errors=True)
+    os.makedirs(path)
+    try:
+        yield
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def bytes_below(path: str) -> int:

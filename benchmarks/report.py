@@ -22,9 +22,9 @@ class Target:
 def targets(results: Results) -> list[Target]:
     """All promises of the ingest, judged by the results."""
     found = [
-        _at_least(results, "png", "scratch", "article", 3.5, "PNG: at least 3.5 times the article's way"),
+        at_least(results, "png", "scratch", "article", 3.5, "PNG: at least 3.5 times the article's way"),
         _ahead_of_peers(results),
-        _at_least(results, "jpeg", "scratch", "decode", 0.9, "JPEG: at least 0.9 of decoding alone"),
+        at_least(results, "jpeg", "scratch", "decode", 0.9, "JPEG: at least 0.9 of decoding alone"),
     ]
     again = [
         ("unchanged", "png", 12, "PNG, nothing changed: at least 12 times as fast as from scratch"),
@@ -32,14 +32,14 @@ def targets(results: Results) -> list[Target]:
         ("changed", "png", 8, "PNG, 1 % changed: at least 8 times as fast as from scratch"),
         ("changed", "jpeg", 15, "JPEG, 1 % changed: at least 15 times as fast as from scratch"),
     ]
-    found += [_at_least(results, kind, name, "scratch", least, text) for name, kind, least, text in again]
+    found += [at_least(results, kind, name, "scratch", least, text) for name, kind, least, text in again]
     return found + _memory_targets(results)
 
 
 def page_section(results: Results, picture: str) -> str:
     """Everything in Markdown; ``picture`` is the chart's path as seen from the page."""
     machine = "\n".join(f"| {title} | {text} |" for title, text in results.machine.items())
-    kinds = [f"{results.counts[kind]:,} {_title(kind)}" for kind in results.runs]
+    kinds = [f"{results.counts[kind]:,} {KINDS[kind].title}" for kind in results.runs]
     rounds = max((len(runs) for names in results.runs.values() for runs in names.values()), default=0)
     return f"""## Writing image folders into a dataset
 
@@ -62,7 +62,7 @@ Memory is the resident memory of all processes together; pages that forked proce
 
 {again_table(results)}
 
-{targets_table(results)}
+{targets_table(targets(results))}
 """
 
 
@@ -89,10 +89,10 @@ def again_table(results: Results) -> str:
     return "\n".join(lines)
 
 
-def targets_table(results: Results) -> str:
+def targets_table(found: list[Target]) -> str:
     """Each promise with what was measured."""
     words = {True: "met", False: "**missed**", None: "not measured"}
-    lines = [f"| {one.text} | {one.measured} | {words[one.met]} |" for one in targets(results)]
+    lines = [f"| {one.text} | {one.measured} | {words[one.met]} |" for one in found]
     return "\n".join(["| target | measured | |", "|---|--:|---|", *lines])
 
 
@@ -114,36 +114,38 @@ def _writing_cells(results: Results, kind: str, name: str) -> str:
     if rate is None:
         return f" {results.error(kind, name)} | | |"
     peak = results.peak(kind, name) or 0
-    return f" {_rate(results, kind, name)} | {_ratio(results, kind, 'scratch', name)} | {peak / _MIB:,.0f} MiB |"
+    return (
+        f" {rate_text(results, kind, name)} | {ratio_text(results, kind, 'scratch', name)} | {peak / _MIB:,.0f} MiB |"
+    )
 
 
 def _again_cells(results: Results, kind: str, name: str) -> str:
     seconds = results.seconds(kind, name)
     if seconds is None:
         return f" {results.error(kind, name)} | | |"
-    cells = [_spread(seconds, "{:.3g}"), _rate(results, kind, name), _ratio(results, kind, name, "scratch")]
+    cells = [spread_text(seconds, "{:.3g}"), rate_text(results, kind, name), ratio_text(results, kind, name, "scratch")]
     return f" {' | '.join(cells)} |"
 
 
-def _rate(results: Results, kind: str, name: str) -> str:
+def rate_text(results: Results, kind: str, name: str) -> str:
+    """Images per second, and why rounds failed."""
     rate, error = results.rate(kind, name), results.error(kind, name)
-    return (_spread(rate, "{:,.0f}") if rate else "") + (f" ({error})" if error else "")
+    return (spread_text(rate, "{:,.0f}") if rate else "") + (f" ({error})" if error else "")
 
 
-def _ratio(results: Results, kind: str, name: str, other: str) -> str:
+def ratio_text(results: Results, kind: str, name: str, other: str) -> str:
+    """How often the rate of one is the other's; empty where one was not measured."""
     ratio = results.ratio(kind, name, other)
     return f"{ratio.median:,.2f}" if ratio else ""
 
 
-def _spread(spread: Spread, form: str) -> str:
+def spread_text(spread: Spread, form: str) -> str:
+    """The median, with the least and the greatest."""
     return f"{form.format(spread.median)} ({form.format(spread.low)} to {form.format(spread.high)})"
 
 
-def _title(kind: str) -> str:
-    return f"{kind.upper()} of {KINDS[kind].width}x{KINDS[kind].height}"
-
-
-def _at_least(results: Results, kind: str, name: str, other: str, least: float, text: str) -> Target:
+def at_least(results: Results, kind: str, name: str, other: str, least: float, text: str) -> Target:
+    """Whether the rate of ``name`` is so many times that of ``other``."""
     ratio = results.ratio(kind, name, other)
     return Target(text, f"{ratio.median:.2f}" if ratio else "", ratio.median >= least if ratio else None)
 

@@ -5,7 +5,7 @@ import json
 import os
 import platform
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from typing import Any
@@ -27,8 +27,8 @@ AGAIN = {
     "unchanged": "nothing changed",
     "list": "*bound: listing the files*",
 }
-_OWN = ("pylance", "pyarrow", "numpy", "pillow", "opencv-python-headless", "simplejpeg", "xxhash")
-_PEER_PACKAGES = ("datasets", "webdataset", "mosaicml-streaming", "litdata")
+OWN_PACKAGES = ("pylance", "pyarrow", "numpy", "pillow", "opencv-python-headless", "simplejpeg", "xxhash")
+PEER_PACKAGES = ("datasets", "webdataset", "mosaicml-streaming", "litdata")
 
 
 @dataclass(frozen=True)
@@ -57,21 +57,26 @@ class Results:
     date: str
     machine: dict[str, str]
     counts: dict[str, int]
-    runs: dict[str, dict[str, list[Measurement]]] = field(default_factory=dict)
+    runs: dict[str, Mapping[str, Sequence[Measurement]]] = field(default_factory=dict)
     memory: list[Measurement] = field(default_factory=list)
 
     def rate(self, kind: str, name: str) -> Spread | None:
         """Images per second over the rounds that did not fail."""
-        return _spread(run.images / run.seconds for run in self._runs(kind, name) if not run.error)
+        return spread_of(run.images / run.seconds for run in self._runs(kind, name) if not run.error)
+
+    def numbers(self, kind: str, name: str, what: str) -> Spread | None:
+        """An attribute of the measurements, over the rounds that did not fail and have it."""
+        found = [getattr(run, what) for run in self._runs(kind, name) if not run.error]
+        return spread_of(number for number in found if number is not None)
 
     def seconds(self, kind: str, name: str) -> Spread | None:
         """Seconds over the rounds that did not fail."""
-        return _spread(run.seconds for run in self._runs(kind, name) if not run.error)
+        return spread_of(run.seconds for run in self._runs(kind, name) if not run.error)
 
     def ratio(self, kind: str, name: str, other: str) -> Spread | None:
         """The rate of ``name`` as a multiple of the rate of ``other``, taken within each round."""
         rounds = zip(self._runs(kind, name), self._runs(kind, other), strict=False)
-        return _spread(
+        return spread_of(
             (one.images / one.seconds) / (two.images / two.seconds)
             for one, two in rounds
             if not one.error and not two.error
@@ -92,22 +97,22 @@ class Results:
             json.dump(dataclasses.asdict(self), file, indent=1)
 
     @classmethod
-    def load(cls, path: str) -> "Results":
-        """What ``save`` wrote."""
+    def load(cls, path: str, of: type[Measurement] = Measurement) -> "Results":
+        """What ``save`` wrote, the runs as objects of the class ``of``."""
         with open(path) as file:
             raw: dict[str, Any] = json.load(file)
         memory = [Measurement(**run) for run in raw.pop("memory")]
-        runs = {
-            kind: {name: [Measurement(**run) for run in rounds] for name, rounds in names.items()}
+        runs: dict[str, Mapping[str, Sequence[Measurement]]] = {
+            kind: {name: [of(**run) for run in rounds] for name, rounds in names.items()}
             for kind, names in raw.pop("runs").items()
         }
         return cls(**raw, runs=runs, memory=memory)
 
-    def _runs(self, kind: str, name: str) -> list[Measurement]:
+    def _runs(self, kind: str, name: str) -> Sequence[Measurement]:
         return self.runs.get(kind, {}).get(name, [])
 
 
-def describe_machine() -> dict[str, str]:
+def describe_machine(own: tuple[str, ...] = OWN_PACKAGES, peers: tuple[str, ...] = PEER_PACKAGES) -> dict[str, str]:
     """Processor, memory and versions."""
     with open("/proc/cpuinfo") as file:
         models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
@@ -117,11 +122,12 @@ def describe_machine() -> dict[str, str]:
         "Processor": f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores",
         "Memory": f"{memory:.0f} GiB",
         "Python": platform.python_version(),
-        "Ours": ", ".join(f"{name} {version(name)}" for name in _OWN),
-        "Peers": ", ".join(f"{name} {pins[name]}" for name in _PEER_PACKAGES),
+        "Ours": ", ".join(f"{name} {version(name)}" for name in own),
+        "Peers": ", ".join(f"{name} {pins[name]}" for name in peers),
     }
 
 
-def _spread(values: Iterable[float]) -> Spread | None:
+def spread_of(values: Iterable[float]) -> Spread | None:
+    """Of some numbers; None of none."""
     numbers = sorted(values)
     return Spread(statistics.median(numbers), numbers[0], numbers[-1]) if numbers else None

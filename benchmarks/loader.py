@@ -1,0 +1,169 @@
+"""How fast batches for training come out of ours and of others' loaders, beside the bounds.
+
+``python -m benchmarks.loader --help`` tells the options.
+"""
+
+import argparse
+import datetime as dt
+import os
+import shlex
+import statistics
+import sys
+
+from benchmarks.corpus import make_corpus
+from benchmarks.environment import PeersError, add_compiled, make_environment
+from benchmarks.loading.cases import CASES, Case
+from benchmarks.loading.chart import draw_loader_chart
+from benchmarks.loading.contestants import CONTESTANTS, IDLE
+from benchmarks.loading.report import PACKAGES, PEER_PACKAGES, case_table, loader_section, loader_targets
+from benchmarks.measure import Ended, Loading, empty_folder, run_child
+from benchmarks.report import replace_section, targets_table
+from benchmarks.results import Results, describe_machine
+
+_REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+
+
+def main() -> None:
+    """Measure, print the tables, and write the page where asked to."""
+    options = _parse()
+    kept = os.path.join(options.folder, "loader.json")
+    if options.render:
+        results = Results.load(kept, Loading)
+    else:
+        results = _Benchmark(options).run()
+        results.save(kept)
+    print("\n\n".join([*(case_table(results, case) for case in results.runs), targets_table(loader_targets(results))]))
+    if options.write:
+        picture = os.path.join("images", "benchmark_loader.png")
+        path = os.path.join(os.path.dirname(options.write), picture)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        draw_loader_chart(results, path)
+        replace_section(options.write, loader_section(results, picture), "loader")
+
+
+class _Benchmark:
+    """One run of the benchmark in its folder."""
+
+    def __init__(self, options: argparse.Namespace) -> None:
+        self._rounds: int = options.rounds
+        self._epochs: int = options.epochs
+        self._folder: str = os.path.abspath(options.folder)
+        self._work = os.path.join(self._folder, "loader_work")
+        self._counts: dict[str, int] = {name: getattr(options, name) for name in CASES}
+        # All memory is told as what it is above the idle process.
+        self._names = [name for name in CONTESTANTS if name in {*options.only, IDLE}]
+        self._pythons = dict.fromkeys(CONTESTANTS, sys.executable)
+        self._errors: dict[str, str] = {}
+
+    def run(self) -> Results:
+        """All rounds of all cases."""
+        command = shlex.join(["python", "-m", "benchmarks.loader", *sys.argv[1:]])
+        today = dt.datetime.now(tz=dt.UTC).date().isoformat()
+        machine = describe_machine(PACKAGES, PEER_PACKAGES)
+        results = Results(command, today, machine, self._counts)
+        self._install_peers()
+        for name, case in CASES.items():
+            if self._counts[name]:
+                with empty_folder(self._work):
+                    results.runs[name] = dict(self._measure_case(case))
+        return results
+
+    def _install_peers(self) -> None:
+        """The peers' environment; what cannot be installed is an error of those that need it."""
+        folder, peers = os.path.join(self._folder, "peers"), {n for n in self._names if CONTESTANTS[n].own_environment}
+        if not peers:
+            return
+        try:
+            self._pythons |= dict.fromkeys(peers, make_environment(folder))
+        except PeersError as error:
+            self._errors |= dict.fromkeys(peers, f"it cannot be installed: {error}")
+            return
+        for package in {CONTESTANTS[name].compiled for name in peers} - {""}:
+            try:
+                add_compiled(folder, package)
+            except PeersError as error:
+                needing = [name for name in peers if CONTESTANTS[name].compiled == package]
+                self._errors |= dict.fromkeys(needing, f"it cannot be installed: {error}")
+
+    def _measure_case(self, case: Case) -> dict[str, list[Loading]]:
+        root = make_corpus(self._folder, case.kind, self._counts[case.kind.name])
+        names = [name for name in self._names if case.kind.name in CONTESTANTS[name].cases]
+        failed = self._prepare(names, case, root)
+        runs: dict[str, list[Loading]] = {name: [] for name in names}
+        for number in range(self._rounds):
+            for name in names:
+                error = self._errors.get(name) or failed.get(CONTESTANTS[name].data, "")
+                run = Loading(error=error) if error else self._measure_one(name, case, root)
+                runs[name].append(run)
+                _tell(f"{case.kind.name}, round {number + 1} of {self._rounds}, {name}", run)
+        return runs
+
+    def _prepare(self, names: list[str], case: Case, root: str) -> dict[str, str]:
+        """Write what the loaders read; why that failed, by its name."""
+        failed: dict[str, str] = {}
+        for name in names:
+            data = CONTESTANTS[name].data
+            if not data or name in self._errors or os.path.exists(os.path.join(self._work, data)) or data in failed:
+                continue
+            out = os.path.join(self._work, data)
+            ended = self._child(name, "prepare", name, case.kind.name, root, out)
+            if ended.error:
+                failed[data] = f"its data cannot be written: {ended.error}"
+        return failed
+
+    def _measure_one(self, name: str, case: Case, root: str) -> Loading:
+        """A run in a process of its own; another that only opens the loader where it has left something for that."""
+        data, own = os.path.join(self._work, CONTESTANTS[name].data or "none"), os.path.join(self._work, f"{name}.own")
+        with empty_folder(own):
+            ended = self._child(name, "load", name, case.kind.name, root, data, own, str(self._epochs))
+            if ended.error:
+                return Loading(error=ended.error)
+            again = None
+            if CONTESTANTS[name].caches:
+                again = self._child(name, "load", name, case.kind.name, root, data, own, "0")
+                if again.error:
+                    return Loading(error=f"opened again: {again.error}")
+        facts = ended.facts
+        count, images = self._counts[case.kind.name], facts["images"]
+        if not 0.99 * count <= images <= count and name != IDLE:
+            return Loading(error=f"gave {images} of {count} images in an epoch")
+        return Loading(
+            images=images,
+            seconds=statistics.median(facts["epochs"]),
+            peak=max(ended.peak, facts["peak"]),
+            epochs=tuple(facts["epochs"]),
+            first=facts["first"],
+            reopened=again.facts["first"] if again else None,
+        )
+
+    def _child(self, name: str, *arguments: str) -> Ended:
+        command = [self._pythons[name], "-m", "benchmarks.loading.child", *arguments]
+        return run_child(command, os.path.join(self._work, f"{name}.tmp"))
+
+
+def _tell(what: str, run: Loading) -> None:
+    outcome = run.error or (
+        f"{run.images / run.seconds:,.0f} images/s, {run.peak / 2**20:,.0f} MiB, first batch {run.first:.2f} s"
+    )
+    print(f"{what}: {outcome}", file=sys.stderr, flush=True)
+
+
+def _parse() -> argparse.Namespace:
+    names = [name for name in CONTESTANTS if name != IDLE]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.loader", description="How fast batches for training come out of a loader."
+    )
+    parser.add_argument("--folder", default=os.path.join(_REPO, "data", "benchmarks"), help="for images and all else")
+    parser.add_argument("--png", type=int, default=50_000, help="PNG of 32x32 (50000)")
+    parser.add_argument("--jpeg", type=int, default=3_000, help="JPEG of 500x375 (3000)")
+    parser.add_argument("--large", type=int, default=600, help="JPEG of 1600x1200 (600)")
+    parser.add_argument("--rounds", type=int, default=5, help="how often each loader runs (5)")
+    parser.add_argument("--epochs", type=int, default=3, help="timed epochs of a run, after one to warm up (3)")
+    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
+    parser.add_argument("--write", metavar="PAGE", help="the Markdown page whose section is replaced")
+    parser.add_argument("--render", action="store_true", help="do not measure: take what the last run measured")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

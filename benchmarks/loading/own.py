@@ -1,0 +1,100 @@
+"""Ours, and the bounds: our decoding alone, from memory."""
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from benchmarks.contestants import read_bytes, walk_numbered
+from benchmarks.loading.cases import BATCH, MEAN, SCALE, STD, WORKERS, Batch, Case, Epochs, Opener, Places
+
+
+def prepare(case: Case, root: str, out: str) -> None:
+    """The ingest of this project."""
+    from lance_pipeline.images import ingest_split
+
+    del case
+    ingest_split(root, "train", out)
+
+
+def loader(case: Case, places: Places, *, cached: bool, cache_size: int | None = None) -> Opener:
+    """Our loader, with or without its cache of pixels."""
+    from lance_pipeline.images import ImageLoader
+    from lance_pipeline.images.loader import Augment, CachePlace
+
+    def start() -> Epochs:
+        images = ImageLoader(
+            places.data,
+            batch_size=BATCH,
+            image_size=case.size,
+            training=True,
+            augment=Augment(flip=True, padding=0, resized_crop=SCALE if case.crop else None),
+            normalize=(MEAN, STD),
+            cache=CachePlace(folder=places.own) if cached else None,
+            cache_size=cache_size,
+        )
+
+        def epoch(number: int) -> ImageLoader:
+            # Else a cache that was refused would be measured as a slow one.
+            if cached and number and not images.mode.startswith("cached"):
+                raise RuntimeError(f"it has not cached: {images.mode}")
+            images.set_epoch(number)
+            return images
+
+        return epoch
+
+    return start
+
+
+def kernel(case: Case, places: Places) -> Opener:
+    """Bound: decode, crop and resize, nothing else."""
+    from lance_pipeline.images.augmentation import Augment, key_of
+    from lance_pipeline.images.loading.views import random_crop
+
+    images = _contents(places)
+
+    def epoch(number: int) -> Iterator[Batch]:
+        draws = Augment(resized_crop=SCALE).draw(key_of(0, number), np.arange(len(images)))
+
+        def cropped(rows: range) -> int:
+            for row in rows:
+                random_crop(images[row], draws.crop[row], SCALE, case.size)
+            return len(rows)
+
+        return _on_threads(cropped, len(images))
+
+    return lambda: epoch
+
+
+def decode(case: Case, places: Places) -> Opener:
+    """Bound: whole images decoded, nothing else."""
+    from lance_pipeline.images.decoding import decode_image
+
+    del case
+    images = _contents(places)
+
+    def decoded(rows: range) -> int:
+        for row in rows:
+            decode_image(images[row])
+        return len(rows)
+
+    return lambda: lambda _: _on_threads(decoded, len(images))
+
+
+def idle(case: Case, places: Places) -> Opener:
+    """What a process takes that has imported torch and does nothing."""
+    import torch
+
+    del case, places, torch
+    return lambda: lambda _: iter([(None, range(BATCH))])
+
+
+def _contents(places: Places) -> list[bytes]:
+    return [read_bytes(path) for _, path in walk_numbered(places.root)]
+
+
+def _on_threads(work: Callable[[range], int], count: int) -> Iterator[Batch]:
+    """Batches of rows, as many at a time as the loaders have workers."""
+    parts = [range(start, min(start + BATCH // 4, count)) for start in range(0, count, BATCH // 4)]
+    with ThreadPoolExecutor(WORKERS) as pool:
+        yield from ((None, range(done)) for done in pool.map(work, parts))
