@@ -13,7 +13,8 @@ def test_demo_reaches_its_accuracy(demo: Demo):
 
 
 def test_training_shows_that_it_moves_and_how_long_it_takes(demo: Demo):
-    epochs = re.findall(r"Epoch (\d)/8: loss [\d.]+, val accuracy [\d.]+%, \d+ images/s, \S+, (\S+) left", demo.output)
+    line = r"Epoch (\d)/8: loss [\d.]+, val accuracy [\d.]+%, \d+ images/s, [\d.]+% waiting for data, \S+, (\S+) left"
+    epochs = re.findall(line, demo.output)
     assert [number for number, _ in epochs] == list("12345678")
     assert epochs[-1][1] == "0:00:00"
 
@@ -21,6 +22,7 @@ def test_training_shows_that_it_moves_and_how_long_it_takes(demo: Demo):
 def test_everything_is_below_the_data_folder(demo: Demo):
     assert not list(demo.shell.folder.iterdir())
     assert {path.name for path in demo.shell.data.iterdir()} == {
+        "cache",
         "raw",
         "lance",
         "models",

@@ -58,7 +58,15 @@ def test_mlflow_holds_the_training(finished_graph: Graph):
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "2"
     assert run.data.params["image_size"] == "32"
-    for name in ("train_loss", "val_accuracy", "val_loss", "duration", "images_per_second", "learning_rate"):
+    for name in (
+        "train_loss",
+        "val_accuracy",
+        "val_loss",
+        "duration",
+        "images_per_second",
+        "data_wait",
+        "learning_rate",
+    ):
         assert [point.step for point in client.get_metric_history(model.mlflow_run_id, name)] == [1, 2], name
     assert run.data.metrics["evaluation/test_accuracy"] == pytest.approx(
         finished_graph.record("metrics_test", Metrics).accuracy
