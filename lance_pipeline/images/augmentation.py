@@ -155,6 +155,10 @@ def pad_cropped(images: torch.Tensor, padding: int, corners: torch.Tensor) -> to
 
 def normalized(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 images (n, c, h, w) as float32, ``(image / 255 - mean) / std`` per channel."""
-    scale = 1 / (255 * torch.tensor(std, device=images.device))
-    shift = torch.tensor(mean, device=images.device) / torch.tensor(std, device=images.device)
-    return images.float() * scale[:, None, None] - shift[:, None, None]
+    scale, shift = (factor.to(images.device)[:, None, None] for factor in normalizing_factors(mean, std))
+    return torch.addcmul(shift, images.float(), scale)
+
+
+def normalizing_factors(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift, float32 (c,), with ``(image / 255 - mean) / std = image * scale + shift``."""
+    return 1 / (255 * torch.tensor(std)), -torch.tensor(mean) / torch.tensor(std)

@@ -12,10 +12,9 @@ from torch.utils.data import IterableDataset, get_worker_info
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.augmentation import Augment, key_of
 from lance_pipeline.images.loading.assembly import Assembler, Normalization, Triple
-from lance_pipeline.images.loading.buffers import BatchBuffers
 from lance_pipeline.images.loading.cache import CachePlace, NoCacheError, PixelCache
 from lance_pipeline.images.loading.devices import Batch, Upload
-from lance_pipeline.images.loading.epoch import EpochBatches, Share
+from lance_pipeline.images.loading.epoch import EpochBatches, Share, batch_buffers
 from lance_pipeline.images.loading.meter import LoaderStats, Meter
 from lance_pipeline.images.loading.order import Order
 from lance_pipeline.images.loading.rows import label_codes, name_of, refuse_fork
@@ -107,7 +106,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._skips = on_bad_image == "skip"
         self._view = _view(self._augment, image_size, fit, cache_size)
         self._meter = Meter()
-        self._buffers = BatchBuffers.of(math.ceil(batch_size / world_size) * image_size**2 * 3)
+        self._buffers = batch_buffers(self._share, image_size**2 * 3)
         self._epoch = self._next_batch = 0
         self._process = os.getpid()
         self._cache, self.mode = self._opened_cache(cache)

@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import groupby
 
 import pyarrow as pa
@@ -93,19 +93,20 @@ class FolderScan:
         return pa.concat_tables(sorted(classes, key=_label) or [LISTING_SCHEMA.empty_table()])
 
     def _batch(self, label: str, paths: list[str], sizes: list[int], times: list[int]) -> pa.RecordBatch:
-        columns = [[self.split] * len(paths), [label] * len(paths), paths, sizes, times]
-        arrays = [pa.array(c, f.type) for c, f in zip(columns, LISTING_SCHEMA, strict=True)]
-        return pa.record_batch(arrays, schema=LISTING_SCHEMA)
+        same = [pa.repeat(pa.scalar(text, pa.string()), len(paths)) for text in (self.split, label)]
+        others = [pa.array(paths, pa.string()), pa.array(sizes, pa.int64()), pa.array(times, pa.int64())]
+        return pa.record_batch([*same, *others], schema=LISTING_SCHEMA)
 
     def _local(self) -> Iterator[pa.RecordBatch]:
         links = []
-        for entry in _entries(os.fsencode(self._folder)):
-            if _is_litter(entry.name) or not entry.is_dir():
-                self.ignored.append(self._prefix + escape_name(entry.name))
-            elif entry.is_symlink():
-                links.append(f"{_shown(entry.path)}, a link to {_shown(os.path.realpath(entry.path))}")
-            else:
-                yield from self._local_class(entry)
+        with _opened(os.fsencode(self._folder)) as entries:
+            for entry in entries:
+                if _is_litter(entry.name) or not entry.is_dir():
+                    self.ignored.append(self._prefix + escape_name(entry.name))
+                elif entry.is_symlink():
+                    links.append(f"{_shown(entry.path)}, a link to {_shown(os.path.realpath(entry.path))}")
+                else:
+                    yield from self._local_class(entry)
         if links:
             raise InputError(
                 f"{len(links)} class folders of {self._folder} are links, which are not followed:\n  "
@@ -118,35 +119,39 @@ class FolderScan:
             label = entry.name.decode("utf-8")
         except UnicodeDecodeError as error:
             raise InputError(f"the class folder {entry.path!r} has a name that is not UTF-8. Rename it.") from error
-        rows = 0
-        paths, sizes, times = [], [], []
-        for path, size, mtime_ns in self._walk(entry.path, self._prefix + escape_name(entry.name) + "/"):
-            paths.append(path)
-            sizes.append(size)
-            times.append(mtime_ns)
-            if len(paths) == _CHUNK:
-                rows += _CHUNK
-                yield self._batch(label, paths, sizes, times)
-                paths, sizes, times = [], [], []
-        if paths:
-            yield self._batch(label, paths, sizes, times)
-        elif not rows:
+        empty = True
+        for files in self._walk(entry.path, self._prefix + escape_name(entry.name) + "/"):
+            empty = False
+            yield self._batch(label, *files)
+        if empty:
             self.empty.append(label)
 
-    def _walk(self, folder: bytes, prefix: str) -> Iterator[tuple[str, int, int]]:
-        """(path, size, time) of all that is no folder below ``folder``; whether it can be read is seen later."""
+    def _walk(self, folder: bytes, prefix: str) -> Iterator[tuple[list[str], list[int], list[int]]]:
+        """Paths, sizes and times of all that is no folder below ``folder``; whether it can be read is seen later.
+
+        It runs once for each file: hence lists instead of one file after the other, and no calls but those needed.
+        """
         below: list[tuple[bytes, str]] = []
-        for entry in _entries(folder):
-            name = entry.name
-            text = name.decode() if name.isascii() and b"%" not in name else escape_name(name)
-            if name[0] == 46 or name.lower() in _LITTER:
-                self.ignored.append(prefix + text)
-                continue
-            status = _status(entry)
-            if stat.S_ISDIR(status.st_mode):
-                below.append((entry.path, prefix + text + "/"))
-            else:
-                yield prefix + text, status.st_size, status.st_mtime_ns
+        paths, sizes, times = [], [], []
+        with _opened(folder) as entries:
+            for entry in entries:
+                name = entry.name
+                text = name.decode() if name.isascii() and b"%" not in name else escape_name(name)
+                if name[0] == 46 or name.lower() in _LITTER:
+                    self.ignored.append(prefix + text)
+                    continue
+                status = _status(entry)
+                if stat.S_ISDIR(status.st_mode):
+                    below.append((entry.path, prefix + text + "/"))
+                    continue
+                paths.append(prefix + text)
+                sizes.append(status.st_size)
+                times.append(status.st_mtime_ns)
+                if len(paths) == _CHUNK:
+                    yield paths, sizes, times
+                    paths, sizes, times = [], [], []
+        if paths:
+            yield paths, sizes, times
         for path, deeper in below:
             yield from self._walk(path, deeper)
 
@@ -182,10 +187,12 @@ def _remote_files(folder: str, *, recursive: bool) -> list[pafs.FileInfo]:
         raise InputError(f"{folder} cannot be listed: {error}. {CHECK_STORE}.") from error
 
 
-def _entries(folder: bytes) -> Iterator[os.DirEntry[bytes]]:
+@contextmanager
+def _opened(folder: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
+    """What is in the folder; errors of reading it are told as such."""
     try:
         with os.scandir(folder) as entries:
-            yield from entries
+            yield entries
     except OSError as error:
         raise InputError(
             f"the folder {_shown(folder)} cannot be read: {error.strerror}. Give yourself the right to read it."
@@ -197,11 +204,9 @@ def _status(entry: os.DirEntry[bytes]) -> os.stat_result:
     try:
         status = entry.stat(follow_symlinks=False)
         if stat.S_ISLNK(status.st_mode):
-            try:
+            with suppress(OSError):
                 target = entry.stat()
-            except OSError:
-                return status
-            return target if stat.S_ISREG(target.st_mode) else status
+                return target if stat.S_ISREG(target.st_mode) else status
     except OSError as error:
         raise InputError(
             f"{_shown(entry.path)} cannot be looked at: {error.strerror}. If the folder was changing, try again."

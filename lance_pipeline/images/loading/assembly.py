@@ -8,7 +8,14 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from lance_pipeline.images.augmentation import Augment, Draws, Pixels, flip_pixels, pad_crop_pixels
+from lance_pipeline.images.augmentation import (
+    Augment,
+    Draws,
+    Pixels,
+    flip_pixels,
+    normalizing_factors,
+    pad_crop_pixels,
+)
 from lance_pipeline.images.columns import Indices, Mask
 from lance_pipeline.images.loading.buffers import BatchBuffers
 from lance_pipeline.images.loading.cache import PixelCache
@@ -20,7 +27,7 @@ Triple = tuple[float, float, float]
 # Of more values at once torch makes work for several threads, of which those that assemble have enough.
 _SERIAL_VALUES = (1 << 15) - 1
 # Several passes over so many floats find them in the processor's cache.
-_CACHED_VALUES = 1 << 18
+_CACHED_VALUES = 1 << 19
 
 
 class Normalization(NamedTuple):
@@ -104,9 +111,7 @@ class Assembler:
         self._augment, self._key, self._finish, self._on_bad = augment, key, finish, on_bad
         self._factors = None
         if normalization is not None and finish:
-            mean, std = (torch.tensor(values).repeat(size) for values in normalization)
-            # As augmentation.normalized computes it, to the last bit.
-            self._factors = 1 / (255 * std), mean / std
+            self._factors = tuple(factor.repeat(size) for factor in normalizing_factors(*normalization))
 
     def nbytes(self, count: int) -> int:
         """The size of so many images, before they are normalised."""
@@ -199,10 +204,10 @@ def one_thread() -> Iterator[None]:
 
 
 def _normalize(images: Pixels, scale: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
-    """Write ``image * scale - shift`` to ``out``, in passes over so much as stays in the processor's cache."""
+    """Write ``image * scale + shift`` to ``out``, in passes over so much as stays in the processor's cache."""
     values, pixels = out.view(-1, len(scale)), torch.from_numpy(images).view(-1, len(scale))
     alone = torch.get_num_threads() == 1
     step = max((_CACHED_VALUES if alone else _SERIAL_VALUES) // len(scale), 1)
     for start in range(0, len(values), step):
-        part = values[start : start + step]
-        part.copy_(pixels[start : start + step]).mul_(scale).sub_(shift)
+        part = values[start : start + step].copy_(pixels[start : start + step])
+        torch.addcmul(shift, part, scale, out=part)

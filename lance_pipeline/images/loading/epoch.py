@@ -12,6 +12,7 @@ import numpy as np
 
 from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.loading.assembly import Assembled, Assembler, Work, one_thread
+from lance_pipeline.images.loading.buffers import BatchBuffers
 from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.order import Order
@@ -33,6 +34,17 @@ class Share(NamedTuple):
     batch_size: int
     rank: int
     of: int
+
+    @property
+    def most(self) -> int:
+        """The most images that a process gets of a batch."""
+        return -(-self.batch_size // self.of)
+
+
+def batch_buffers(share: Share, values: int) -> BatchBuffers:
+    """The memory for batches, or groups of batches, of images of so many values."""
+    count = share.most
+    return BatchBuffers.of(values * (max(count, _GROUP_ROWS) if values * count <= _LIGHT_BYTES else count))
 
 
 class EpochBatches:
@@ -60,7 +72,7 @@ class EpochBatches:
     ) -> None:
         self._dataset, self._order, self._share = dataset, order, share
         self.assembler, self._cache, self._threads, self._meter = assembler, cache, threads, meter
-        self._light = assembler.nbytes(share.batch_size // share.of) <= _LIGHT_BYTES
+        self._light = assembler.nbytes(share.most) <= _LIGHT_BYTES
         self._rows_in = lru_cache(maxsize=8)(order.rows_in)
         self._reader: WindowReader | None = None
         self._lock = threading.Lock()
@@ -87,7 +99,7 @@ class EpochBatches:
 
     def _ahead(self, numbers: Sequence[int]) -> Iterator[Assembled]:
         """The batches, assembled by threads before they are asked for."""
-        count = -(-self._share.batch_size // self._share.of)
+        count = self._share.most
         # Several threads at one batch hold less memory than each at its own, and the first batch is there sooner.
         parts = min(self._threads, max(self.assembler.nbytes(count) // _PART_BYTES, 1), count)
         step, most, waiting = -(-count // parts), self._threads // parts + 1, deque(numbers)
