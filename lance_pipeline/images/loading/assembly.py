@@ -111,7 +111,8 @@ class Assembler:
         self._augment, self._key, self._finish, self._on_bad = augment, key, finish, on_bad
         self._factors = None
         if normalization is not None and finish:
-            self._factors = tuple(factor.repeat(size) for factor in normalizing_factors(*normalization))
+            scale, shift = normalizing_factors(*normalization)
+            self._factors = scale.repeat(size), shift.repeat(size)
 
     def nbytes(self, count: int) -> int:
         """The size of so many images, before they are normalised."""
