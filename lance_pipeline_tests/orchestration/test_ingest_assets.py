@@ -10,7 +10,7 @@ import dagster as dg
 import lance
 import pytest
 
-from lance_pipeline.images import ingest
+from lance_pipeline.images.ingestion import crew
 from lance_pipeline.orchestration.assets import lance_splits
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import RawImages, Split
@@ -296,19 +296,24 @@ def test_bad_files_of_fractions_are_in_one_quarantine_each(cut: Graph):
 @pytest.fixture
 def quick_progress(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lance_splits, "progress_reporter", partial(progress_reporter, seconds=0))
-    monkeypatch.setattr(ingest, "_PROGRESS_FILES", 5)
+    monkeypatch.setattr(crew, "_TASK_FILES", 2)
+
+
+def assert_progress(seen: list[dict[str, Any]], what: str, total: int) -> None:
+    """It was told more than once, of ever more files, and at last of all."""
+    done = [one["done"] for one in seen]
+    assert len(done) > 1
+    assert done == sorted(set(done))
+    assert done[-1] == total
+    assert {(one["what"], one["total"]) for one in seen} == {(what, total)}
 
 
 @pytest.mark.usefixtures("quick_progress")
 def test_progress_shows_on_the_page_of_each_split(graph: Graph):
     assert graph.materialize("raw_images", "lance_train", "lance_val").success
-    assert [(one["what"], one["done"], one["total"]) for one in progress_of(graph, "lance_train")] == [
-        ("train", 5, 13),
-        ("train", 10, 13),
-        ("train", 13, 13),
-    ]
+    assert_progress(progress_of(graph, "lance_train"), "train", 13)
     seen = progress_of(graph, "lance_val")
-    assert [(one["what"], one["done"], one["total"]) for one in seen] == [("val", 5, 6), ("val", 6, 6)]
+    assert_progress(seen, "val", 6)
     assert seen[-1]["files_per_second"] > 0
     assert seen[-1]["time_left"] == "0:00:00"
     assert progress_of(graph, "lance_test") == []
@@ -317,9 +322,7 @@ def test_progress_shows_on_the_page_of_each_split(graph: Graph):
 @pytest.mark.usefixtures("quick_progress")
 def test_progress_of_fractions_is_told_once(cut: Graph):
     assert cut.materialize(*DATA).success
-    seen = progress_of(cut, "lance_train")
-    assert [one["done"] for one in seen] == list(range(5, 61, 5))
-    assert {one["what"] for one in seen} == {"train and val and test"}
+    assert_progress(progress_of(cut, "lance_train"), "train and val and test", 60)
     assert progress_of(cut, "lance_val") == progress_of(cut, "lance_test") == []
 
 

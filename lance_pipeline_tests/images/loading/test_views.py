@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import InterpolationMode
-from torchvision.transforms.functional import resized_crop
+from torchvision.transforms.v2.functional import resized_crop
 
 from lance_pipeline.images.augmentation import Augment, crop_box, key_of
 from lance_pipeline.images.loading.views import Shrunk, decode_scaled, random_crop
