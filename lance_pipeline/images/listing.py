@@ -75,8 +75,7 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
                 "`splits: {fractions: {train: 0.7, val: 0.15, test: 0.15}}`."
             )
         tables.append(_classes_of(FolderScan(path, path, split), path, ignored))
-    files = pa.concat_tables(table for _, table in sorted(zip(folders, tables, strict=True), key=lambda one: one[0]))
-    listing = Listing(root, folders, files, _labels(tables[0]), ignored)
+    listing = Listing(root, folders, _in_order(folders, tables), _labels(tables[0]), ignored)
     for split, labels in listing.counts().items():
         if unknown := [label for label in labels if label not in listing.classes]:
             raise InputError(
@@ -103,7 +102,7 @@ def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
                 f"{_names(subfolders(root)) or 'no folders'}."
             )
         tables.append(_classes_of(FolderScan(path, root, UNSPLIT), path, ignored))
-    table = tables[0] if len(tables) == 1 else _sorted(tables)
+    table = _sorted(tables) if len(tables) > 1 else tables[0].combine_chunks()
     return _checked(Listing(root, {UNSPLIT: ""}, table, _labels(table), ignored))
 
 
@@ -148,8 +147,14 @@ def _labels(table: pa.Table) -> list[str]:
     return sorted(table["label"].unique().to_pylist())
 
 
+def _in_order(folders: dict[str, str], tables: list[pa.Table]) -> pa.Table:
+    """The tables in the order of their splits."""
+    tables = [table for _, table in sorted(zip(folders, tables, strict=True), key=lambda one: one[0])]
+    return pa.concat_tables(tables).combine_chunks()
+
+
 def _sorted(tables: list[pa.Table]) -> pa.Table:
-    return pa.concat_tables(tables).sort_by([("label", "ascending"), ("path", "ascending")])
+    return pa.concat_tables(tables).combine_chunks().sort_by([("label", "ascending"), ("path", "ascending")])
 
 
 def _checked(listing: Listing) -> Listing:

@@ -57,9 +57,13 @@ def outcomes(
     remote = is_remote(job.reader.base)
     threads = threads or (_REMOTE_THREADS if remote else os.cpu_count() or 1)
     limit = _REMOTE_TASK_FILES if remote else _TASK_FILES
+    listed = files.select(FILES[:4])
+    if any(column.num_chunks > 1 for column in listed.columns):
+        # Or Arrow would join all pieces each time that a task picks its files.
+        listed = listed.combine_chunks()
 
     def task(positions: Indices) -> Outcome:
-        chunk = files.select(FILES[:4]).take(pa.array(positions)).combine_chunks()
+        chunk = listed.take(pa.array(positions))
         columns = [*(column.combine_chunks() for column in chunk.columns), *stored_digests(positions)]
         return crew.examine(pa.record_batch(columns, names=FILES))
 

@@ -51,7 +51,7 @@ class Outcome(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """A file that could be read; ``mtime_ns`` is -1 where a later change might not show in it."""
+    """A file that could be read; ``seen_mtime_ns`` is -1 where a later change might not show in ``mtime_ns``."""
 
     place: int
     path: str

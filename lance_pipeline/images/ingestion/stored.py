@@ -65,11 +65,11 @@ class StoredSplit:
 
     def sha256(self, at: NDArray[np.int64]) -> pa.Array:
         """The digests of the bytes of some rows, null where the position is negative."""
-        return self.rows["sha256"].combine_chunks().take(pa.array(at, mask=at < 0))
+        return self.rows["sha256"].take(pa.array(at, mask=at < 0)).combine_chunks()
 
     def pixel_digests(self, at: NDArray[np.int64]) -> pa.Array:
         """The digests of the pixels of some rows, null where the position is negative."""
-        return self.rows["pixel_digest"].combine_chunks().take(pa.array(at, mask=at < 0))
+        return self.rows["pixel_digest"].take(pa.array(at, mask=at < 0)).combine_chunks()
 
     def commit(
         self,
