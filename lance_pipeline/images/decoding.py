@@ -29,6 +29,9 @@ _SIGNATURES = (
     b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP",
 )  # fmt: skip
 
+# libjpeg leaves out frequencies to decode at these fractions of the size; others are slower than the whole.
+_SCALES = (8, 4, 2)
+
 # The threads of an ingest or a loader are the parallelism; OpenCV's own would get in their way.
 cv2.setNumThreads(1)
 Image.init()
@@ -65,6 +68,21 @@ def decode_image(data: bytes) -> DecodedImage:
     return _decode_by_pillow(data)
 
 
+def decode_scaled(data: bytes, header: PlainHeader, least_height: float, least_width: float) -> NDArray[np.uint8]:
+    """A plain JPEG at the smallest of the cheap scales that leaves it at least so large: uint8 (height, width, 3).
+
+    Raises:
+        UndecodableImageError: as :func:`decode_image`.
+    """
+    enough = (
+        scale
+        for scale in _SCALES
+        if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width
+    )
+    pixels = _decode_jpeg(data, header, next(enough, 1))
+    return _decode_by_pillow(data).pixels if pixels is None else pixels
+
+
 def decode_rgb(data: bytes) -> Image.Image:
     """The same as a Pillow image of mode RGB.
 
@@ -74,10 +92,11 @@ def decode_rgb(data: bytes) -> Image.Image:
     return Image.fromarray(decode_image(data).pixels)
 
 
-def _decode_jpeg(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: bytes, header: PlainHeader, scale: int = 1) -> NDArray[np.uint8] | None:
     _check_size(header.width, header.height)
+    height, width = -(-header.height // scale), -(-header.width // scale)
     try:
-        return simplejpeg.decode_jpeg(data, "RGB")
+        return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
         # It is strict about whatever libjpeg warns of: Pillow tells the harmless from the broken.
         return None

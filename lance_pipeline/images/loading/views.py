@@ -7,16 +7,13 @@ from typing import Literal, Protocol
 
 import cv2
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from lance_pipeline.images.augmentation import Box, Floats, Pixels, crop_box
-from lance_pipeline.images.decoding import decode_image, resize_rgb
+from lance_pipeline.images.decoding import decode_image, decode_scaled, resize_rgb
 from lance_pipeline.images.headers import plain_jpeg
 
 Fit = Literal["crop", "squash"]
-# libjpeg leaves out frequencies to decode at these fractions of the size; others are slower than the whole.
-_SCALES = (8, 4, 2)
 
 
 class View(Protocol):
@@ -75,9 +72,11 @@ class Shrunk:
     def of(self, data: bytes) -> Pixels:
         """The image, decoded at a scale near the one wanted and averaged down to it."""
         header = plain_jpeg(data)
-        pixels = decode_image(data).pixels if header is None else decode_scaled(data, self.size, self.size)
-        height, width = (header.height, header.width) if header else pixels.shape[:2]
-        return _averaged(pixels, *self.shape(height, width))
+        if header is None:
+            pixels = decode_image(data).pixels
+            return _averaged(pixels, *self.shape(*pixels.shape[:2]))
+        pixels = decode_scaled(data, header, self.size, self.size)
+        return _averaged(pixels, *self.shape(header.height, header.width))
 
 
 def random_crop(source: bytes | Pixels, draw: Floats, area: tuple[float, float], size: int) -> Pixels:
@@ -100,32 +99,13 @@ def random_crop(source: bytes | Pixels, draw: Floats, area: tuple[float, float],
             return random_crop(decode_image(source).pixels, draw, area, size)
         box = crop_box(draw, header.height, header.width, area)
         # So much of the whole image that the part is still as large as the result.
-        pixels = decode_scaled(source, size * header.height / box.height, size * header.width / box.width)
+        pixels = decode_scaled(source, header, size * header.height / box.height, size * header.width / box.width)
         box = _scaled(box, pixels.shape[0] / header.height, pixels.shape[1] / header.width)
     else:
         pixels = source
         box = crop_box(draw, pixels.shape[0], pixels.shape[1], area)
     part = pixels[box.top : box.top + box.height, box.left : box.left + box.width]
     return resized(part, size)
-
-
-def decode_scaled(data: bytes, least_height: float, least_width: float) -> Pixels:
-    """A plain JPEG at the smallest of the cheap scales that leaves it at least so large.
-
-    Raises:
-        UndecodableImageError: it cannot be decoded.
-    """
-    header = plain_jpeg(data)
-    if header is not None:
-        for scale in _SCALES:
-            height, width = -(-header.height // scale), -(-header.width // scale)
-            if height >= least_height and width >= least_width:
-                try:
-                    return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
-                except ValueError:
-                    # As in decode_image: Pillow tells the harmless from the broken.
-                    break
-    return decode_image(data).pixels
 
 
 def resized(pixels: Pixels, size: int) -> Pixels:

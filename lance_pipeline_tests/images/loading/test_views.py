@@ -11,7 +11,9 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lance_pipeline.images.augmentation import Augment, crop_box, key_of
-from lance_pipeline.images.loading.views import Shrunk, decode_scaled, random_crop
+from lance_pipeline.images.decoding import decode_scaled
+from lance_pipeline.images.headers import PlainHeader
+from lance_pipeline.images.loading.views import Shrunk, random_crop
 from lance_pipeline.images.rejection import UndecodableImageError
 
 AREA = (0.08, 1.0)
@@ -65,7 +67,7 @@ def test_a_rotated_or_unusual_image_is_cropped_upright():
 
 @pytest.mark.parametrize(("least", "scale"), [(301, 1), (300, 2), (151, 2), (150, 4), (75, 8), (10, 8)])
 def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(least, scale):
-    pixels = decode_scaled(as_jpeg(photo(1200, 600)), least, least)
+    pixels = decode_scaled(as_jpeg(photo(1200, 600)), PlainHeader(1200, 600), least, least)
     assert pixels.shape == (600 // scale, 1200 // scale, 3)
 
 
@@ -78,6 +80,16 @@ def test_the_shape_of_a_smaller_image_is_known_before_it_is_decoded(width, heigh
         assert view.of(data).shape == (*view.shape(height, width), 3)
     assert min(view.shape(height, width)) <= max(size, 1)
     assert max(view.shape(height, width)) <= max(width, height)
+
+
+def test_a_bomb_is_refused_from_its_header():
+    small = as_jpeg(Image.new("RGB", (16, 16)))
+    frame = small.index(b"\xff\xc0")
+    # Height and width of the frame, as its header tells them.
+    bomb = small[: frame + 5] + b"\xff\xdc\xff\xdc" + small[frame + 9 :]
+    for read in (lambda data: random_crop(data, draw(0), AREA, 32), Shrunk(64).of):
+        with pytest.raises(UndecodableImageError, match="more than the limit"):
+            read(bomb)
 
 
 def test_what_is_broken_says_so():
