@@ -22,13 +22,12 @@ from torchvision.datasets import ImageFolder
 
 from benchmarks.corpus import CLASSES, PNG, make_corpus
 from benchmarks.loading.cases import BATCH, CASES, MEAN, STD, WORKERS, torchvision_transform
+from benchmarks.options import add_rounds, parser_of
 from benchmarks.report import replace_section, spread_text
 from benchmarks.results import spread_of
-from lance_pipeline.images import ImageLoader, ingest_split
-from lance_pipeline.images.loader import Augment, CachePlace
+from lance_pipeline.images import Augment, CachePlace, ImageLoader, ingest_split
 from lance_pipeline.training.model import build_resnet34
 
-_REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _CASE = CASES["png"]
 _SEED = 0
 _TITLES = {"ours": "ours", "files": f"plain files, {WORKERS} workers"}
@@ -141,15 +140,10 @@ Plain files take {spread_text(ratio, "{:.2f}") if ratio else "?"} times as long 
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.article_race", description="Training from ours and from plain files."
-    )
-    parser.add_argument("--folder", default=os.path.join(_REPO, "data", "benchmarks"), help="for images and all else")
-    parser.add_argument("--png", type=int, default=50_000, help="PNG of 32x32 (50000)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each trains (5)")
+    parser = parser_of("article_race", "Training from ours and from plain files.", {PNG: 50_000})
+    add_rounds(parser)
     parser.add_argument("--batches", type=int, default=64, help="batches of a round (64)")
     parser.add_argument("--epoch", action="store_true", help="whole epochs instead")
-    parser.add_argument("--write", metavar="PAGE", help="the Markdown page whose section is replaced")
     return parser.parse_args()
 
 

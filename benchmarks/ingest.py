@@ -17,13 +17,13 @@ import lance
 
 from benchmarks.chart import draw_chart
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.corpus import KINDS, PNG, Kind, change_one_percent, link_corpus, make_corpus
+from benchmarks.corpus import JPEG, KINDS, PNG, Kind, change_one_percent, link_corpus, make_corpus
 from benchmarks.environment import PeersError, make_environment
 from benchmarks.measure import Measurement, bytes_below, empty_folder, measure
+from benchmarks.options import add_rounds, add_selection, parser_of
 from benchmarks.report import again_table, page_section, replace_section, targets, targets_table, writing_table
 from benchmarks.results import PEERS, Results, describe_machine
 
-_REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _OURS = ("scratch", "unchanged", "changed")
 _WRITERS = (*_OURS, *PEERS)
 _TINY = 20
@@ -161,17 +161,9 @@ def _tell(what: str, run: Measurement) -> None:
 
 
 def _parse() -> argparse.Namespace:
-    names = [*CONTESTANTS, "memory"]
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.ingest", description="How fast an image folder becomes a dataset."
-    )
-    parser.add_argument("--folder", default=os.path.join(_REPO, "data", "benchmarks"), help="for images and all else")
-    parser.add_argument("--png", type=int, default=50_000, help="PNG of 32x32 (50000)")
-    parser.add_argument("--jpeg", type=int, default=3_000, help="JPEG of 500x375 (3000)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each contestant runs (5)")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--write", metavar="PAGE", help="the Markdown page whose section is replaced")
-    parser.add_argument("--render", action="store_true", help="do not measure: take what the last run measured")
+    parser = parser_of("ingest", "How fast an image folder becomes a dataset.", {PNG: 50_000, JPEG: 3_000})
+    add_rounds(parser)
+    add_selection(parser, [*CONTESTANTS, "memory"])
     return parser.parse_args()
 
 

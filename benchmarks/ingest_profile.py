@@ -3,7 +3,6 @@
 ``python -m benchmarks.ingest_profile --write docs/benchmarks.md``
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -15,7 +14,8 @@ from typing import ParamSpec, TypeVar
 import pyarrow as pa
 from lance.fragment import write_fragments
 
-from benchmarks.corpus import KINDS, Kind, make_corpus
+from benchmarks.corpus import JPEG, KINDS, PNG, Kind, make_corpus
+from benchmarks.options import parser_of
 from benchmarks.report import replace_section
 from lance_pipeline.images import ingest_split
 from lance_pipeline.images.decoding import decode_image
@@ -25,7 +25,6 @@ from lance_pipeline.images.ingestion.rows import Row, rows_to_batch
 from lance_pipeline.images.listing import list_split_folders
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 
-_REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 # What an ingest takes at once.
 _TASK = 64
 _BATCH = {"png": 1024, "jpeg": 192}
@@ -86,12 +85,8 @@ def profile(root: str, kind: Kind) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print the table, and write it to the page where asked to."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--folder", default=os.path.join(_REPO, "data", "benchmarks"), help="where the images lie")
-    parser.add_argument("--png", type=int, default=10_000, help="how many PNG")
-    parser.add_argument("--jpeg", type=int, default=1_000, help="how many JPEG")
-    parser.add_argument("--write", help="the page whose section is replaced")
-    options = parser.parse_args()
+    what = "Where the time of an ingest goes: the processor time of each of its stages, image by image."
+    options = parser_of("ingest_profile", what, {PNG: 10_000, JPEG: 1_000}).parse_args()
     counts = {"png": options.png, "jpeg": options.jpeg}
     found = {name: profile(make_corpus(options.folder, kind, counts[name]), kind) for name, kind in KINDS.items()}
     lines = ["| stage | " + " | ".join(f"{name}, µs an image" for name in found) + " |", "|---|" + "--:|" * len(found)]

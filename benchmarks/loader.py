@@ -10,17 +10,16 @@ import shlex
 import statistics
 import sys
 
-from benchmarks.corpus import make_corpus
+from benchmarks.corpus import JPEG, LARGE, PNG, make_corpus
 from benchmarks.environment import PeersError, add_compiled, make_environment
 from benchmarks.loading.cases import CASES, Case
 from benchmarks.loading.chart import draw_loader_chart
 from benchmarks.loading.contestants import CONTESTANTS, IDLE
 from benchmarks.loading.report import PACKAGES, PEER_PACKAGES, case_table, loader_section, loader_targets
 from benchmarks.measure import Ended, Loading, empty_folder, run_child
+from benchmarks.options import add_rounds, add_selection, parser_of
 from benchmarks.report import replace_section, targets_table
 from benchmarks.results import Results, describe_machine
-
-_REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def main() -> None:
@@ -149,19 +148,11 @@ def _tell(what: str, run: Loading) -> None:
 
 
 def _parse() -> argparse.Namespace:
-    names = [name for name in CONTESTANTS if name != IDLE]
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.loader", description="How fast batches for training come out of a loader."
-    )
-    parser.add_argument("--folder", default=os.path.join(_REPO, "data", "benchmarks"), help="for images and all else")
-    parser.add_argument("--png", type=int, default=50_000, help="PNG of 32x32 (50000)")
-    parser.add_argument("--jpeg", type=int, default=3_000, help="JPEG of 500x375 (3000)")
-    parser.add_argument("--large", type=int, default=600, help="JPEG of 1600x1200 (600)")
-    parser.add_argument("--rounds", type=int, default=5, help="how often each loader runs (5)")
+    counts = {PNG: 50_000, JPEG: 3_000, LARGE: 600}
+    parser = parser_of("loader", "How fast batches for training come out of a loader.", counts)
     parser.add_argument("--epochs", type=int, default=3, help="timed epochs of a run, after one to warm up (3)")
-    parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
-    parser.add_argument("--write", metavar="PAGE", help="the Markdown page whose section is replaced")
-    parser.add_argument("--render", action="store_true", help="do not measure: take what the last run measured")
+    add_rounds(parser)
+    add_selection(parser, [name for name in CONTESTANTS if name != IDLE])
     return parser.parse_args()
 
 

@@ -19,8 +19,7 @@ def prepare(case: Case, root: str, out: str) -> None:
 
 def loader(case: Case, places: Places, *, cached: bool, cache_size: int | None = None) -> Opener:
     """Our loader, with or without its cache of pixels."""
-    from lance_pipeline.images import ImageLoader
-    from lance_pipeline.images.loader import Augment, CachePlace
+    from lance_pipeline.images import Augment, CachePlace, ImageLoader
 
     def start() -> Epochs:
         images = ImageLoader(
