@@ -4,6 +4,7 @@ What is drawn depends on seeds and row alone, not on the batch, the rank, the th
 are there twice: on uint8 arrays, for the threads that assemble batches, and on tensors, for a device.
 """
 
+import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -20,7 +21,10 @@ Floats = NDArray[np.float64]
 # torchvision's RandomResizedCrop tries as often, with these ratios of width to height.
 _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
+_LOW, _HIGH = np.log(_RATIO).tolist()
 _FLIP, _SHIFT, _CROP = 0, 1, 3
+# An odd number of many bits keeps the streams apart.
+_STREAM = 0xD1342543DE82EF95
 
 
 class Draws(NamedTuple):
@@ -98,19 +102,15 @@ def uniform(key: int, rows: Indices, stream: int) -> Floats:
     return (z >> np.uint64(11)).astype(np.float64) / (1 << 53)
 
 
-_STREAM = 0xD1342543DE82EF95
-
-
 def crop_box(draw: Floats, height: int, width: int, area: tuple[float, float]) -> Box:
     """The part of an image of this size that a row of ``Draws.crop`` stands for.
 
     The same distribution as torchvision's RandomResizedCrop: ratio drawn on a logarithmic scale, and the largest part
     in the middle with a ratio as near as can be when no try fits.
     """
-    low, high = np.log(_RATIO[0]), np.log(_RATIO[1])
     for share, slant in zip(draw[: 2 * _TRIES : 2].tolist(), draw[1 : 2 * _TRIES : 2].tolist(), strict=True):
         wanted = height * width * (area[0] + share * (area[1] - area[0]))
-        ratio = np.exp(low + slant * (high - low))
+        ratio = math.exp(_LOW + slant * (_HIGH - _LOW))
         w, h = round((wanted * ratio) ** 0.5), round((wanted / ratio) ** 0.5)
         if 0 < w <= width and 0 < h <= height:
             down, across = draw[2 * _TRIES :].tolist()

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
-from lance_pipeline.errors import InputError
 from lance_pipeline.images.augmentation import Augment, key_of
 from lance_pipeline.images.loading.assembly import Assembler, Normalization, Triple
 from lance_pipeline.images.loading.cache import CachePlace, NoCacheError, PixelCache
@@ -17,12 +16,11 @@ from lance_pipeline.images.loading.devices import Batch, Upload
 from lance_pipeline.images.loading.epoch import EpochBatches, Share, batch_buffers
 from lance_pipeline.images.loading.meter import LoaderStats, Meter
 from lance_pipeline.images.loading.order import Order
-from lance_pipeline.images.loading.rows import label_codes, name_of, refuse_fork
+from lance_pipeline.images.loading.rows import label_codes, refuse_fork, undecodable
 from lance_pipeline.images.loading.views import Fit, Shrunk, Square
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
 
-__all__ = ["Augment", "Batch", "CachePlace", "Fit", "ImageLoader", "LoaderStats"]
 _log = logging.getLogger(__name__)
 _NOTHING, _PLACE = Augment(flip=False), CachePlace()
 
@@ -98,6 +96,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._settings = settings | {"version": self.split.version}
         self.classes = classes or self.split.classes
         self._labels = label_codes(self.split, self.classes)
+        self._mean_bytes = self.split.size_in_bytes() / max(self.rows, 1)
         self._share = Share(batch_size, rank, world_size)
         self._image_size, self._training, self._seed = image_size, training, seed
         self._augment = (augment or _NOTHING) if training else _NOTHING
@@ -106,7 +105,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._skips = on_bad_image == "skip"
         self._view = _view(self._augment, image_size, fit, cache_size)
         self._meter = Meter()
-        self._buffers = batch_buffers(self._share, image_size**2 * 3)
+        self._buffers = batch_buffers(self._share, image_size)
         self._epoch = self._next_batch = 0
         self._process = os.getpid()
         self._cache, self.mode = self._opened_cache(cache)
@@ -172,7 +171,6 @@ class ImageLoader(IterableDataset[Batch]):
 
     def _epoch_batches(self) -> EpochBatches:
         seeds = (self.split.version, self._seed, self._epoch)
-        mean_bytes = self.split.size_in_bytes() / max(self.rows, 1)
         assembler = Assembler(
             labels=self._labels,
             size=self._image_size,
@@ -186,7 +184,7 @@ class ImageLoader(IterableDataset[Batch]):
             buffers=self._buffers,
             meter=self._meter,
         )
-        order = Order.of(self.rows, mean_bytes, seeds if self._training else None)
+        order = Order.of(self.rows, self._mean_bytes, seeds if self._training else None)
         dataset = self.split.dataset
         return EpochBatches(dataset, order, self._share, assembler, self._cache, self._threads, self._meter)
 
@@ -208,11 +206,11 @@ class ImageLoader(IterableDataset[Batch]):
         Raises:
             InputError: it is not to be skipped.
         """
-        name = name_of(self.split, row)
+        failure = undecodable(self.split, row, error)
         if not self._skips:
-            raise InputError(f"image {name!r} of {self.split.uri} cannot be decoded: {error}") from error
+            raise failure from error
         self._meter.count("skipped", 1)
-        _log.warning("skipped %r of %s: %s", name, self.split.uri, error)
+        _log.warning("%s; it is skipped", failure)
 
 
 def _view(augment: Augment, image_size: int, fit: Fit, cache_size: int | None) -> Square | Shrunk | None:

@@ -8,9 +8,8 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from lance_pipeline.errors import InputError
 from lance_pipeline.images.loading.reading import EncodedRows
-from lance_pipeline.images.loading.rows import label_codes, name_of, refuse_fork
+from lance_pipeline.images.loading.rows import label_codes, refuse_fork, undecodable
 from lance_pipeline.images.loading.views import Fit, Square
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
@@ -95,7 +94,7 @@ class ImageDataset(Dataset[Sample]):
         try:
             pixels = self._view.of(data)
         except UndecodableImageError as error:
-            raise InputError(f"image {name_of(self.split, row)!r} of {self.split.uri}: {error}") from error
+            raise undecodable(self.split, row, error) from error
         image = torch.from_numpy(np.array(pixels)).permute(2, 0, 1)
         return image if self._transform is None else self._transform(image)
 

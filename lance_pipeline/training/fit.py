@@ -5,8 +5,10 @@ from collections.abc import Callable
 import torch
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.images.augmentation import Augment
 from lance_pipeline.images.channels import ChannelSums
-from lance_pipeline.images.loader import Augment, CachePlace, ImageLoader
+from lance_pipeline.images.loader import ImageLoader
+from lance_pipeline.images.loading.cache import CachePlace
 from lance_pipeline.images.split import LanceSplit
 from lance_pipeline.training.checkpoint import ModelCard
 from lance_pipeline.training.device import Device

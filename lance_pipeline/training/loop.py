@@ -12,7 +12,8 @@ from torch.optim import SGD
 from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.loader import Batch, ImageLoader
+from lance_pipeline.images.loader import ImageLoader
+from lance_pipeline.images.loading.devices import Batch
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.recipe import Recipe
 

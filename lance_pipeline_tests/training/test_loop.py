@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images import ImageLoader, LanceSplit
-from lance_pipeline.images.loader import Augment
+from lance_pipeline.images import Augment, ImageLoader, LanceSplit
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.loop import decayed_and_spared, evaluate, train
 from lance_pipeline.training.model import build_resnet34

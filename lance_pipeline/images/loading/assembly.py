@@ -107,20 +107,16 @@ class Assembler:
         meter: Meter,
     ) -> None:
         self._labels, self._buffers = labels, buffers
-        self._size, self._view, self._cache, self._meter = size, view, cache, meter
+        self.size, self._view, self._cache, self._meter = size, view, cache, meter
         self._augment, self._key, self._finish, self._on_bad = augment, key, finish, on_bad
         self._factors = None
         if normalization is not None and finish:
             scale, shift = normalizing_factors(*normalization)
             self._factors = scale.repeat(size), shift.repeat(size)
 
-    def nbytes(self, count: int) -> int:
-        """The size of so many images, before they are normalised."""
-        return count * self._size**2 * 3
-
     def begin(self, rows: Indices) -> Work:
         """The memory for these rows, and what happens to them."""
-        shape = (len(rows), self._size, self._size, 3)
+        shape = (len(rows), self.size, self.size, 3)
         values = None if self._factors is None else torch.from_numpy(self._buffers.floats.empty(shape, np.float32))
         draws = self._augment.draw(self._key, rows)
         pixels = self._buffers.pixels.empty(shape, np.uint8)
@@ -163,30 +159,28 @@ class Assembler:
         """Fill in the pixels at these places."""
         if not len(places):
             return
-        rows = work.rows[places]
-        there = np.zeros(len(rows), dtype=bool) if self._cache is None else self._cache.has(rows)
-        if self._cache is not None and isinstance(self._view, Square) and there.all():
-            np.take(self._cache.square, rows, axis=0, out=work.pixels[places[0] : places[-1] + 1], mode="clip")
+        rows, cache = work.rows[places], self._cache
+        there = np.zeros(len(rows), dtype=bool) if cache is None else cache.has(rows)
+        if cache is not None and isinstance(self._view, Square) and there.all():
+            np.take(cache.square, rows, axis=0, out=work.pixels[places[0] : places[-1] + 1], mode="clip")
             return
         missing = places[~there]
         data = dict(zip(missing.tolist(), encoded(missing), strict=True))
         with self._meter.timed("decoding"):
             for place, row in zip(places.tolist(), rows.tolist(), strict=True):
                 try:
-                    view = self._view_of(row, data.get(place))
+                    view = cache.get(row) if cache is not None and place not in data else self._seen(row, data[place])
                     if self._augment.resized_crop:
-                        view = random_crop(view, work.draws.crop[place], self._augment.resized_crop, self._size)
+                        view = random_crop(view, work.draws.crop[place], self._augment.resized_crop, self.size)
                     work.pixels[place] = view
                 except UndecodableImageError as error:
                     self._on_bad(row, error)
                     work.good[place] = False
 
-    def _view_of(self, row: int, data: bytes | None) -> Pixels | bytes:
-        """The view of a row, from the cache if there are no ``data``; without a view the data themselves."""
-        if data is None and self._cache is not None:
-            return self._cache.get(row)
-        if self._view is None or data is None:
-            return data or b""
+    def _seen(self, row: int, data: bytes) -> Pixels | bytes:
+        """The view of an encoded image, which the cache then keeps; without a view the image as it is."""
+        if self._view is None:
+            return data
         view = self._view.of(data)
         if self._cache is not None:
             self._cache.put(row, view)
@@ -207,8 +201,9 @@ def one_thread() -> Iterator[None]:
 def _normalize(images: Pixels, scale: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
     """Write ``image * scale + shift`` to ``out``, in passes over so much as stays in the processor's cache."""
     values, pixels = out.view(-1, len(scale)), torch.from_numpy(images).view(-1, len(scale))
-    alone = torch.get_num_threads() == 1
-    step = max((_CACHED_VALUES if alone else _SERIAL_VALUES) // len(scale), 1)
+    # With one thread torch makes no work for others, however much it is given.
+    most = _CACHED_VALUES if torch.get_num_threads() == 1 else _SERIAL_VALUES
+    step = max(most // len(scale), 1)
     for start in range(0, len(values), step):
         part = values[start : start + step].copy_(pixels[start : start + step])
         torch.addcmul(shift, part, scale, out=part)

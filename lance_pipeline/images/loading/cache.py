@@ -130,7 +130,8 @@ class PixelCache:
     def finish(self) -> bool:
         """Whether all rows are there; if so, it is noted."""
         if not self.complete and self._filled.all():
-            os.sync()
+            with open(os.path.join(self.path, _PIXELS), "rb") as file:
+                os.fsync(file.fileno())
             work = os.path.join(self.path, f".{_WHOLE}.{os.getpid()}")
             with open(work, "w") as file:
                 json.dump({"rows": self._rows, "bytes": self.nbytes}, file)

@@ -22,8 +22,6 @@ from lance_pipeline.images.loading.reading import WindowReader
 _LIGHT_BYTES = 4 << 20
 # And so many images a time take less than a batch at a time: calls would cost as much as their work.
 _GROUP_ROWS = 512
-
-
 # So many bytes of decoded images are worth a thread of their own.
 _PART_BYTES = 1 << 20
 
@@ -40,11 +38,19 @@ class Share(NamedTuple):
         """The most images that a process gets of a batch."""
         return -(-self.batch_size // self.of)
 
+    def nbytes(self, size: int) -> int:
+        """The bytes of its part of a batch of images of this height and width, before they are normalised."""
+        return self.most * size**2 * 3
 
-def batch_buffers(share: Share, values: int) -> BatchBuffers:
-    """The memory for batches, or groups of batches, of images of so many values."""
-    count = share.most
-    return BatchBuffers.of(values * (max(count, _GROUP_ROWS) if values * count <= _LIGHT_BYTES else count))
+    def is_light(self, size: int) -> bool:
+        """Whether handing such a part from thread to thread takes longer than taking it from a cache."""
+        return self.nbytes(size) <= _LIGHT_BYTES
+
+
+def batch_buffers(share: Share, size: int) -> BatchBuffers:
+    """The memory for batches of images of this height and width, or for groups of batches that are light."""
+    count = max(share.most, _GROUP_ROWS) if share.is_light(size) else share.most
+    return BatchBuffers.of(count * size**2 * 3)
 
 
 class EpochBatches:
@@ -72,7 +78,6 @@ class EpochBatches:
     ) -> None:
         self._dataset, self._order, self._share = dataset, order, share
         self.assembler, self._cache, self._threads, self._meter = assembler, cache, threads, meter
-        self._light = assembler.nbytes(share.most) <= _LIGHT_BYTES
         self._rows_in = lru_cache(maxsize=8)(order.rows_in)
         self._reader: WindowReader | None = None
         self._lock = threading.Lock()
@@ -83,7 +88,7 @@ class EpochBatches:
         Raises:
             InputError: an image cannot be decoded.
         """
-        if self._cache is not None and self._cache.complete and self._light:
+        if self._cache is not None and self._cache.complete and self._share.is_light(self.assembler.size):
             return self._at_once(numbers)
         return self._ahead(numbers)
 
@@ -101,7 +106,7 @@ class EpochBatches:
         """The batches, assembled by threads before they are asked for."""
         count = self._share.most
         # Several threads at one batch hold less memory than each at its own, and the first batch is there sooner.
-        parts = min(self._threads, max(self.assembler.nbytes(count) // _PART_BYTES, 1), count)
+        parts = min(self._threads, max(self._share.nbytes(self.assembler.size) // _PART_BYTES, 1), count)
         step, most, waiting = -(-count // parts), self._threads // parts + 1, deque(numbers)
         with ThreadPoolExecutor(self._threads, thread_name_prefix="assemble") as pool:
             ahead: deque[tuple[int, _Group, list[Future[None]]]] = deque()

@@ -6,6 +6,7 @@ import numpy as np
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
 
 
@@ -27,10 +28,11 @@ def label_codes(split: LanceSplit, classes: list[str]) -> Indices:
     return np.concatenate(codes)
 
 
-def name_of(split: LanceSplit, row: int) -> str:
-    """What people know a row by: its path or, where the dataset has none, its file name."""
+def undecodable(split: LanceSplit, row: int, error: UndecodableImageError) -> InputError:
+    """What to say of a row that cannot be decoded: its path or, where the dataset has none, its file name."""
     names = [name for name in ("path", "filename") if name in split.dataset.schema.names]
-    return split.dataset.take([row], columns=names[:1]).column(0)[0].as_py()
+    name = split.dataset.take([row], columns=names[:1]).column(0)[0].as_py()
+    return InputError(f"image {name!r} of {split.uri} cannot be decoded: {error}")
 
 
 def refuse_fork(process: int) -> None:

@@ -50,8 +50,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         lance_store: LanceStore,
     ):
-        from lance_pipeline.images import LanceSplit
-        from lance_pipeline.images.loader import CachePlace
+        from lance_pipeline.images import CachePlace, LanceSplit
         from lance_pipeline.images.maintenance import keep_version
         from lance_pipeline.training.checkpoint import save_model
         from lance_pipeline.training.fit import fit_resnet34

@@ -5,13 +5,15 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images import IngestReport, LanceSplit, ingest_split
+from lance_pipeline.images import LanceSplit, ingest_split
 from lance_pipeline.images.ingest import Watch
 from lance_pipeline.images.ingestion import crew
 from lance_pipeline.images.table import open_table
@@ -50,10 +52,11 @@ def target(tmp_path) -> str:
     return str(tmp_path / "train.lance")
 
 
-def in_threads(root: str, target: str, monkeypatch: pytest.MonkeyPatch) -> IngestReport:
-    with monkeypatch.context() as context:
+@contextmanager
+def threads_only() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as context:
         context.setattr(crew, "_PROCESS_FILES", FILES + 1)
-        return ingest_split(root, "train", target)
+        yield
 
 
 def workers(parent: int) -> list[int]:
@@ -75,8 +78,9 @@ def start(root: str, target: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def test_processes_and_threads_give_the_same_dataset(root, target, tmp_path, monkeypatch):
-    by_threads = in_threads(root, str(tmp_path / "threads.lance"), monkeypatch)
+def test_processes_and_threads_give_the_same_dataset(root, target, tmp_path):
+    with threads_only():
+        by_threads = ingest_split(root, "train", str(tmp_path / "threads.lance"))
     report = ingest_split(root, "train", target, threads=3)
     assert report.rows == FILES - 90
     for name in ("rows", "scanned", "rejected", "reasons", "fingerprint", "counts", "channels"):
@@ -86,11 +90,10 @@ def test_processes_and_threads_give_the_same_dataset(root, target, tmp_path, mon
     assert quarantines[0] == quarantines[1]
 
 
-def test_processes_draw_splits_and_recognise_stored_bytes(root, tmp_path, monkeypatch):
+def test_processes_draw_splits_and_recognise_stored_bytes(root, tmp_path):
     folder = f"{root}/train"
     by_processes = ingest_fractions(folder, tmp_path / "processes")
-    with monkeypatch.context() as context:
-        context.setattr(crew, "_PROCESS_FILES", FILES + 1)
+    with threads_only():
         by_threads = ingest_fractions(folder, tmp_path / "threads")
     assert {split: one.fingerprint for split, one in by_processes.items()} == {
         split: one.fingerprint for split, one in by_threads.items()
@@ -112,7 +115,7 @@ def test_a_script_without_a_main_guard_can_use_them_and_none_stays(root, target)
     assert not workers(process.pid)
 
 
-def test_a_process_that_dies_is_told_of_and_the_next_run_ends_right(root, target, monkeypatch):
+def test_a_process_that_dies_is_told_of_and_the_next_run_ends_right(root, target):
     def kill(done: int, total: int) -> None:
         # Before the first files are done no process is started.
         for pid in workers(os.getpid()) if done else []:

@@ -18,8 +18,7 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images import ImageDataset, ImageLoader, LanceSplit, ingest_split
-from lance_pipeline.images.loader import Augment, CachePlace
+from lance_pipeline.images import Augment, CachePlace, ImageDataset, ImageLoader, LanceSplit, ingest_split
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
 from lance_pipeline_tests.images.small_splits import small_split
 
@@ -269,8 +268,7 @@ class TestCache:
     def test_what_was_filled_before_a_kill_is_used(self, uri, tmp_path):
         script = f"""
 import os, signal
-from lance_pipeline.images import ImageLoader
-from lance_pipeline.images.loader import CachePlace
+from lance_pipeline.images import CachePlace, ImageLoader
 loader = ImageLoader({uri!r}, batch_size=8, image_size=16, training=True, cache=CachePlace({str(tmp_path)!r}))
 for number, batch in enumerate(loader):
     if number == 3:
