@@ -17,3 +17,15 @@ class InputError(ValueError):
     def __init__(self, message: str, details: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.details = list(details)
+
+
+class Stopped(Exception):  # noqa: N818 - nothing went wrong
+    """Somebody asked for the end of what was running, and it has ended where it can go on.
+
+    Args:
+        reason: who or what, such as ``SIGTERM``.
+    """
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"stopped: {reason}")
+        self.reason = reason

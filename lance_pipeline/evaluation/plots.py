@@ -5,6 +5,7 @@ from matplotlib.figure import Figure
 
 from lance_pipeline.evaluation.metrics import ClassificationMetrics
 from lance_pipeline.images.pictures import figure_png
+from lance_pipeline.training.history import Epoch
 
 # Past this many classes the numbers and names would run into each other.
 _LEGIBLE = 30
@@ -30,4 +31,22 @@ def confusion_picture(metrics: ClassificationMetrics, title: str) -> bytes:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    return figure_png(figure)
+
+
+def learning_curve(history: list[Epoch], best: Epoch, title: str) -> bytes:
+    """Losses, and accuracy and F1 on validation, over the epochs; the best epoch is marked."""
+    numbers = [epoch.number for epoch in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    losses, scores = figure.subplots(1, 2)
+    losses.plot(numbers, [epoch.train_loss for epoch in history], ".-", label="train")
+    losses.plot(numbers, [epoch.val_loss for epoch in history], ".-", label="val")
+    losses.set(ylabel="loss (nats)")
+    scores.plot(numbers, [epoch.val_accuracy for epoch in history], ".-", label="val accuracy")
+    scores.plot(numbers, [epoch.val_macro_f1 for epoch in history], ".-", label="val macro F1")
+    for axes in (losses, scores):
+        axes.axvline(best.number, color="grey", linewidth=1, linestyle=":", label=f"best: epoch {best.number}")
+        axes.set(xlabel="epoch")
+        axes.legend()
+    figure.suptitle(title, parse_math=False)
     return figure_png(figure)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -16,7 +17,7 @@ from lance_pipeline.images.loading.devices import Batch, Upload
 from lance_pipeline.images.loading.epoch import EpochBatches, Share, batch_buffers
 from lance_pipeline.images.loading.meter import LoaderStats, Meter
 from lance_pipeline.images.loading.order import Order
-from lance_pipeline.images.loading.rows import label_codes, refuse_fork, undecodable
+from lance_pipeline.images.loading.rows import label_codes, paths_of, refuse_fork, undecodable
 from lance_pipeline.images.loading.views import Fit, Shrunk, Square
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
@@ -119,6 +120,16 @@ class ImageLoader(IterableDataset[Batch]):
     def rows(self) -> int:
         """Images in an epoch, over all ranks."""
         return len(self._labels)
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Images of each class, in the order of their indices."""
+        return np.bincount(self._labels, minlength=len(self.classes)).tolist()
+
+    def batch_paths(self, number: int) -> list[str]:
+        """The paths of the images in this process's part of a batch of the epoch, counted from 0."""
+        _, rows, _ = self._epoch_batches().located([number])
+        return paths_of(self.split, rows.tolist())
 
     def set_epoch(self, epoch: int) -> None:
         """Iterate next over the given epoch, from its beginning."""

@@ -1,8 +1,9 @@
-"""One writer at a time for each dataset on a host."""
+"""Locks that die with their process, and with them one writer at a time for each dataset on a host."""
 
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -40,23 +41,48 @@ def locked(uris: list[str], on_wait: Callable[[str], None] = lambda uri: None) -
     with ExitStack() as stack:
         # In one order for everybody, or two could wait for each other.
         for uri in sorted(uris):
-            stack.enter_context(_lock(uri, on_wait))
+            stack.callback(_lock(uri, on_wait).release)
         yield
 
 
-def _lock(uri: str, on_wait: Callable[[str], None]) -> FileLock:
-    path = lock_path(uri)
+def try_lock(path: str, variable: str) -> FileLock | None:
+    """The operating system's lock of this file, held from now on, or None while somebody else holds it.
+
+    Threads of one process keep each other out as well. It is free again after ``release()``, or when
+    this process ends, however it ends.
+
+    Args:
+        path: the lock file; made, with its folder, where it is missing, and never removed.
+        variable: the environment variable that moves it elsewhere, for the message.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     lock = FileLock(path, thread_local=False)
     try:
         os.makedirs(os.path.dirname(path), exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            on_wait(uri)
-            lock.acquire(poll_interval=_TRY)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
     except OSError as error:
-        raise InputError(
-            f"cannot write {path}: {error.strerror or error}. Give yourself the right to write there; "
-            "LANCE_PIPELINE_DATA moves all data elsewhere."
-        ) from error
+        raise unwritable(path, error, variable) from error
+    return lock
+
+
+def unwritable(path: str, error: OSError, variable: str) -> InputError:
+    """What to tell of a file that cannot be written, below a folder that the environment variable sets."""
+    return InputError(
+        f"cannot write {path}: {error.strerror or error}. Give yourself the right to write there; "
+        f"{variable} moves it elsewhere."
+    )
+
+
+def _lock(uri: str, on_wait: Callable[[str], None]) -> FileLock:
+    path, variable = lock_path(uri), "TMPDIR" if is_remote(uri) else "LANCE_PIPELINE_DATA"
+    lock = try_lock(path, variable)
+    if lock is None:
+        on_wait(uri)
+    while lock is None:
+        time.sleep(_TRY)
+        lock = try_lock(path, variable)
     return lock

@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from lance_pipeline.training.device_names import device_names
 from lance_pipeline.training.recipe import Recipe, StrictModel
 
 # What Dagster takes as a group and as part of a key, an op's name and a job's name.
@@ -209,6 +210,11 @@ class ImageClassifierAttributes(StrictModel):
         default=32, ge=8, le=1024, description="Height and width at which the model sees them, in pixels."
     )
     recipe: Recipe = Field(default=Recipe(), description="How the model is trained.")
+    device: str | list[str] | None = Field(
+        default=None,
+        description="The device that trains, such as `cuda:1`, or several, of which the first free one is taken. What "
+        "the resource `gpu` says when unset.",
+    )
     retrain: Retrain | None = Field(default=None, description="A schedule for retraining; none when unset.")
     maintenance: Maintenance = Field(
         default=Maintenance(), description="When old versions of the Lance datasets are cleaned up."
@@ -223,6 +229,14 @@ class ImageClassifierAttributes(StrictModel):
         if self.recipe.padding_for(self.image_size) >= self.image_size:
             raise ValueError("`recipe.crop_padding` must be smaller than `image_size`")
         return self
+
+    @field_validator("device")
+    @classmethod
+    def _known_devices(cls, device: str | list[str] | None) -> str | list[str] | None:
+        # Names such as {{ env.DEVICE }} are checked again once they are filled in.
+        if device is not None and "{{" not in "".join(device):
+            device_names(device)
+        return device
 
     @field_validator("owners")
     @classmethod

@@ -49,6 +49,10 @@ class LanceStore(dg.ConfigurableResource):
         """The folder for the model of one run; it is made when the model is saved."""
         return make_folder(data_root() / "models") / dataset / run_id
 
+    def checkpoint_folder(self, dataset: str) -> Path:
+        """The folder of the checkpoint of the dataset's training."""
+        return make_folder(data_root() / "checkpoints" / dataset)
+
     @property
     def downloads(self) -> str:
         """The folder that keeps downloaded weights."""

@@ -1,5 +1,6 @@
 """MLflow as a resource, without MLflow's global state."""
 
+import os
 import tempfile
 import time
 import urllib.request
@@ -12,7 +13,7 @@ import dagster as dg
 from filelock import FileLock
 from pydantic import Field
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.paths import data_root, make_folder
 from lance_pipeline.orchestration.records import LanceVersion
 
@@ -38,12 +39,20 @@ class TrackedRun:
 
         self._client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
 
-    def log_metrics(self, metrics: dict[str, float], step: int = 0) -> None:
-        """Log metrics at one step, in one call."""
+    def log_metrics(self, metrics: dict[str, float], step: int = 0, ended: float | None = None) -> None:
+        """Log metrics at one step, in one call.
+
+        Sent again with the same time, they are not doubled.
+
+        Args:
+            metrics: finite values by their names.
+            step: such as the epoch.
+            ended: when they were measured, as a Unix time; now when None.
+        """
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(key, value, now, step) for key, value in metrics.items()])
+        at = int((time.time() if ended is None else ended) * 1000)
+        self._client.log_batch(self.run_id, metrics=[Metric(key, value, at, step) for key, value in metrics.items()])
 
     def log_dataset(self, name: str, context: str, data: LanceVersion) -> None:
         """Log one version of a Lance dataset as an input of the run."""
@@ -111,6 +120,8 @@ class MlflowTracking(dg.ConfigurableResource):
         from mlflow import MlflowClient
         from mlflow.exceptions import MlflowException
 
+        # Its own default is to try for minutes, in which a training would stand still.
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
         try:
             if self.remote:
                 # At once, where MLflow's own client would try for minutes.
@@ -132,18 +143,67 @@ class MlflowTracking(dg.ConfigurableResource):
         return f"{ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
-    def new_run(self, experiment: str, name: str, tags: dict[str, str]) -> Iterator[TrackedRun]:
-        """A new run, which ends FINISHED, or FAILED with an error, or KILLED with an interrupt."""
+    def training_run(
+        self, experiment: str, name: str, tags: dict[str, str], resume: str | None = None
+    ) -> Iterator[TrackedRun]:
+        """A run, which ends FINISHED, or FAILED with an error, or KILLED when it was stopped.
+
+        Args:
+            experiment: made where it is missing.
+            name: of a new run.
+            tags: of the run.
+            resume: the run to go on with; a new one when None, or when this server does not have it any more.
+
+        Raises:
+            InputError: the tracking server cannot be reached.
+        """
+        from mlflow.exceptions import MlflowException
+
         client = self.client()
         experiment_id = self._experiment(client, experiment)
-        run = client.create_run(experiment_id, run_name=name, tags=tags)
-        run_id = run.info.run_id
+        run_id = resume if resume is not None and self._is_there(client, resume) else None
+        if run_id is None:
+            run_id = client.create_run(experiment_id, run_name=name).info.run_id
+        else:
+            client.update_run(run_id, status="RUNNING")
+        for key, value in tags.items():
+            client.set_tag(run_id, key, value)
         try:
             yield TrackedRun(client, run_id, self.url(experiment_id, run_id))
         except BaseException as error:
-            client.set_terminated(run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+            try:
+                client.set_terminated(run_id, "FAILED" if failed else "KILLED")
+            except MlflowException as unreachable:
+                # What ended the training is what its owner has to know.
+                error.add_note(f"MLflow could not be told: {unreachable}")
             raise
         client.set_terminated(run_id, "FINISHED")
+
+    def abandon(self, run_id: str) -> None:
+        """Mark a run as KILLED that nobody will go on with, where it still counts as running."""
+        client = self.client()
+        if self._is_there(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
+            client.set_terminated(run_id, "KILLED")
+
+    def is_reachable(self) -> bool:
+        """Whether the tracking server answers now."""
+        try:
+            self.client()
+        except InputError:
+            return False
+        return True
+
+    @staticmethod
+    def _is_there(client: "MlflowClient", run_id: str) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.get_run(run_id).info.lifecycle_stage == "active"
+        except MlflowException as error:
+            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
+                return False
+            raise
 
     def existing_run(self, run_id: str) -> TrackedRun:
         """A run that has ended, to add to.

@@ -16,8 +16,8 @@ MLFLOW_UI_VARIABLE = "LANCE_PIPELINE_MLFLOW_UI"
 def default_resources() -> dict[str, Any]:
     """``gpu``, ``mlflow``, ``lance_store`` and the IO manager, set by the environment.
 
-    ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device and precision,
-    ``MLFLOW_TRACKING_URI`` another tracking server, ``LANCE_PIPELINE_MLFLOW_UI``
+    ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device (several with commas between them)
+    and precision, ``MLFLOW_TRACKING_URI`` another tracking server, ``LANCE_PIPELINE_MLFLOW_UI``
     the address that links to MLflow start with.
     """
 

@@ -1,77 +1,204 @@
-"""A trained model on disk: safetensors weights and a small JSON that explains them."""
+"""Where a training stands, on disk: so that whatever ends it, it goes on from there."""
 
-import hashlib
 import os
+import pickle
+import shutil
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Self
 
 import torch
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-from torchvision.models import ResNet
 
-from lance_pipeline.errors import InputError
-from lance_pipeline.training.model import build_resnet34
-from lance_pipeline.training.recipe import Triple
+from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.images.locking import try_lock
 
-WEIGHTS_FILE = "model.safetensors"
-CARD_FILE = "model.json"
+_FILE = "checkpoint.pt"
+_WORK = f".{_FILE}"
+_LOOK = 0.5
 
 
-class ModelCard(BaseModel):
-    """All that is needed to use the weights: written beside them as ``model.json``."""
+@dataclass(frozen=True)
+class Progress:
+    """A checkpoint as it was read.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Attributes:
+        training_id: stays the same however often the training is interrupted.
+        identity: what it trains on and how; another identity is another training.
+        notes: what the owner of the training wrote beside it.
+        state: of all that moves; None before the first batch.
+    """
 
-    architecture: Literal["resnet34"] = "resnet34"
-    stem: Literal["imagenet", "small"]
-    classes: list[str]
-    image_size: int
-    fit: Literal["crop", "squash"]
-    mean: Triple
-    std: Triple
+    training_id: str
+    identity: dict[str, Any]
+    notes: dict[str, Any]
+    state: dict[str, Any] | None
 
 
-def save_model(folder: Path, state: dict[str, torch.Tensor], card: ModelCard) -> str:
-    """Write weights and card, each whole or not at all; returns the SHA-256 of the weights file.
+@dataclass
+class Checkpoints:
+    """The latest checkpoint of a training, in a folder that only one training may use at a time.
+
+    A checkpoint is one file, replaced as a whole once the new one is safely on the disk; a thread does it while the
+    training goes on. It holds no more than tensors and plain values, and is read by torch's restricted loader.
+
+    Args:
+        folder: where; made when missing.
+        training_id: of the training.
+        identity: see ``Progress``.
+        state: what to go on from; None to begin.
+        every: seconds after which ``due`` holds again.
+        notes: gives what is to be written beside the state.
+        on_saved: called, in the thread, with each state that is safely on the disk.
+    """
+
+    folder: Path
+    training_id: str
+    identity: dict[str, Any]
+    state: dict[str, Any] | None = None
+    every: float = 600.0
+    notes: Callable[[], dict[str, Any]] = dict
+    on_saved: Callable[[dict[str, Any]], None] = lambda state: None
+    _saved: float = field(default_factory=time.monotonic)
+    _pending: Future[None] | None = None
+
+    @classmethod
+    def begun(cls, folder: Path, identity: dict[str, Any], **more: Any) -> Self:
+        """Of a training that begins."""
+        return cls(folder, uuid.uuid4().hex, identity, **more)
+
+    def __enter__(self) -> Self:
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def due(self) -> bool:
+        """Whether the last one is so old that its loss would hurt."""
+        return time.monotonic() - self._saved >= self.every
+
+    def save(self, state: dict[str, Any]) -> None:
+        """Begin to write a state, which must not change any more.
+
+        Raises:
+            InputError: the one before could not be written.
+        """
+        self.wait()
+        self._saved = time.monotonic()
+        self._pending = self._thread.submit(self._write, state)
+
+    def wait(self) -> None:
+        """Return once the last state is on the disk.
+
+        Raises:
+            InputError: it could not be written; the one before is still there.
+        """
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def _write(self, state: dict[str, Any]) -> None:
+        content = vars(Progress(self.training_id, self.identity, self.notes(), state))
+        work = self.folder / _WORK
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with work.open("wb") as file:
+                torch.save(content, file)
+                file.flush()
+                os.fsync(file.fileno())
+            work.replace(self.folder / _FILE)
+        except (OSError, RuntimeError) as error:
+            # torch turns some errors of the disk into a RuntimeError.
+            work.unlink(missing_ok=True)
+            raise InputError(self._full(error)) from error
+        self.on_saved(state)
+
+    def _full(self, error: Exception) -> str:
+        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
+        before = "the one before it is intact" if (self.folder / _FILE).exists() else "there is none yet"
+        return (
+            f"cannot write the checkpoint {self.folder / _FILE}: {error}; {before}. "
+            f"{shutil.disk_usage(there).free:,} bytes are free there. Free some space (the cache of decoded images, "
+            "models that nobody needs any more), then materialize again: the training goes on from its last checkpoint."
+        )
+
+
+def read_checkpoint(folder: Path) -> Progress | None:
+    """The checkpoint in a folder; None where there is none.
 
     Raises:
+        InputError: it cannot be read.
+    """
+    path = folder / _FILE
+    (folder / _WORK).unlink(missing_ok=True)
+    if not path.exists():
+        return None
+    try:
+        return Progress(**torch.load(path, map_location="cpu", weights_only=True))
+    except (OSError, RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
+        raise InputError(
+            f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it, or materialize with "
+            "`fresh: true`."
+        ) from error
+
+
+@contextmanager
+def exclusive(
+    folder: Path, on_wait: Callable[[str], None], stop: Callable[[], str | None] = lambda: None
+) -> Iterator[None]:
+    """Have a folder of checkpoints to oneself; it is free again when the context or the process ends.
+
+    Args:
+        folder: must be there.
+        on_wait: called once if another training has it.
+        stop: asked while it waits; a reason ends the waiting.
+
+    Raises:
+        Stopped: ``stop`` gave a reason.
         InputError: the folder cannot be written.
     """
+    path, told = str(folder / ".lock"), False
+    while (lock := try_lock(path, "LANCE_PIPELINE_DATA")) is None:
+        if not told:
+            on_wait(f"waiting for {folder}: another training of this dataset is using it")
+            told = True
+        if reason := stop():
+            raise Stopped(reason)
+        time.sleep(_LOOK)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        work = folder / f".{WEIGHTS_FILE}"
-        save_file(state, work)
-        os.replace(work, folder / WEIGHTS_FILE)
-        work = folder / f".{CARD_FILE}"
-        work.write_text(card.model_dump_json(indent=2) + "\n")
-        os.replace(work, folder / CARD_FILE)
-    except (OSError, SafetensorError) as error:
-        raise InputError(
-            f"cannot write the model to {folder}: {error}. Free some space, or move all data with LANCE_PIPELINE_DATA."
-        ) from error
-    return _sha256(folder / WEIGHTS_FILE)
+        yield
+    finally:
+        lock.release()
 
 
-def load_model(folder: Path, sha256: str | None = None) -> tuple[ResNet, ModelCard]:
-    """The model in evaluation mode on the CPU, and its card.
-
-    Raises:
-        InputError: files are missing or broken, or the weights are not those of ``sha256``.
-    """
-    try:
-        card = ModelCard.model_validate_json((folder / CARD_FILE).read_text())
-        if sha256 is not None and _sha256(folder / WEIGHTS_FILE) != sha256:
-            raise InputError(f"the weights in {folder} are not those that were trained: their SHA-256 differs.")
-        model = build_resnet34(len(card.classes), card.stem)
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, UnicodeDecodeError, ValidationError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"cannot load the model in {folder}: {error}. Materialize the model again.") from error
-    return model.eval(), card
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """What differs between two identities, such as ``recipe.epochs was 8 and is 10``."""
+    found: list[str] = []
+    for key in [*before, *(key for key in now if key not in before)]:
+        old, new = before.get(key), now.get(key)
+        if isinstance(old, Mapping) and isinstance(new, Mapping):
+            found += differences(old, new, f"{prefix}{key}.")
+        elif old != new:
+            found.append(f"{prefix}{key} was {old} and is {new}")
+    return found
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def snapshot(value: Any) -> Any:
+    """A state with all tensors copied to the CPU, that later steps do not change; equal memory is copied once."""
+    copies: dict[int, torch.Tensor] = {}
+
+    def copied(part: Any) -> Any:
+        if isinstance(part, torch.Tensor):
+            return copies.setdefault(id(part), part.detach().to("cpu", copy=True))
+        if isinstance(part, Mapping):
+            return {key: copied(item) for key, item in part.items()}
+        if isinstance(part, list | tuple):
+            return type(part)(copied(item) for item in part)
+        return part
+
+    return copied(value)

@@ -1,11 +1,13 @@
 """Which device trains, in which precision, and why."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.training.device_names import device_names
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -23,50 +25,71 @@ class Device:
         """As torch wants it."""
         return torch.device(self.name)
 
+    @property
+    def hardware(self) -> str:
+        """What all processes of this host call it, in letters that a file's name may have.
+
+        A card's number says nothing between processes, for CUDA_VISIBLE_DEVICES numbers them anew; its UUID
+        does. Where torch does not know it, the number has to do.
+        """
+        if self.torch_device.type != "cuda":
+            return self.name
+        uuid = getattr(torch.cuda.get_device_properties(self.torch_device), "uuid", None)
+        return f"cuda-{(self.torch_device.index or 0) if uuid is None else uuid}"
+
     def autocast(self) -> torch.autocast:
         """The context of a forward pass; it changes nothing in fp32."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.torch_device.type, dtype=dtype, enabled=self.precision != "fp32")
 
 
-def choose_device(device: str = "auto", precision: str = "auto") -> Device:
-    """The configured device, or with ``auto`` the first of CUDA, MPS and the CPU that is there.
+def choose_device(devices: str | Sequence[str] = "auto", precision: str = "auto") -> Device:
+    """The first of `candidate_devices`, with the same arguments and errors."""
+    return candidate_devices(devices, precision)[0]
 
-    ``precision="auto"`` is bf16 (fp16 on older cards) on CUDA, where tensor cores make it pay, and
-    fp32 elsewhere.
+
+def candidate_devices(devices: str | Sequence[str] = "auto", precision: str = "auto") -> list[Device]:
+    """The configured devices, each once, the preferred one first.
+
+    Args:
+        devices: one or several, see `device_names`. ``auto`` is all CUDA devices, or else MPS, or else the CPU;
+            ``cuda`` is ``cuda:0``.
+        precision: ``auto`` is bf16 (fp16 on older cards) on CUDA, where tensor cores make it pay, and fp32
+            elsewhere.
 
     Raises:
-        InputError: the configured device is absent, or cannot do the configured precision.
+        InputError: a device is not known or not there, or cannot do the configured precision.
     """
-    if device == "auto":
-        name, reason = _first_device()
-    else:
-        _require(device)
-        name, reason = device, f"`device: {device}` is configured"
-    return Device(name, _precision(name, precision), reason)
+    found: dict[str, Device] = {}
+    for configured in device_names(devices):
+        for name, reason in _best_devices() if configured == "auto" else [_present(configured)]:
+            found.setdefault(name, Device(name, _precision(name, precision), reason))
+    return list(found.values())
 
 
-def _first_device() -> tuple[str, str]:
+def _best_devices() -> list[tuple[str, str]]:
+    """Names and reasons."""
     if torch.cuda.is_available():
-        return "cuda", f"auto: CUDA is available ({torch.cuda.get_device_name()})"
+        cards = range(torch.cuda.device_count())
+        return [(f"cuda:{card}", f"auto: CUDA is available ({torch.cuda.get_device_name(card)})") for card in cards]
     if torch.backends.mps.is_available():
-        return "mps", "auto: no CUDA device, MPS is available"
-    return "cpu", "auto: neither CUDA nor MPS is available"
+        return [("mps", "auto: no CUDA device, MPS is available")]
+    return [("cpu", "auto: neither CUDA nor MPS is available")]
 
 
-def _require(device: str) -> None:
-    kind, _, index = device.partition(":")
+def _present(configured: str) -> tuple[str, str]:
+    """Name and reason of a device that has to be there."""
+    kind, _, number = configured.partition(":")
+    card = int(number or 0)
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = {"cpu": device == "cpu", "mps": device == "mps" and torch.backends.mps.is_available()}
-    there["cuda"] = cards > 0 if not index else index.isdecimal() and int(index) < cards
-    if kind not in there:
-        raise InputError(f"`device: {device}` is not known. Expected auto, cpu, mps, cuda or cuda:<number>.")
-    if not there[kind]:
+    mps = torch.backends.mps.is_available()
+    if not {"cpu": True, "mps": mps, "cuda": card < cards}[kind]:
         raise InputError(
-            f"`device: {device}` is configured, but it is not there: this machine has {cards} CUDA devices"
-            f"{', and MPS' if torch.backends.mps.is_available() else ''}. Configure a device that is there, "
-            "or `auto` to take the best one (LANCE_PIPELINE_DEVICE, or the resource `gpu`)."
+            f"`device: {configured}` is configured, but it is not there: this machine has {cards} CUDA devices"
+            f"{', and MPS' if mps else ''}. Configure a device that is there, or `auto` to take the best one "
+            "(`device` in the defs.yaml, LANCE_PIPELINE_DEVICE, or the resource `gpu`)."
         )
+    return f"cuda:{card}" if kind == "cuda" else kind, f"`device: {configured}` is configured"
 
 
 def _precision(name: str, precision: str) -> Precision:
@@ -75,7 +98,9 @@ def _precision(name: str, precision: str) -> Precision:
         case "auto":
             if not cuda:
                 return "fp32"
-            return "bf16" if torch.cuda.is_bf16_supported() else "fp16"
+            # torch.cuda.is_bf16_supported() also says yes to older cards, which emulate it.
+            bf16 = torch.version.hip is not None or torch.cuda.get_device_capability(name) >= (8, 0)
+            return "bf16" if bf16 else "fp16"
         case "fp32":
             return "fp32"
         case "bf16" | "fp16" if cuda:

@@ -1,6 +1,8 @@
 """From two Lance datasets and a recipe to a trained ResNet-34."""
 
-from collections.abc import Callable
+import hashlib
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -10,11 +12,18 @@ from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.loading.cache import CachePlace
 from lance_pipeline.images.split import LanceSplit
-from lance_pipeline.training.checkpoint import ModelCard
+from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import Device
-from lance_pipeline.training.loop import Epoch, Step, Trained, train
+from lance_pipeline.training.loop import Trained, Watch, train
+from lance_pipeline.training.mixing import BatchTransform
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.weights import ModelCard
+
+CODE_VERSION = "2"
+"""Of what a training computes: another one makes other weights of the same data."""
+
+_WATCH = Watch()
 
 
 def fit_resnet34(
@@ -26,9 +35,8 @@ def fit_resnet34(
     image_size: int,
     downloads: str | None = None,
     cache: CachePlace | None = None,
-    tell: Callable[[str], None] = lambda text: None,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    on_step: Callable[[Step], None] = lambda step: None,
+    checkpoints: Checkpoints | None = None,
+    watch: Watch = _WATCH,
 ) -> tuple[Trained, ModelCard]:
     """Train on one version of each split; returns the best epoch's weights and their card.
 
@@ -40,47 +48,74 @@ def fit_resnet34(
         image_size: height and width at which the model sees the images, in pixels.
         downloads: the folder that keeps downloaded weights; torch's cache when None.
         cache: where decoded images are kept; None decodes them anew in each epoch.
-        tell: called with what is worth a line in a log.
-        on_epoch: called after each epoch's validation.
-        on_step: called after each batch.
+        checkpoints: where to go on from, and where the state is saved; None saves nothing.
+        watch: who is told, and who may end it.
 
     Raises:
-        InputError: weights cannot be had, or the splits do not go together.
+        InputError: weights cannot be had, the splits do not go together, or the training cannot go on.
+        Stopped: it was asked to stop, and its state is saved.
     """
     torch.manual_seed(recipe.seed)
-    classes = train_split.classes
-    if "channels" not in train_split.facts:
-        raise InputError(f"{train_split.uri} was not made by an ingest, so its mean and std are unknown. Ingest it.")
-    sums = ChannelSums.model_validate(train_split.facts["channels"])
-    mean, std = recipe.normalization(sums.mean(), sums.std())
-    card = ModelCard(stem=recipe.stem, classes=classes, image_size=image_size, fit=recipe.fit, mean=mean, std=std)
-    model = build_resnet34(len(classes), recipe.stem, recipe.weights, downloads)
+    card = _card(train_split, recipe, image_size)
+    # What a checkpoint holds need not be had first.
+    resumed = checkpoints is not None and checkpoints.state is not None
+    model = build_resnet34(len(card.classes), recipe.stem, "none" if resumed else recipe.weights, downloads)
     train_loader, val_loader = (
-        ImageLoader(
-            split.uri,
-            version=split.version,
-            batch_size=recipe.batch_size,
-            image_size=image_size,
-            training=training,
-            seed=recipe.seed,
-            augment=Augment(flip=recipe.flip, padding=recipe.padding_for(image_size)),
-            normalize=(mean, std),
-            fit=recipe.fit,
-            cache=cache,
-            classes=classes,
-            device=device.torch_device,
-        )
+        _loader(split, card, recipe, device, cache, training=training)
         for split, training in ((train_split, True), (val_split, False))
     )
     for name, loader in (("train", train_loader), ("val", val_loader)):
-        tell(f"{name}: {loader.rows} images, {loader.mode}")
+        watch.tell(f"{name}: {loader.rows} images, {loader.mode}")
+    transform = BatchTransform(recipe, len(card.classes), (card.mean, card.std))
     trained = train(
-        model,
-        train_loader,
-        val_loader,
-        recipe,
-        device,
-        on_epoch=on_epoch,
-        on_step=on_step,
+        model, train_loader, val_loader, recipe, device, transform=transform, checkpoints=checkpoints, watch=watch
     )
     return trained, card
+
+
+def training_identity(
+    train_split: LanceSplit, val_split: LanceSplit, recipe: Recipe, image_size: int
+) -> dict[str, Any]:
+    """What settles the outcome of a training: two of the same identity learn the same."""
+    weights = Path(recipe.weights)
+    return {
+        "code": CODE_VERSION,
+        "train": _content(train_split),
+        "val": _content(val_split),
+        "recipe": recipe.model_dump(mode="json"),
+        "image_size": image_size,
+        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else recipe.weights,
+    }
+
+
+def _content(split: LanceSplit) -> dict[str, Any]:
+    return {"uri": split.uri, "version": split.version, "fingerprint": split.facts.get("fingerprint")}
+
+
+def _card(split: LanceSplit, recipe: Recipe, image_size: int) -> ModelCard:
+    if "channels" not in split.facts:
+        raise InputError(f"{split.uri} was not made by an ingest, so its mean and std are unknown. Ingest it.")
+    sums = ChannelSums.model_validate(split.facts["channels"])
+    mean, std = recipe.normalization(sums.mean(), sums.std())
+    return ModelCard(stem=recipe.stem, classes=split.classes, image_size=image_size, fit=recipe.fit, mean=mean, std=std)
+
+
+def _loader(
+    split: LanceSplit, card: ModelCard, recipe: Recipe, device: Device, cache: CachePlace | None, *, training: bool
+) -> ImageLoader:
+    as_bytes = training and BatchTransform.takes_bytes(recipe)
+    return ImageLoader(
+        split.uri,
+        version=split.version,
+        batch_size=recipe.batch_size,
+        image_size=card.image_size,
+        training=training,
+        seed=recipe.seed,
+        augment=Augment(recipe.flip, recipe.padding_for(card.image_size), recipe.resized_crop),
+        normalize=None if as_bytes else (card.mean, card.std),
+        fit=recipe.fit,
+        cache=cache,
+        cache_size=recipe.crop_from if training else None,
+        classes=card.classes,
+        device=device.torch_device,
+    )

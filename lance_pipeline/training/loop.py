@@ -3,39 +3,25 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import nn
-from torch.optim import SGD
-from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.loading.devices import Batch
+from lance_pipeline.training.checkpoint import Checkpoints, snapshot
 from lance_pipeline.training.device import Device
+from lance_pipeline.training.history import Epoch, best_of
+from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.validation import evaluate
 
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch came to.
-
-    Losses are means over images, in nats, and times in seconds; ``data_wait`` is the share of the time from the first
-    to the last batch that the training waited for data.
-    """
-
-    number: int
-    of: int
-    train_loss: float
-    val_loss: float
-    val_accuracy: float
-    learning_rate: float
-    duration: float
-    images_per_second: float
-    data_wait: float
-    seconds_left: float
+# Looking at a loss waits for the device; the CPU has computed it anyway.
+_LOOK_EVERY = 50
 
 
 @dataclass(frozen=True)
@@ -54,11 +40,31 @@ class Step:
 
 @dataclass
 class Trained:
-    """The weights of the best epoch by validation accuracy, and the course of all epochs."""
+    """The weights of the best epoch by validation, and the course of all epochs."""
 
     state: dict[str, torch.Tensor]
     best: Epoch
     history: list[Epoch]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told while a training runs, and who may end it.
+
+    Attributes:
+        on_epoch: called after each epoch's validation.
+        on_step: called after each batch.
+        tell: called with what is worth a line in a log.
+        stop: asked after each batch; a reason ends the training once its state is saved.
+    """
+
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    on_step: Callable[[Step], None] = lambda step: None
+    tell: Callable[[str], None] = lambda text: None
+    stop: Callable[[], str | None] = lambda: None
+
+
+_WATCH = Watch()
 
 
 def train(
@@ -68,149 +74,226 @@ def train(
     recipe: Recipe,
     device: Device,
     *,
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None,
-    on_step: Callable[[Step], None] = lambda step: None,
+    transform: Callable[[torch.Tensor, torch.Tensor], Batch] = lambda images, labels: (images, labels),
+    checkpoints: Checkpoints | None = None,
+    watch: Watch = _WATCH,
 ) -> Trained:
     """Train ``model`` by the recipe and return the weights of its best epoch.
 
-    The best epoch is the first of those with the highest validation accuracy, the lower
-    validation loss deciding between equals.
+    The best epoch is the first of those with the best validation metric, the lower validation loss
+    deciding between equals.
 
     Args:
         model: takes float images (n, 3, h, w), gives logits (n, classes); it is moved to the device.
-        train_loader: gives normalised images (n, 3, h, w) and labels on the device, shuffled and augmented.
-        val_loader: the same for validation, in the stored order.
+        train_loader: gives images (n, 3, h, w) and labels on the device, shuffled and augmented.
+        val_loader: the same for validation, normalised, in the stored order.
         recipe: all settings.
         device: where to train, in which precision.
-        on_epoch: called after each epoch's validation.
-        on_step: called after each batch.
+        transform: makes of a training batch what the model sees.
+        checkpoints: where to go on from, and where the state is saved; None saves nothing.
+        watch: who is told, and who may end it.
 
     Raises:
-        InputError: the training split is too small to train on, or the loss became infinite or NaN.
+        InputError: the training split is too small to train on, the loss became infinite or NaN, or a checkpoint
+            cannot be written.
+        Stopped: it was asked to stop, and its state is saved.
     """
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
-    run = _Run(model, train_loader, recipe, device)
-    history: list[Epoch] = []
-    best: Trained | None = None
-    while best is None or len(history) < recipe.epochs:
-        epoch = run.epoch(len(history), val_loader, on_step)
-        _require_finite(epoch)
-        history.append(epoch)
-        if best is None or _rank(epoch) > _rank(best.best):
-            best = Trained({k: v.detach().cpu().clone() for k, v in model.state_dict().items()}, epoch, history)
-        on_epoch(epoch)
-    return best
+    training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, watch)
+    return training.run()
 
 
-def decayed_and_spared(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters with weight decay (matrices, filters) and those without (norms, biases)."""
-    parameters = list(model.parameters())
-    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+@dataclass
+class _Partial:
+    """An epoch as far as it has come."""
+
+    learning_rate: float
+    losses: torch.Tensor
+    """Of each batch, on the device."""
+    images: list[int] = field(default_factory=list)
+    """In each batch so far."""
+    seconds: float = 0.0
 
 
-class _Run:
+class _Training:
     """The moving parts of one training."""
 
     def __init__(
         self,
         model: nn.Module,
-        loader: ImageLoader,
+        train_loader: ImageLoader,
+        val_loader: ImageLoader,
         recipe: Recipe,
         device: Device,
+        transform: Callable[[torch.Tensor, torch.Tensor], Batch],
+        checkpoints: Checkpoints | None,
+        watch: Watch,
     ) -> None:
-        self.model = model.to(device.torch_device).to(memory_format=torch.channels_last)
-        self.loader, self.recipe, self.device = loader, recipe, device
-        self.batches = min(len(loader), recipe.batches_per_epoch or len(loader))
-        self.criterion = nn.CrossEntropyLoss(label_smoothing=recipe.label_smoothing)
-        decayed, spared = decayed_and_spared(model)
-        groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-        self.optimizer = SGD(groups, lr=recipe.peak_learning_rate, momentum=recipe.momentum)
-        self.schedule = self._schedule()
-        self.scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16")
-        self.started = time.monotonic()
+        self._loader, self._val_loader = train_loader, val_loader
+        self._recipe, self._device, self._transform = recipe, device, transform
+        self._checkpoints, self._watch = checkpoints, watch
+        self._epochs = recipe.epochs_for(train_loader.rows)
+        self._batches = min(len(train_loader), recipe.batches_per_epoch or len(train_loader))
+        weights = balanced_weights(train_loader.class_counts) if recipe.class_weights == "balanced" else None
+        steps = self._epochs * self._batches
+        self._learner = Learner(model, recipe, device, steps=steps, class_weights=weights, tell=watch.tell)
+        self._history: list[Epoch] = []
+        self._best_state: dict[str, torch.Tensor] = {}
+        self._partial = self._begun()
+        self._started, self._done_before = time.monotonic(), 0.0
 
-    def _schedule(self) -> LRScheduler:
-        if self.recipe.schedule == "constant":
-            return ConstantLR(self.optimizer, factor=1.0)
-        return OneCycleLR(
-            self.optimizer,
-            max_lr=self.recipe.peak_learning_rate,
-            total_steps=self.batches * self.recipe.epochs,
-            cycle_momentum=False,
-        )
+    def run(self) -> Trained:
+        """Train until the end, from the checkpoint where there is one."""
+        if self._checkpoints is not None:
+            if self._checkpoints.state is not None:
+                self._load_state_dict(self._checkpoints.state)
+                self._watch.tell(f"goes on after epoch {len(self._history)}, batch {len(self._partial.images)}")
+            else:
+                self._save()
+        while not self._is_over():
+            self._epoch()
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
+        return Trained(self._best_state, best_of(self._history, self._recipe.best_by), self._history)
 
-    def epoch(self, number: int, val_loader: ImageLoader, on_step: Callable[[Step], None]) -> Epoch:
-        """Train for one epoch, then validate."""
+    def _is_over(self) -> bool:
+        if len(self._history) >= self._epochs:
+            return True
+        if not self._history or self._recipe.patience is None:
+            return False
+        best = best_of(self._history, self._recipe.best_by)
+        return len(self._history) - best.number >= self._recipe.patience
+
+    def _begun(self) -> _Partial:
+        """The next epoch, before its first batch."""
+        self._loader.set_epoch(len(self._history))
+        return _Partial(self._learner.learning_rate, torch.zeros(self._batches, device=self._device.torch_device))
+
+    def _epoch(self) -> None:
+        """Finish an epoch, validate, and save."""
+        before = self._partial.seconds
         started = time.monotonic()
-        learning_rate = float(self.schedule.get_last_lr()[0])
-        losses, images = self._train_epoch(number, on_step)
-        seconds, stats = time.monotonic() - started, self.loader.take_stats()
-        val_loss, val_accuracy = evaluate(self.model, val_loader, self.device)
-        return Epoch(
-            number=number + 1,
-            of=self.recipe.epochs,
-            train_loss=losses / images,
-            val_loss=val_loss,
-            val_accuracy=val_accuracy,
-            learning_rate=learning_rate,
-            duration=time.monotonic() - started,
-            images_per_second=images / seconds,
+        self._train_epoch(started - before)
+        stats = self._loader.take_stats()
+        trained = self._partial.seconds
+        validation = evaluate(self._learner.judged, self._val_loader, self._device, self._stop_if_asked)
+        images = sum(self._partial.images)
+        counts = torch.tensor(self._partial.images, device=self._device.torch_device)
+        done = (len(self._history) + 1) / self._epochs
+        epoch = Epoch(
+            number=len(self._history) + 1,
+            of=self._epochs,
+            train_loss=((self._partial.losses[: len(counts)] * counts).sum() / images).item(),
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            val_macro_f1=validation.macro_f1,
+            learning_rate=self._partial.learning_rate,
+            duration=time.monotonic() - started + before,
+            images_per_second=images / trained if trained else 0.0,
             data_wait=stats.waiting_share,
-            seconds_left=self._seconds_left((number + 1) / self.recipe.epochs),
+            seconds_left=self._seconds_left(done),
+            ended=time.time(),
         )
+        if not math.isfinite(validation.loss):
+            raise self._not_finite("validation loss is", len(self._partial.images) - 1)
+        self._history.append(epoch)
+        if best_of(self._history, self._recipe.best_by) is epoch:
+            self._best_state = snapshot(self._learner.judged.state_dict())
+        self._partial = self._begun()
+        self._watch.on_epoch(epoch)
+        self._save()
 
-    def _train_epoch(self, number: int, on_step: Callable[[Step], None]) -> tuple[float, int]:
-        """The sum of the losses over images, and the number of images."""
-        self.model.train()
-        self.loader.set_epoch(number)
-        losses, images = torch.zeros((), device=self.device.torch_device), 0
-        for batch, (inputs, labels) in enumerate(islice(self._batches(), self.batches), start=1):
-            loss = self._step(inputs, labels)
-            losses += loss * len(labels)
-            images += len(labels)
-            done = (number + batch / self.batches) / self.recipe.epochs
-            on_step(Step(number + 1, batch, self.batches, loss, self._seconds_left(done)))
-        return losses.item(), images
+    def _train_epoch(self, began: float) -> None:
+        """The rest of the epoch's batches."""
+        self._learner.begin_epoch(len(self._history))
+        partial = self._partial
+        for images, labels in self._remaining():
+            loss = self._learner.step(*self._transform(images, labels))
+            partial.losses[len(partial.images)] = loss
+            partial.images.append(len(labels))
+            partial.seconds = time.monotonic() - began
+            number = len(partial.images)
+            if self._device.torch_device.type == "cpu" or number % _LOOK_EVERY == 0:
+                self._require_finite_losses()
+            done = (len(self._history) + number / self._batches) / self._epochs
+            step = Step(len(self._history) + 1, number, self._batches, loss, self._seconds_left(done))
+            self._watch.on_step(step)
+            self._stop_if_asked()
+            if self._checkpoints is not None and self._checkpoints.due():
+                self._save()
+        self._require_finite_losses()
+        self._require_finite_weights()
 
-    def _batches(self) -> Iterator[Batch]:
-        """All batches but those of one image, of which batch norm cannot take the variance."""
-        return (batch for batch in self.loader if len(batch[1]) > 1)
+    def _remaining(self) -> Iterator[Batch]:
+        """The epoch's batches that are left, but those of one image, of which batch norm cannot take the variance."""
+        left = self._batches - len(self._partial.images)
+        batches = (batch for batch in self._loader if len(batch[1]) > 1)
+        if self._batches < len(self._loader):
+            return islice(batches, left)
+        # To the very end, which is where the loader completes its cache.
+        return batches if left else iter(())
 
-    def _step(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        self.optimizer.zero_grad()
-        with self.device.autocast():
-            loss = self.criterion(self.model(images), labels)
-        self.scaler.scale(loss).backward()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.schedule.step()
-        return loss.detach()
+    def _stop_if_asked(self) -> None:
+        reason = self._watch.stop()
+        if reason is not None:
+            self._save()
+            if self._checkpoints is not None:
+                self._checkpoints.wait()
+            raise Stopped(reason)
+
+    def _require_finite_losses(self) -> None:
+        """See that the losses since the last look are numbers."""
+        losses = self._partial.losses[: len(self._partial.images)][-_LOOK_EVERY:]
+        wrong = (~torch.isfinite(losses)).nonzero().flatten().tolist()
+        if wrong:
+            raise self._not_finite("loss is", len(self._partial.images) - len(losses) + wrong[0])
+
+    def _require_finite_weights(self) -> None:
+        if self._partial.images and not self._learner.is_finite():
+            raise self._not_finite("weights are", len(self._partial.images) - 1)
+
+    def _not_finite(self, what: str, batch: int) -> InputError:
+        paths = self._loader.batch_paths(batch)
+        shown = ", ".join(paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+        return InputError(
+            f"the {what} no longer finite in epoch {len(self._history) + 1}, batch {batch + 1} of {self._batches}, of "
+            f"the images {shown}. The last checkpoint is from before that. Look at these images, or lower "
+            f"`recipe.learning_rate` (the peak is {self._recipe.peak_learning_rate:g}), or set `recipe.gradient_clip`.",
+            details=paths,
+        )
 
     def _seconds_left(self, done: float) -> float:
-        return (time.monotonic() - self.started) * (1 - done) / done
+        share = done - self._done_before
+        return (time.monotonic() - self._started) * (1 - done) / share if share else 0.0
 
+    def _save(self) -> None:
+        """Begin to save the state, unless it is spoilt."""
+        if self._checkpoints is not None:
+            self._require_finite_weights()
+            self._checkpoints.save(self._state_dict())
 
-@torch.inference_mode()
-def evaluate(model: nn.Module, loader: ImageLoader, device: Device) -> tuple[float, float]:
-    """The mean cross-entropy in nats, and the accuracy, over all rows of the loader, which normalises."""
-    model.eval()
-    loss, correct = 0.0, 0
-    for images, labels in loader:
-        with device.autocast():
-            logits = model(images).float()
-        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-        correct += int((logits.argmax(1) == labels).sum())
-    return loss / loader.rows, correct / loader.rows
+    def _state_dict(self) -> dict[str, Any]:
+        """All that the rest of the training depends on; later steps do not change it."""
+        cuda = torch.cuda.get_rng_state_all() if self._device.torch_device.type == "cuda" else []
+        moving = {
+            "learner": self._learner.state_dict(),
+            "loader": self._loader.state_dict(),
+            "random": [torch.get_rng_state(), *cuda],
+            "partial": asdict(self._partial),
+        }
+        history = [asdict(epoch) for epoch in self._history]
+        return snapshot(moving) | {"history": history, "best": self._best_state}
 
-
-def _require_finite(epoch: Epoch) -> None:
-    if not math.isfinite(epoch.train_loss) or not math.isfinite(epoch.val_loss):
-        raise InputError(
-            f"the loss is no longer finite in epoch {epoch.number} (train {epoch.train_loss}, val {epoch.val_loss}). "
-            f"Lower `recipe.learning_rate`; the peak was {epoch.learning_rate:g} or more."
-        )
-
-
-def _rank(epoch: Epoch) -> tuple[float, float]:
-    return epoch.val_accuracy, -epoch.val_loss
+    def _load_state_dict(self, state: dict[str, Any]) -> None:
+        self._learner.load_state_dict(state["learner"])
+        self._history = [Epoch(**epoch) for epoch in state["history"]]
+        self._best_state = state["best"]
+        self._partial = _Partial(**state["partial"])
+        self._partial.losses = self._partial.losses.to(self._device.torch_device)
+        self._loader.load_state_dict(state["loader"])
+        cpu, *cuda = state["random"]
+        torch.set_rng_state(cpu)
+        if self._device.torch_device.type == "cuda" and len(cuda) == torch.cuda.device_count():
+            torch.cuda.set_rng_state_all(cuda)
+        self._done_before = (len(self._history) + len(self._partial.images) / self._batches) / self._epochs

@@ -1,5 +1,6 @@
 """How to train: the one model of all settings that change what is learned."""
 
+import math
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -30,6 +31,10 @@ _ARTICLE: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {"article": _ARTICLE}
 
+# Few images need many passes to make enough steps; a few passes over many are enough.
+_AUTO_IMAGES = 1500 * 64
+_AUTO_EPOCHS = (16, 100)
+
 
 class StrictModel(BaseModel):
     """Settings: no unknown field, no yes or no where a number is expected, nothing else where yes or no is."""
@@ -52,7 +57,11 @@ class Recipe(StrictModel):
         default=None,
         description="Start from a named recipe: `article` is the one of the article that this project grew from.",
     )
-    epochs: int = Field(default=20, ge=1, description="Passes over the training split.")
+    epochs: int | Literal["auto"] = Field(
+        default="auto",
+        description="Passes over the training split. `auto` takes as many as make 1,500 batches of 64, but no fewer "
+        "than 16 and no more than 100.",
+    )
     batches_per_epoch: int | None = Field(
         default=None, ge=1, description="End each epoch after so many batches; the whole split when unset."
     )
@@ -68,12 +77,49 @@ class Recipe(StrictModel):
         description="`one_cycle` warms up and anneals once over the whole training (torch's OneCycleLR).",
     )
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty; norms and biases are spared.")
+    gradient_clip: float | None = Field(
+        default=None, gt=0, description="The greatest norm of all gradients together; longer ones are scaled down."
+    )
+    averaging: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="Decay of a moving average of the weights, such as 0.999, which is validated and kept in their "
+        "place; 0 keeps the weights themselves. It needs some thousands of batches.",
+    )
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Share of the target spread over all classes.")
+    class_weights: Literal["none", "balanced"] = Field(
+        default="none", description="`balanced` weighs each image by the rarity of its class in the training split."
+    )
     flip: bool = Field(default=True, description="Mirror half of the training images left to right.")
     crop_padding: int | None = Field(
         default=None,
         ge=0,
-        description="Shift training images by up to so many pixels; an eighth of the image size when unset.",
+        description="Shift training images by up to so many pixels; when unset an eighth of the image size, or none "
+        "with `resized_crop`.",
+    )
+    resized_crop: tuple[float, float] | None = Field(
+        default=None,
+        description="Train on parts of the images, resized: the least and greatest share of the area, such as "
+        "[0.25, 1.0].",
+    )
+    crop_from: int | None = Field(
+        default=None,
+        ge=8,
+        description="With `resized_crop`, crop from images whose shorter side was made so many pixels, which are "
+        "cached; from the whole images when unset.",
+    )
+    randaugment: int = Field(
+        default=0,
+        ge=0,
+        le=30,
+        description="Magnitude of RandAugment: two operations drawn for each training image; 0 does without.",
+    )
+    mixup: float = Field(
+        default=0.0, ge=0, description="Blend pairs of training images: alpha of the Beta distribution; 0 does without."
+    )
+    cutmix: float = Field(
+        default=0.0, ge=0, description="As `mixup`, a part of one image in the other. With both, one is drawn a batch."
     )
     fit: Literal["crop", "squash"] = Field(
         default="crop", description="To a square by `crop` (scale the shorter side, crop the centre) or `squash`."
@@ -87,9 +133,21 @@ class Recipe(StrictModel):
         default="none",
         description="`none` (random), `imagenet` (torchvision's, downloaded once), or a file (.safetensors, .pth).",
     )
+    freeze_epochs: int = Field(
+        default=0, ge=0, description="Epochs at the beginning in which only the head is trained, for trained weights."
+    )
     stem: Literal["imagenet", "small"] = Field(
         default="imagenet",
         description="`small` takes stride and pooling out of the stem, for images of about 32 pixels.",
+    )
+    best_by: Literal["accuracy", "macro_f1", "loss"] = Field(
+        default="accuracy", description="The validation metric by which the best epoch is chosen."
+    )
+    patience: int | None = Field(
+        default=None, ge=1, description="Stop after so many epochs without a better one; never early when unset."
+    )
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
+        default="auto", description="Of the forward pass; `auto` is the resource `gpu`'s choice: mixed on CUDA only."
     )
     seed: int = Field(default=0, ge=0, description="Of the initial head, the order and the augmentation.")
 
@@ -108,6 +166,21 @@ class Recipe(StrictModel):
             raise ValueError("each value of `std` must be above 0")
         return self
 
+    @field_validator("epochs")
+    @classmethod
+    def _at_least_one(cls, epochs: int | str) -> int | str:
+        if isinstance(epochs, int) and epochs < 1:
+            raise ValueError(f"{epochs} is not `auto` or a number from 1 on")
+        return epochs
+
+    @model_validator(mode="after")
+    def _crops_in_order(self) -> "Recipe":
+        if self.resized_crop and not 0 < self.resized_crop[0] <= self.resized_crop[1] <= 1:
+            raise ValueError(f"`resized_crop` {list(self.resized_crop)} is not two shares from 0 to 1, the least first")
+        if self.crop_from and not self.resized_crop:
+            raise ValueError("`crop_from` goes with `resized_crop`, which is not set")
+        return self
+
     @property
     def peak_learning_rate(self) -> float:
         """The learning rate, or the default for the kind of weights."""
@@ -117,7 +190,15 @@ class Recipe(StrictModel):
 
     def padding_for(self, image_size: int) -> int:
         """By how many pixels training images are shifted at most."""
-        return image_size // 8 if self.crop_padding is None else self.crop_padding
+        if self.crop_padding is not None:
+            return self.crop_padding
+        return 0 if self.resized_crop else image_size // 8
+
+    def epochs_for(self, images: int) -> int:
+        """The number of epochs over a training split of so many images."""
+        if self.epochs != "auto":
+            return self.epochs
+        return min(max(math.ceil(_AUTO_IMAGES / max(images, 1)), _AUTO_EPOCHS[0]), _AUTO_EPOCHS[1])
 
     def normalization(self, mean: Triple, std: Triple) -> tuple[Triple, Triple]:
         """The mean and std to use, given those of the training split."""

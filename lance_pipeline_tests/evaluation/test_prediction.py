@@ -8,8 +8,8 @@ from lance_pipeline.evaluation.prediction import Predictions, predict, write_pre
 from lance_pipeline.images import ImageLoader, LanceSplit
 from lance_pipeline.images.table import open_table, read_facts
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.loop import evaluate
 from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.validation import evaluate
 
 CPU = choose_device("cpu")
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.3, 0.35)
@@ -55,9 +55,9 @@ def test_a_model_in_training_mode_predicts_the_same(model, splits, predictions):
 
 def test_metrics_agree_with_the_training_loops(model, splits, predictions):
     metrics = classification_metrics(predictions, splits["train"].classes)
-    loss, accuracy = evaluate(model, loader(splits["train"]), CPU)
-    assert metrics.accuracy == accuracy
-    assert metrics.loss == pytest.approx(loss, rel=1e-4)
+    validation = evaluate(model, loader(splits["train"]), CPU)
+    assert metrics.accuracy == validation.accuracy
+    assert metrics.loss == pytest.approx(validation.loss, rel=1e-4)
 
 
 def test_the_dataset_of_predictions(splits, predictions, tmp_path):

@@ -62,6 +62,10 @@ def test_five_lines_define_a_dataset():
         (SOURCE + "  splits: {test: train}\n", "attributes.splits", "train and another split are both"),
         (SOURCE + "  recipe: {epochs: true}\n", "attributes.recipe.epochs", "not of the expected kind"),
         (SOURCE + '  recipe: {flip: "yes"}\n', "attributes.recipe.flip", "not true or false"),
+        (SOURCE + "  device: gpu\n", "attributes.device", "`device: gpu` is not known. Expected auto, cpu, mps, cuda"),
+        (SOURCE + "  device: [cuda:0, cuda1]\n", "attributes.device", "`device: cuda1` is not known"),
+        (SOURCE + "  device: []\n", "attributes.device", "`device: ` is not known"),
+        (SOURCE + "  device: true\n", "attributes.device", "not of the expected kind"),
         (SOURCE + "  owners: [nobody]\n", "attributes.owners", "`team:<name>`"),
         (SOURCE + "  name: my-flowers\n", "attributes.name", "match pattern"),
     ],
@@ -85,6 +89,19 @@ def test_environment_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch):
     assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
     for spec in (spec for asset in assets for spec in asset.specs):
         assert (spec.description or "").endswith("From the botanical garden")
+
+
+@pytest.mark.parametrize("device", ["cuda:0, cuda:1", "[cuda:0, cuda:1]", "auto", '"{{ env.FLOWERS_DEVICE }}"'])
+def test_one_device_or_several(device: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLOWERS_DEVICE", "cuda:1,cpu")
+    assert load(SOURCE + f"  device: {device}\n").assets
+
+
+def test_a_device_from_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("FLOWERS_DEVICE", "gpu")
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it, version by version otherwise
+        load(SOURCE + '  device: "{{ env.FLOWERS_DEVICE }}"\n')
+    assert "`device: gpu` is not known" in _messages(caught.value)
 
 
 def test_every_field_has_a_description():

@@ -23,6 +23,7 @@ def test_everything_is_below_the_data_folder(demo: Demo):
     assert not list(demo.shell.folder.iterdir())
     assert {path.name for path in demo.shell.data.iterdir()} == {
         "cache",
+        "checkpoints",
         "raw",
         "lance",
         "models",

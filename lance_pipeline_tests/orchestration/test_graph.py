@@ -13,7 +13,7 @@ from PIL import Image
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Metrics, Model, RawImages, Split
-from lance_pipeline.training.checkpoint import load_model
+from lance_pipeline.training.weights import load_model
 from lance_pipeline_tests.image_folders import class_image
 from lance_pipeline_tests.orchestration.conftest import COUNTS, RECIPE, Graph, failure_of
 

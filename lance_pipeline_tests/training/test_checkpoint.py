@@ -1,95 +1,211 @@
-import hashlib
+"""A training that is ended at any moment and goes on, with the very result that it would have had."""
+
+import json
 import os
+import random
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
-from lance_pipeline.errors import InputError
-from lance_pipeline.training.checkpoint import CARD_FILE, WEIGHTS_FILE, ModelCard, load_model, save_model
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.images import LanceSplit
+from lance_pipeline.training.checkpoint import Checkpoints, differences, exclusive, read_checkpoint, snapshot
+from lance_pipeline.training.device import choose_device
+from lance_pipeline.training.fit import fit_resnet34, training_identity
+from lance_pipeline.training.history import TIMINGS
+from lance_pipeline.training.loop import Trained, Watch
+from lance_pipeline.training.recipe import Recipe
 
-CARD = ModelCard(
-    stem="small", classes=["cat", "dög"], image_size=32, fit="crop", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+CPU = choose_device("cpu")
+SIZE = 16
+# Everything that moves: momentum, schedule, average, random numbers, freezing.
+RECIPE = Recipe(
+    epochs=3, batch_size=4, averaging=0.9, mixup=0.2, cutmix=1.0, randaugment=5, freeze_epochs=1, gradient_clip=1.0
 )
 
 
+def fit(
+    splits: dict[str, LanceSplit],
+    folder: Path,
+    recipe: Recipe = RECIPE,
+    every: float = 600.0,
+    watch: Watch | None = None,
+) -> Trained:
+    """A training that goes on from the folder's checkpoint where it is of the same identity."""
+    identity = training_identity(splits["train"], splits["val"], recipe, SIZE)
+    found = read_checkpoint(folder)
+    if found is not None and found.identity == identity:
+        checkpoints = Checkpoints(folder, found.training_id, identity, found.state, every)
+    else:
+        checkpoints = Checkpoints.begun(folder, identity, every=every)
+    with checkpoints:
+        trained, _ = fit_resnet34(
+            splits["train"],
+            splits["val"],
+            recipe,
+            CPU,
+            image_size=SIZE,
+            checkpoints=checkpoints,
+            watch=watch or Watch(),
+        )
+    return trained
+
+
+def outcome(trained: Trained) -> tuple[list[dict[str, float]], dict[str, torch.Tensor]]:
+    figures = [{key: value for key, value in vars(epoch).items() if key not in TIMINGS} for epoch in trained.history]
+    return figures, trained.state
+
+
+def assert_equal(trained: Trained, expected: Trained) -> None:
+    figures, state = outcome(trained)
+    expected_figures, expected_state = outcome(expected)
+    assert figures == expected_figures
+    assert [key for key in state if not torch.equal(state[key], expected_state[key])] == []
+
+
 @pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    return build_resnet34(2, "small").eval()
+def uninterrupted(splits, tmp_path_factory) -> Trained:
+    return fit(splits, tmp_path_factory.mktemp("uninterrupted"))
 
 
-@pytest.fixture
-def saved(tmp_path, model):
-    return save_model(tmp_path, model.state_dict(), CARD)
+class After:
+    """Asks for the end after so many batches."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def __call__(self) -> str | None:
+        self.left -= 1
+        return "enough" if self.left <= 0 else None
 
 
-def test_the_loaded_model_is_the_saved_one(tmp_path, model, saved):
-    loaded, card = load_model(tmp_path, saved)
-    assert card == CARD
-    assert not loaded.training
-    images = torch.rand(2, 3, 32, 32)
-    with torch.inference_mode():
-        assert torch.equal(loaded(images), model(images))
+@pytest.mark.parametrize("batches", [1, 4, 6])
+def test_a_stopped_training_goes_on_as_if_nothing_had_been(splits, uninterrupted, tmp_path, batches):
+    with pytest.raises(Stopped, match="enough"):
+        fit(splits, tmp_path, watch=Watch(stop=After(batches)))
+    assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
-def test_the_folder_holds_weights_and_card_and_nothing_else(tmp_path, model, saved):
-    assert sorted(os.listdir(tmp_path)) == [CARD_FILE, WEIGHTS_FILE]
-    assert hashlib.sha256((tmp_path / WEIGHTS_FILE).read_bytes()).hexdigest() == saved
-    assert load_file(tmp_path / WEIGHTS_FILE).keys() == model.state_dict().keys()
-    assert ModelCard.model_validate_json((tmp_path / CARD_FILE).read_bytes()) == CARD
+def test_stopped_again_and_again(splits, uninterrupted, tmp_path):
+    for _ in range(6):
+        with pytest.raises(Stopped):
+            fit(splits, tmp_path, watch=Watch(stop=After(2)))
+    assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
-def test_saving_again_replaces(tmp_path, saved):
-    torch.manual_seed(1)
-    other = build_resnet34(2, "small")
-    sha256 = save_model(tmp_path, other.state_dict(), CARD)
-    assert sha256 != saved
-    assert torch.equal(load_model(tmp_path, sha256)[0].fc.weight, other.fc.weight)
+SCRIPT = """
+import json, sys
+from pathlib import Path
+from lance_pipeline.images import LanceSplit
+from lance_pipeline.training.loop import Watch
+from lance_pipeline_tests.training.test_checkpoint import fit
+uris, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
+splits = {split: LanceSplit(uri) for split, uri in uris.items()}
+fit(splits, folder, every=0.0, watch=Watch(on_step=lambda step: print(step.epoch, step.batch, flush=True)))
+"""
 
 
-def test_weights_of_another_training(tmp_path, saved):
-    with pytest.raises(InputError, match="SHA-256 differs"):
-        load_model(tmp_path, "0" * 64)
+def test_killed_at_random_steps(splits, uninterrupted, tmp_path):
+    uris = json.dumps({split: one.uri for split, one in splits.items()})
+    command, chance = [sys.executable, "-c", SCRIPT, uris, str(tmp_path)], random.Random(5)
+    steps = 0
+    for _ in range(3):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        assert process.stdout is not None
+        for _ in range(chance.randint(1, 4)):
+            steps += bool(process.stdout.readline())
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert steps >= 3
+    assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
-def test_weights_that_do_not_fit_the_card(tmp_path, saved):
-    card = CARD.model_copy(update={"classes": ["ant", "cat", "dog"]})
-    (tmp_path / CARD_FILE).write_text(card.model_dump_json())
-    with pytest.raises(InputError, match=r"(?s)cannot load the model in .*fc\.weight"):
-        load_model(tmp_path, saved)
+def test_a_finished_training_is_there_at_once(splits, uninterrupted, tmp_path):
+    fit(splits, tmp_path)
+    steps = []
+    assert_equal(fit(splits, tmp_path, watch=Watch(on_step=steps.append)), uninterrupted)
+    assert steps == []
 
 
-@pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
-def test_missing_file(tmp_path, saved, name):
-    (tmp_path / name).unlink()
-    with pytest.raises(InputError, match=f"cannot load the model in .*{name}.*Materialize the model again"):
-        load_model(tmp_path)
+def test_another_recipe_is_another_training(splits, tmp_path):
+    before = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
+    now = training_identity(splits["train"], splits["val"], RECIPE.model_copy(update={"epochs": 4}), SIZE)
+    assert differences(before, before) == []
+    assert differences(before, now) == ["recipe.epochs was 3 and is 4"]
+    assert differences({"a": 1}, {"b": {"c": 2}}) == ["a was 1 and is None", "b was None and is {'c': 2}"]
 
 
-@pytest.mark.parametrize("content", [b"", b'{"classes": 1}', b"\xff\xfe"])
-def test_broken_card(tmp_path, saved, content):
-    (tmp_path / CARD_FILE).write_bytes(content)
-    with pytest.raises(InputError, match="cannot load the model in"):
-        load_model(tmp_path)
+def test_another_weights_file_of_the_same_name_is_another_training(splits, tmp_path):
+    weights = tmp_path / "weights.pth"
+    recipe = RECIPE.model_copy(update={"weights": str(weights)})
+    identities = []
+    for content in (b"one", b"two"):
+        weights.write_bytes(content)
+        identities.append(training_identity(splits["train"], splits["val"], recipe, SIZE))
+    assert [difference.split()[0] for difference in differences(*identities)] == ["weights"]
 
 
-@pytest.mark.parametrize("length", [0, 10_000])
-def test_truncated_weights(tmp_path, saved, length):
-    path = tmp_path / WEIGHTS_FILE
-    path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(InputError, match=r"cannot load the model in .*Materialize the model again"):
-        load_model(tmp_path)
+def test_a_checkpoint_is_saved_when_its_time_has_come(splits, tmp_path):
+    saved = []
+    identity = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
+    with Checkpoints.begun(tmp_path, identity, every=0.0, on_saved=saved.append) as checkpoints:
+        fit_resnet34(splits["train"], splits["val"], RECIPE, CPU, image_size=SIZE, checkpoints=checkpoints)
+    # At the beginning, after each batch and after each epoch.
+    assert len(saved) == 1 + 3 * 4 + 3
+    assert [len(state["history"]) for state in saved[::5]] == [0, 1, 2, 3]
 
 
-def test_unwritable_folder(tmp_path, model):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"cannot write the model to .*file/model.*LANCE_PIPELINE_DATA"):
-        save_model(tmp_path / "file" / "model", model.state_dict(), CARD)
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
+    folder = tmp_path / "full"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], check=False, capture_output=True
+    )
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    try:
+        with Checkpoints.begun(folder, {}) as checkpoints:
+            checkpoints.save({"small": torch.zeros(10)})
+            checkpoints.wait()
+            checkpoints.save({"large": torch.zeros(1 << 20)})
+            with pytest.raises(InputError, match=r"(?s)cannot write the checkpoint .*is intact.*bytes are free"):
+                checkpoints.wait()
+        found = read_checkpoint(folder)
+        assert found is not None
+        assert found.state is not None
+        assert found.state["small"].shape == (10,)
+        assert sorted(os.listdir(folder)) == ["checkpoint.pt"]
+    finally:
+        subprocess.run(["umount", folder], check=True)
 
 
-def test_unwritable_weights_file(tmp_path, model):
-    (tmp_path / f".{WEIGHTS_FILE}").mkdir()
-    with pytest.raises(InputError, match="cannot write the model to"):
-        save_model(tmp_path, model.state_dict(), CARD)
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x04cos\nsystem\n(S'true'\ntR."])
+def test_a_damaged_checkpoint_is_named(tmp_path, content):
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read .*`fresh: true`"):
+        read_checkpoint(tmp_path)
+
+
+def test_a_snapshot_does_not_change_with_the_training():
+    weights = torch.ones(3)
+    taken = snapshot({"a": weights, "b": [weights, 2]})
+    weights += 1
+    assert torch.equal(taken["a"], torch.ones(3))
+    assert taken["b"][0] is taken["a"]
+
+
+def test_one_training_at_a_time_in_a_folder(tmp_path):
+    waited: list[str] = []
+    with (
+        exclusive(tmp_path, waited.append),
+        pytest.raises(Stopped, match="no patience"),
+        exclusive(tmp_path, waited.append, lambda: "no patience"),
+    ):
+        raise AssertionError("two have it")
+    assert waited == [f"waiting for {tmp_path}: another training of this dataset is using it"]
+    with exclusive(tmp_path, waited.append):
+        assert len(waited) == 1

@@ -6,11 +6,11 @@ import torch
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader, LanceSplit
 from lance_pipeline.images.channels import ChannelSums
-from lance_pipeline.training.checkpoint import load_model, save_model
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
-from lance_pipeline.training.loop import evaluate
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.validation import evaluate
+from lance_pipeline.training.weights import load_model, save_model
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 CPU = choose_device("cpu")
@@ -38,9 +38,9 @@ def test_the_saved_model_repeats_the_best_epoch(splits, fitted, tmp_path):
     val = ImageLoader(
         splits["val"].uri, batch_size=8, image_size=32, training=False, fit=card.fit, normalize=(card.mean, card.std)
     )
-    loss, accuracy = evaluate(model, val, CPU)
-    assert accuracy == trained.best.val_accuracy == max(epoch.val_accuracy for epoch in trained.history)
-    assert loss == pytest.approx(trained.best.val_loss, rel=1e-5)
+    validation = evaluate(model, val, CPU)
+    assert validation.accuracy == trained.best.val_accuracy == max(epoch.val_accuracy for epoch in trained.history)
+    assert validation.loss == pytest.approx(trained.best.val_loss, rel=1e-5)
 
 
 def test_the_same_seed_gives_bitwise_equal_weights(splits, fitted):

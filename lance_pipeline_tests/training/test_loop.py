@@ -9,9 +9,12 @@ from torch import nn
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import Augment, ImageLoader, LanceSplit
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.loop import decayed_and_spared, evaluate, train
+from lance_pipeline.training.history import Epoch, Validation
+from lance_pipeline.training.learner import decayed_and_spared
+from lance_pipeline.training.loop import Watch, train
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.validation import evaluate
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 SIZE = 8
@@ -40,7 +43,7 @@ def run(splits, settings: Recipe, model: nn.Module | None = None, size: int = SI
     training, validation = (
         loader(splits[s], s == "train", settings.batch_size, size, **more) for s in ("train", "val")
     )
-    return train(model or colour_model(), training, validation, settings, CPU, **callbacks)
+    return train(model or colour_model(), training, validation, settings, CPU, watch=Watch(**callbacks))
 
 
 @pytest.fixture(scope="module")
@@ -97,28 +100,32 @@ def test_the_best_epoch_is_kept_and_not_the_last(contradicting):
     assert history[-1].val_loss > trained.best.val_loss
 
     val = loader(contradicting["val"], training=False)
-    assert evaluate(model, val, CPU) == (history[-1].val_loss, history[-1].val_accuracy)
+
+    def seen(epoch: Epoch) -> Validation:
+        return Validation(epoch.val_loss, epoch.val_accuracy, epoch.val_macro_f1)
+
+    assert evaluate(model, val, CPU) == seen(history[-1])
     model.load_state_dict(trained.state)
-    assert evaluate(model, val, CPU) == (trained.best.val_loss, trained.best.val_accuracy)
+    assert evaluate(model, val, CPU) == seen(trained.best)
 
 
 def test_evaluate_weighs_images_and_not_batches(splits):
     model = colour_model()
     results = [evaluate(model, loader(splits["train"], training=False, batch_size=size), CPU) for size in (16, 7, 5)]
-    assert [accuracy for _, accuracy in results] == [results[0][1]] * 3
-    assert [loss for loss, _ in results] == pytest.approx([results[0][0]] * 3, rel=1e-5)
+    assert [one.accuracy for one in results] == [results[0].accuracy] * 3
+    assert [one.loss for one in results] == pytest.approx([results[0].loss] * 3, rel=1e-5)
 
 
 def test_evaluate_computes_cross_entropy_and_accuracy(splits):
     model = colour_model()
     val = loader(splits["val"], training=False, batch_size=3)
-    loss, accuracy = evaluate(model, val, CPU)
+    validation = evaluate(model, val, CPU)
     images = torch.cat([images for images, _ in val])
     labels = torch.cat([labels for _, labels in val])
     with torch.inference_mode():
         chances = model(images).softmax(dim=1)
-    assert loss == pytest.approx(-chances[range(8), labels].log().mean().item(), rel=1e-4)
-    assert accuracy == (chances.argmax(dim=1) == labels).float().mean().item()
+    assert validation.loss == pytest.approx(-chances[range(8), labels].log().mean().item(), rel=1e-4)
+    assert validation.accuracy == (chances.argmax(dim=1) == labels).float().mean().item()
 
 
 def test_decay_spares_norms_and_biases():
@@ -170,7 +177,7 @@ def test_momentum_is_the_recipes_throughout(splits, schedule, monkeypatch):
             seen.update(group["momentum"] for group in self.param_groups)
             return super().step(*args, **kwargs)
 
-    monkeypatch.setattr("lance_pipeline.training.loop.SGD", Watched)
+    monkeypatch.setattr("lance_pipeline.training.learner.SGD", Watched)
     run(splits, recipe(schedule=schedule, momentum=0.8))
     assert seen == {0.8}
 

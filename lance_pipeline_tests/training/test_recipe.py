@@ -21,6 +21,18 @@ ARTICLE = {
     "weights": "imagenet",
     "stem": "imagenet",
     "seed": 0,
+    "gradient_clip": None,
+    "averaging": 0.0,
+    "class_weights": "none",
+    "resized_crop": None,
+    "crop_from": None,
+    "randaugment": 0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "freeze_epochs": 0,
+    "best_by": "accuracy",
+    "patience": None,
+    "precision": "auto",
 }
 
 
@@ -63,6 +75,11 @@ def test_without_a_preset_nothing_of_the_article_is_set():
         ({"mean": (0.5, 0.5, 0.5)}, "both `mean` and `std`"),
         ({"std": (0.5, 0.5, 0.5)}, "both `mean` and `std`"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "above 0"),
+        ({"epochs": "some"}, "epochs"),
+        ({"resized_crop": (0.5, 0.2)}, "resized_crop"),
+        ({"resized_crop": (0.0, 1.0)}, "resized_crop"),
+        ({"crop_from": 64}, "goes with `resized_crop`"),
+        ({"averaging": 1.0}, "averaging"),
         ({"preset": "article", "mean": None}, "both `mean` and `std`"),
     ],
 )
@@ -80,6 +97,7 @@ def test_learning_rate_depends_on_the_weights_when_unset():
 
 def test_padding_is_an_eighth_when_unset():
     assert (Recipe().padding_for(32), Recipe().padding_for(7)) == (4, 0)
+    assert Recipe(resized_crop=(0.2, 1.0)).padding_for(32) == 0
     assert (Recipe(crop_padding=0).padding_for(32), Recipe(crop_padding=3).padding_for(32)) == (0, 3)
 
 
@@ -93,3 +111,8 @@ def test_normalization():
 
 def test_a_channel_without_variation_is_not_divided_by_zero():
     assert Recipe().normalization((0.1, 0.2, 0.3), (0.0, 0.5, 0.0)) == ((0.1, 0.2, 0.3), (1.0, 0.5, 1.0))
+
+
+def test_epochs_by_the_size_of_the_data():
+    assert [Recipe().epochs_for(images) for images in (500, 1_257, 4_000, 50_000, 500_000)] == [100, 77, 24, 16, 16]
+    assert Recipe(epochs=3).epochs_for(500) == 3

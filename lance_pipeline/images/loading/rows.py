@@ -1,6 +1,7 @@
 """Facts of rows that loaders need, and where they must not be asked for."""
 
 import os
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,11 +29,16 @@ def label_codes(split: LanceSplit, classes: list[str]) -> Indices:
     return np.concatenate(codes)
 
 
-def undecodable(split: LanceSplit, row: int, error: UndecodableImageError) -> InputError:
-    """What to say of a row that cannot be decoded: its path or, where the dataset has none, its file name."""
+def paths_of(split: LanceSplit, rows: Sequence[int]) -> list[str]:
+    """The path of each row or, where the dataset has none, its file name."""
     names = [name for name in ("path", "filename") if name in split.dataset.schema.names]
-    name = split.dataset.take([row], columns=names[:1]).column(0)[0].as_py()
-    return InputError(f"image {name!r} of {split.uri} cannot be decoded: {error}")
+    return split.dataset.take(list(rows), columns=names[:1]).column(0).to_pylist()
+
+
+def undecodable(split: LanceSplit, row: int, error: UndecodableImageError) -> InputError:
+    """What to say of a row that cannot be decoded."""
+    (path,) = paths_of(split, [row])
+    return InputError(f"image {path!r} of {split.uri} cannot be decoded: {error}")
 
 
 def refuse_fork(process: int) -> None:

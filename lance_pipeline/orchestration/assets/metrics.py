@@ -89,7 +89,7 @@ def _evaluated(model: Model, data: Split, gpu: GpuResource, uri: str):
     from lance_pipeline.evaluation.metrics import classification_metrics
     from lance_pipeline.evaluation.prediction import predict, write_predictions
     from lance_pipeline.images import ImageLoader
-    from lance_pipeline.training.checkpoint import load_model
+    from lance_pipeline.training.weights import load_model
 
     network, card = load_model(Path(model.folder), model.sha256)
     device = gpu.pick()

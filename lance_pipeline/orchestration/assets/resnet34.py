@@ -1,25 +1,37 @@
 """The trained model."""
 
-from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field
 
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import table
+from lance_pipeline.orchestration.metadata import picture, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking, TrackedRun
-from lance_pipeline.orchestration.progress import Throttle, clock
 from lance_pipeline.orchestration.records import Model, Split
+from lance_pipeline.orchestration.supervision import supervised
+from lance_pipeline.orchestration.training_report import TrainingReport
 
 if TYPE_CHECKING:
+    from lance_pipeline.training.checkpoint import Checkpoints, Progress
     from lance_pipeline.training.device import Device
-    from lance_pipeline.training.loop import Epoch, Step
+    from lance_pipeline.training.history import Epoch
 
-CODE_VERSION = "1"
+CODE_VERSION = "2"
 POOL = "gpu"
+
+
+class TrainingConfig(dg.Config):
+    """How one run trains; what is learned is settled by the recipe."""
+
+    fresh: bool = Field(default=False, description="Train anew, even where an interrupted training could go on.")
+    checkpoint_minutes: float = Field(
+        default=10, gt=0, description="Save a checkpoint after so many minutes, and at the end of each epoch."
+    )
 
 
 def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
@@ -44,46 +56,75 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
     )
     def resnet34(
         context: dg.AssetExecutionContext,
+        config: TrainingConfig,
         lance_train: Split,
         lance_val: Split,
         gpu: GpuResource,
         mlflow: MlflowTracking,
         lance_store: LanceStore,
     ):
+        from lance_pipeline.evaluation.plots import learning_curve
         from lance_pipeline.images import CachePlace, LanceSplit
         from lance_pipeline.images.maintenance import keep_version
-        from lance_pipeline.training.checkpoint import save_model
-        from lance_pipeline.training.fit import fit_resnet34
+        from lance_pipeline.training.checkpoint import exclusive
+        from lance_pipeline.training.fit import fit_resnet34, training_identity
+        from lance_pipeline.training.loop import Watch
+        from lance_pipeline.training.weights import save_model
 
-        with clear_failures():
-            device = gpu.pick()
+        what, place = context.asset_key.to_user_string(), lance_store.checkpoint_folder(dataset.name)
+
+        def on_wait(text: str) -> None:
+            context.log.info(text)
+            context.log_event(dg.AssetObservation(context.asset_key, metadata={"waiting": text}))
+
+        with (
+            clear_failures(),
+            supervised(context) as stop,
+            exclusive(place, on_wait, stop),
+            gpu.hold(
+                what,
+                context.run.run_id,
+                devices=dataset.attributes.device,
+                precision=recipe.precision,
+                on_wait=on_wait,
+                stop=stop,
+            ) as device,
+        ):
             context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
+            train_split, val_split = (LanceSplit(one.data.uri, one.data.version) for one in (lance_train, lance_val))
+            identity = training_identity(train_split, val_split, recipe, image_size)
+            checkpoints = _checkpoints(context, config, place, identity, mlflow)
             run_name = f"{dataset.name}-{context.run.run_id[:8]}"
-            tags = _tags(context, lance_train, lance_val)
-            with mlflow.new_run(dataset.name, run_name, tags) as run:
+            tags = _tags(context, lance_train, lance_val) | {"device": device.name, "precision": device.precision}
+            resume = checkpoints.notes().get("mlflow_run_id")
+            with mlflow.training_run(dataset.name, run_name, tags, resume) as run:
                 context.log.info(f"MLflow run {run.run_id}: {run.url}")
-                run.log_params(recipe.model_dump() | {"image_size": image_size, "device": device.name})
+                checkpoints.notes = lambda: {"mlflow_run_id": run.run_id}
+                run.log_params(recipe.model_dump() | {"image_size": image_size})
                 run.log_dataset(f"{dataset.name}_train", "training", lance_train.data)
                 run.log_dataset(f"{dataset.name}_val", "validation", lance_val.data)
                 # From now on no clean-up can remove what this training reads.
                 for data in (lance_train.data, lance_val.data):
                     keep_version(data.uri, data.version, f"trained.{run.run_id}")
-                reporter = _Reporter(context, run)
-                trained, card = fit_resnet34(
-                    LanceSplit(lance_train.data.uri, lance_train.data.version),
-                    LanceSplit(lance_val.data.uri, lance_val.data.version),
-                    recipe,
-                    device,
-                    image_size=image_size,
-                    downloads=lance_store.downloads,
-                    cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
-                    tell=context.log.info,
-                    on_epoch=reporter.on_epoch,
-                    on_step=reporter.on_step,
-                )
+                report = TrainingReport(context, run, mlflow)
+                checkpoints.on_saved = report.on_saved
+                with checkpoints:
+                    trained, card = fit_resnet34(
+                        train_split,
+                        val_split,
+                        recipe,
+                        device,
+                        image_size=image_size,
+                        downloads=lance_store.downloads,
+                        cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
+                        checkpoints=checkpoints,
+                        watch=Watch(report.on_epoch, report.on_step, context.log.info, stop),
+                    )
+                report.settle(trained.history)
                 folder = lance_store.model_folder(dataset.name, context.run.run_id)
                 sha256 = save_model(folder, trained.state, card)
-                run.log_folder(folder, "model")
+                curve = learning_curve(trained.history, trained.best, f"{dataset.name}: learning curve")
+                _log_results(run, folder, curve)
         record = Model(
             mlflow_run_id=run.run_id,
             folder=str(folder),
@@ -96,41 +137,57 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
             best_epoch=trained.best.number,
             val_accuracy=trained.best.val_accuracy,
         )
+        metadata = _metadata(record, device, run.url, trained.history)
         return dg.MaterializeResult(
             value=record,
             data_version=dg.DataVersion(sha256),
-            metadata=_metadata(record, device, run.url, trained.history),
+            metadata=metadata | {"training_id": checkpoints.training_id, "learning_curve": picture(curve)},
         )
 
     return resnet34
 
 
-class _Reporter:
-    """Tells log, asset page and MLflow how the training goes."""
+def _log_results(run: TrackedRun, folder: Path, curve: bytes) -> None:
+    run.log_folder(folder, "model")
+    run.log_file(curve, "learning_curve.png")
 
-    def __init__(self, context: dg.AssetExecutionContext, run: TrackedRun) -> None:
-        self._context, self._run = context, run
-        self._throttle = Throttle()
 
-    def on_epoch(self, epoch: "Epoch") -> None:
-        """A line in the log, an observation on the asset and a step in MLflow."""
-        self._context.log.info(
-            f"Epoch {epoch.number}/{epoch.of}: loss {epoch.train_loss:.3f}, val accuracy {epoch.val_accuracy:.2%}, "
-            f"{epoch.images_per_second:.0f} images/s, {epoch.data_wait:.1%} waiting for data, {clock(epoch.duration)}, "
-            f"{clock(epoch.seconds_left)} left"
-        )
-        figures = {key: value for key, value in asdict(epoch).items() if key not in ("number", "of", "seconds_left")}
-        progress = {"epoch": epoch.number, "epochs": epoch.of, "seconds_left": epoch.seconds_left}
-        self._context.log_event(dg.AssetObservation(self._context.asset_key, metadata=progress | figures))
-        self._run.log_metrics(figures, step=epoch.number)
+def _checkpoints(
+    context: dg.AssetExecutionContext,
+    config: TrainingConfig,
+    folder: Path,
+    identity: dict[str, Any],
+    mlflow: MlflowTracking,
+) -> "Checkpoints":
+    """Those of the interrupted training where it can go on, else of one that begins; the log says which and why."""
+    from lance_pipeline.training.checkpoint import Checkpoints, read_checkpoint
 
-    def on_step(self, step: "Step") -> None:
-        """A line in the log every ten seconds."""
-        if self._throttle.ready():
-            self._context.log.info(
-                f"Epoch {step.epoch}, batch {step.batch}/{step.batches}: loss {step.loss.item():.3f}, "
-                f"{clock(step.seconds_left)} left"
-            )
+    every = config.checkpoint_minutes * 60
+    found = None if config.fresh else read_checkpoint(folder)
+    if found is None:
+        context.log.info("Trains anew, as `fresh` asks for" if config.fresh else "Trains anew")
+        return Checkpoints.begun(folder, identity, every=every)
+    reasons = _reasons_to_begin(context, found, identity)
+    if not reasons:
+        notes, state = found.notes, found.state
+        context.log.info(f"Goes on with the interrupted training {found.training_id}")
+        return Checkpoints(folder, found.training_id, identity, state, every, lambda: notes)
+    context.log.info(f"Trains anew: {'; '.join(reasons)}")
+    if run_id := found.notes.get("mlflow_run_id"):
+        mlflow.abandon(run_id)
+    return Checkpoints.begun(folder, identity, every=every)
+
+
+def _reasons_to_begin(context: dg.AssetExecutionContext, found: "Progress", identity: dict[str, Any]) -> list[str]:
+    """Why a checkpoint is not to be gone on from; none where it is."""
+    from lance_pipeline.training.checkpoint import differences
+
+    event = context.instance.get_latest_materialization_event(context.asset_key)
+    latest = event.asset_materialization if event is not None else None
+    finished = latest.metadata.get("training_id") if latest is not None else None
+    if finished is not None and finished.value == found.training_id:
+        return ["the last training has ended"]
+    return differences(found.identity, identity)
 
 
 def _tags(context: dg.AssetExecutionContext, train: Split, val: Split) -> dict[str, str]:
@@ -165,6 +222,7 @@ def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"])
                     "train_loss": round(epoch.train_loss, 4),
                     "val_loss": round(epoch.val_loss, 4),
                     "val_accuracy": round(epoch.val_accuracy, 4),
+                    "val_macro_f1": round(epoch.val_macro_f1, 4),
                     "images_per_second": round(epoch.images_per_second, 1),
                     "data_wait": round(epoch.data_wait, 4),
                     "seconds": round(epoch.duration, 1),

@@ -1,0 +1,55 @@
+"""What is known of a training's epochs."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+BestBy = Literal["accuracy", "macro_f1", "loss"]
+# What differs from one run to the next however equal they are.
+TIMINGS = ("duration", "images_per_second", "data_wait", "seconds_left", "ended")
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a model does on a split: mean cross-entropy in nats, accuracy, and F1 averaged over classes."""
+
+    loss: float
+    accuracy: float
+    macro_f1: float
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch came to.
+
+    Losses are means over images, in nats, and times in seconds; ``data_wait`` is the share of the time from the first
+    to the last batch that the training waited for data, ``learning_rate`` that of the first batch, ``ended`` a Unix
+    time.
+    """
+
+    number: int
+    of: int
+    train_loss: float
+    val_loss: float
+    val_accuracy: float
+    val_macro_f1: float
+    learning_rate: float
+    duration: float
+    images_per_second: float
+    data_wait: float
+    seconds_left: float
+    ended: float
+
+    def figures(self) -> dict[str, float]:
+        """What is worth a series: all but the number and what says when."""
+        kept = {key: value for key, value in vars(self).items() if key not in ("number", "of", "seconds_left", "ended")}
+        return {key: float(value) for key, value in kept.items()}
+
+    def rank(self, by: BestBy) -> tuple[float, float]:
+        """Greater for a better epoch; the loss decides between equals."""
+        values = {"accuracy": self.val_accuracy, "macro_f1": self.val_macro_f1, "loss": -self.val_loss}
+        return values[by], -self.val_loss
+
+
+def best_of(history: list[Epoch], by: BestBy) -> Epoch:
+    """The first of the best epochs."""
+    return max(history, key=lambda epoch: epoch.rank(by))

@@ -1,0 +1,218 @@
+"""Real processes that want the same devices: who waits, for whom, and what ends the waiting."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.training.occupancy import occupied
+
+ONE = {"cpu": "cpu"}
+TWO = {"cuda:0": "cuda-11aa", "cuda:1": "cuda-22bb"}
+
+# Prints what it is told, then the device; has it until its input ends.
+TRAINING = """
+import json, sys
+from lance_pipeline.training.occupancy import occupied
+
+def tell(text):
+    print(text, flush=True)
+
+with occupied(json.loads(sys.argv[1]), *sys.argv[2:], on_wait=tell) as device:
+    tell(device)
+    sys.stdin.read()
+"""
+
+
+class Training:
+    """A process that wants a device."""
+
+    def __init__(self, devices: Mapping[str, str], what: str, run_id: str = "") -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", TRAINING, json.dumps(devices), what, run_id],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env=os.environ | {"TMPDIR": tempfile.gettempdir()},
+        )
+
+    def next_line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().strip()
+
+    def end(self) -> str:
+        """Let it end; what it had still to say."""
+        said, _ = self.process.communicate(timeout=60)
+        assert self.process.returncode == 0
+        return said.strip()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def processor_seconds(self) -> float:
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+@pytest.fixture(autouse=True)
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A host of its own, for these tests and their processes."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def train() -> Iterator[type[Training]]:
+    """Starts trainings, and leaves none behind."""
+    with ExitStack() as stack:
+
+        class Started(Training):
+            def __init__(self, devices: Mapping[str, str], what: str, run_id: str = "") -> None:
+                super().__init__(devices, what, run_id)
+                stack.callback(self.kill)
+
+        yield Started
+
+
+def unasked(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_the_second_waits_says_for_whom_and_follows(train):
+    first = train(ONE, "digits/resnet34", "1a2b3c4d-5e6f")
+    assert first.next_line() == "cpu"
+    second = train(ONE, "flowers/resnet34")
+    waiting = second.next_line()
+    assert waiting.startswith("waiting for cpu: digits/resnet34 has it (run 1a2b3c4d, process ")
+    assert f"process {first.process.pid}, since " in waiting
+    first.end()
+    assert second.next_line() == "cpu"
+    assert second.end() == ""
+
+
+def test_a_killed_training_leaves_its_device(train):
+    first = train(ONE, "digits/resnet34")
+    assert first.next_line() == "cpu"
+    second = train(ONE, "flowers/resnet34")
+    assert "digits/resnet34 has it (process" in second.next_line()
+    os.kill(first.process.pid, signal.SIGKILL)
+    assert second.next_line() == "cpu"
+    assert "flowers/resnet34 has it" in train(ONE, "cinic10/resnet34").next_line()
+
+
+def test_the_first_free_device_is_taken(train):
+    first = train(TWO, "a/resnet34")
+    assert first.next_line() == "cuda:0"
+    second = train(TWO, "b/resnet34")
+    assert second.next_line() == "cuda:1"
+    third = train(TWO, "c/resnet34")
+    waiting = third.next_line()
+    assert waiting.startswith(f"waiting for cuda:0 or cuda:1: a/resnet34 has cuda:0 (process {first.process.pid}, ")
+    assert f"), b/resnet34 has cuda:1 (process {second.process.pid}, " in waiting
+    second.end()
+    assert third.next_line() == "cuda:1"
+
+
+def test_devices_that_others_do_not_want_are_free():
+    with (
+        occupied({"cuda:0": "cuda-11aa"}, "a", on_wait=unasked),
+        occupied({"cuda:0": "cuda-22bb"}, "b", on_wait=unasked) as device,
+    ):
+        assert device == "cuda:0"
+
+
+def test_a_card_is_one_whatever_its_number(train):
+    with occupied({"cuda:1": "cuda-22bb"}, "a/resnet34", on_wait=unasked):
+        assert train({"cuda:0": "cuda-22bb"}, "b/resnet34").next_line().startswith("waiting for cuda:0: a/resnet34 has")
+
+
+def test_another_holder_is_told_once(train):
+    with occupied(ONE, "a/resnet34", on_wait=unasked):
+        waiting = train(ONE, "c/resnet34")
+        assert "a/resnet34 has it" in waiting.next_line()
+        # Or it could come between the two.
+        os.kill(waiting.process.pid, signal.SIGSTOP)
+    with occupied(ONE, "b/resnet34", on_wait=unasked):
+        os.kill(waiting.process.pid, signal.SIGCONT)
+        assert "b/resnet34 has it" in waiting.next_line()
+        time.sleep(1.2)  # two more looks, of which it must tell nothing
+    assert waiting.next_line() == "cpu"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells the processor time of others")
+def test_waiting_costs_next_to_no_processor_time(train):
+    with occupied(ONE, "a/resnet34", on_wait=unasked):
+        waiting = train(ONE, "b/resnet34")
+        assert "a/resnet34 has it" in waiting.next_line()
+        before = waiting.processor_seconds()
+        time.sleep(2)
+        assert waiting.processor_seconds() - before < 0.3
+
+
+def test_whoever_waits_can_be_stopped(train):
+    training = train(ONE, "digits/resnet34")
+    assert training.next_line() == "cpu"
+    told: list[str] = []
+    with (
+        pytest.raises(Stopped, match="stopped: SIGTERM") as caught,
+        occupied(ONE, "flowers/resnet34", on_wait=told.append, stop=lambda: "SIGTERM" if told else None),
+    ):
+        raise AssertionError
+    assert caught.value.reason == "SIGTERM"
+    assert len(told) == 1
+    training.end()
+    with occupied(ONE, "flowers/resnet34", on_wait=unasked) as device:
+        assert device == "cpu"
+
+
+def test_threads_of_one_process_wait_for_each_other():
+    told, had = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        with occupied(ONE, "b/resnet34", on_wait=lambda text: told.set()):
+            had.set()
+
+    thread = threading.Thread(target=wait)
+    with occupied(ONE, "a/resnet34", on_wait=unasked):
+        thread.start()
+        assert told.wait(30)
+        assert not had.is_set()
+    thread.join(30)
+    assert had.is_set()
+
+
+def test_a_failed_training_leaves_its_device(temporary):
+    with pytest.raises(ZeroDivisionError), occupied(ONE, "a/resnet34", on_wait=unasked):
+        assert {path.name for path in temporary.iterdir()} == {
+            f"lance_pipeline-{os.getuid()}-cpu{ending}" for ending in (".lock", ".json")
+        }
+        raise ZeroDivisionError
+    with occupied(ONE, "b/resnet34", on_wait=unasked) as device:
+        assert device == "cpu"
+
+
+def test_a_note_that_says_nothing(train, temporary):
+    with occupied(ONE, "a/resnet34", on_wait=unasked):
+        (temporary / f"lance_pipeline-{os.getuid()}-cpu.json").write_text('{"what": ')
+        assert train(ONE, "b/resnet34").next_line() == "waiting for cpu: another process has it"
+
+
+def test_a_temporary_folder_that_cannot_be_written(temporary, monkeypatch):
+    (temporary / "file").touch()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "file" / "below"))
+    with (
+        pytest.raises(InputError, match=r"cannot write .*below/lance_pipeline-.*TMPDIR moves it"),
+        occupied(ONE, "a/resnet34", on_wait=unasked),
+    ):
+        raise AssertionError

@@ -1,0 +1,95 @@
+import hashlib
+import os
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.weights import CARD_FILE, WEIGHTS_FILE, ModelCard, load_model, save_model
+
+CARD = ModelCard(
+    stem="small", classes=["cat", "dög"], image_size=32, fit="crop", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    return build_resnet34(2, "small").eval()
+
+
+@pytest.fixture
+def saved(tmp_path, model):
+    return save_model(tmp_path, model.state_dict(), CARD)
+
+
+def test_the_loaded_model_is_the_saved_one(tmp_path, model, saved):
+    loaded, card = load_model(tmp_path, saved)
+    assert card == CARD
+    assert not loaded.training
+    images = torch.rand(2, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(loaded(images), model(images))
+
+
+def test_the_folder_holds_weights_and_card_and_nothing_else(tmp_path, model, saved):
+    assert sorted(os.listdir(tmp_path)) == [CARD_FILE, WEIGHTS_FILE]
+    assert hashlib.sha256((tmp_path / WEIGHTS_FILE).read_bytes()).hexdigest() == saved
+    assert load_file(tmp_path / WEIGHTS_FILE).keys() == model.state_dict().keys()
+    assert ModelCard.model_validate_json((tmp_path / CARD_FILE).read_bytes()) == CARD
+
+
+def test_saving_again_replaces(tmp_path, saved):
+    torch.manual_seed(1)
+    other = build_resnet34(2, "small")
+    sha256 = save_model(tmp_path, other.state_dict(), CARD)
+    assert sha256 != saved
+    assert torch.equal(load_model(tmp_path, sha256)[0].fc.weight, other.fc.weight)
+
+
+def test_weights_of_another_training(tmp_path, saved):
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        load_model(tmp_path, "0" * 64)
+
+
+def test_weights_that_do_not_fit_the_card(tmp_path, saved):
+    card = CARD.model_copy(update={"classes": ["ant", "cat", "dog"]})
+    (tmp_path / CARD_FILE).write_text(card.model_dump_json())
+    with pytest.raises(InputError, match=r"(?s)cannot load the model in .*fc\.weight"):
+        load_model(tmp_path, saved)
+
+
+@pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
+def test_missing_file(tmp_path, saved, name):
+    (tmp_path / name).unlink()
+    with pytest.raises(InputError, match=f"cannot load the model in .*{name}.*Materialize the model again"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"classes": 1}', b"\xff\xfe"])
+def test_broken_card(tmp_path, saved, content):
+    (tmp_path / CARD_FILE).write_bytes(content)
+    with pytest.raises(InputError, match="cannot load the model in"):
+        load_model(tmp_path)
+
+
+@pytest.mark.parametrize("length", [0, 10_000])
+def test_truncated_weights(tmp_path, saved, length):
+    path = tmp_path / WEIGHTS_FILE
+    path.write_bytes(path.read_bytes()[:length])
+    with pytest.raises(InputError, match=r"cannot load the model in .*Materialize the model again"):
+        load_model(tmp_path)
+
+
+def test_unwritable_folder(tmp_path, model):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"cannot write the model to .*file/model.*LANCE_PIPELINE_DATA"):
+        save_model(tmp_path / "file" / "model", model.state_dict(), CARD)
+
+
+def test_unwritable_weights_file(tmp_path, model):
+    (tmp_path / f".{WEIGHTS_FILE}").mkdir()
+    with pytest.raises(InputError, match="cannot write the model to"):
+        save_model(tmp_path, model.state_dict(), CARD)
