@@ -57,12 +57,13 @@ def defs() -> dg.Definitions:
 
 import dagster as dg
 
+from lance_pipeline.orchestration.executor import default_executor
 from lance_pipeline.orchestration.resources import default_resources
 
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    return dg.Definitions(resources=default_resources())
+    return dg.Definitions(resources=default_resources(), executor=default_executor())
 ''',
     "small/defs/flowers/defs.yaml": """\
 type: lance_pipeline.ImageClassifier

@@ -62,9 +62,11 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
     """
 
     def interrupt(reason: str) -> None:
-        _logger.warning("Interrupting the step, because %s.", reason)
-        # Dagster's handler turns it into its exception.
-        os.kill(os.getpid(), signal.SIGINT)
+        try:
+            context.log.warning(f"Interrupting the step: {reason}.")
+        finally:
+            # Dagster's handler turns it into its exception.
+            os.kill(os.getpid(), signal.SIGINT)
 
     with _watched(context, interrupt) if _in_main_thread() else nullcontext():
         yield

@@ -1,6 +1,7 @@
 """The model's metrics on a split."""
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -11,6 +12,10 @@ from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, picture, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, Split
+from lance_pipeline.orchestration.supervision import interruptible
+
+if TYPE_CHECKING:
+    from lance_pipeline.training.device import Device
 
 CODE_VERSION = "1"
 _BATCH_SIZE = 128
@@ -43,7 +48,9 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
 
         with clear_failures():
             uri = lance_store.dataset_uri(f"{dataset.name}_{split}_predictions")
-            result, predictions, schema = _evaluated(model, data, gpu, uri)
+            device = gpu.pick(devices=dataset.attributes.device)
+            with interruptible(context):
+                result, predictions, schema = _evaluated(model, data, device, uri)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
             run = mlflow.existing_run(model.mlflow_run_id)
             # Apart from the training's own series, to which val_accuracy belongs.
@@ -82,7 +89,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
     return metrics
 
 
-def _evaluated(model: Model, data: Split, gpu: GpuResource, uri: str):
+def _evaluated(model: Model, data: Split, device: "Device", uri: str):
     """The metrics, and the version of the predictions' dataset with its Arrow schema."""
     from pathlib import Path
 
@@ -92,7 +99,6 @@ def _evaluated(model: Model, data: Split, gpu: GpuResource, uri: str):
     from lance_pipeline.training.weights import load_model
 
     network, card = load_model(Path(model.folder), model.sha256)
-    device = gpu.pick()
     loader = ImageLoader(
         data.data.uri,
         version=data.data.version,

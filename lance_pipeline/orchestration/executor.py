@@ -1,0 +1,117 @@
+"""How the steps of a run are executed, and what becomes of runs whose process was killed."""
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from filelock import FileLock, Timeout
+
+if TYPE_CHECKING:
+    from dagster._core.execution.context.system import PlanOrchestrationContext
+    from dagster._core.execution.plan.plan import ExecutionPlan
+    from dagster._core.execution.retries import RetryMode
+    from dagster._core.execution.step_dependency_config import StepDependencyConfig
+
+PROCESS_TAG = "lance_pipeline/process"
+# Names of what is missing are passed over.
+_PRELOADED = ["lance_pipeline.orchestration.fork_server", "dagster._core.storage.sqlite_storage"]
+# Until this process ends, for a run ends a moment after its executor.
+_held: list[FileLock] = []
+
+
+def default_executor() -> dg.ExecutorDefinition:
+    """Dagster's multiprocess executor with its configuration, a fork server, and an end for killed runs.
+
+    Steps are forked from a server that has imported what they share. When a run starts, those runs of its instance
+    whose process was killed on this host are marked as failed, or as canceled where that was asked for, and no longer
+    hold places in pools. A run that was marked as canceled from outside stays so when its steps have stopped.
+    """
+
+    @dg.executor(
+        name="lance_pipeline_multiprocess",
+        config_schema=dg.multiprocess_executor.config_schema.as_field(),
+        requirements=dg.multiple_process_executor_requirements(),
+    )
+    def lance_pipeline_multiprocess(init_context: dg.InitExecutorContext) -> dg.Executor:
+        config = {"start_method": {"forkserver": {"preload_modules": _PRELOADED}}, **init_context.executor_config}
+        return _TidyExecutor(_multiprocess_executor(init_context._replace(executor_config=config)))
+
+    return lance_pipeline_multiprocess
+
+
+def _multiprocess_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
+    create = dg.multiprocess_executor.executor_creation_fn
+    if create is None:
+        raise TypeError("dagster.multiprocess_executor has no executor_creation_fn")
+    return create(init_context)
+
+
+class _TidyExecutor(dg.Executor):
+    """Ends dead runs first, then has this one executed by ``steps``."""
+
+    def __init__(self, steps: dg.Executor) -> None:
+        self._steps = steps
+
+    @property
+    def retries(self) -> "RetryMode":
+        return self._steps.retries
+
+    @property
+    def step_dependency_config(self) -> "StepDependencyConfig":
+        return self._steps.step_dependency_config
+
+    def execute(
+        self, plan_context: "PlanOrchestrationContext", execution_plan: "ExecutionPlan"
+    ) -> Iterator[dg.DagsterEvent]:
+        instance, run_id = plan_context.instance, plan_context.run_id
+        instance.add_run_tags(run_id, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"})
+        _end_dead_runs(instance, run_id)
+        try:
+            yield from self._steps.execute(plan_context, execution_plan)
+        except dg.DagsterSubprocessError as error:
+            # Steps that stopped before the executor was asked to. As an error it would make a canceled run fail.
+            if all(
+                one.cls_name == dg.DagsterExecutionInterruptedError.__name__ for one in error.subprocess_error_infos
+            ):
+                raise dg.DagsterExecutionInterruptedError from error
+            raise
+
+
+def _end_dead_runs(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Lock this run's file for as long as this process lives, and end the runs whose files nobody locks.
+
+    The operating system frees a lock when its process ends, however it does. A process number could be another's by
+    now, or mean nothing in this container; and files of other hosts are not here.
+    """
+    folder = Path(instance.root_directory, "running")
+    folder.mkdir(parents=True, exist_ok=True)
+    # One at a time, or somebody could come upon this run's file before it is locked.
+    with FileLock(folder / "sweep.lock"):
+        for path in folder.glob("*.run"):
+            # Of a run that lives the file is locked.
+            with suppress(Timeout), FileLock(path, timeout=0):
+                _end_dead_run(instance, path.stem)
+                path.unlink()
+        lock = FileLock(folder / f"{run_id}.run", thread_local=False)
+        lock.acquire()
+        _held.append(lock)
+
+
+def _end_dead_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    run = instance.get_run_by_id(run_id)
+    if run is None or run.is_finished:
+        return
+    process = f"The process of this run ({run.tags.get(PROCESS_TAG, 'unknown')}) is gone"
+    if run.status == dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceled(run, f"{process}, as it was asked to be.")
+    else:
+        instance.report_run_failed(
+            run,
+            f"{process}: it was killed, or the machine went down. Materialize the same assets again: what was begun "
+            "goes on where it was.",
+        )
+    instance.event_log_storage.free_concurrency_slots_for_run(run_id)

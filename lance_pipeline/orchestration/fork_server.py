@@ -1,0 +1,12 @@
+"""What the fork server imports, once for all steps that are forked from it.
+
+Never torch, lance or mlflow, whose threads do not survive a fork.
+"""
+
+import signal
+
+import lance_pipeline.orchestration.component  # noqa: F401
+
+# A SIGTERM to the whole process group is for the executor, which tells the steps. The fork server ends after them, or
+# the executor would not learn how they ended. (It ignores SIGINT by itself.)
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
