@@ -183,8 +183,17 @@ def test_momentum_is_the_recipes_throughout(splits, schedule, monkeypatch):
 
 
 def test_loss_that_is_no_longer_finite_stops_the_training(splits):
-    with pytest.raises(InputError, match=r"no longer finite in epoch \d.*`recipe.learning_rate`"):
+    with pytest.raises(InputError, match=r"no longer finite in epoch \d.*`recipe.learning_rate`") as error:
         run(splits, recipe(learning_rate=1e38))
+    # The batch's files, by name.
+    assert len(error.value.details) == 4
+    assert set(error.value.details) <= set(splits["train"].to_pandas()["path"])
+
+
+def test_training_ends_when_it_gets_no_better(contradicting):
+    history = run(contradicting, recipe(epochs=9, patience=2, best_by="loss")).history
+    best = min(history, key=lambda epoch: epoch.val_loss)
+    assert len(history) == best.number + 2 < 9
 
 
 @pytest.mark.parametrize("epochs", [1, 2])
