@@ -12,6 +12,8 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     summary = commands.add_parser("summary", help="tell what the latest materializations of a dataset came to")
     summary.add_argument("dataset", help="the dataset's name, such as digits")
+    reproduce = commands.add_parser("reproduce", help="train again from an MLflow run's record, and compare")
+    reproduce.add_argument("run_id", help="the MLflow run of a finished training")
     ui = commands.add_parser("ui", help="serve the Dagster UI and the MLflow UI on loopback until Ctrl-C")
     ui.add_argument("--port", type=int, default=3000, help="of the Dagster UI (default: %(default)s)")
     ui.add_argument("--mlflow-port", type=int, default=5000, help="of the MLflow UI (default: %(default)s)")
@@ -23,6 +25,10 @@ def main() -> int:
 
             print_summary(arguments.dataset)
             return 0
+        if arguments.command == "reproduce":
+            from lance_pipeline.orchestration.reproduction import reproduce as reproduced
+
+            return 0 if reproduced(arguments.run_id) else 1
         from lance_pipeline.orchestration.ui import serve
 
         return serve(arguments.port, arguments.mlflow_port, arguments.workspace)

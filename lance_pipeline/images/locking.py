@@ -4,15 +4,16 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 
 from filelock import FileLock, Timeout
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images.object_store import is_remote
 
-_TRY = 0.2
+# Seconds.
+_LOOK_EVERY = 0.2
 
 
 def lock_path(uri: str) -> str:
@@ -41,32 +42,48 @@ def locked(uris: list[str], on_wait: Callable[[str], None] = lambda uri: None) -
     with ExitStack() as stack:
         # In one order for everybody, or two could wait for each other.
         for uri in sorted(uris):
-            stack.callback(_lock(uri, on_wait).release)
+            variable = "TMPDIR" if is_remote(uri) else "LANCE_PIPELINE_DATA"
+            stack.enter_context(first_free([lock_path(uri)], variable, lambda uri=uri: uri, on_wait))
         yield
 
 
-def try_lock(path: str, variable: str) -> FileLock | None:
-    """The operating system's lock of this file, held from now on, or None while somebody else holds it.
+@contextmanager
+def first_free(
+    paths: Sequence[str],
+    variable: str,
+    waits_for: Callable[[], str],
+    on_wait: Callable[[str], None],
+    stop: Callable[[], str | None] = lambda: None,
+) -> Iterator[str]:
+    """Hold the first of these lock files that is free, and yield its path; sleep while others hold them all.
 
-    Threads of one process keep each other out as well. It is free again after ``release()``, or when
-    this process ends, however it ends.
+    Threads of one process keep each other out as well. A file is free again when the context or the process
+    ends, however it ends.
 
     Args:
-        path: the lock file; made, with its folder, where it is missing, and never removed.
-        variable: the environment variable that moves it elsewhere, for the message.
+        paths: the lock files, the preferred one first; made, with their folders, where they are missing, and
+            never removed.
+        variable: the environment variable that moves them elsewhere, for the message.
+        waits_for: asked, while others hold them, what is waited for.
+        on_wait: called with its answer, and again when that has changed.
+        stop: asked while it waits; a reason, such as ``SIGTERM``, ends the waiting.
 
     Raises:
-        InputError: the file cannot be written.
+        Stopped: ``stop`` gave a reason.
+        InputError: a file cannot be written.
     """
-    lock = FileLock(path, thread_local=False)
+    told = None
+    while (lock := next(filter(None, (_held(path, variable) for path in paths)), None)) is None:
+        if (text := waits_for()) != told:
+            on_wait(text)
+            told = text
+        if reason := stop():
+            raise Stopped(reason)
+        time.sleep(_LOOK_EVERY)
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        lock.acquire(timeout=0)
-    except Timeout:
-        return None
-    except OSError as error:
-        raise unwritable(path, error, variable) from error
-    return lock
+        yield lock.lock_file
+    finally:
+        lock.release()
 
 
 def unwritable(path: str, error: OSError, variable: str) -> InputError:
@@ -77,12 +94,14 @@ def unwritable(path: str, error: OSError, variable: str) -> InputError:
     )
 
 
-def _lock(uri: str, on_wait: Callable[[str], None]) -> FileLock:
-    path, variable = lock_path(uri), "TMPDIR" if is_remote(uri) else "LANCE_PIPELINE_DATA"
-    lock = try_lock(path, variable)
-    if lock is None:
-        on_wait(uri)
-    while lock is None:
-        time.sleep(_TRY)
-        lock = try_lock(path, variable)
+def _held(path: str, variable: str) -> FileLock | None:
+    """The operating system's lock of this file, held from now on, or None while somebody else holds it."""
+    lock = FileLock(path, thread_local=False)
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        return None
+    except OSError as error:
+        raise unwritable(path, error, variable) from error
     return lock

@@ -1,84 +1,62 @@
 """MLflow as a resource, without MLflow's global state."""
 
 import os
-import tempfile
-import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from filelock import FileLock
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.paths import data_root, make_folder
-from lance_pipeline.orchestration.records import LanceVersion
+from lance_pipeline.orchestration.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Run
 
-# MLflow refuses a digest of more characters.
-_DIGEST_LENGTH = 36
 _ANSWER_SECONDS = 10
 DEFAULT_UI = "http://127.0.0.1:5000"
+TRAINING_TAG = "training_id"
 
 
-class TrackedRun:
-    """An MLflow run to write to."""
+class TrainingRun:
+    """The MLflow run of a training, which is opened as soon as the server can be reached.
 
-    def __init__(self, client: "MlflowClient", run_id: str, url: str) -> None:
-        self.run_id, self.url = run_id, url
-        self._client = client
+    Its arguments are those of ``MlflowTracking.training_run``.
+    """
 
-    def log_params(self, params: dict[str, Any]) -> None:
-        """Log parameters, each as text."""
-        from mlflow.entities import Param
+    def __init__(
+        self,
+        mlflow: "MlflowTracking",
+        experiment: str,
+        name: str,
+        training_id: str,
+        describe: Callable[[TrackedRun], None],
+    ) -> None:
+        self.mlflow = mlflow
+        self._experiment, self._name, self._training_id, self._describe = experiment, name, training_id, describe
+        self._run: TrackedRun | None = None
 
-        self._client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+    def opened(self) -> TrackedRun | None:
+        """The run, or None while the server is away."""
+        if not self.mlflow.is_reachable():
+            return None
+        if self._run is None:
+            run = self.mlflow.open_training(self._experiment, self._name, self._training_id)
+            self._describe(run)
+            run.watch_system()
+            self._run = run
+        return self._run
 
-    def log_metrics(self, metrics: dict[str, float], step: int = 0, ended: float | None = None) -> None:
-        """Log metrics at one step, in one call.
-
-        Sent again with the same time, they are not doubled.
-
-        Args:
-            metrics: finite values by their names.
-            step: such as the epoch.
-            ended: when they were measured, as a Unix time; now when None.
-        """
-        from mlflow.entities import Metric
-
-        at = int((time.time() if ended is None else ended) * 1000)
-        self._client.log_batch(self.run_id, metrics=[Metric(key, value, at, step) for key, value in metrics.items()])
-
-    def log_dataset(self, name: str, context: str, data: LanceVersion) -> None:
-        """Log one version of a Lance dataset as an input of the run."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        source = data.model_dump_json()
-        dataset = Dataset(name=name, digest=data.fingerprint[:_DIGEST_LENGTH], source_type="lance", source=source)
-        tags = {
-            "mlflow.data.context": context,
-            "lance.version": str(data.version),
-            "lance.fingerprint": data.fingerprint,
-        }
-        entity = DatasetInput(dataset=dataset, tags=[InputTag(key, value) for key, value in tags.items()])
-        self._client.log_inputs(self.run_id, datasets=[entity])
-
-    def log_file(self, data: bytes, name: str) -> None:
-        """Log bytes as an artifact of the given path."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / Path(name).name
-            path.write_bytes(data)
-            parent = str(Path(name).parent)
-            self._client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
-
-    def log_folder(self, folder: Path, name: str) -> None:
-        """Log a folder's files as artifacts below ``name``."""
-        self._client.log_artifacts(self.run_id, str(folder), name)
+    def end(self, status: str) -> None:
+        """End the run, where there is one."""
+        if self._run is not None:
+            self._run.end(status)
 
 
 class MlflowTracking(dg.ConfigurableResource):
@@ -92,6 +70,22 @@ class MlflowTracking(dg.ConfigurableResource):
         description="Where people open the MLflow UI; links start with it. When unset the tracking server, "
         f"or for the database {DEFAULT_UI}.",
     )
+    on_unreachable: str = Field(
+        default="fail",
+        description="What a training does while the server cannot be reached at its start: `fail`, or `continue`, "
+        "which tells the server all of it later. One that is lost in the middle is waited for in any case.",
+    )
+
+    patience: float = Field(
+        default=60, ge=0, description="For how many seconds a finished training waits for a server that is away."
+    )
+
+    @field_validator("on_unreachable")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("fail", "continue"):
+            raise ValueError(f"{value!r} is neither `fail` nor `continue`; see LANCE_PIPELINE_MLFLOW_UNREACHABLE")
+        return value
 
     @property
     def _folder(self) -> Path:
@@ -122,11 +116,11 @@ class MlflowTracking(dg.ConfigurableResource):
 
         # Its own default is to try for minutes, in which a training would stand still.
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         try:
             if self.remote:
-                # At once, where MLflow's own client would try for minutes.
-                with urllib.request.urlopen(f"{self.uri}/health", timeout=_ANSWER_SECONDS):  # noqa: S310 - as configured
-                    return MlflowClient(self.uri)
+                self._require_answer()
+                return MlflowClient(self.uri)
             # Two processes that make one sqlite database at once would break it.
             with self._lock():
                 client = MlflowClient(self.uri)
@@ -134,8 +128,32 @@ class MlflowTracking(dg.ConfigurableResource):
                 return client
         except (MlflowException, OSError) as error:
             raise InputError(
-                f"MLflow at {self.uri} cannot be used: {error}. Start the server, or correct MLFLOW_TRACKING_URI."
+                f"MLflow at {self.uri} cannot be used: {error}. Start the server, or correct MLFLOW_TRACKING_URI; "
+                "with LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue a training does not wait for it."
             ) from error
+
+    def _require_answer(self) -> None:
+        """At once, where MLflow's own client would try for minutes."""
+        with urllib.request.urlopen(f"{self.uri}/health", timeout=_ANSWER_SECONDS):  # noqa: S310 - as configured
+            pass
+
+    def is_reachable(self) -> bool:
+        """Whether the tracking server answers now; a database is always there."""
+        if self.remote:
+            try:
+                self._require_answer()
+            except OSError:
+                return False
+        return True
+
+    def require_start(self) -> None:
+        """See that a training may begin.
+
+        Raises:
+            InputError: the server cannot be reached, and the training is to fail then.
+        """
+        if self.on_unreachable == "fail":
+            self.client()
 
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""
@@ -144,69 +162,64 @@ class MlflowTracking(dg.ConfigurableResource):
 
     @contextmanager
     def training_run(
-        self, experiment: str, name: str, tags: dict[str, str], resume: str | None = None
-    ) -> Iterator[TrackedRun]:
-        """A run, which ends FINISHED, or FAILED with an error, or KILLED when it was stopped.
+        self, experiment: str, name: str, training_id: str, describe: Callable[[TrackedRun], None]
+    ) -> Iterator[TrainingRun]:
+        """The run of a training, which ends FINISHED, or FAILED with an error, or KILLED when it was stopped.
 
         Args:
             experiment: made where it is missing.
-            name: of a new run.
-            tags: of the run.
-            resume: the run to go on with; a new one when None, or when this server does not have it any more.
+            name: of a run that is new.
+            training_id: a run of this training that is there already goes on.
+            describe: logs to the run what is known from the beginning.
 
         Raises:
-            InputError: the tracking server cannot be reached.
+            InputError: the tracking server cannot be reached, and the training is to fail then, or it cannot be told
+                of the end.
         """
         from mlflow.exceptions import MlflowException
 
-        client = self.client()
-        experiment_id = self._experiment(client, experiment)
-        run_id = resume if resume is not None and self._is_there(client, resume) else None
-        if run_id is None:
-            run_id = client.create_run(experiment_id, run_name=name).info.run_id
-        else:
-            client.update_run(run_id, status="RUNNING")
-        for key, value in tags.items():
-            client.set_tag(run_id, key, value)
+        self.require_start()
+        run = TrainingRun(self, experiment, name, training_id, describe)
+        run.opened()
         try:
-            yield TrackedRun(client, run_id, self.url(experiment_id, run_id))
+            yield run
+            run.end("FINISHED")
         except BaseException as error:
             failed = isinstance(error, Exception) and not isinstance(error, Stopped)
             try:
-                client.set_terminated(run_id, "FAILED" if failed else "KILLED")
+                run.end("FAILED" if failed else "KILLED")
             except MlflowException as unreachable:
                 # What ended the training is what its owner has to know.
                 error.add_note(f"MLflow could not be told: {unreachable}")
+            if isinstance(error, MlflowException):
+                raise InputError(
+                    f"MLflow at {self.uri} did not take what the training has to tell: {error}. Nothing is lost: once "
+                    "the server runs, materialize again, which goes on from the last checkpoint."
+                ) from error
             raise
-        client.set_terminated(run_id, "FINISHED")
 
-    def abandon(self, run_id: str) -> None:
-        """Mark a run as KILLED that nobody will go on with, where it still counts as running."""
+    def open_training(self, experiment: str, name: str, training_id: str) -> TrackedRun:
+        """The run of a training, which counts as running from now on; made where it is missing."""
         client = self.client()
-        if self._is_there(client, run_id) and client.get_run(run_id).info.status == "RUNNING":
-            client.set_terminated(run_id, "KILLED")
+        experiment_id = self._experiment(client, experiment)
+        run = _run_of(client, experiment_id, training_id)
+        if run is None:
+            run = client.create_run(experiment_id, run_name=name, tags={TRAINING_TAG: training_id})
+        else:
+            client.update_run(run.info.run_id, status="RUNNING")
+        return TrackedRun(client, run, self.url(experiment_id, run.info.run_id))
 
-    def is_reachable(self) -> bool:
-        """Whether the tracking server answers now."""
-        try:
-            self.client()
-        except InputError:
-            return False
-        return True
-
-    @staticmethod
-    def _is_there(client: "MlflowClient", run_id: str) -> bool:
-        from mlflow.exceptions import MlflowException
-
-        try:
-            return client.get_run(run_id).info.lifecycle_stage == "active"
-        except MlflowException as error:
-            if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-                return False
-            raise
+    def abandon(self, experiment: str, training_id: str) -> None:
+        """Mark the run as KILLED of a training that nobody will go on with, where it still counts as running."""
+        if not self.is_reachable():
+            return
+        client = self.client()
+        run = _run_of(client, self._experiment(client, experiment), training_id)
+        if run is not None and run.info.status == "RUNNING":
+            client.set_terminated(run.info.run_id, "KILLED")
 
     def existing_run(self, run_id: str) -> TrackedRun:
-        """A run that has ended, to add to.
+        """A run that has ended, to read or to add to.
 
         Raises:
             InputError: the tracking server cannot be reached or does not know the run.
@@ -215,13 +228,13 @@ class MlflowTracking(dg.ConfigurableResource):
 
         client = self.client()
         try:
-            experiment_id = client.get_run(run_id).info.experiment_id
+            run = client.get_run(run_id)
         except MlflowException as error:
             raise InputError(
-                f"MLflow at {self.uri} does not know the model's run {run_id}: {error}. Materialize the model again, "
-                "or correct MLFLOW_TRACKING_URI."
+                f"MLflow at {self.uri} does not know the run {run_id}: {error}. Correct MLFLOW_TRACKING_URI, "
+                "or materialize the model again."
             ) from error
-        return TrackedRun(client, run_id, self.url(experiment_id, run_id))
+        return TrackedRun(client, run, self.url(run.info.experiment_id, run_id))
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
         """The experiment's id; made where it was missing."""
@@ -230,3 +243,9 @@ class MlflowTracking(dg.ConfigurableResource):
                 return experiment.experiment_id
             location = None if self.tracking_uri else (self._folder / "artifacts" / name).as_uri()
             return client.create_experiment(name, artifact_location=location)
+
+
+def _run_of(client: "MlflowClient", experiment_id: str, training_id: str) -> "Run | None":
+    """The training's run, unless somebody deleted it."""
+    runs = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{training_id}'", max_results=1)
+    return runs[0] if runs else None

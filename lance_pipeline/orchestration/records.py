@@ -1,5 +1,7 @@
 """The records that flow between assets: where a thing is and which version, never its bytes."""
 
+from typing import Any
+
 from pydantic import BaseModel, ConfigDict
 
 from lance_pipeline.images.channels import ChannelSums
@@ -67,6 +69,33 @@ class Model(Record):
     val: LanceVersion
     best_epoch: int
     val_accuracy: float
+
+
+class Training(Record):
+    """How a model was trained, and what came of it: all that is needed to do it again.
+
+    The first fields are the training's identity (see ``training_identity``).
+    """
+
+    code: str
+    train: LanceVersion
+    val: LanceVersion
+    recipe: Recipe
+    image_size: int
+    weights: str
+    device: str
+    precision: str
+    environment: dict[str, Any]
+    """In which it ended; one that was interrupted may have begun in another."""
+    sha256: str
+    """Of the weights file."""
+    history: list[dict[str, float]]
+    """Of each epoch the number and the figures that do not depend on time."""
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """As ``training_identity`` gives it."""
+        return self.model_dump(mode="json", include={"code", "train", "val", "recipe", "image_size", "weights"})
 
 
 class Metrics(Record):

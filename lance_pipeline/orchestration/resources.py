@@ -10,6 +10,7 @@ from lance_pipeline.orchestration.record_io import RecordIOManager
 
 DEVICE_VARIABLE = "LANCE_PIPELINE_DEVICE"
 PRECISION_VARIABLE = "LANCE_PIPELINE_PRECISION"
+MLFLOW_UNREACHABLE_VARIABLE = "LANCE_PIPELINE_MLFLOW_UNREACHABLE"
 MLFLOW_UI_VARIABLE = "LANCE_PIPELINE_MLFLOW_UI"
 
 
@@ -18,7 +19,8 @@ def default_resources() -> dict[str, Any]:
 
     ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device (several with commas between them)
     and precision, ``MLFLOW_TRACKING_URI`` another tracking server, ``LANCE_PIPELINE_MLFLOW_UI``
-    the address that links to MLflow start with.
+    the address that links to MLflow start with, and ``LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue`` has
+    a training begin without the server.
     """
 
     def variable(name: str) -> str | None:
@@ -28,7 +30,11 @@ def default_resources() -> dict[str, Any]:
         "gpu": GpuResource(
             device=variable(DEVICE_VARIABLE) or "auto", precision=variable(PRECISION_VARIABLE) or "auto"
         ),
-        "mlflow": MlflowTracking(tracking_uri=variable("MLFLOW_TRACKING_URI"), ui_url=variable(MLFLOW_UI_VARIABLE)),
+        "mlflow": MlflowTracking(
+            tracking_uri=variable("MLFLOW_TRACKING_URI"),
+            ui_url=variable(MLFLOW_UI_VARIABLE),
+            on_unreachable=variable(MLFLOW_UNREACHABLE_VARIABLE) or "fail",
+        ),
         "lance_store": LanceStore(),
         "io_manager": RecordIOManager(),
     }

@@ -108,9 +108,9 @@ def _reason_to_stop(context: dg.AssetExecutionContext, *, with_status: bool) -> 
     if not with_status:
         return None
     try:
-        run = context.instance.get_run_by_id(context.run_id)
+        run = context.instance.get_run_by_id(context.run.run_id)
     except Exception:
         # A storage that is locked now answers later.
-        _logger.exception("Cannot tell whether run %s was ended; the step goes on.", context.run_id)
+        _logger.exception("Cannot tell whether run %s was ended; the step goes on.", context.run.run_id)
         return None
     return _ENDED.get(run.status) if run else None

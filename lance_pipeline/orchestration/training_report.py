@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking, TrackedRun
+from lance_pipeline.orchestration.mlflow_tracking import TrainingRun
 from lance_pipeline.orchestration.progress import Throttle, clock
+from lance_pipeline.orchestration.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from lance_pipeline.training.history import Epoch
     from lance_pipeline.training.loop import Step
 
-_PATIENCE = 60
 _TRY = 2
 
 
@@ -24,8 +24,8 @@ class TrainingReport:
     before is then the same, and not doubled. While the server is away, the epochs wait in the checkpoint.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, run: TrackedRun, mlflow: MlflowTracking) -> None:
-        self._context, self._run, self._mlflow = context, run, mlflow
+    def __init__(self, context: dg.AssetExecutionContext, run: TrainingRun) -> None:
+        self._context, self._run = context, run
         self._throttle = Throttle()
         self._delivered = 0
         self._away = False
@@ -54,38 +54,44 @@ class TrainingReport:
 
         self._deliver([Epoch(**epoch) for epoch in state["history"]])
 
-    def settle(self, history: list["Epoch"]) -> None:
-        """Send MLflow what it lacks at the end, waiting for it for a while.
+    def settled(self, history: list["Epoch"]) -> TrackedRun:
+        """The MLflow run, which lacks nothing now; the server is waited for for a while.
 
         Raises:
             InputError: it cannot be reached.
         """
-        deadline = time.monotonic() + _PATIENCE
-        while not self._deliver(history):
+        deadline = time.monotonic() + self._run.mlflow.patience
+        while True:
+            run = self._deliver(history)
+            if run is not None:
+                return run
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"the training is finished, but MLflow at {self._mlflow.uri} cannot be reached: "
+                    f"the training is finished, but MLflow at {self._run.mlflow.uri} cannot be reached: "
                     f"{len(history) - self._delivered} of {len(history)} epochs are not there yet. Nothing is lost: "
                     "once the server runs, materialize again, which goes on from the last checkpoint and takes seconds."
                 )
             time.sleep(_TRY)
 
-    def _deliver(self, history: list["Epoch"]) -> bool:
-        """Send the epochs that MLflow lacks; whether it has all now."""
+    def _deliver(self, history: list["Epoch"]) -> TrackedRun | None:
+        """Send the epochs that MLflow lacks; the run if it has all now."""
         from mlflow.exceptions import MlflowException
 
-        missing = history[self._delivered :]
         try:
-            if missing and self._mlflow.is_reachable():
-                for epoch in missing:
-                    self._run.log_metrics(epoch.figures(), step=epoch.number, ended=epoch.ended)
+            run = self._run.opened()
+            if run is not None:
+                for epoch in history[self._delivered :]:
+                    run.log_metrics(epoch.figures(), step=epoch.number, ended=epoch.ended)
                     self._delivered += 1
-        except MlflowException as error:
+        except (MlflowException, InputError) as error:
             self._context.log.warning(f"MLflow did not take the metrics: {error}")
-        away = self._delivered < len(history)
-        if away and not self._away:
+            run = None
+        if run is None and not self._away:
             self._context.log.warning(
-                f"MLflow at {self._mlflow.uri} cannot be reached; the training goes on, its metrics are sent later"
+                f"MLflow at {self._run.mlflow.uri} cannot be reached; the training goes on, its metrics are sent later"
             )
-        self._away = away
-        return not away
+        if run is not None and self._away:
+            self._context.log.info(f"MLflow at {self._run.mlflow.uri} is there again, and has all metrics")
+            run.watch_system()
+        self._away = run is None
+        return run

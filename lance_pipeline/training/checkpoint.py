@@ -5,21 +5,20 @@ import pickle
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 
-from lance_pipeline.errors import InputError, Stopped
-from lance_pipeline.images.locking import try_lock
+from lance_pipeline.errors import InputError
+from lance_pipeline.images.locking import first_free
 
 _FILE = "checkpoint.pt"
 _WORK = f".{_FILE}"
-_LOOK = 0.5
 
 
 @dataclass(frozen=True)
@@ -29,13 +28,11 @@ class Progress:
     Attributes:
         training_id: stays the same however often the training is interrupted.
         identity: what it trains on and how; another identity is another training.
-        notes: what the owner of the training wrote beside it.
         state: of all that moves; None before the first batch.
     """
 
     training_id: str
     identity: dict[str, Any]
-    notes: dict[str, Any]
     state: dict[str, Any] | None
 
 
@@ -52,7 +49,6 @@ class Checkpoints:
         identity: see ``Progress``.
         state: what to go on from; None to begin.
         every: seconds after which ``due`` holds again.
-        notes: gives what is to be written beside the state.
         on_saved: called, in the thread, with each state that is safely on the disk.
     """
 
@@ -61,15 +57,20 @@ class Checkpoints:
     identity: dict[str, Any]
     state: dict[str, Any] | None = None
     every: float = 600.0
-    notes: Callable[[], dict[str, Any]] = dict
     on_saved: Callable[[dict[str, Any]], None] = lambda state: None
     _saved: float = field(default_factory=time.monotonic)
     _pending: Future[None] | None = None
 
     @classmethod
     def begun(cls, folder: Path, identity: dict[str, Any], **more: Any) -> Self:
-        """Of a training that begins."""
-        return cls(folder, uuid.uuid4().hex, identity, **more)
+        """Of a training that begins; from now on a next one finds it.
+
+        Raises:
+            InputError: the folder cannot be written.
+        """
+        checkpoints = cls(folder, uuid.uuid4().hex, identity, **more)
+        checkpoints._write(None)
+        return checkpoints
 
     def __enter__(self) -> Self:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -102,8 +103,8 @@ class Checkpoints:
         if pending is not None:
             pending.result()
 
-    def _write(self, state: dict[str, Any]) -> None:
-        content = vars(Progress(self.training_id, self.identity, self.notes(), state))
+    def _write(self, state: dict[str, Any] | None) -> None:
+        content = vars(Progress(self.training_id, self.identity, state))
         work = self.folder / _WORK
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -116,7 +117,8 @@ class Checkpoints:
             # torch turns some errors of the disk into a RuntimeError.
             work.unlink(missing_ok=True)
             raise InputError(self._full(error)) from error
-        self.on_saved(state)
+        if state is not None:
+            self.on_saved(state)
 
     def _full(self, error: Exception) -> str:
         there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
@@ -147,14 +149,13 @@ def read_checkpoint(folder: Path) -> Progress | None:
         ) from error
 
 
-@contextmanager
 def exclusive(
     folder: Path, on_wait: Callable[[str], None], stop: Callable[[], str | None] = lambda: None
-) -> Iterator[None]:
+) -> AbstractContextManager[object]:
     """Have a folder of checkpoints to oneself; it is free again when the context or the process ends.
 
     Args:
-        folder: must be there.
+        folder: made when missing.
         on_wait: called once if another training has it.
         stop: asked while it waits; a reason ends the waiting.
 
@@ -162,18 +163,8 @@ def exclusive(
         Stopped: ``stop`` gave a reason.
         InputError: the folder cannot be written.
     """
-    path, told = str(folder / ".lock"), False
-    while (lock := try_lock(path, "LANCE_PIPELINE_DATA")) is None:
-        if not told:
-            on_wait(f"waiting for {folder}: another training of this dataset is using it")
-            told = True
-        if reason := stop():
-            raise Stopped(reason)
-        time.sleep(_LOOK)
-    try:
-        yield
-    finally:
-        lock.release()
+    text = f"waiting for {folder}: another training of this dataset is using it"
+    return first_free([str(folder / ".lock")], "LANCE_PIPELINE_DATA", lambda: text, on_wait, stop)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -44,6 +44,10 @@ class Epoch:
         kept = {key: value for key, value in vars(self).items() if key not in ("number", "of", "seconds_left", "ended")}
         return {key: float(value) for key, value in kept.items()}
 
+    def outcome(self) -> dict[str, float]:
+        """What is the same whenever the same training is repeated: number and figures but the timings."""
+        return {"number": self.number} | {key: value for key, value in self.figures().items() if key not in TIMINGS}
+
     def rank(self, by: BestBy) -> tuple[float, float]:
         """Greater for a better epoch; the loss decides between equals."""
         values = {"accuracy": self.val_accuracy, "macro_f1": self.val_macro_f1, "loss": -self.val_loss}

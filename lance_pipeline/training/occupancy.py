@@ -2,19 +2,15 @@
 
 import os
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from filelock import FileLock
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from lance_pipeline.errors import Stopped
-from lance_pipeline.images.locking import try_lock, unwritable
+from lance_pipeline.images.locking import first_free, unwritable
 
-_LOOK = 0.5
 _VARIABLE = "TMPDIR"
 
 
@@ -64,33 +60,15 @@ def occupied(
         Stopped: `stop` gave a reason.
         InputError: the temporary folder cannot be written.
     """
-    device, lock = _first_free(devices, on_wait, stop)
-    note = _note(devices[device])
-    try:
-        _write(note, Holder(what=what, run_id=run_id))
-        yield device
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
-
-
-def _first_free(
-    devices: Mapping[str, str], on_wait: Callable[[str], None], stop: Callable[[], str | None]
-) -> tuple[str, FileLock]:
-    """The device, and its lock, which is held."""
-    told = ""
-    while True:
-        for device, name in devices.items():
-            lock = try_lock(f"{_path(name)}.lock", _VARIABLE)
-            if lock is not None:
-                return device, lock
-        text = _waiting(devices)
-        if text != told:
-            on_wait(text)
-            told = text
-        if reason := stop():
-            raise Stopped(reason)
-        time.sleep(_LOOK)
+    by_path = {f"{_path(name)}.lock": device for device, name in devices.items()}
+    with first_free(list(by_path), _VARIABLE, lambda: _waiting(devices), on_wait, stop) as path:
+        device = by_path[path]
+        note = _note(devices[device])
+        try:
+            _write(note, Holder(what=what, run_id=run_id))
+            yield device
+        finally:
+            note.unlink(missing_ok=True)
 
 
 def _waiting(devices: Mapping[str, str]) -> str:

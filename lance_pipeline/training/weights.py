@@ -63,13 +63,29 @@ def load_model(folder: Path, sha256: str | None = None) -> tuple[ResNet, ModelCa
     """
     try:
         card = ModelCard.model_validate_json((folder / CARD_FILE).read_text())
+        model = build_resnet34(len(card.classes), card.stem)
+        model.load_state_dict(read_weights(folder, sha256))
+    except (OSError, UnicodeDecodeError, ValidationError, RuntimeError) as error:
+        raise _unreadable(folder, error) from error
+    return model.eval(), card
+
+
+def read_weights(folder: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
+    """The weights alone.
+
+    Raises:
+        InputError: the file is missing or broken, or not that of ``sha256``.
+    """
+    try:
         if sha256 is not None and _sha256(folder / WEIGHTS_FILE) != sha256:
             raise InputError(f"the weights in {folder} are not those that were trained: their SHA-256 differs.")
-        model = build_resnet34(len(card.classes), card.stem)
-        model.load_state_dict(load_file(folder / WEIGHTS_FILE))
-    except (OSError, UnicodeDecodeError, ValidationError, SafetensorError, RuntimeError) as error:
-        raise InputError(f"cannot load the model in {folder}: {error}. Materialize the model again.") from error
-    return model.eval(), card
+        return load_file(folder / WEIGHTS_FILE)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(folder, error) from error
+
+
+def _unreadable(folder: Path, error: Exception) -> InputError:
+    return InputError(f"cannot load the model in {folder}: {error}. Materialize the model again.")
 
 
 def _sha256(path: Path) -> str:

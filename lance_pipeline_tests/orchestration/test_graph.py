@@ -7,7 +7,6 @@ from pathlib import Path
 import dagster as dg
 import lance
 import pytest
-from mlflow import MlflowClient
 from PIL import Image
 
 from lance_pipeline.orchestration.gpu import GpuResource
@@ -38,8 +37,9 @@ def test_records_name_exact_versions(finished_graph: Graph):
 
 def test_versions_that_a_model_was_trained_on_are_tagged(finished_graph: Graph):
     model = finished_graph.record("resnet34", Model)
+    training_id = finished_graph.metadata("resnet34")["training_id"]
     for data in (model.train, model.val):
-        assert lance.dataset(data.uri).tags.list()[f"trained.{model.mlflow_run_id}"]["version"] == data.version
+        assert lance.dataset(data.uri).tags.list()[f"trained.{training_id}"]["version"] == data.version
 
 
 def test_weights_explain_themselves(finished_graph: Graph):
@@ -48,50 +48,6 @@ def test_weights_explain_themselves(finished_graph: Graph):
     assert {"architecture", "classes", "stem", "image_size", "mean", "std"} <= card.keys()
     network, _ = load_model(Path(model.folder), model.sha256)
     assert network.fc.out_features == len(model.classes)
-
-
-def test_mlflow_holds_the_training(finished_graph: Graph):
-    model = finished_graph.record("resnet34", Model)
-    client = MlflowTracking().client()
-    run = client.get_run(model.mlflow_run_id)
-
-    assert run.info.status == "FINISHED"
-    assert run.data.params["epochs"] == "2"
-    assert run.data.params["image_size"] == "32"
-    for name in (
-        "train_loss",
-        "val_accuracy",
-        "val_loss",
-        "duration",
-        "images_per_second",
-        "data_wait",
-        "learning_rate",
-    ):
-        assert [point.step for point in client.get_metric_history(model.mlflow_run_id, name)] == [1, 2], name
-    assert run.data.metrics["evaluation/test_accuracy"] == pytest.approx(
-        finished_graph.record("metrics_test", Metrics).accuracy
-    )
-    assert run.data.tags["dagster.asset_key"] == "tiny/resnet34"
-    assert run.data.tags["lance.train.version"] == str(model.train.version)
-    event = finished_graph.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "resnet34"]))
-    assert event is not None
-    assert run.data.tags["dagster.run_id"] == event.run_id
-
-    assert run.inputs is not None
-    inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}
-    assert inputs.keys() == {"tiny_train", "tiny_val", "tiny_test"}
-    tags = {tag.key: tag.value for tag in inputs["tiny_train"].tags}
-    assert tags["lance.fingerprint"] == model.train.fingerprint
-    assert _artifacts(client, model.mlflow_run_id) == {
-        "model/model.safetensors",
-        "model/model.json",
-        *(f"metrics_{split}/{name}" for split in ("val", "test") for name in ("confusion.png", "metrics.json")),
-    }
-
-
-def _artifacts(client: MlflowClient, run_id: str) -> set[str]:
-    folders = [entry.path for entry in client.list_artifacts(run_id)]
-    return {entry.path for folder in folders for entry in client.list_artifacts(run_id, folder)}
 
 
 def test_each_epoch_is_observed(finished_graph: Graph):
@@ -246,14 +202,6 @@ def test_unwritable_data_folder_fails_clearly(graph: Graph, monkeypatch: pytest.
 
 def test_asset_that_was_never_materialized_is_named(graph: Graph):
     assert "tiny/raw_images was never materialized" in failure_of(graph.materialize("lance_train"))
-
-
-def test_unreachable_mlflow_fails_clearly_and_at_once(graph: Graph, monkeypatch: pytest.MonkeyPatch):
-    assert graph.materialize("raw_images", "lance_train", "lance_val").success
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
-    message = failure_of(graph.materialize("resnet34"))
-    assert "http://127.0.0.1:9 cannot be used" in message
-    assert "MLFLOW_TRACKING_URI" in message
 
 
 def test_settings_that_change_the_data_change_the_code_version(graph: Graph):

@@ -1,6 +1,6 @@
 """The trained model."""
 
-from pathlib import Path
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -11,13 +11,15 @@ from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import picture, table
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking, TrackedRun
+from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
+from lance_pipeline.orchestration.resumption import checkpoints_to_use
 from lance_pipeline.orchestration.supervision import supervised
+from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.training_log import log_training, training_record
 from lance_pipeline.orchestration.training_report import TrainingReport
 
 if TYPE_CHECKING:
-    from lance_pipeline.training.checkpoint import Checkpoints, Progress
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
 
@@ -36,15 +38,16 @@ class TrainingConfig(dg.Config):
 
 def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
     """The asset ``<dataset>/resnet34``."""
-    recipe, image_size = dataset.recipe, dataset.attributes.image_size
     spec = dataset.spec(
         "resnet34",
         "A ResNet-34 trained on the train split; of all epochs the best on the val split.",
         {"pytorch", "mlflow"},
-        settings_version(CODE_VERSION, dataset.attributes.recipe, image_size, dataset.weights_state()),
+        settings_version(
+            CODE_VERSION, dataset.attributes.recipe, dataset.attributes.image_size, dataset.weights_state()
+        ),
         metadata={
             "recipe": dataset.attributes.recipe.model_dump(mode="json", exclude_none=True),
-            "image_size": image_size,
+            "image_size": dataset.attributes.image_size,
         },
     )
 
@@ -63,13 +66,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         lance_store: LanceStore,
     ):
-        from lance_pipeline.evaluation.plots import learning_curve
-        from lance_pipeline.images import CachePlace, LanceSplit
-        from lance_pipeline.images.maintenance import keep_version
         from lance_pipeline.training.checkpoint import exclusive
-        from lance_pipeline.training.fit import fit_resnet34, training_identity
-        from lance_pipeline.training.loop import Watch
-        from lance_pipeline.training.weights import save_model
 
         what, place = context.asset_key.to_user_string(), lance_store.checkpoint_folder(dataset.name)
 
@@ -77,121 +74,123 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
             context.log.info(text)
             context.log_event(dg.AssetObservation(context.asset_key, metadata={"waiting": text}))
 
-        with (
-            clear_failures(),
-            supervised(context) as stop,
-            exclusive(place, on_wait, stop),
-            gpu.hold(
+        with clear_failures(), supervised(context) as stop:
+            # Before anything is waited for.
+            mlflow.require_start()
+            devices = gpu.hold(
                 what,
                 context.run.run_id,
                 devices=dataset.attributes.device,
-                precision=recipe.precision,
+                precision=dataset.recipe.precision,
                 on_wait=on_wait,
                 stop=stop,
-            ) as device,
-        ):
-            context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
-            train_split, val_split = (LanceSplit(one.data.uri, one.data.version) for one in (lance_train, lance_val))
-            identity = training_identity(train_split, val_split, recipe, image_size)
-            checkpoints = _checkpoints(context, config, place, identity, mlflow)
-            run_name = f"{dataset.name}-{context.run.run_id[:8]}"
-            tags = _tags(context, lance_train, lance_val) | {"device": device.name, "precision": device.precision}
-            resume = checkpoints.notes().get("mlflow_run_id")
-            with mlflow.training_run(dataset.name, run_name, tags, resume) as run:
-                context.log.info(f"MLflow run {run.run_id}: {run.url}")
-                checkpoints.notes = lambda: {"mlflow_run_id": run.run_id}
-                run.log_params(recipe.model_dump() | {"image_size": image_size})
-                run.log_dataset(f"{dataset.name}_train", "training", lance_train.data)
-                run.log_dataset(f"{dataset.name}_val", "validation", lance_val.data)
-                # From now on no clean-up can remove what this training reads.
-                for data in (lance_train.data, lance_val.data):
-                    keep_version(data.uri, data.version, f"trained.{run.run_id}")
-                report = TrainingReport(context, run, mlflow)
-                checkpoints.on_saved = report.on_saved
-                with checkpoints:
-                    trained, card = fit_resnet34(
-                        train_split,
-                        val_split,
-                        recipe,
-                        device,
-                        image_size=image_size,
-                        downloads=lance_store.downloads,
-                        cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
-                        checkpoints=checkpoints,
-                        watch=Watch(report.on_epoch, report.on_step, context.log.info, stop),
-                    )
-                report.settle(trained.history)
-                folder = lance_store.model_folder(dataset.name, context.run.run_id)
-                sha256 = save_model(folder, trained.state, card)
-                curve = learning_curve(trained.history, trained.best, f"{dataset.name}: learning curve")
-                _log_results(run, folder, curve)
-        record = Model(
-            mlflow_run_id=run.run_id,
-            folder=str(folder),
-            sha256=sha256,
-            classes=card.classes,
-            image_size=image_size,
-            recipe=recipe,
-            train=lance_train.data,
-            val=lance_val.data,
-            best_epoch=trained.best.number,
-            val_accuracy=trained.best.val_accuracy,
-        )
-        metadata = _metadata(record, device, run.url, trained.history)
-        return dg.MaterializeResult(
-            value=record,
-            data_version=dg.DataVersion(sha256),
-            metadata=metadata | {"training_id": checkpoints.training_id, "learning_curve": picture(curve)},
-        )
+            )
+            with exclusive(place, on_wait, stop), devices as device:
+                context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
+                return _trained(context, dataset, config, lance_train, lance_val, device, stop, mlflow, lance_store)
 
     return resnet34
 
 
-def _log_results(run: TrackedRun, folder: Path, curve: bytes) -> None:
-    run.log_folder(folder, "model")
-    run.log_file(curve, "learning_curve.png")
-
-
-def _checkpoints(
+def _trained(
     context: dg.AssetExecutionContext,
+    dataset: Dataset,
     config: TrainingConfig,
-    folder: Path,
-    identity: dict[str, Any],
+    train: Split,
+    val: Split,
+    device: "Device",
+    stop: Callable[[], str | None],
     mlflow: MlflowTracking,
-) -> "Checkpoints":
-    """Those of the interrupted training where it can go on, else of one that begins; the log says which and why."""
-    from lance_pipeline.training.checkpoint import Checkpoints, read_checkpoint
+    lance_store: LanceStore,
+) -> dg.MaterializeResult[Model]:
+    """Train from the checkpoint where there is one, and log it all."""
+    from lance_pipeline.evaluation.plots import learning_curve
+    from lance_pipeline.images import CachePlace, LanceSplit
+    from lance_pipeline.images.maintenance import keep_version
+    from lance_pipeline.training.fit import fit_resnet34, training_identity
+    from lance_pipeline.training.loop import Watch
+    from lance_pipeline.training.weights import save_model
 
-    every = config.checkpoint_minutes * 60
-    found = None if config.fresh else read_checkpoint(folder)
-    if found is None:
-        context.log.info("Trains anew, as `fresh` asks for" if config.fresh else "Trains anew")
-        return Checkpoints.begun(folder, identity, every=every)
-    reasons = _reasons_to_begin(context, found, identity)
-    if not reasons:
-        notes, state = found.notes, found.state
-        context.log.info(f"Goes on with the interrupted training {found.training_id}")
-        return Checkpoints(folder, found.training_id, identity, state, every, lambda: notes)
-    context.log.info(f"Trains anew: {'; '.join(reasons)}")
-    if run_id := found.notes.get("mlflow_run_id"):
-        mlflow.abandon(run_id)
-    return Checkpoints.begun(folder, identity, every=every)
+    recipe, image_size = dataset.recipe, dataset.attributes.image_size
+    train_split, val_split = (LanceSplit(one.data.uri, one.data.version) for one in (train, val))
+    identity = training_identity(train_split, val_split, recipe, image_size)
+    checkpoints, abandoned = checkpoints_to_use(
+        context,
+        lance_store.checkpoint_folder(dataset.name),
+        identity,
+        fresh=config.fresh,
+        every=config.checkpoint_minutes * 60,
+    )
+    # From now on no clean-up can remove what this training reads.
+    for data in (train.data, val.data):
+        keep_version(data.uri, data.version, f"trained.{checkpoints.training_id}")
+
+    def describe(run: TrackedRun) -> None:
+        context.log.info(f"MLflow run {run.run_id}: {run.url}")
+        run.log_tags(_tags(context, device, train, val))
+        run.log_params(recipe.model_dump() | {"image_size": image_size})
+        run.log_dataset(f"{dataset.name}_train", "training", train.data)
+        run.log_dataset(f"{dataset.name}_val", "validation", val.data)
+        if abandoned is not None:
+            mlflow.abandon(dataset.name, abandoned)
+
+    run_name = f"{dataset.name}-{context.run.run_id[:8]}"
+    with mlflow.training_run(dataset.name, run_name, checkpoints.training_id, describe) as opening:
+        report = TrainingReport(context, opening)
+        checkpoints.on_saved = report.on_saved
+        with checkpoints:
+            trained, card = fit_resnet34(
+                train_split,
+                val_split,
+                recipe,
+                device,
+                image_size=image_size,
+                downloads=lance_store.downloads,
+                cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
+                checkpoints=checkpoints,
+                watch=Watch(report.on_epoch, report.on_step, context.log.info, stop),
+            )
+        run = report.settled(trained.history)
+        folder = lance_store.model_folder(dataset.name, context.run.run_id)
+        sha256 = save_model(folder, trained.state, card)
+        curve = learning_curve(trained.history, trained.best, f"{dataset.name}: learning curve")
+        training = training_record(identity, device, trained.history, sha256)
+        model_uri = log_training(run, dataset.name, training, folder, trained.best, curve)
+    record = Model(
+        mlflow_run_id=run.run_id,
+        folder=str(folder),
+        sha256=sha256,
+        classes=card.classes,
+        image_size=image_size,
+        recipe=recipe,
+        train=train.data,
+        val=val.data,
+        best_epoch=trained.best.number,
+        val_accuracy=trained.best.val_accuracy,
+    )
+    more = {
+        "training_id": checkpoints.training_id,
+        "mlflow_model": model_uri,
+        "learning_curve": picture(curve),
+    }
+    metadata = _metadata(record, device, run.url, trained.history) | more
+    return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata)
 
 
-def _reasons_to_begin(context: dg.AssetExecutionContext, found: "Progress", identity: dict[str, Any]) -> list[str]:
-    """Why a checkpoint is not to be gone on from; none where it is."""
-    from lance_pipeline.training.checkpoint import differences
+def _tags(context: dg.AssetExecutionContext, device: "Device", train: Split, val: Split) -> dict[str, str]:
+    from lance_pipeline.training.environment import code_version
 
-    event = context.instance.get_latest_materialization_event(context.asset_key)
-    latest = event.asset_materialization if event is not None else None
-    finished = latest.metadata.get("training_id") if latest is not None else None
-    if finished is not None and finished.value == found.training_id:
-        return ["the last training has ended"]
-    return differences(found.identity, identity)
-
-
-def _tags(context: dg.AssetExecutionContext, train: Split, val: Split) -> dict[str, str]:
-    tags = {"dagster.run_id": context.run.run_id, "dagster.asset_key": context.asset_key.to_user_string()}
+    code = code_version()
+    tags = {
+        "dagster.run_id": context.run.run_id,
+        "dagster.asset_key": context.asset_key.to_user_string(),
+        "device": device.name,
+        "precision": device.precision,
+        "lance_pipeline.version": code["version"],
+    }
+    if code["commit"] is not None:
+        # MLflow's own name, which its UI shows as the source.
+        tags |= {"mlflow.source.git.commit": code["commit"], "lance_pipeline.changed": str(code["changed"]).lower()}
     for split, record in (("train", train), ("val", val)):
         tags |= {
             f"lance.{split}.uri": record.data.uri,

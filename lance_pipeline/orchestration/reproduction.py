@@ -1,0 +1,123 @@
+"""A training repeated from its record in MLflow, and compared with what came of it then."""
+
+import tempfile
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.records import Training
+from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.training_log import MODEL_FOLDER, TRAINING_FILE
+
+if TYPE_CHECKING:
+    from lance_pipeline.orchestration.gpu import GpuResource
+    from lance_pipeline.orchestration.lance_store import LanceStore
+    from lance_pipeline.training.device import Device
+    from lance_pipeline.training.history import Epoch
+    from lance_pipeline.training.loop import Trained
+
+
+def reproduce(run_id: str) -> bool:
+    """Train again what an MLflow run tells of, and print how it compares; whether all is the same, bit for bit.
+
+    It writes to no asset and to no MLflow run. What differs in data, code and environment is named first; torch uses
+    as many threads as it did then.
+
+    Raises:
+        InputError: MLflow does not know the run, the run has no record of a training, or what it was trained on is not
+            there any more.
+    """
+    import torch
+
+    resources = default_resources()
+    run = resources["mlflow"].existing_run(run_id)
+    then = _record(run)
+    torch.set_num_threads(then.environment["threads"])
+    with _device(resources["gpu"], then, run_id) as device:
+        _tell("device", [] if device.name == then.device else [f"was {then.device} and is {device.name}"])
+        same = _trained_the_same(then, device, resources["lance_store"], run)
+    print(f"\n{'The same, bit for bit.' if same else 'Not the same.'}")
+    if not same and then.device != "cpu":
+        print("Only the CPU promises the same bits.")
+    return same
+
+
+def _record(run: TrackedRun) -> Training:
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            path = run.client.download_artifacts(run.run_id, TRAINING_FILE, folder)
+            return Training.model_validate_json(Path(path).read_bytes())
+        except (MlflowException, OSError, ValidationError) as error:
+            raise InputError(
+                f"the MLflow run {run.run_id} has no {TRAINING_FILE} that can be read: {error}. Expected the run of a "
+                "finished training of this version; `python -m lance_pipeline summary <dataset>` names the latest."
+            ) from error
+
+
+def _device(gpu: "GpuResource", then: Training, run_id: str) -> "AbstractContextManager[Device]":
+    """The device of then, or the best that is here."""
+    devices, precision = then.device, then.precision
+    try:
+        gpu.pick(devices=devices, precision=precision)
+    except InputError as absent:
+        print(absent)
+        devices, precision = None, "auto"
+    return gpu.hold(f"MLflow run {run_id} again", devices=devices, precision=precision, on_wait=print)
+
+
+def _trained_the_same(then: Training, device: "Device", lance_store: "LanceStore", run: TrackedRun) -> bool:
+    from lance_pipeline.images import CachePlace, LanceSplit
+    from lance_pipeline.training.checkpoint import differences
+    from lance_pipeline.training.environment import environment
+    from lance_pipeline.training.fit import fit_resnet34, training_identity
+    from lance_pipeline.training.loop import Watch
+
+    train, val = (LanceSplit(one.uri, one.version) for one in (then.train, then.val))
+    now = training_identity(train, val, then.recipe, then.image_size)
+    _tell("data, recipe and code", differences(then.identity, now))
+    _tell("environment", differences(then.environment, environment()))
+    trained, _ = fit_resnet34(
+        train,
+        val,
+        then.recipe,
+        device,
+        image_size=then.image_size,
+        downloads=lance_store.downloads,
+        cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
+        watch=Watch(on_epoch=lambda epoch: _tell(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))),
+    )
+    changed = [change for epoch in trained.history for change in _changes(then, epoch)]
+    weights = _weights_changes(then, trained, run)
+    _tell("weights", weights)
+    return not changed and not weights and len(trained.history) == len(then.history)
+
+
+def _changes(then: Training, epoch: "Epoch") -> list[str]:
+    """What the epoch came to that differs."""
+    from lance_pipeline.training.checkpoint import differences
+
+    if epoch.number > len(then.history):
+        return [f"there were {len(then.history)} epochs"]
+    return differences(then.history[epoch.number - 1], epoch.outcome())
+
+
+def _weights_changes(then: Training, trained: "Trained", run: TrackedRun) -> list[str]:
+    """How the weights differ from those that MLflow keeps."""
+    from lance_pipeline.training.weights import read_weights
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(run.client.download_artifacts(run.run_id, MODEL_FOLDER, folder))
+        kept = read_weights(path, then.sha256)
+    apart = {name: (kept[name].float() - value.float()).abs().max().item() for name, value in trained.state.items()}
+    changed = {name: most for name, most in apart.items() if most}
+    return [f"up to {max(changed.values()):g} apart, in {len(changed)} of {len(apart)} tensors"] if changed else []
+
+
+def _tell(what: str, changes: list[Any]) -> None:
+    print(f"  {what:<22} {'; '.join(changes) or 'as then'}", flush=True)

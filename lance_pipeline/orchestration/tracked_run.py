@@ -1,0 +1,113 @@
+"""An MLflow run, as the pipeline writes to it."""
+
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lance_pipeline.orchestration.records import LanceVersion
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+# MLflow refuses a digest of more characters.
+_DIGEST_LENGTH = 36
+
+
+class TrackedRun:
+    """An MLflow run to write to; what is sent again is not doubled.
+
+    Attributes:
+        run_id: MLflow's.
+        experiment_id: of its experiment.
+        url: of its page in the MLflow UI.
+    """
+
+    def __init__(self, client: "MlflowClient", run: "Run", url: str) -> None:
+        self.run_id, self.experiment_id, self.url = run.info.run_id, run.info.experiment_id, url
+        self.client = client
+        self._monitor: SystemMetricsMonitor | None = None
+
+    def log_params(self, params: dict[str, Any]) -> None:
+        """Log parameters, each as text."""
+        from mlflow.entities import Param
+
+        self.client.log_batch(self.run_id, params=[Param(key, str(value)) for key, value in params.items()])
+
+    def log_tags(self, tags: dict[str, str]) -> None:
+        """Set tags."""
+        from mlflow.entities import RunTag
+
+        self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_metrics(
+        self, metrics: dict[str, float], step: int = 0, ended: float | None = None, model_id: str | None = None
+    ) -> None:
+        """Log metrics at one step, in one call.
+
+        Args:
+            metrics: finite values by their names.
+            step: such as the epoch.
+            ended: when they were measured, as a Unix time; now when None. Of the same time, they are not doubled.
+            model_id: the logged model that they are of.
+        """
+        from mlflow.entities import Metric
+
+        at = int((time.time() if ended is None else ended) * 1000)
+        entities = [Metric(key, value, at, step, model_id=model_id) for key, value in metrics.items()]
+        self.client.log_batch(self.run_id, metrics=entities)
+
+    def log_dataset(self, name: str, context: str, data: LanceVersion) -> None:
+        """Log one version of a Lance dataset as an input of the run."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        source = data.model_dump_json()
+        dataset = Dataset(name=name, digest=data.fingerprint[:_DIGEST_LENGTH], source_type="lance", source=source)
+        tags = {
+            "mlflow.data.context": context,
+            "lance.version": str(data.version),
+            "lance.fingerprint": data.fingerprint,
+        }
+        entity = DatasetInput(dataset=dataset, tags=[InputTag(key, value) for key, value in tags.items()])
+        self.client.log_inputs(self.run_id, datasets=[entity])
+
+    def log_file(self, data: bytes, name: str) -> None:
+        """Log bytes as an artifact of the given path."""
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / Path(name).name
+            path.write_bytes(data)
+            parent = str(Path(name).parent)
+            self.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
+
+    def log_folder(self, folder: Path, name: str) -> None:
+        """Log a folder's files as artifacts below ``name``."""
+        self.client.log_artifacts(self.run_id, str(folder), name)
+
+    def watch_system(self) -> None:
+        """Log the load of processors, memory, disk, network and GPUs from now on, in a thread of MLflow's.
+
+        It ends when the server cannot be reached: call it again then. ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`` sets
+        the seconds between two points (10).
+        """
+        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+        self.leave_system()
+        self._monitor = SystemMetricsMonitor(
+            self.run_id,
+            resume_logging=True,
+            tracking_uri=self.client.tracking_uri,
+        )
+        self._monitor.start()
+
+    def leave_system(self) -> None:
+        """End the thread of ``watch_system``, where there is one."""
+        if self._monitor is not None:
+            self._monitor.finish()
+        self._monitor = None
+
+    def end(self, status: str) -> None:
+        """Set the final status: FINISHED, FAILED or KILLED."""
+        self.leave_system()
+        self.client.set_terminated(self.run_id, status)

@@ -1,0 +1,109 @@
+"""What MLflow keeps of a finished training: its record, its environment, its curve and its model."""
+
+import importlib.metadata
+import json
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lance_pipeline.orchestration.records import Training
+from lance_pipeline.orchestration.tracked_run import TrackedRun
+
+if TYPE_CHECKING:
+    from mlflow.models import Model
+
+    from lance_pipeline.training.device import Device
+    from lance_pipeline.training.history import Epoch
+
+TRAINING_FILE = "training.json"
+MODEL_FOLDER = "model"
+
+
+def training_record(identity: dict[str, Any], device: "Device", history: list["Epoch"], sha256: str) -> Training:
+    """The record of a training that ends in this process."""
+    from lance_pipeline.training.environment import environment
+
+    return Training(
+        **identity,
+        device=device.name,
+        precision=device.precision,
+        environment=environment(),
+        sha256=sha256,
+        history=[epoch.outcome() for epoch in history],
+    )
+
+
+def log_training(run: TrackedRun, name: str, training: Training, folder: Path, best: "Epoch", curve: bytes) -> str:
+    """Log the artifacts and the model; returns the address by which MLflow loads the model.
+
+    Args:
+        run: of the training.
+        name: of the model.
+        training: its record, which ``python -m lance_pipeline reproduce`` repeats it from.
+        folder: where weights and card lie.
+        best: the epoch whose weights they are.
+        curve: the learning curve, a PNG.
+    """
+    run.log_file(training.model_dump_json(indent=2).encode(), TRAINING_FILE)
+    run.log_file(json.dumps(training.environment, indent=2).encode(), "environment.json")
+    run.log_file(curve, "learning_curve.png")
+    run.log_folder(folder, MODEL_FOLDER)
+    return f"models:/{_log_model(run, name, training, folder, best)}"
+
+
+def _log_model(run: TrackedRun, name: str, training: Training, folder: Path, best: "Epoch") -> str:
+    """Log a LoggedModel, which ``mlflow.pyfunc.load_model`` opens without this package; returns its id.
+
+    It is torch's exported program, so nothing is unpickled. It takes RGB images as float32 (n, 3, image_size,
+    image_size) from 0 to 255, and gives probabilities as float32 (n, classes); the names of the classes are in the
+    metadata of its ``MLmodel``. One that an interrupted step has left to the run is removed.
+    """
+    from mlflow.entities import LoggedModelOutput
+    from mlflow.models import Model
+
+    client = run.client
+    for earlier in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'"):
+        client.delete_logged_model(earlier.model_id)
+    model = client.create_logged_model(
+        run.experiment_id,
+        name,
+        run.run_id,
+        tags={"sha256": training.sha256},
+        model_type="image classifier",
+    )
+    with tempfile.TemporaryDirectory() as work:
+        path = Path(work) / "model"
+        about = Model(artifact_path=model.artifact_location, run_id=run.run_id, model_id=model.model_id)
+        _save(path, about, folder, training)
+        client.log_model_artifacts(model.model_id, str(path))
+    client.finalize_logged_model(model.model_id, "READY")
+    client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step=best.number)])
+    run.log_metrics(best.figures(), step=best.number, ended=best.ended, model_id=model.model_id)
+    return model.model_id
+
+
+def _save(path: Path, about: "Model", folder: Path, training: Training) -> None:
+    """Write the model as MLflow keeps it, with the first images of the val split as its example."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+    from mlflow.pytorch import save_model
+    from mlflow.types import Schema, TensorSpec
+
+    from lance_pipeline.images import LanceSplit
+    from lance_pipeline.training.classifier import Classifier, example_images
+    from lance_pipeline.training.weights import load_model
+
+    network, card = load_model(folder, training.sha256)
+    example = example_images(LanceSplit(training.val.uri, training.val.version), card)
+    images = TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))
+    probabilities = TensorSpec(np.dtype(np.float32), (-1, len(card.classes)))
+    about.metadata = {"classes": card.classes, "fit": card.fit}
+    save_model(
+        Classifier(network, card).eval(),
+        str(path),
+        mlflow_model=about,
+        signature=ModelSignature(Schema([images]), Schema([probabilities])),
+        input_example=example,
+        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("torch", "numpy")],
+        serialization_format="pt2",
+    )

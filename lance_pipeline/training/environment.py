@@ -1,0 +1,47 @@
+"""What a training's outcome may depend on besides its data and its settings."""
+
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import lance_pipeline
+
+
+def environment() -> dict[str, Any]:
+    """Code, interpreter, machine and packages, as JSON takes them.
+
+    On one device, two trainings of the same identity (see ``training_identity``) in the same environment end with the
+    same bits. ``cpu_capability`` is the instruction set that torch computes with, ``threads`` how many it uses.
+    """
+    cuda = torch.cuda.is_available()
+    return {
+        "code": code_version(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+        "cuda": torch.version.cuda if cuda else None,
+        "gpus": [torch.cuda.get_device_name(card) for card in range(torch.cuda.device_count())] if cuda else [],
+        "packages": dict(sorted((one.metadata["Name"], one.version) for one in importlib.metadata.distributions())),
+    }
+
+
+def code_version() -> dict[str, Any]:
+    """This package's version, and where it runs from a git checkout the commit, and whether that was changed."""
+    version: dict[str, Any] = {"version": lance_pipeline.__version__, "commit": None, "changed": None}
+    root = Path(lance_pipeline.__file__).parents[1]
+    if shutil.which("git") and (root / ".git").exists():
+        version["commit"] = _git(root, "rev-parse", "HEAD") or None
+        version["changed"] = bool(_git(root, "status", "--porcelain", "--", "lance_pipeline"))
+    return version
+
+
+def _git(root: Path, *command: str) -> str:
+    """What git prints; nothing where it does not like the folder, such as another user's."""
+    finished = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
+    return finished.stdout.strip() if finished.returncode == 0 else ""

@@ -1,0 +1,121 @@
+"""What MLflow holds of a training, and what becomes of a training whose MLflow is away."""
+
+import json
+from pathlib import Path
+
+import dagster as dg
+import mlflow
+import numpy as np
+import pytest
+import torch
+from mlflow import MlflowClient
+from mlflow.pyfunc import PyFuncModel
+from mlflow.pyfunc import load_model as load_from_mlflow
+
+import lance_pipeline
+from lance_pipeline.images import ImageLoader
+from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.records import Metrics, Model
+from lance_pipeline.training.weights import load_model
+from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
+
+
+def test_mlflow_holds_the_training(finished_graph: Graph):
+    model = finished_graph.record("resnet34", Model)
+    client = MlflowTracking().client()
+    run = client.get_run(model.mlflow_run_id)
+
+    assert run.info.status == "FINISHED"
+    assert run.data.params["epochs"] == "2"
+    assert run.data.params["image_size"] == "32"
+    for name in (
+        "train_loss",
+        "val_accuracy",
+        "val_loss",
+        "duration",
+        "images_per_second",
+        "data_wait",
+        "learning_rate",
+    ):
+        assert [point.step for point in client.get_metric_history(model.mlflow_run_id, name)] == [1, 2], name
+    assert run.data.metrics["evaluation/test_accuracy"] == pytest.approx(
+        finished_graph.record("metrics_test", Metrics).accuracy
+    )
+    assert run.data.tags["dagster.asset_key"] == "tiny/resnet34"
+    assert run.data.tags["lance.train.version"] == str(model.train.version)
+    event = finished_graph.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "resnet34"]))
+    assert event is not None
+    assert run.data.tags["dagster.run_id"] == event.run_id
+
+    assert run.inputs is not None
+    inputs = {one.dataset.name: one for one in run.inputs.dataset_inputs}
+    assert inputs.keys() == {"tiny_train", "tiny_val", "tiny_test"}
+    tags = {tag.key: tag.value for tag in inputs["tiny_train"].tags}
+    assert tags["lance.fingerprint"] == model.train.fingerprint
+    assert run.data.tags["training_id"] == finished_graph.metadata("resnet34")["training_id"]
+    assert run.data.tags["lance_pipeline.version"] == lance_pipeline.__version__
+    assert _artifacts(client, model.mlflow_run_id) == {
+        "training.json",
+        "environment.json",
+        "learning_curve.png",
+        "model/model.safetensors",
+        "model/model.json",
+        *(f"metrics_{split}/{name}" for split in ("val", "test") for name in ("confusion.png", "metrics.json")),
+    }
+
+
+def _artifacts(client: MlflowClient, run_id: str) -> set[str]:
+    top = client.list_artifacts(run_id)
+    below = [entry for folder in top if folder.is_dir for entry in client.list_artifacts(run_id, folder.path)]
+    return {entry.path for entry in (*top, *below) if not entry.is_dir}
+
+
+def _load(model_uri: str) -> PyFuncModel:
+    """The model, as somebody loads it who has nothing but MLflow."""
+    mlflow.set_tracking_uri(MlflowTracking().uri)
+    return load_from_mlflow(model_uri)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_mlflow_loads_the_model(finished_graph: Graph, count: int):
+    record, metadata = finished_graph.record("resnet34", Model), finished_graph.metadata("resnet34")
+    network, card = load_model(Path(record.folder))
+    places = {"batch_size": count, "image_size": record.image_size, "training": False, "cache": None}
+    images, _ = next(iter(ImageLoader(record.val.uri, version=record.val.version, normalize=None, **places)))
+    normalized, _ = next(
+        iter(ImageLoader(record.val.uri, version=record.val.version, normalize=(card.mean, card.std), **places))
+    )
+
+    loaded = _load(metadata["mlflow_model"])
+    assert loaded.metadata.metadata is not None
+    probabilities = loaded.predict(images.float().numpy())
+    assert probabilities.dtype == np.float32
+    with torch.inference_mode():
+        expected = network(normalized).softmax(dim=1)
+    np.testing.assert_allclose(probabilities, expected.numpy(), atol=1e-5)
+    assert loaded.metadata.metadata["classes"] == record.classes
+    assert loaded.metadata.signature.inputs.inputs[0].shape == (-1, 3, record.image_size, record.image_size)
+
+
+def test_the_logged_model_has_the_example_and_the_figures_of_its_epoch(finished_graph: Graph):
+    record, metadata = finished_graph.record("resnet34", Model), finished_graph.metadata("resnet34")
+    client = MlflowTracking().client()
+    model = client.get_logged_model(metadata["mlflow_model"].removeprefix("models:/"))
+    assert model.source_run_id == record.mlflow_run_id
+    assert {metric.key: metric.value for metric in model.metrics or []}["val_accuracy"] == record.val_accuracy
+    outputs = client.get_run(record.mlflow_run_id).outputs
+    assert outputs is not None
+    assert [(one.model_id, one.step) for one in outputs.model_outputs] == [(model.model_id, record.best_epoch)]
+    folder = Path(model.artifact_location.removeprefix("file://"))
+    # An exported program, and nothing that would have to be unpickled.
+    assert {path.name for path in (folder / "data").iterdir()} == {"model.pt2"}
+    example = json.loads((folder / "input_example.json").read_text())
+    assert np.array(example).shape == (2, 3, record.image_size, record.image_size)
+
+
+def test_unreachable_mlflow_fails_clearly_and_at_once(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    assert graph.materialize("raw_images", "lance_train", "lance_val").success
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    message = failure_of(graph.materialize("resnet34"))
+    assert "http://127.0.0.1:9 cannot be used" in message
+    assert "MLFLOW_TRACKING_URI" in message
