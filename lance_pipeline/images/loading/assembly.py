@@ -1,8 +1,9 @@
 """Rows to a batch: decoded or taken from the cache, augmented, normalised."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from typing import NamedTuple
 
 import numpy as np
@@ -70,8 +71,9 @@ class Work:
     good: Mask
 
 
-Encoded = Callable[[Indices], list[bytes]]
-"""Gives the bytes of rows by their places among the rows of some work, asked for those that the cache lacks."""
+Encoded = Callable[[Indices], Iterator[tuple[Indices, Sequence[bytes | None]]]]
+"""Asked for some places among the rows of a work, gives all of them, in parts as they are read: each with its bytes,
+or with None where the cache has the row by now."""
 
 
 class Assembler:
@@ -164,21 +166,30 @@ class Assembler:
         if cache is not None and isinstance(self._view, Square) and there.all():
             np.take(cache.square, rows, axis=0, out=work.pixels[places[0] : places[-1] + 1], mode="clip")
             return
-        missing = places[~there]
-        data = dict(zip(missing.tolist(), encoded(missing), strict=True))
-        with self._meter.timed("decoding"):
-            for place, row in zip(places.tolist(), rows.tolist(), strict=True):
-                try:
-                    view = cache.get(row) if cache is not None and place not in data else self._seen(row, data[place])
-                    if self._augment.resized_crop:
-                        view = random_crop(view, work.draws.crop[place], self._augment.resized_crop, self.size)
-                    work.pixels[place] = view
-                except UndecodableImageError as error:
-                    self._on_bad(row, error)
-                    work.good[place] = False
+        cached: tuple[Indices, Sequence[bytes | None]] = places[there], [None] * int(there.sum())
+        for some, images in chain([cached], encoded(places[~there])):
+            with self._meter.timed("decoding"):
+                for place, data in zip(some.tolist(), images, strict=True):
+                    self._put(work, place, data)
 
-    def _seen(self, row: int, data: bytes) -> Pixels | bytes:
-        """The view of an encoded image, which the cache then keeps; without a view the image as it is."""
+    def _put(self, work: Work, place: int, data: bytes | None) -> None:
+        """Fill in the pixels at one place; without data from the cache."""
+        row = int(work.rows[place])
+        try:
+            view = self._seen(row, data)
+            if self._augment.resized_crop:
+                view = random_crop(view, work.draws.crop[place], self._augment.resized_crop, self.size)
+            work.pixels[place] = view
+        except UndecodableImageError as error:
+            self._on_bad(row, error)
+            work.good[place] = False
+
+    def _seen(self, row: int, data: bytes | None) -> Pixels | bytes:
+        """The view of an image, which the cache keeps; without a view the encoded image as it is."""
+        if data is None:
+            if self._cache is None:
+                raise LookupError(f"row {row} was not read")
+            return self._cache.get(row)
         if self._view is None:
             return data
         view = self._view.of(data)

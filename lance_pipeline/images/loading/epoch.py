@@ -154,14 +154,17 @@ class EpochBatches:
             chosen[here] = self._rows_in(window)[places[here] - self._order.starts[window]]
         return [len(part) for part in parts], chosen, windows
 
-    def encoded(self, rows: Indices, windows: Indices) -> list[bytes]:
-        """The encoded images of some rows, given the window of each."""
-        found = [b""] * len(rows)
+    def encoded(self, rows: Indices, windows: Indices) -> Iterator[tuple[Indices, Sequence[bytes | None]]]:
+        """The encoded images of some rows, given the window of each: window by window, with the rows' positions.
+
+        What is read later need not be waited for before the first is decoded. None stands for a row that came into
+        the cache before its window was read.
+        """
         for window in np.unique(windows).tolist():
-            here = np.flatnonzero(windows == window)
-            for place, data in zip(here.tolist(), self._windows[window].take(rows[here]), strict=True):
-                found[place] = data
-        return found
+            here, images = np.flatnonzero(windows == window), self._windows[window]
+            read = images.has(rows[here])
+            yield here[read], images.take(rows[here[read]])
+            yield here[~read], [None] * int((~read).sum())
 
     @property
     def _windows(self) -> WindowReader:
@@ -211,6 +214,7 @@ class _Group:
     def _work(self) -> Work:
         return self._epoch.assembler.begin(self._located[1])
 
-    def _encoded(self, places: Indices) -> list[bytes]:
+    def _encoded(self, places: Indices) -> Iterator[tuple[Indices, Sequence[bytes | None]]]:
         _, rows, windows = self._located
-        return self._epoch.encoded(rows[places], windows[places])
+        for here, images in self._epoch.encoded(rows[places], windows[places]):
+            yield places[here], images

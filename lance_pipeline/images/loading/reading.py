@@ -8,7 +8,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.columns import Indices, Mask
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.object_store import is_remote
 from lance_pipeline.images.table import RowAddresses
@@ -35,6 +35,10 @@ class EncodedRows:
             _, offsets, data = chunk.buffers()
             kind = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
             self._values.append((np.frombuffer(offsets, kind)[chunk.offset :], memoryview(data)))
+
+    def has(self, rows: Indices) -> Mask:
+        """Which of these rows are among them."""
+        return np.append(self._rows, -1)[np.searchsorted(self._rows, rows)] == rows
 
     def take(self, rows: Indices) -> list[bytes]:
         """The bytes of some of the images."""
