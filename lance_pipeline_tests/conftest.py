@@ -4,8 +4,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 SPLIT_COUNTS = {"train": {"cat": 8, "dog": 8}, "val": {"cat": 4, "dog": 4}}
 PROJECT = Path(__file__).parents[1]
+_UNSET = ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "LANCE_PIPELINE_MLFLOW_UI", "PYTHONWARNINGS")
 
 
 @dataclass(frozen=True)
@@ -23,23 +25,28 @@ class Shell:
 
     folder: Path
     data: Path
+    variables: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def environment(self) -> dict[str, str]:
-        kept = {key: value for key, value in os.environ.items() if key not in ("MLFLOW_TRACKING_URI", "PYTHONWARNINGS")}
-        return kept | {"LANCE_PIPELINE_DATA": str(self.data), "DAGSTER_HOME": str(self.data / "dagster")}
+        own = {"LANCE_PIPELINE_DATA": str(self.data), "DAGSTER_HOME": str(self.data / "dagster")}
+        return {**os.environ, **own, **self.variables}
 
-    def run(self, *command: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
-        """Run ``python -m <command>`` and return its output and status."""
-        process = subprocess.Popen(
+    def start(self, *command: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+        """``python -m <command>`` in a process group of its own, as a shell starts it."""
+        return subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=self.folder,
             env=self.environment,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=stderr,
             text=True,
             start_new_session=True,
         )
+
+    def run(self, *command: str, timeout: float = 500) -> subprocess.CompletedProcess[str]:
+        """Run ``python -m <command>`` and return its output and status."""
+        process = self.start(*command, stderr=subprocess.PIPE)
         try:
             output, errors = process.communicate(timeout=timeout)
         finally:
@@ -54,24 +61,40 @@ class Shell:
         return self.run(*command)
 
 
-def _shell(folder: Path) -> Shell:
-    shell = Shell(folder / "elsewhere", folder / "data")
-    for made in (shell.folder, shell.data / "dagster"):
-        made.mkdir(parents=True)
-    (shell.data / "dagster" / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
-    return shell
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tests with the marker `cuda` are skipped where there is no CUDA device."""
+    needing = [item for item in items if item.get_closest_marker("cuda")]
+    if needing and not _cuda_is_there():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine has none"))
+
+
+def _cuda_is_there() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def new_shell(folder: Path, data: Path, variables: Mapping[str, str] | None = None) -> Shell:
+    """A shell whose folders are there, and whose instance has the project's settings."""
+    for made in (folder, data / "dagster"):
+        made.mkdir(parents=True, exist_ok=True)
+    (data / "dagster" / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
+    return Shell(folder, data, variables or {})
 
 
 @pytest.fixture(scope="session", autouse=True)
-def _cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Loaders without a place of their own keep no images in the user's folder."""
+def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """No test writes to the user's MLflow or Dagster instance, or keeps images in the user's folder."""
+    for name in _UNSET:
+        os.environ.pop(name, None)
     os.environ["LANCE_PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture
 def shell(tmp_path: Path) -> Shell:
     """A shell with an empty data folder."""
-    return _shell(tmp_path)
+    return new_shell(tmp_path / "elsewhere", tmp_path / "data")
 
 
 @dataclass(frozen=True)
@@ -93,7 +116,8 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanceSplit]:
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     """The demo as a user runs it from the shell, once for all tests that look at what came of it."""
-    shell = _shell(tmp_path_factory.mktemp("demo"))
+    folder = tmp_path_factory.mktemp("demo")
+    shell = new_shell(folder / "elsewhere", folder / "data")
     finished = shell.materialize("group:digits")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     return Demo(shell, finished.stdout + finished.stderr)

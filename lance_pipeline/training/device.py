@@ -1,6 +1,7 @@
 """Which device trains, in which precision, and why."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -41,6 +42,23 @@ class Device:
         """The context of a forward pass; it changes nothing in fp32."""
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(self.torch_device.type, dtype=dtype, enabled=self.precision != "fp32")
+
+
+@contextmanager
+def reproducible() -> Iterator[None]:
+    """Within, equal computations on one kind of card end with equal bits; on the CPU it changes nothing.
+
+    cuDNN takes deterministic algorithms only, and does not choose them by a race, whose winner changes. cuBLAS
+    needs no setting (such as CUBLAS_WORKSPACE_CONFIG): torch gives it a workspace for each stream, and a training
+    computes in one. What else a ResNet does on CUDA is deterministic anyway. The settings are the process's.
+    """
+    cudnn = torch.backends.cudnn
+    before = cudnn.deterministic, cudnn.benchmark
+    cudnn.deterministic, cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        cudnn.deterministic, cudnn.benchmark = before
 
 
 def choose_device(devices: str | Sequence[str] = "auto", precision: str = "auto") -> Device:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-import lance_pipeline
+_DISTRIBUTION = "lance-pipeline"
 
 
 def environment() -> dict[str, Any]:
@@ -33,8 +33,8 @@ def environment() -> dict[str, Any]:
 
 def code_version() -> dict[str, Any]:
     """This package's version, and where it runs from a git checkout the commit, and whether that was changed."""
-    version: dict[str, Any] = {"version": lance_pipeline.__version__, "commit": None, "changed": None}
-    root = Path(lance_pipeline.__file__).parents[1]
+    version: dict[str, Any] = {"version": importlib.metadata.version(_DISTRIBUTION), "commit": None, "changed": None}
+    root = Path(__file__).parents[2]
     if shutil.which("git") and (root / ".git").exists():
         version["commit"] = _git(root, "rev-parse", "HEAD") or None
         version["changed"] = bool(_git(root, "status", "--porcelain", "--", "lance_pipeline"))

@@ -80,17 +80,22 @@ class Learner:
     def step(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Learn from a batch; its mean loss, a scalar on the device.
 
-        Where the device's memory does not hold the batch, its gradients are added up over parts of it.
+        Where the device's memory does not hold the batch, its gradients are added up over parts of it. They are
+        those of the batch, but where batch norm takes the statistics of each part.
 
         Raises:
             InputError: the memory does not even hold two images.
         """
+        # As the model is: CUDA's roll, and with it MixUp, loses it.
+        images = images.contiguous(memory_format=torch.channels_last)
         while True:
             try:
                 loss = self._gradients(images, targets)
                 break
             except torch.OutOfMemoryError as error:
                 self._halve(len(images), error)
+            # Not before the error is gone, which holds all that was computed.
+            torch.cuda.empty_cache()
         if self._recipe.gradient_clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.gradient_clip)
@@ -123,8 +128,6 @@ class Learner:
             ) from error
         self._parts *= 2
         self._optimizer.zero_grad()
-        if self._device.torch_device.type == "cuda":
-            torch.cuda.empty_cache()
         self._tell(
             f"{self._device.name} ran out of memory: each batch is now taken in {self._parts} parts, "
             "whose gradients are added up"
@@ -147,7 +150,9 @@ class Learner:
             self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
-        self._scaler.load_state_dict(state["scaler"])
+        # Empty from a device with another precision.
+        if state["scaler"]:
+            self._scaler.load_state_dict(state["scaler"])
 
 
 def decayed_and_spared(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

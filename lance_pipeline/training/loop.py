@@ -14,8 +14,8 @@ from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.loading.devices import Batch
 from lance_pipeline.training.checkpoint import Checkpoints, snapshot
-from lance_pipeline.training.device import Device
-from lance_pipeline.training.history import Epoch, best_of
+from lance_pipeline.training.device import Device, reproducible
+from lance_pipeline.training.history import Epoch, Validation, best_of
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
@@ -101,7 +101,8 @@ def train(
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
     training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, watch)
-    return training.run()
+    with reproducible():
+        return training.run()
 
 
 @dataclass
@@ -145,16 +146,13 @@ class _Training:
 
     def run(self) -> Trained:
         """Train until the end, from the checkpoint where there is one."""
-        if self._checkpoints is not None:
-            if self._checkpoints.state is not None:
-                self._load_state_dict(self._checkpoints.state)
-                self._watch.tell(f"goes on after epoch {len(self._history)}, batch {len(self._partial.images)}")
-            else:
-                self._save()
+        state = None if self._checkpoints is None else self._checkpoints.state
+        if state is not None:
+            self._load_state_dict(state)
+            self._watch.tell(f"goes on after epoch {len(self._history)}, batch {len(self._partial.images)}")
         while not self._is_over():
             self._epoch()
-        if self._checkpoints is not None:
-            self._checkpoints.wait()
+        self._wait_until_saved()
         return Trained(self._best_state, best_of(self._history, self._recipe.best_by), self._history)
 
     def _is_over(self) -> bool:
@@ -172,37 +170,38 @@ class _Training:
 
     def _epoch(self) -> None:
         """Finish an epoch, validate, and save."""
-        before = self._partial.seconds
-        started = time.monotonic()
-        self._train_epoch(started - before)
+        began = time.monotonic() - self._partial.seconds
+        self._train_epoch(began)
         stats = self._loader.take_stats()
-        trained = self._partial.seconds
         validation = evaluate(self._learner.judged, self._val_loader, self._device, self._stop_if_asked)
-        images = sum(self._partial.images)
-        counts = torch.tensor(self._partial.images, device=self._device.torch_device)
-        done = (len(self._history) + 1) / self._epochs
-        epoch = Epoch(
-            number=len(self._history) + 1,
-            of=self._epochs,
-            train_loss=((self._partial.losses[: len(counts)] * counts).sum() / images).item(),
-            val_loss=validation.loss,
-            val_accuracy=validation.accuracy,
-            val_macro_f1=validation.macro_f1,
-            learning_rate=self._partial.learning_rate,
-            duration=time.monotonic() - started + before,
-            images_per_second=images / trained if trained else 0.0,
-            data_wait=stats.waiting_share,
-            seconds_left=self._seconds_left(done),
-            ended=time.time(),
-        )
         if not math.isfinite(validation.loss):
             raise self._not_finite("validation loss is", len(self._partial.images) - 1)
+        epoch = self._measured(validation, stats.waiting_share, began)
         self._history.append(epoch)
         if best_of(self._history, self._recipe.best_by) is epoch:
             self._best_state = snapshot(self._learner.judged.state_dict())
         self._partial = self._begun()
         self._watch.on_epoch(epoch)
         self._save()
+
+    def _measured(self, validation: Validation, data_wait: float, began: float) -> Epoch:
+        """The epoch whose batches are all learned."""
+        partial, images = self._partial, sum(self._partial.images)
+        counts = torch.tensor(partial.images, device=self._device.torch_device)
+        return Epoch(
+            number=len(self._history) + 1,
+            of=self._epochs,
+            train_loss=((partial.losses[: len(counts)] * counts).sum() / images).item(),
+            val_loss=validation.loss,
+            val_accuracy=validation.accuracy,
+            val_macro_f1=validation.macro_f1,
+            learning_rate=partial.learning_rate,
+            duration=time.monotonic() - began,
+            images_per_second=images / partial.seconds if partial.seconds else 0.0,
+            data_wait=data_wait,
+            seconds_left=self._seconds_left(self._batches),
+            ended=time.time(),
+        )
 
     def _train_epoch(self, began: float) -> None:
         """The rest of the epoch's batches."""
@@ -216,12 +215,10 @@ class _Training:
             number = len(partial.images)
             if self._device.torch_device.type == "cpu" or number % _LOOK_EVERY == 0:
                 self._require_finite_losses()
-            done = (len(self._history) + number / self._batches) / self._epochs
-            step = Step(len(self._history) + 1, number, self._batches, loss, self._seconds_left(done))
+            step = Step(len(self._history) + 1, number, self._batches, loss, self._seconds_left(number))
             self._watch.on_step(step)
             self._stop_if_asked()
-            if self._checkpoints is not None and self._checkpoints.due():
-                self._save()
+            self._save(if_due=True)
         self._require_finite_losses()
         self._require_finite_weights()
 
@@ -238,8 +235,7 @@ class _Training:
         reason = self._watch.stop()
         if reason is not None:
             self._save()
-            if self._checkpoints is not None:
-                self._checkpoints.wait()
+            self._wait_until_saved()
             raise Stopped(reason)
 
     def _require_finite_losses(self) -> None:
@@ -263,15 +259,24 @@ class _Training:
             details=paths,
         )
 
-    def _seconds_left(self, done: float) -> float:
+    def _done(self, batches: int) -> float:
+        """The share of the training, after so many batches of this epoch."""
+        return (len(self._history) + batches / self._batches) / self._epochs
+
+    def _seconds_left(self, batches: int) -> float:
+        done = self._done(batches)
         share = done - self._done_before
         return (time.monotonic() - self._started) * (1 - done) / share if share else 0.0
 
-    def _save(self) -> None:
+    def _save(self, *, if_due: bool = False) -> None:
         """Begin to save the state, unless it is spoilt."""
-        if self._checkpoints is not None:
+        if self._checkpoints is not None and (self._checkpoints.due() or not if_due):
             self._require_finite_weights()
             self._checkpoints.save(self._state_dict())
+
+    def _wait_until_saved(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.wait()
 
     def _state_dict(self) -> dict[str, Any]:
         """All that the rest of the training depends on; later steps do not change it."""
@@ -296,4 +301,4 @@ class _Training:
         torch.set_rng_state(cpu)
         if self._device.torch_device.type == "cuda" and len(cuda) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(cuda)
-        self._done_before = (len(self._history) + len(self._partial.images) / self._batches) / self._epochs
+        self._done_before = self._done(len(self._partial.images))

@@ -14,7 +14,7 @@ import torch
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images import LanceSplit
 from lance_pipeline.training.checkpoint import Checkpoints, differences, exclusive, read_checkpoint, snapshot
-from lance_pipeline.training.device import choose_device
+from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34, training_identity
 from lance_pipeline.training.history import TIMINGS
 from lance_pipeline.training.loop import Trained, Watch
@@ -34,6 +34,7 @@ def fit(
     recipe: Recipe = RECIPE,
     every: float = 600.0,
     watch: Watch | None = None,
+    device: Device = CPU,
 ) -> Trained:
     """A training that goes on from the folder's checkpoint where it is of the same identity."""
     identity = training_identity(splits["train"], splits["val"], recipe, SIZE)
@@ -47,7 +48,7 @@ def fit(
             splits["train"],
             splits["val"],
             recipe,
-            CPU,
+            device,
             image_size=SIZE,
             checkpoints=checkpoints,
             watch=watch or Watch(),
@@ -154,9 +155,9 @@ def test_a_checkpoint_is_saved_when_its_time_has_come(splits, tmp_path):
     identity = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
     with Checkpoints.begun(tmp_path, identity, every=0.0, on_saved=saved.append) as checkpoints:
         fit_resnet34(splits["train"], splits["val"], RECIPE, CPU, image_size=SIZE, checkpoints=checkpoints)
-    # At the beginning, after each batch and after each epoch.
-    assert len(saved) == 1 + 3 * 4 + 3
-    assert [len(state["history"]) for state in saved[::5]] == [0, 1, 2, 3]
+    # After each batch and after each epoch.
+    assert len(saved) == 3 * 4 + 3
+    assert [len(state["history"]) for state in saved[4::5]] == [1, 2, 3]
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):

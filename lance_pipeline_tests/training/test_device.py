@@ -4,7 +4,6 @@ import torch
 from lance_pipeline.errors import InputError
 from lance_pipeline.training.device import candidate_devices, choose_device
 
-cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no CUDA")
 no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has CUDA")
 no_accelerator = pytest.mark.skipif(
     torch.cuda.is_available() or torch.backends.mps.is_available(), reason="this machine has an accelerator"
@@ -25,7 +24,7 @@ def test_auto_takes_the_cpu_where_nothing_else_is_there():
     assert "neither CUDA nor MPS" in device.reason
 
 
-@cuda
+@pytest.mark.cuda
 def test_auto_offers_every_card():
     devices = candidate_devices()
     assert [device.name for device in devices] == [f"cuda:{card}" for card in range(torch.cuda.device_count())]
@@ -33,7 +32,7 @@ def test_auto_offers_every_card():
     assert all("CUDA is available" in device.reason for device in devices)
 
 
-@cuda
+@pytest.mark.cuda
 def test_cuda_is_its_first_card():
     assert [device.name for device in candidate_devices("cuda, cuda:0, cuda:00")] == ["cuda:0"]
 

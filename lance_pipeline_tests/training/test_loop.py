@@ -209,6 +209,14 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others(splits):
     assert not torch.equal(first["2.weight"], other["2.weight"])
 
 
+def test_cudnn_is_deterministic_while_a_training_runs_and_as_it_was_before_afterwards(splits, monkeypatch):
+    cudnn, seen = torch.backends.cudnn, set()
+    monkeypatch.setattr(cudnn, "benchmark", True)
+    run(splits, recipe(epochs=1), on_step=lambda step: seen.add((cudnn.deterministic, cudnn.benchmark)))
+    assert seen == {(True, False)}
+    assert (cudnn.deterministic, cudnn.benchmark) == (False, True)
+
+
 def test_label_smoothing_raises_the_loss_of_sure_answers(splits):
     plain = run(splits, recipe(epochs=8)).history[-1].train_loss
     assert run(splits, recipe(epochs=8, label_smoothing=0.3)).history[-1].train_loss > plain
