@@ -103,15 +103,15 @@ def _end_dead_runs(instance: dg.DagsterInstance, run_id: str) -> None:
 
 def _end_dead_run(instance: dg.DagsterInstance, run_id: str) -> None:
     run = instance.get_run_by_id(run_id)
-    if run is None or run.is_finished:
-        return
-    process = f"The process of this run ({run.tags.get(PROCESS_TAG, 'unknown')}) is gone"
-    if run.status == dg.DagsterRunStatus.CANCELING:
-        instance.report_run_canceled(run, f"{process}, as it was asked to be.")
-    else:
-        instance.report_run_failed(
-            run,
-            f"{process}: it was killed, or the machine went down. Materialize the same assets again: what was begun "
-            "goes on where it was.",
-        )
+    if run is not None and not run.is_finished:
+        process = f"The process of this run ({run.tags.get(PROCESS_TAG, 'unknown')}) is gone"
+        if run.status == dg.DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run, f"{process}, as it was asked to be.")
+        else:
+            instance.report_run_failed(
+                run,
+                f"{process}: it was killed, or the machine went down. Materialize the same assets again: what was "
+                "begun goes on where it was.",
+            )
+    # Also of one that was ended from outside: only its process gives places back.
     instance.event_log_storage.free_concurrency_slots_for_run(run_id)

@@ -12,9 +12,8 @@ import dagster as dg
 
 _logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# The watcher looks for the executor this often, in seconds, and at the run's status each fifth time.
+# The watcher looks for the executor, and at the run's status, this often, in seconds.
 _LOOK = 1.0
-_LOOKS_A_STATUS = 5
 _ENDED = {
     dg.DagsterRunStatus.CANCELING: "the run was cancelled",
     dg.DagsterRunStatus.CANCELED: "the run was cancelled",
@@ -82,10 +81,8 @@ def _watched(context: dg.AssetExecutionContext, tell: Callable[[str], None]) -> 
     left = threading.Event()
 
     def watch() -> None:
-        looks = 0
         while not left.wait(_LOOK):
-            reason = _reason_to_stop(context, with_status=looks % _LOOKS_A_STATUS == 0)
-            looks += 1
+            reason = _reason_to_stop(context)
             if reason and not left.is_set():
                 tell(reason)
                 return
@@ -99,14 +96,12 @@ def _watched(context: dg.AssetExecutionContext, tell: Callable[[str], None]) -> 
         watcher.join()
 
 
-def _reason_to_stop(context: dg.AssetExecutionContext, *, with_status: bool) -> str | None:
+def _reason_to_stop(context: dg.AssetExecutionContext) -> str | None:
     # None in a process of the user's own, which may outlive the shell that started it. The fork server is no parent
     # in this sense: it lives as long as any step does.
     executor = multiprocessing.parent_process()
     if executor is not None and not executor.is_alive():
         return "its executor is gone"
-    if not with_status:
-        return None
     try:
         run = context.instance.get_run_by_id(context.run.run_id)
     except Exception:

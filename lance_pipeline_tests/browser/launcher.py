@@ -11,10 +11,11 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Self
 
+from lance_pipeline_tests.processes import processes_of
+
 HOST = "127.0.0.1"
 _START_SECONDS = 240
 _STOP_SECONDS = 120
-_UNSET = ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "LANCE_PIPELINE_MLFLOW_UI", "PYTHONWARNINGS")
 
 
 def await_condition(condition: Callable[[], bool], seconds: float, what: str) -> None:
@@ -65,13 +66,12 @@ class Launcher:
         command = ["lance_pipeline", "ui", "--port", str(self.port), "--mlflow-port", str(self.mlflow_port)]
         if workspace is not None:
             command += ["--workspace", str(workspace)]
-        kept = {name: value for name, value in os.environ.items() if name not in _UNSET}
         self._log = folder / "ui.log"
         with self._log.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=folder,
-                env=kept | {"LANCE_PIPELINE_DATA": str(data)},
+                env=os.environ | {"LANCE_PIPELINE_DATA": str(data)},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -114,14 +114,7 @@ class Launcher:
 
     def children(self) -> dict[int, str]:
         """The command lines of the living processes that it started, directly or not, by process id."""
-        mark = f"LANCE_PIPELINE_DATA={self.data}".encode()
-        found = {}
-        for folder in Path("/proc").glob("[0-9]*"):
-            try:
-                if mark in (folder / "environ").read_bytes().split(b"\0"):
-                    found[int(folder.name)] = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode()
-            except OSError:  # it has ended, or belongs to someone else
-                continue
+        found = processes_of(self.data)
         found.pop(self.process.pid, None)
         return found
 

@@ -18,6 +18,7 @@ from lance_pipeline.orchestration.split_checks import (
     check_results,
     require_blocking,
 )
+from lance_pipeline.orchestration.supervision import interruptible
 
 if TYPE_CHECKING:
     from lance_pipeline.images import IngestReport, LanceSplit
@@ -49,14 +50,14 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
     )
     def lance_splits(context: dg.AssetExecutionContext, raw_images: RawImages, lance_store: LanceStore):
         wanted = [split for split, spec in specs.items() if spec.key in context.selected_asset_keys]
-        with clear_failures():
+        with clear_failures(), interruptible(context):
             reports = _ingested(context, dataset, raw_images, wanted, lance_store)
             splits = _existing(dataset, lance_store)
         failures: list[str] = []
         for split in wanted:
             record = _record(reports[split])
             examined = Examined(split, record, splits, dataset.attributes.image_size, dataset.attributes.checks)
-            with clear_failures():
+            with clear_failures(), interruptible(context):
                 results = list(check_results(examined, specs[split].key, lance_store.reports_folder(dataset.name)))
             yield from results
             failed = blocking_failures(split, results)

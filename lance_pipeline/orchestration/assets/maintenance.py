@@ -9,6 +9,7 @@ from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import table
+from lance_pipeline.orchestration.supervision import interruptible
 
 
 def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
@@ -28,7 +29,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
         from lance_pipeline.images.maintenance import tidy
 
         tidied = []
-        with clear_failures():
+        with clear_failures(), interruptible(context):
             for uri, seen_uri in _tables(dataset, lance_store):
                 one = tidy(uri, keep, seen_uri)
                 context.log.info(

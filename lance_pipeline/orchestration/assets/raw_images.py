@@ -12,6 +12,7 @@ from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, table
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import LanceVersion, RawImages
+from lance_pipeline.orchestration.supervision import interruptible
 
 if TYPE_CHECKING:
     from lance_pipeline.images.listing import Listing
@@ -43,7 +44,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         from lance_pipeline.images.listing import store_listing
         from lance_pipeline.images.scanning import LISTING_SCHEMA
 
-        with clear_failures():
+        with clear_failures(), interruptible(context):
             listing = _list(dataset, context)
             uri = lance_store.dataset_uri(f"{dataset.name}_listing")
             version, fingerprint = store_listing(listing, uri)

@@ -1,0 +1,133 @@
+"""The small project in a real shell, where its training is started and ended."""
+
+import os
+import re
+import signal
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+from mlflow import MlflowClient
+from mlflow.entities import ViewType
+
+from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.records import Model
+from lance_pipeline_tests.conftest import Shell, new_shell
+from lance_pipeline_tests.processes import processes_of
+from lance_pipeline_tests.small_project import write_small_project
+
+SERIES = ("train_loss", "val_loss", "val_accuracy", "val_macro_f1", "learning_rate")
+EPOCHS = 4
+
+
+@dataclass(frozen=True)
+class Project:
+    """The small project, with a training of some epochs, and a data folder of its own."""
+
+    shell: Shell
+
+    @property
+    def root(self) -> Path:
+        return self.shell.folder
+
+    @property
+    def data(self) -> Path:
+        return self.shell.data
+
+    @property
+    def defs(self) -> Path:
+        """The data set's YAML file."""
+        return self.root / "small" / "defs" / "flowers" / "defs.yaml"
+
+    def start(self, *selection: str, config: str | None = None) -> subprocess.Popen[str]:
+        """``dagster asset materialize`` of these assets of the data set."""
+        keys = ",".join(f"flowers/{asset}" for asset in selection)
+        command = ["dagster", "asset", "materialize", "-m", "small.definitions", "--select", keys]
+        return self.shell.start(*command, *(["--config-json", config] if config else []))
+
+    def materialize(self, *selection: str, config: str | None = None) -> str:
+        """What a run that succeeds has printed."""
+        process = self.start(*selection, config=config)
+        output, _ = process.communicate(timeout=200)
+        assert process.returncode == 0, output
+        return output
+
+    def instance(self) -> dg.DagsterInstance:
+        return dg.DagsterInstance.from_config(str(self.data / "dagster"))
+
+    def model(self) -> Model:
+        with self.instance() as instance:
+            records = RecordIOManager(folder=str(self.data / "dagster" / "records"))
+            return records.read(instance, dg.AssetKey(["flowers", "resnet34"]), Model)
+
+    def client(self) -> MlflowClient:
+        return MlflowClient(f"sqlite:///{self.data / 'mlflow' / 'mlflow.db'}")
+
+    def series(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
+        """Step and value of every point in MLflow."""
+        client = self.client()
+        return {name: [(one.step, one.value) for one in client.get_metric_history(run_id, name)] for name in SERIES}
+
+    def mlflow_statuses(self) -> list[str]:
+        """Of all runs, the latest first."""
+        runs = self.client().search_runs(["1"], run_view_type=ViewType.ALL, order_by=["attributes.start_time DESC"])
+        return [run.info.status for run in runs]
+
+    def dagster_statuses(self) -> list[str]:
+        """Of all runs, the latest first."""
+        with self.instance() as instance:
+            return [run.status.value for run in instance.get_runs()]
+
+    def latest_run(self) -> str:
+        """Its id."""
+        with self.instance() as instance:
+            return instance.get_runs(limit=1)[0].run_id
+
+    def log(self, run_id: str) -> str:
+        """What the run's page has."""
+        with self.instance() as instance:
+            return "\n".join(entry.user_message or entry.message for entry in instance.all_logs(run_id))
+
+    def mark_as_canceled(self, run_id: str) -> None:
+        """As the UI does with a run that it cannot reach."""
+        with self.instance() as instance:
+            run = instance.get_run_by_id(run_id)
+            assert run is not None
+            instance.report_run_canceled(run)
+
+    def processes(self) -> set[int]:
+        """The living processes that belong to this project."""
+        return set(processes_of(self.data))
+
+
+def training_project(root: Path, epochs: int = EPOCHS) -> Project:
+    """The project below ``root``, with its splits, and no model."""
+    write_small_project(root)
+    # Devices are held for each temporary folder: no other test's training is waited for.
+    variables = {"TMPDIR": str(root), "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    project = Project(new_shell(root, root / "data", variables))
+    project.defs.write_text(project.defs.read_text().replace("epochs: 2", f"epochs: {epochs}"))
+    project.materialize("raw_images", "lance_train", "lance_val")
+    return project
+
+
+def read_until(process: subprocess.Popen[str], pattern: str) -> str:
+    """The output until a line has the pattern."""
+    assert process.stdout is not None
+    lines: list[str] = []
+    for line in process.stdout:
+        lines.append(line)
+        if re.search(pattern, line):
+            return "".join(lines)
+    raise AssertionError("".join(lines))
+
+
+def end(process: subprocess.Popen[str], how: str) -> str:
+    """Send the signal, such as "SIGKILL to the group", and return what was still printed once all is over."""
+    name, target = how.split(" to the ")
+    number = signal.Signals[name]
+    (os.killpg if target == "group" else os.kill)(process.pid, number)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode != 0
+    return output
