@@ -48,6 +48,16 @@ class MlflowServer:
         except urllib.error.URLError:
             return False
 
+    def freeze(self) -> None:
+        """Have it take connections, and answer nobody."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Have it answer again."""
+        if self._process is not None:
+            os.killpg(self._process.pid, signal.SIGCONT)
+
     def stop(self) -> None:
         """Kill it, with all its processes."""
         if self._process is not None:

@@ -1,7 +1,8 @@
 """MLflow as a resource, without MLflow's global state."""
 
+import logging
 import os
-import urllib.request
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,11 +18,13 @@ from lance_pipeline.orchestration.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run
 
-_ANSWER_SECONDS = 10
+_logger = logging.getLogger(__name__)
 DEFAULT_UI = "http://127.0.0.1:5000"
 TRAINING_TAG = "training_id"
+# MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
+_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+_QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 class TrainingRun:
@@ -41,22 +44,32 @@ class TrainingRun:
         self.mlflow = mlflow
         self._experiment, self._name, self._training_id, self._describe = experiment, name, training_id, describe
         self._run: TrackedRun | None = None
+        self._described = False
 
-    def opened(self) -> TrackedRun | None:
-        """The run, or None while the server is away."""
-        if not self.mlflow.is_reachable():
-            return None
-        if self._run is None:
-            run = self.mlflow.open_training(self._experiment, self._name, self._training_id)
-            self._describe(run)
-            run.watch_system()
-            self._run = run
-        return self._run
+    def opened(self) -> TrackedRun:
+        """The run.
+
+        Raises:
+            InputError: MLflow cannot be reached, or refuses something.
+        """
+        with self.mlflow.clear_errors():
+            if self._run is None:
+                self._run = self.mlflow.open_training(self._experiment, self._name, self._training_id)
+            if not self._described:
+                self._describe(self._run)
+                self._run.watch_system()
+                self._described = True
+            return self._run
 
     def end(self, status: str) -> None:
-        """End the run, where there is one."""
-        if self._run is not None:
-            self._run.end(status)
+        """End the run, where there is one.
+
+        Raises:
+            InputError: MLflow cannot be reached, or refuses it.
+        """
+        with self.mlflow.clear_errors():
+            if self._run is not None:
+                self._run.end(status)
 
 
 class MlflowTracking(dg.ConfigurableResource):
@@ -68,16 +81,18 @@ class MlflowTracking(dg.ConfigurableResource):
     ui_url: str | None = Field(
         default=None,
         description="Where people open the MLflow UI; links start with it. When unset the tracking server, "
-        f"or for the database {DEFAULT_UI}.",
+        f"or for a database {DEFAULT_UI}.",
     )
     on_unreachable: str = Field(
         default="fail",
         description="What a training does while the server cannot be reached at its start: `fail`, or `continue`, "
-        "which tells the server all of it later. One that is lost in the middle is waited for in any case.",
+        "which tells the server all of it later. One that is lost in the middle does not stop it in any case.",
     )
-
     patience: float = Field(
-        default=60, ge=0, description="For how many seconds a finished training waits for a server that is away."
+        default=60,
+        ge=0,
+        description="For how many seconds a finished training waits for a server that is away, before it fails; "
+        "materialized again it is there at once.",
     )
 
     @field_validator("on_unreachable")
@@ -102,62 +117,54 @@ class MlflowTracking(dg.ConfigurableResource):
         """Whether the tracking URI is a server's address."""
         return self.uri.startswith(("http://", "https://"))
 
+    @contextmanager
+    def clear_errors(self) -> Iterator[None]:
+        """What MLflow and its stores raise becomes an error that says which MLflow, and what to do.
+
+        Raises:
+            InputError: in their place.
+        """
+        from mlflow.exceptions import MlflowException
+
+        try:
+            yield
+        except (MlflowException, OSError, ImportError) as error:
+            raise InputError(
+                _without_password(f"MLflow at {self.uri} cannot be used: {error}. ")
+                + "Start the server, or correct MLFLOW_TRACKING_URI, then materialize again."
+            ) from error
+
     def _lock(self) -> FileLock:
         return FileLock(make_folder(self._folder) / ".lock")
 
     def client(self) -> "MlflowClient":
-        """A client, once the tracking database is in place.
+        """A client whose tracking server answers, or whose database is in place.
 
         Raises:
-            InputError: the tracking server cannot be reached.
+            InputError: it cannot be reached, or refuses.
         """
         from mlflow import MlflowClient
-        from mlflow.exceptions import MlflowException
 
-        # Its own default is to try for minutes, in which a training would stand still.
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        try:
-            if self.remote:
-                self._require_answer()
-                return MlflowClient(self.uri)
-            # Two processes that make one sqlite database at once would break it.
-            with self._lock():
-                client = MlflowClient(self.uri)
-                client.search_experiments(max_results=1)
-                return client
-        except (MlflowException, OSError) as error:
-            raise InputError(
-                f"MLflow at {self.uri} cannot be used: {error}. Start the server, or correct MLFLOW_TRACKING_URI; "
-                "with LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue a training does not wait for it."
-            ) from error
-
-    def _require_answer(self) -> None:
-        """At once, where MLflow's own client would try for minutes."""
-        with urllib.request.urlopen(f"{self.uri}/health", timeout=_ANSWER_SECONDS):  # noqa: S310 - as configured
-            pass
-
-    def is_reachable(self) -> bool:
-        """Whether the tracking server answers now; a database is always there."""
-        if self.remote:
-            try:
-                self._require_answer()
-            except OSError:
-                return False
-        return True
+        for name, value in (_HTTP | _QUIET).items():
+            os.environ.setdefault(name, value)
+        # Two processes that make one sqlite database at once would break it.
+        with self.clear_errors(), self._lock():
+            client = MlflowClient(self.uri)
+            client.search_experiments(max_results=1)
+            return client
 
     def require_start(self) -> None:
         """See that a training may begin.
 
         Raises:
-            InputError: the server cannot be reached, and the training is to fail then.
+            InputError: MLflow cannot be reached, and a training is to fail then.
         """
         if self.on_unreachable == "fail":
             self.client()
 
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""
-        ui = self.ui_url or (self.uri if self.remote else DEFAULT_UI)
+        ui = self.ui_url or (_without_password(self.uri) if self.remote else DEFAULT_UI)
         return f"{ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
@@ -173,56 +180,50 @@ class MlflowTracking(dg.ConfigurableResource):
             describe: logs to the run what is known from the beginning.
 
         Raises:
-            InputError: the tracking server cannot be reached, and the training is to fail then, or it cannot be told
-                of the end.
+            InputError: MLflow cannot be told that it is finished.
         """
-        from mlflow.exceptions import MlflowException
-
-        self.require_start()
         run = TrainingRun(self, experiment, name, training_id, describe)
-        run.opened()
         try:
             yield run
-            run.end("FINISHED")
         except BaseException as error:
             failed = isinstance(error, Exception) and not isinstance(error, Stopped)
             try:
                 run.end("FAILED" if failed else "KILLED")
-            except MlflowException as unreachable:
-                # What ended the training is what its owner has to know.
-                error.add_note(f"MLflow could not be told: {unreachable}")
-            if isinstance(error, MlflowException):
-                raise InputError(
-                    f"MLflow at {self.uri} did not take what the training has to tell: {error}. Nothing is lost: once "
-                    "the server runs, materialize again, which goes on from the last checkpoint."
-                ) from error
+            except InputError as untold:
+                # What ended the training is what its owner has to know first.
+                _logger.warning("The MLflow run still counts as running: %s", untold)
             raise
+        run.end("FINISHED")
 
     def open_training(self, experiment: str, name: str, training_id: str) -> TrackedRun:
-        """The run of a training, which counts as running from now on; made where it is missing."""
+        """The run of a training, which counts as running from now on; made where it is missing.
+
+        Raises:
+            InputError: MLflow cannot be reached, refuses, or keeps no models.
+        """
+        from mlflow.exceptions import MlflowException
+
         client = self.client()
         experiment_id = self._experiment(client, experiment)
-        run = _run_of(client, experiment_id, training_id)
-        if run is None:
-            run = client.create_run(experiment_id, run_name=name, tags={TRAINING_TAG: training_id})
-        else:
-            client.update_run(run.info.run_id, status="RUNNING")
+        try:
+            client.search_logged_models([experiment_id], max_results=1)
+        except MlflowException as error:
+            raise InputError(
+                _without_password(f"MLflow at {self.uri} does not keep models as version 3 does: {error}. ")
+                + "Expected a server of MLflow 3: pip install -U mlflow, there."
+            ) from error
+        # Unless somebody has deleted it.
+        found = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{training_id}'", max_results=1)
+        if found:
+            client.update_run(found[0].info.run_id, status="RUNNING")
+        run = found[0] if found else client.create_run(experiment_id, run_name=name, tags={TRAINING_TAG: training_id})
         return TrackedRun(client, run, self.url(experiment_id, run.info.run_id))
-
-    def abandon(self, experiment: str, training_id: str) -> None:
-        """Mark the run as KILLED of a training that nobody will go on with, where it still counts as running."""
-        if not self.is_reachable():
-            return
-        client = self.client()
-        run = _run_of(client, self._experiment(client, experiment), training_id)
-        if run is not None and run.info.status == "RUNNING":
-            client.set_terminated(run.info.run_id, "KILLED")
 
     def existing_run(self, run_id: str) -> TrackedRun:
         """A run that has ended, to read or to add to.
 
         Raises:
-            InputError: the tracking server cannot be reached or does not know the run.
+            InputError: MLflow cannot be reached, or does not know the run.
         """
         from mlflow.exceptions import MlflowException
 
@@ -231,8 +232,8 @@ class MlflowTracking(dg.ConfigurableResource):
             run = client.get_run(run_id)
         except MlflowException as error:
             raise InputError(
-                f"MLflow at {self.uri} does not know the run {run_id}: {error}. Correct MLFLOW_TRACKING_URI, "
-                "or materialize the model again."
+                _without_password(f"MLflow at {self.uri} does not know the run {run_id}: {error}. ")
+                + "Correct MLFLOW_TRACKING_URI, or materialize the model again."
             ) from error
         return TrackedRun(client, run, self.url(run.info.experiment_id, run_id))
 
@@ -245,7 +246,5 @@ class MlflowTracking(dg.ConfigurableResource):
             return client.create_experiment(name, artifact_location=location)
 
 
-def _run_of(client: "MlflowClient", experiment_id: str, training_id: str) -> "Run | None":
-    """The training's run, unless somebody deleted it."""
-    runs = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{training_id}'", max_results=1)
-    return runs[0] if runs else None
+def _without_password(text: str) -> str:
+    return re.sub(r"//[^/@\s]*@", "//", text)

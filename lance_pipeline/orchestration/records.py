@@ -85,8 +85,8 @@ class Training(Record):
     weights: str
     device: str
     precision: str
-    environment: dict[str, Any]
-    """In which it ended; one that was interrupted may have begun in another."""
+    environments: list[dict[str, Any]]
+    """In which it was trained, the last one last; more than one where it was interrupted and went on in another."""
     sha256: str
     """Of the weights file."""
     history: list[dict[str, float]]

@@ -14,11 +14,15 @@ from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.training_log import MODEL_FOLDER, TRAINING_FILE
 
 if TYPE_CHECKING:
+    import torch
+
     from lance_pipeline.orchestration.gpu import GpuResource
     from lance_pipeline.orchestration.lance_store import LanceStore
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
     from lance_pipeline.training.loop import Trained
+
+    Weights = dict[str, torch.Tensor]
 
 
 def reproduce(run_id: str) -> bool:
@@ -35,43 +39,50 @@ def reproduce(run_id: str) -> bool:
 
     resources = default_resources()
     run = resources["mlflow"].existing_run(run_id)
-    then = _record(run)
-    torch.set_num_threads(then.environment["threads"])
+    then, weights = _kept(run)
+    torch.set_num_threads(then.environments[-1]["threads"])
     with _device(resources["gpu"], then, run_id) as device:
-        _tell("device", [] if device.name == then.device else [f"was {then.device} and is {device.name}"])
-        same = _trained_the_same(then, device, resources["lance_store"], run)
+        same = _trained_the_same(then, weights, device, resources["lance_store"])
     print(f"\n{'The same, bit for bit.' if same else 'Not the same.'}")
     if not same and then.device != "cpu":
         print("Only the CPU promises the same bits.")
     return same
 
 
-def _record(run: TrackedRun) -> Training:
+def _kept(run: TrackedRun) -> tuple[Training, "Weights"]:
+    """The record of the training, and its weights."""
     from mlflow.exceptions import MlflowException
+
+    from lance_pipeline.training.weights import read_weights
 
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = run.client.download_artifacts(run.run_id, TRAINING_FILE, folder)
-            return Training.model_validate_json(Path(path).read_bytes())
+            training = Training.model_validate_json(Path(path).read_bytes())
+            return training, read_weights(
+                Path(run.client.download_artifacts(run.run_id, MODEL_FOLDER, folder)), training.sha256
+            )
         except (MlflowException, OSError, ValidationError) as error:
             raise InputError(
-                f"the MLflow run {run.run_id} has no {TRAINING_FILE} that can be read: {error}. Expected the run of a "
-                "finished training of this version; `python -m lance_pipeline summary <dataset>` names the latest."
+                f"the MLflow run {run.run_id} has no {TRAINING_FILE} and {MODEL_FOLDER} that can be read: {error}. "
+                "Expected the run of a finished training of this version; `python -m lance_pipeline summary <dataset>` "
+                "names the latest."
             ) from error
 
 
 def _device(gpu: "GpuResource", then: Training, run_id: str) -> "AbstractContextManager[Device]":
-    """The device of then, or the best that is here."""
-    devices, precision = then.device, then.precision
-    try:
-        gpu.pick(devices=devices, precision=precision)
-    except InputError as absent:
-        print(absent)
-        devices, precision = None, "auto"
-    return gpu.hold(f"MLflow run {run_id} again", devices=devices, precision=precision, on_wait=print)
+    """The device of then, or the best that is here, in the precision of then where it can."""
+    for devices, precision in ((then.device, then.precision), (None, then.precision)):
+        try:
+            gpu.pick(devices=devices, precision=precision)
+        except InputError as absent:
+            print(absent)
+        else:
+            return gpu.hold(f"MLflow run {run_id} again", devices=devices, precision=precision, on_wait=print)
+    return gpu.hold(f"MLflow run {run_id} again", on_wait=print)
 
 
-def _trained_the_same(then: Training, device: "Device", lance_store: "LanceStore", run: TrackedRun) -> bool:
+def _trained_the_same(then: Training, weights: "Weights", device: "Device", lance_store: "LanceStore") -> bool:
     from lance_pipeline.images import CachePlace, LanceSplit
     from lance_pipeline.training.checkpoint import differences
     from lance_pipeline.training.environment import environment
@@ -81,7 +92,11 @@ def _trained_the_same(then: Training, device: "Device", lance_store: "LanceStore
     train, val = (LanceSplit(one.uri, one.version) for one in (then.train, then.val))
     now = training_identity(train, val, then.recipe, then.image_size)
     _tell("data, recipe and code", differences(then.identity, now))
-    _tell("environment", differences(then.environment, environment()))
+    where = {"device": then.device, "precision": then.precision}
+    _tell("device", differences(where, {"device": device.name, "precision": device.precision}))
+    _tell("environment", differences(then.environments[-1], environment()))
+    for number, before in enumerate(then.environments[:-1], 1):
+        _tell(f"before interruption {number}", differences(before, environment()))
     trained, _ = fit_resnet34(
         train,
         val,
@@ -93,9 +108,9 @@ def _trained_the_same(then: Training, device: "Device", lance_store: "LanceStore
         watch=Watch(on_epoch=lambda epoch: _tell(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))),
     )
     changed = [change for epoch in trained.history for change in _changes(then, epoch)]
-    weights = _weights_changes(then, trained, run)
-    _tell("weights", weights)
-    return not changed and not weights and len(trained.history) == len(then.history)
+    moved = _weights_changes(weights, trained)
+    _tell("weights", moved)
+    return not changed and not moved and len(trained.history) == len(then.history)
 
 
 def _changes(then: Training, epoch: "Epoch") -> list[str]:
@@ -107,13 +122,8 @@ def _changes(then: Training, epoch: "Epoch") -> list[str]:
     return differences(then.history[epoch.number - 1], epoch.outcome())
 
 
-def _weights_changes(then: Training, trained: "Trained", run: TrackedRun) -> list[str]:
+def _weights_changes(kept: "Weights", trained: "Trained") -> list[str]:
     """How the weights differ from those that MLflow keeps."""
-    from lance_pipeline.training.weights import read_weights
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(run.client.download_artifacts(run.run_id, MODEL_FOLDER, folder))
-        kept = read_weights(path, then.sha256)
     apart = {name: (kept[name].float() - value.float()).abs().max().item() for name, value in trained.state.items()}
     changed = {name: most for name, most in apart.items() if most}
     return [f"up to {max(changed.values()):g} apart, in {len(changed)} of {len(apart)} tensors"] if changed else []

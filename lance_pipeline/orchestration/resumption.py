@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 def checkpoints_to_use(
     context: dg.AssetExecutionContext, folder: Path, identity: dict[str, Any], *, fresh: bool, every: float
-) -> tuple["Checkpoints", str | None]:
+) -> "Checkpoints":
     """Those of the interrupted training where it can go on, else of one that begins; the log says which and why.
 
     Args:
@@ -23,23 +23,20 @@ def checkpoints_to_use(
         fresh: begin in any case.
         every: seconds between two checkpoints.
 
-    Returns:
-        The checkpoints, and the id of the interrupted training that nobody will go on with, if there is one.
-
     Raises:
         InputError: the checkpoint cannot be read, or none can be written.
     """
     from lance_pipeline.training.checkpoint import Checkpoints
+    from lance_pipeline.training.environment import environment
 
-    found = _found(folder, fresh=fresh)
-    ended = found is not None and _has_ended(context, found)
-    reasons = _reasons_to_begin(found, identity, fresh=fresh, ended=ended)
-    if found is not None and not reasons:
-        context.log.info(f"Goes on with the interrupted training {found.training_id}")
-        return Checkpoints(folder, found.training_id, identity, found.state, every), None
-    context.log.info(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew")
-    abandoned = found.training_id if found is not None and not ended else None
-    return Checkpoints.begun(folder, identity, every=every), abandoned
+    found, now = _found(folder, fresh=fresh), environment()
+    reasons = _reasons_to_begin(context, found, identity, fresh=fresh)
+    if found is None or reasons:
+        context.log.info(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew")
+        return Checkpoints.begun(folder, identity, environments=[now], every=every)
+    context.log.info(f"Goes on with the interrupted training {found.training_id}{_elsewhere(found, now)}")
+    environments = found.environments if now == found.environments[-1] else [*found.environments, now]
+    return Checkpoints(folder, found.training_id, identity, environments, found.state, every)
 
 
 def _found(folder: Path, *, fresh: bool) -> "Progress | None":
@@ -54,6 +51,22 @@ def _found(folder: Path, *, fresh: bool) -> "Progress | None":
         raise
 
 
+def _reasons_to_begin(
+    context: dg.AssetExecutionContext, found: "Progress | None", identity: dict[str, Any], *, fresh: bool
+) -> list[str]:
+    from lance_pipeline.training.checkpoint import differences
+
+    if fresh:
+        return ["`fresh` asks for it"]
+    if found is None:
+        return []
+    if _has_ended(context, found):
+        return ["the last training has ended"]
+    if found.identity is None:
+        return ["another version of this package has written the checkpoint"]
+    return differences(found.identity, identity)
+
+
 def _has_ended(context: dg.AssetExecutionContext, found: "Progress") -> bool:
     event = context.instance.get_latest_materialization_event(context.asset_key)
     latest = event.asset_materialization if event is not None else None
@@ -61,11 +74,8 @@ def _has_ended(context: dg.AssetExecutionContext, found: "Progress") -> bool:
     return ended is not None and ended.value == found.training_id
 
 
-def _reasons_to_begin(found: "Progress | None", identity: dict[str, Any], *, fresh: bool, ended: bool) -> list[str]:
+def _elsewhere(found: "Progress", now: dict[str, Any]) -> str:
     from lance_pipeline.training.checkpoint import differences
 
-    if fresh:
-        return ["`fresh` asks for it"]
-    if ended:
-        return ["the last training has ended"]
-    return [] if found is None else differences(found.identity, identity)
+    changes = differences(found.environments[-1], now)
+    return f", in another environment: {'; '.join(changes)}" if changes else ""

@@ -1,5 +1,6 @@
 """An MLflow run, as the pipeline writes to it."""
 
+import hashlib
 import tempfile
 import time
 from pathlib import Path
@@ -17,7 +18,7 @@ _DIGEST_LENGTH = 36
 
 
 class TrackedRun:
-    """An MLflow run to write to; what is sent again is not doubled.
+    """An MLflow run to write to.
 
     Attributes:
         run_id: MLflow's.
@@ -50,7 +51,8 @@ class TrackedRun:
         Args:
             metrics: finite values by their names.
             step: such as the epoch.
-            ended: when they were measured, as a Unix time; now when None. Of the same time, they are not doubled.
+            ended: when they were measured, as a Unix time; now when None. Sent again with the same time, they are not
+                doubled.
             model_id: the logged model that they are of.
         """
         from mlflow.entities import Metric
@@ -64,7 +66,9 @@ class TrackedRun:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         source = data.model_dump_json()
-        dataset = Dataset(name=name, digest=data.fingerprint[:_DIGEST_LENGTH], source_type="lance", source=source)
+        # MLflow knows a dataset by name and digest: another version of the same content is another one.
+        digest = hashlib.sha256(f"{data.fingerprint} {data.version}".encode()).hexdigest()[:_DIGEST_LENGTH]
+        dataset = Dataset(name=name, digest=digest, source_type="lance", source=source)
         tags = {
             "mlflow.data.context": context,
             "lance.version": str(data.version),
@@ -86,28 +90,34 @@ class TrackedRun:
         self.client.log_artifacts(self.run_id, str(folder), name)
 
     def watch_system(self) -> None:
-        """Log the load of processors, memory, disk, network and GPUs from now on, in a thread of MLflow's.
+        """Log the load of processors, memory, disk, network and GPUs until the end, in a thread of MLflow's.
 
-        It ends when the server cannot be reached: call it again then. ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`` sets
-        the seconds between two points (10).
+        ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`` sets the seconds between two points (10).
         """
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        self.leave_system()
-        self._monitor = SystemMetricsMonitor(
-            self.run_id,
-            resume_logging=True,
-            tracking_uri=self.client.tracking_uri,
-        )
+        self._monitor = _system_monitor(self.run_id, self.client.tracking_uri)
         self._monitor.start()
 
-    def leave_system(self) -> None:
-        """End the thread of ``watch_system``, where there is one."""
-        if self._monitor is not None:
-            self._monitor.finish()
-        self._monitor = None
+    def kill_others(self, tags: dict[str, str]) -> None:
+        """Mark the experiment's other runs that have all these tags as KILLED, where they still count as running."""
+        for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
+            if run.info.run_id != self.run_id and tags.items() <= run.data.tags.items():
+                self.client.set_terminated(run.info.run_id, "KILLED")
 
     def end(self, status: str) -> None:
         """Set the final status: FINISHED, FAILED or KILLED."""
-        self.leave_system()
+        if self._monitor is not None:
+            self._monitor.finish()
         self.client.set_terminated(self.run_id, status)
+
+
+def _system_monitor(run_id: str, tracking_uri: str) -> "SystemMetricsMonitor":
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+    class Monitor(SystemMetricsMonitor):
+        def monitor(self) -> None:
+            # MLflow's gives up when the server does not answer once.
+            while not self._shutdown_event.is_set():
+                super().monitor()
+                self._shutdown_event.wait(self.sampling_interval)
+
+    return Monitor(run_id, resume_logging=True, tracking_uri=tracking_uri)

@@ -4,7 +4,7 @@ import importlib.metadata
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lance_pipeline.orchestration.records import Training
 from lance_pipeline.orchestration.tracked_run import TrackedRun
@@ -12,6 +12,7 @@ from lance_pipeline.orchestration.tracked_run import TrackedRun
 if TYPE_CHECKING:
     from mlflow.models import Model
 
+    from lance_pipeline.training.checkpoint import Checkpoints
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
 
@@ -19,15 +20,13 @@ TRAINING_FILE = "training.json"
 MODEL_FOLDER = "model"
 
 
-def training_record(identity: dict[str, Any], device: "Device", history: list["Epoch"], sha256: str) -> Training:
-    """The record of a training that ends in this process."""
-    from lance_pipeline.training.environment import environment
-
+def training_record(checkpoints: "Checkpoints", device: "Device", history: list["Epoch"], sha256: str) -> Training:
+    """The record of a training that has ended."""
     return Training(
-        **identity,
+        **checkpoints.identity,
         device=device.name,
         precision=device.precision,
-        environment=environment(),
+        environments=checkpoints.environments,
         sha256=sha256,
         history=[epoch.outcome() for epoch in history],
     )
@@ -44,11 +43,13 @@ def log_training(run: TrackedRun, name: str, training: Training, folder: Path, b
         best: the epoch whose weights they are.
         curve: the learning curve, a PNG.
     """
-    run.log_file(training.model_dump_json(indent=2).encode(), TRAINING_FILE)
-    run.log_file(json.dumps(training.environment, indent=2).encode(), "environment.json")
+    run.log_file(json.dumps(training.environments[-1], indent=2).encode(), "environment.json")
     run.log_file(curve, "learning_curve.png")
     run.log_folder(folder, MODEL_FOLDER)
-    return f"models:/{_log_model(run, name, training, folder, best)}"
+    model_id = _log_model(run, name, training, folder, best)
+    # The last, as all that it is about is there now.
+    run.log_file(training.model_dump_json(indent=2).encode(), TRAINING_FILE)
+    return f"models:/{model_id}"
 
 
 def _log_model(run: TrackedRun, name: str, training: Training, folder: Path, best: "Epoch") -> str:
@@ -56,29 +57,36 @@ def _log_model(run: TrackedRun, name: str, training: Training, folder: Path, bes
 
     It is torch's exported program, so nothing is unpickled. It takes RGB images as float32 (n, 3, image_size,
     image_size) from 0 to 255, and gives probabilities as float32 (n, classes); the names of the classes are in the
-    metadata of its ``MLmodel``. One that an interrupted step has left to the run is removed.
+    metadata of its ``MLmodel``. One that an interrupted step has left to the run is taken if it is whole, else removed.
     """
     from mlflow.entities import LoggedModelOutput
+
+    client, model_id = run.client, None
+    for earlier in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'"):
+        if earlier.status == "READY" and earlier.tags.get("sha256") == training.sha256:
+            model_id = earlier.model_id
+        else:
+            client.delete_logged_model(earlier.model_id)
+    if model_id is None:
+        model_id = _new_model(run, name, training, folder)
+    run.log_metrics(best.figures(), step=best.number, ended=best.ended, model_id=model_id)
+    outputs = client.get_run(run.run_id).outputs
+    if outputs is None or model_id not in [output.model_id for output in outputs.model_outputs]:
+        client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step=best.number)])
+    return model_id
+
+
+def _new_model(run: TrackedRun, name: str, training: Training, folder: Path) -> str:
     from mlflow.models import Model
 
-    client = run.client
-    for earlier in client.search_logged_models([run.experiment_id], f"source_run_id = '{run.run_id}'"):
-        client.delete_logged_model(earlier.model_id)
-    model = client.create_logged_model(
-        run.experiment_id,
-        name,
-        run.run_id,
-        tags={"sha256": training.sha256},
-        model_type="image classifier",
-    )
+    tags = {"sha256": training.sha256}
+    model = run.client.create_logged_model(run.experiment_id, name, run.run_id, tags, model_type="image classifier")
     with tempfile.TemporaryDirectory() as work:
         path = Path(work) / "model"
         about = Model(artifact_path=model.artifact_location, run_id=run.run_id, model_id=model.model_id)
         _save(path, about, folder, training)
-        client.log_model_artifacts(model.model_id, str(path))
-    client.finalize_logged_model(model.model_id, "READY")
-    client.log_outputs(run.run_id, [LoggedModelOutput(model.model_id, step=best.number)])
-    run.log_metrics(best.figures(), step=best.number, ended=best.ended, model_id=model.model_id)
+        run.client.log_model_artifacts(model.model_id, str(path))
+    run.client.finalize_logged_model(model.model_id, "READY")
     return model.model_id
 
 

@@ -1,11 +1,13 @@
 """What log, asset page and MLflow tell of a training while it runs."""
 
 import time
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.mlflow_tracking import TrainingRun
 from lance_pipeline.orchestration.progress import Throttle, clock
 from lance_pipeline.orchestration.tracked_run import TrackedRun
@@ -14,21 +16,43 @@ if TYPE_CHECKING:
     from lance_pipeline.training.history import Epoch
     from lance_pipeline.training.loop import Step
 
-_TRY = 2
+_TRY = 1
 
 
 class TrainingReport:
     """Tells log, asset page and MLflow how the training goes.
 
     MLflow is sent what a checkpoint on the disk covers, with the times that stand there: what an interrupted run sent
-    before is then the same, and not doubled. While the server is away, the epochs wait in the checkpoint.
+    before is then the same, and not doubled. A thread sends it, and the training does not wait for it: while the server
+    is away, the epochs wait in the checkpoint.
+
+    Args:
+        context: of the step that trains.
+        run: the training's.
     """
 
     def __init__(self, context: dg.AssetExecutionContext, run: TrainingRun) -> None:
         self._context, self._run = context, run
         self._throttle = Throttle()
         self._delivered = 0
-        self._away = False
+        self._trouble: InputError | None = None
+        self._pending: Future[Any] | None = None
+
+    def __enter__(self) -> Self:
+        """Open the run.
+
+        Raises:
+            InputError: MLflow cannot be reached, and a training is to fail then.
+        """
+        if self._run.mlflow.on_unreachable == "fail":
+            self._run.opened()
+        else:
+            self._deliver([])
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
 
     def on_epoch(self, epoch: "Epoch") -> None:
         """A line in the log, and an observation on the asset."""
@@ -49,49 +73,53 @@ class TrainingReport:
             )
 
     def on_saved(self, state: dict[str, Any]) -> None:
-        """Send MLflow what is now safe."""
+        """Begin to send MLflow what is now safe, unless it is still busy with what was sent before."""
         from lance_pipeline.training.history import Epoch
 
-        self._deliver([Epoch(**epoch) for epoch in state["history"]])
+        if self._pending is None or self._pending.done():
+            if self._pending is not None:
+                # Whatever else went wrong.
+                self._pending.result()
+            self._pending = self._thread.submit(self._deliver, [Epoch(**epoch) for epoch in state["history"]])
 
-    def settled(self, history: list["Epoch"]) -> TrackedRun:
+    def settled(self, history: list["Epoch"], stop: Callable[[], str | None]) -> TrackedRun:
         """The MLflow run, which lacks nothing now; the server is waited for for a while.
+
+        Args:
+            history: all epochs.
+            stop: asked while it waits; a reason ends the waiting.
 
         Raises:
             InputError: it cannot be reached.
+            Stopped: ``stop`` gave a reason.
         """
         deadline = time.monotonic() + self._run.mlflow.patience
-        while True:
-            run = self._deliver(history)
-            if run is not None:
-                return run
+        while not (run := self._thread.submit(self._deliver, history).result()):
+            if reason := stop():
+                raise Stopped(reason)
             if time.monotonic() > deadline:
                 raise InputError(
-                    f"the training is finished, but MLflow at {self._run.mlflow.uri} cannot be reached: "
-                    f"{len(history) - self._delivered} of {len(history)} epochs are not there yet. Nothing is lost: "
-                    "once the server runs, materialize again, which goes on from the last checkpoint and takes seconds."
+                    f"the training is finished, but {len(history) - self._delivered} of {len(history)} epochs are not "
+                    f"in MLflow yet: {self._trouble} Nothing is lost: it goes on from the last checkpoint, which takes "
+                    "seconds."
                 )
             time.sleep(_TRY)
+        return run
 
     def _deliver(self, history: list["Epoch"]) -> TrackedRun | None:
         """Send the epochs that MLflow lacks; the run if it has all now."""
-        from mlflow.exceptions import MlflowException
-
         try:
             run = self._run.opened()
-            if run is not None:
+            with self._run.mlflow.clear_errors():
                 for epoch in history[self._delivered :]:
                     run.log_metrics(epoch.figures(), step=epoch.number, ended=epoch.ended)
                     self._delivered += 1
-        except (MlflowException, InputError) as error:
-            self._context.log.warning(f"MLflow did not take the metrics: {error}")
-            run = None
-        if run is None and not self._away:
-            self._context.log.warning(
-                f"MLflow at {self._run.mlflow.uri} cannot be reached; the training goes on, its metrics are sent later"
-            )
-        if run is not None and self._away:
-            self._context.log.info(f"MLflow at {self._run.mlflow.uri} is there again, and has all metrics")
-            run.watch_system()
-        self._away = run is None
+        except InputError as trouble:
+            if self._trouble is None:
+                self._context.log.warning(f"{trouble} The training goes on; MLflow is told later.")
+            self._trouble = trouble
+            return None
+        if self._trouble is not None:
+            self._context.log.info("MLflow is there again, and has all metrics")
+        self._trouble = None
         return run

@@ -19,6 +19,8 @@ from lance_pipeline.images.locking import first_free
 
 _FILE = "checkpoint.pt"
 _WORK = f".{_FILE}"
+# Of what is in the file.
+_FORMAT = 2
 
 
 @dataclass(frozen=True)
@@ -27,12 +29,15 @@ class Progress:
 
     Attributes:
         training_id: stays the same however often the training is interrupted.
-        identity: what it trains on and how; another identity is another training.
+        identity: what it trains on and how; another identity is another training. None in a checkpoint that another
+            version of this package has written.
+        environments: in which it was trained so far, the latest last.
         state: of all that moves; None before the first batch.
     """
 
     training_id: str
-    identity: dict[str, Any]
+    identity: dict[str, Any] | None
+    environments: list[dict[str, Any]]
     state: dict[str, Any] | None
 
 
@@ -47,6 +52,7 @@ class Checkpoints:
         folder: where; made when missing.
         training_id: of the training.
         identity: see ``Progress``.
+        environments: see ``Progress``; with that of this process.
         state: what to go on from; None to begin.
         every: seconds after which ``due`` holds again.
         on_saved: called, in the thread, with each state that is safely on the disk.
@@ -55,6 +61,7 @@ class Checkpoints:
     folder: Path
     training_id: str
     identity: dict[str, Any]
+    environments: list[dict[str, Any]] = field(default_factory=list)
     state: dict[str, Any] | None = None
     every: float = 600.0
     on_saved: Callable[[dict[str, Any]], None] = lambda state: None
@@ -104,7 +111,7 @@ class Checkpoints:
             pending.result()
 
     def _write(self, state: dict[str, Any] | None) -> None:
-        content = vars(Progress(self.training_id, self.identity, state))
+        content = {"format": _FORMAT, **vars(Progress(self.training_id, self.identity, self.environments, state))}
         work = self.folder / _WORK
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -141,8 +148,11 @@ def read_checkpoint(folder: Path) -> Progress | None:
     if not path.exists():
         return None
     try:
-        return Progress(**torch.load(path, map_location="cpu", weights_only=True))
-    except (OSError, RuntimeError, pickle.UnpicklingError, TypeError, EOFError) as error:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        if content.pop("format", None) != _FORMAT:
+            return Progress(content.get("training_id", ""), None, [], None)
+        return Progress(**content)
+    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, EOFError) as error:
         raise InputError(
             f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it, or materialize with "
             "`fresh: true`."

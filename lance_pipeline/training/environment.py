@@ -4,6 +4,7 @@ import importlib.metadata
 import platform
 import shutil
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +28,20 @@ def environment() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "cuda": torch.version.cuda if cuda else None,
         "gpus": [torch.cuda.get_device_name(card) for card in range(torch.cuda.device_count())] if cuda else [],
-        "packages": dict(sorted((one.metadata["Name"], one.version) for one in importlib.metadata.distributions())),
+        "packages": _packages(),
     }
+
+
+def _packages() -> dict[str, str]:
+    """The versions of all that is installed."""
+    packages: dict[str, str] = {}
+    for one in importlib.metadata.distributions():
+        # The leftovers of an installation that was broken off have no name.
+        with suppress(FileNotFoundError):
+            if name := one.metadata["Name"]:
+                # Of two the first is imported.
+                packages.setdefault(name, one.version)
+    return dict(sorted(packages.items()))
 
 
 def code_version() -> dict[str, Any]:
@@ -36,12 +49,13 @@ def code_version() -> dict[str, Any]:
     version: dict[str, Any] = {"version": importlib.metadata.version(_DISTRIBUTION), "commit": None, "changed": None}
     root = Path(__file__).parents[2]
     if shutil.which("git") and (root / ".git").exists():
-        version["commit"] = _git(root, "rev-parse", "HEAD") or None
-        version["changed"] = bool(_git(root, "status", "--porcelain", "--", "lance_pipeline"))
+        version["commit"] = _git(root, "rev-parse", "HEAD")
+        changes = _git(root, "status", "--porcelain", "--", "lance_pipeline")
+        version["changed"] = None if changes is None else bool(changes)
     return version
 
 
-def _git(root: Path, *command: str) -> str:
-    """What git prints; nothing where it does not like the folder, such as another user's."""
+def _git(root: Path, *command: str) -> str | None:
+    """What git prints; None where it does not like the folder, such as another user's."""
     finished = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
-    return finished.stdout.strip() if finished.returncode == 0 else ""
+    return finished.stdout.strip() if finished.returncode == 0 else None

@@ -9,7 +9,7 @@ import pytest
 
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Model, Training
-from lance_pipeline.orchestration.reproduction import _record
+from lance_pipeline.orchestration.reproduction import _kept
 from lance_pipeline.orchestration.training_log import TRAINING_FILE
 from lance_pipeline_tests.orchestration.conftest import Graph
 
@@ -37,26 +37,27 @@ def test_it_is_the_same_bit_for_bit(finished_graph: Graph, run_id: str):
 def _pretend(run_id: str, **fields: Any) -> None:
     """As if the training had been recorded like this."""
     run = MlflowTracking().existing_run(run_id)
-    run.log_file(_record(run).model_copy(update=fields).model_dump_json().encode(), TRAINING_FILE)
+    run.log_file(_kept(run)[0].model_copy(update=fields).model_dump_json().encode(), TRAINING_FILE)
 
 
 @pytest.fixture
 def recorded(run_id: str) -> Training:
     """The record, which is put back afterwards."""
-    return _record(MlflowTracking().existing_run(run_id))
+    return _kept(MlflowTracking().existing_run(run_id))[0]
 
 
 def test_what_is_different_is_named(run_id: str, recorded: Training):
-    environment = recorded.environment | {"packages": recorded.environment["packages"] | {"torch": "1.0"}}
+    packages = recorded.environments[0]["packages"] | {"torch": "1.0"}
+    environments = [recorded.environments[0] | {"packages": packages}]
     history = [recorded.history[0], recorded.history[1] | {"val_loss": 0.25}]
     recipe = recorded.recipe.model_copy(update={"seed": 1})
-    _pretend(run_id, environment=environment, history=history, recipe=recipe, code="0", device="cuda:99")
+    _pretend(run_id, environments=environments, history=history, recipe=recipe, code="0", device="cuda:99")
     finished = reproduce(run_id)
     _pretend(run_id, **vars(recorded))
     assert finished.returncode == 1
     for part in (
         "`device: cuda:99` is configured, but it is not there",
-        "was cuda:99 and is ",
+        "device was cuda:99 and is ",
         "packages.torch was 1.0 and is ",
         "code was 0 and is ",
         "val_loss was 0.25 and is ",

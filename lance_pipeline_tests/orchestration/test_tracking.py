@@ -1,6 +1,7 @@
 """What MLflow holds of a training, and what becomes of a training whose MLflow is away."""
 
 import json
+from dataclasses import fields
 from pathlib import Path
 
 import dagster as dg
@@ -13,9 +14,13 @@ from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc import load_model as load_from_mlflow
 
 import lance_pipeline
+from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Metrics, Model
+from lance_pipeline.orchestration.reproduction import _kept
+from lance_pipeline.orchestration.training_log import log_training
+from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.weights import load_model
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
 
@@ -111,6 +116,44 @@ def test_the_logged_model_has_the_example_and_the_figures_of_its_epoch(finished_
     assert {path.name for path in (folder / "data").iterdir()} == {"model.pt2"}
     example = json.loads((folder / "input_example.json").read_text())
     assert np.array(example).shape == (2, 3, record.image_size, record.image_size)
+
+
+def test_a_model_that_was_logged_already_is_not_logged_again(finished_graph: Graph):
+    record, metadata = finished_graph.record("resnet34", Model), finished_graph.metadata("resnet34")
+    run = MlflowTracking().existing_run(record.mlflow_run_id)
+    training, _ = _kept(run)
+    best = Epoch(**{field.name: 0 for field in fields(Epoch)} | training.history[record.best_epoch - 1])  # pyright: ignore[reportArgumentType]
+    assert log_training(run, "tiny", training, Path(record.folder), best, b"") == metadata["mlflow_model"]
+    outputs = run.client.get_run(run.run_id).outputs
+    assert outputs is not None
+    assert len(outputs.model_outputs) == 1
+
+
+def test_another_version_of_the_same_content_is_another_dataset(finished_graph: Graph):
+    record = finished_graph.record("resnet34", Model)
+    run = MlflowTracking().existing_run(record.mlflow_run_id)
+    run.log_dataset("tiny_train", "training", record.train.model_copy(update={"version": 99}))
+    inputs = run.client.get_run(run.run_id).inputs
+    assert inputs is not None
+    sources = [json.loads(one.dataset.source) for one in inputs.dataset_inputs if one.dataset.name == "tiny_train"]
+    assert {source["version"] for source in sources} == {record.train.version, 99}
+
+
+def test_an_experiment_that_was_deleted_is_named(graph: Graph):
+    assert graph.materialize("raw_images", "lance_train", "lance_val").success
+    client = MlflowTracking().client()
+    client.delete_experiment(client.create_experiment("tiny"))
+    message = failure_of(graph.materialize("resnet34"))
+    assert "MLflow at sqlite:///" in message
+    assert "'active' state" in message
+
+
+def test_no_password_is_shown():
+    tracking = MlflowTracking(tracking_uri="http://somebody:s3cret@127.0.0.1:9")
+    with pytest.raises(InputError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be used") as failure:
+        tracking.client()
+    assert "s3cret" not in str(failure.value)
+    assert "s3cret" not in tracking.url("1", "2")
 
 
 def test_unreachable_mlflow_fails_clearly_and_at_once(graph: Graph, monkeypatch: pytest.MonkeyPatch):

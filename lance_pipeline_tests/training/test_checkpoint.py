@@ -40,7 +40,7 @@ def fit(
     identity = training_identity(splits["train"], splits["val"], recipe, SIZE)
     found = read_checkpoint(folder)
     if found is not None and found.identity == identity:
-        checkpoints = Checkpoints(folder, found.training_id, identity, found.state, every)
+        checkpoints = Checkpoints(folder, found.training_id, identity, [], found.state, every)
     else:
         checkpoints = Checkpoints.begun(folder, identity, every=every)
     with checkpoints:
@@ -189,6 +189,15 @@ def test_a_damaged_checkpoint_is_named(tmp_path, content):
     (tmp_path / "checkpoint.pt").write_bytes(content)
     with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read .*`fresh: true`"):
         read_checkpoint(tmp_path)
+
+
+def test_a_checkpoint_of_another_version_is_no_error(tmp_path):
+    torch.save(
+        {"training_id": "one", "identity": {"code": "1"}, "notes": {}, "state": None}, tmp_path / "checkpoint.pt"
+    )
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert (found.training_id, found.identity, found.state) == ("one", None, None)
 
 
 def test_a_snapshot_does_not_change_with_the_training():

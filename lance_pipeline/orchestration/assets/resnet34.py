@@ -1,5 +1,6 @@
 """The trained model."""
 
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -114,31 +115,28 @@ def _trained(
     recipe, image_size = dataset.recipe, dataset.attributes.image_size
     train_split, val_split = (LanceSplit(one.data.uri, one.data.version) for one in (train, val))
     identity = training_identity(train_split, val_split, recipe, image_size)
-    checkpoints, abandoned = checkpoints_to_use(
-        context,
-        lance_store.checkpoint_folder(dataset.name),
-        identity,
-        fresh=config.fresh,
-        every=config.checkpoint_minutes * 60,
+    folder = lance_store.checkpoint_folder(dataset.name)
+    checkpoints = checkpoints_to_use(
+        context, folder, identity, fresh=config.fresh, every=config.checkpoint_minutes * 60
     )
+    # This process has the folder to itself: whatever else counts as training there is not trained any more.
+    place = {"checkpoint_folder": f"{socket.gethostname()}:{folder}"}
     # From now on no clean-up can remove what this training reads.
     for data in (train.data, val.data):
         keep_version(data.uri, data.version, f"trained.{checkpoints.training_id}")
 
     def describe(run: TrackedRun) -> None:
         context.log.info(f"MLflow run {run.run_id}: {run.url}")
-        run.log_tags(_tags(context, device, train, val))
+        run.kill_others(place)
+        run.log_tags(_tags(context, device, train, val) | place)
         run.log_params(recipe.model_dump() | {"image_size": image_size})
         run.log_dataset(f"{dataset.name}_train", "training", train.data)
         run.log_dataset(f"{dataset.name}_val", "validation", val.data)
-        if abandoned is not None:
-            mlflow.abandon(dataset.name, abandoned)
 
     run_name = f"{dataset.name}-{context.run.run_id[:8]}"
     with mlflow.training_run(dataset.name, run_name, checkpoints.training_id, describe) as opening:
-        report = TrainingReport(context, opening)
-        checkpoints.on_saved = report.on_saved
-        with checkpoints:
+        with TrainingReport(context, opening) as report, checkpoints:
+            checkpoints.on_saved = report.on_saved
             trained, card = fit_resnet34(
                 train_split,
                 val_split,
@@ -150,12 +148,13 @@ def _trained(
                 checkpoints=checkpoints,
                 watch=Watch(report.on_epoch, report.on_step, context.log.info, stop),
             )
-        run = report.settled(trained.history)
+            run = report.settled(trained.history, stop)
         folder = lance_store.model_folder(dataset.name, context.run.run_id)
         sha256 = save_model(folder, trained.state, card)
         curve = learning_curve(trained.history, trained.best, f"{dataset.name}: learning curve")
-        training = training_record(identity, device, trained.history, sha256)
-        model_uri = log_training(run, dataset.name, training, folder, trained.best, curve)
+        training = training_record(checkpoints, device, trained.history, sha256)
+        with mlflow.clear_errors():
+            model_uri = log_training(run, dataset.name, training, folder, trained.best, curve)
     record = Model(
         mlflow_run_id=run.run_id,
         folder=str(folder),
