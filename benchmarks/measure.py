@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
-_REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 _SAMPLE_SECONDS = 0.1
 _LIMIT_SECONDS = 1800
 _PAGE = os.sysconf("SC_PAGE_SIZE")
@@ -83,17 +83,20 @@ def own_peak() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
-def run_child(command: list[str], temporary: str) -> Ended:
-    """Run a process to its end, all its temporary files in ``temporary``, which is then deleted."""
+def run_child(command: list[str], temporary: str, limit: float = _LIMIT_SECONDS) -> Ended:
+    """Run a process to its end, all its temporary files in ``temporary``, which is then deleted.
+
+    After ``limit`` seconds it is killed.
+    """
     os.makedirs(temporary, exist_ok=True)
     # What the runs before have written must not be flushed to the disk during this one.
     os.sync()
     with open(f"{temporary}/stdout", "w+") as stdout, open(f"{temporary}/stderr", "w+") as stderr:
         process = subprocess.Popen(  # noqa: S603
-            command, cwd=_REPO, env=_environment(temporary), stdout=stdout, stderr=stderr, start_new_session=True
+            command, cwd=REPO, env=_environment(temporary), stdout=stdout, stderr=stderr, start_new_session=True
         )
         try:
-            peak = _watch(process)
+            peak = _watch(process, limit)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -131,9 +134,9 @@ def _environment(temporary: str) -> dict[str, str]:
     }
 
 
-def _watch(process: subprocess.Popen[bytes]) -> int:
+def _watch(process: subprocess.Popen[bytes], limit: float) -> int:
     """Wait for the end, or for the limit of time; the largest memory seen."""
-    peak, end = 0, time.monotonic() + _LIMIT_SECONDS
+    peak, end = 0, time.monotonic() + limit
     while process.poll() is None and time.monotonic() < end:
         peak = max(peak, _resident(process.pid))
         time.sleep(_SAMPLE_SECONDS)

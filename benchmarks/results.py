@@ -118,13 +118,13 @@ def describe_machine(own: tuple[str, ...] = OWN_PACKAGES, peers: tuple[str, ...]
         models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     pins = pinned_versions()
-    return {
+    described = {
         "Processor": f"{models[0] if models else platform.machine()}, {os.cpu_count()} cores",
         "Memory": f"{memory:.0f} GiB",
         "Python": platform.python_version(),
         "Ours": ", ".join(f"{name} {version(name)}" for name in own),
-        "Peers": ", ".join(f"{name} {pins[name]}" for name in peers),
     }
+    return described | ({"Peers": ", ".join(f"{name} {pins[name]}" for name in peers)} if peers else {})
 
 
 def spread_of(values: Iterable[float]) -> Spread | None:

@@ -1,0 +1,49 @@
+"""Trains once, in a process of its own: ``python -m benchmarks.training.child ROOT OUT RECIPE``.
+
+ROOT is a folder of splits, OUT a folder to write to, RECIPE JSON. Prints what was measured as the last line, as JSON.
+"""
+
+import json
+import os
+import sys
+import time
+
+from benchmarks.measure import own_peak
+from benchmarks.training.course import IMAGE_SIZE
+from lance_pipeline.images import CachePlace, LanceSplit, ingest_split
+from lance_pipeline.training.device import choose_device
+from lance_pipeline.training.fit import fit_resnet34
+from lance_pipeline.training.history import Epoch
+from lance_pipeline.training.loop import Watch
+from lance_pipeline.training.recipe import Recipe
+
+
+def main(root: str, out: str, recipe: str) -> None:
+    """Ingest, which is not measured, then train."""
+    train, val = (
+        LanceSplit(ingest_split(root, split, os.path.join(out, f"{split}.lance")).uri) for split in ("train", "val")
+    )
+    ends: list[float] = []
+    accuracies: list[float] = []
+
+    def on_epoch(epoch: Epoch) -> None:
+        ends.append(time.perf_counter() - began)
+        accuracies.append(epoch.val_accuracy)
+
+    began = time.perf_counter()
+    fit_resnet34(
+        train,
+        val,
+        Recipe.model_validate_json(recipe),
+        choose_device("cpu"),
+        image_size=IMAGE_SIZE,
+        cache=CachePlace(os.path.join(out, "cache")),
+        watch=Watch(on_epoch=on_epoch),
+    )
+    seconds = time.perf_counter() - began
+    facts = {"images": len(train), "seconds": seconds, "peak": own_peak(), "ends": ends, "accuracies": accuracies}
+    print("\n" + json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
