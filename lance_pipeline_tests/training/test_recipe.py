@@ -114,5 +114,5 @@ def test_a_channel_without_variation_is_not_divided_by_zero():
 
 
 def test_epochs_by_the_size_of_the_data():
-    assert [Recipe().epochs_for(images) for images in (500, 1_257, 4_000, 50_000, 500_000)] == [100, 77, 24, 16, 16]
+    assert [Recipe().epochs_for(images) for images in (500, 1_257, 4_000, 50_000, 500_000)] == [39, 16, 16, 16, 16]
     assert Recipe(epochs=3).epochs_for(500) == 3
