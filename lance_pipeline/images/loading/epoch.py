@@ -138,6 +138,7 @@ class EpochBatches:
         batches.reverse()
         while batches:
             yield batches.pop()
+            self._meter.passed()
 
     def located(self, numbers: Sequence[int]) -> tuple[list[int], Indices, Indices]:
         """Of this process's part of some global batches the sizes, the rows and the window of each row."""

@@ -15,7 +15,7 @@ class LoaderStats:
     Attributes:
         images: given out.
         skipped: rows left out because they could not be decoded.
-        elapsed: from the first batch asked for to the last one given out.
+        elapsed: from the first batch asked for until the one after the last was.
         waiting: of that, how long the consumer waited for its batches.
         reading: waiting for storage, added up over threads.
         decoding: decoding, cropping and resizing, added up over threads.
@@ -60,6 +60,11 @@ class Meter:
                 self._totals[stage] = self._totals.get(stage, 0.0) + ended - began
                 if stage == "waiting":
                     self._began, self._last = began if self._began is None else self._began, ended
+
+    def passed(self) -> None:
+        """A batch has been used, and the next is asked for."""
+        with self._lock:
+            self._last = time.perf_counter()
 
     def count(self, what: Literal["images", "skipped"], number: int) -> None:
         """Count images."""

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from itertools import islice
 from pathlib import Path
 
@@ -189,6 +190,18 @@ def test_it_measures_itself(uri):
     assert stats.decoding > 0
     assert stats.images_per_second == pytest.approx(ROWS / stats.elapsed)
     assert loader.take_stats().images == 0
+
+
+def test_what_is_done_with_the_batches_is_no_waiting(uri, tmp_path):
+    place, pause = CachePlace(str(tmp_path)), 0.05
+    list(make(uri, cache=place))
+    # From a whole cache several batches are assembled at once.
+    for cache in (place, None):
+        loader = make(uri, cache=cache)
+        for _ in loader:
+            time.sleep(pause)
+        stats = loader.take_stats()
+        assert stats.elapsed - stats.waiting >= len(loader) * pause
 
 
 def test_pixels_of_evaluation_are_those_of_torchvision(uri):
