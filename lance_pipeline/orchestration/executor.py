@@ -17,6 +17,11 @@ if TYPE_CHECKING:
     from dagster._core.execution.step_dependency_config import StepDependencyConfig
 
 PROCESS_TAG = "lance_pipeline/process"
+PRELOAD_TAG = "lance_pipeline/preload"
+"""Of a step: the modules that it imports first of all, with commas between them.
+
+They must start no threads that do not survive a fork, as Lance does.
+"""
 # Names of what is missing are passed over.
 _PRELOADED = ["lance_pipeline.orchestration.fork_server", "dagster._core.storage.sqlite_storage"]
 # Until this process ends, for a run ends a moment after its executor.
@@ -26,9 +31,10 @@ _held: list[FileLock] = []
 def default_executor() -> dg.ExecutorDefinition:
     """Dagster's multiprocess executor with its configuration, a fork server, and an end for killed runs.
 
-    Steps are forked from a server that has imported what they share. When a run starts, those runs of its instance
-    whose process was killed on this host are marked as failed, or as canceled where that was asked for, and no longer
-    hold places in pools. A run that was marked as canceled from outside stays so when its steps have stopped.
+    Steps are forked from a server that has imported what they share, and what they need (`PRELOAD_TAG`). When a run
+    starts, those runs of its instance whose process was killed on this host are marked as failed, or as canceled where
+    that was asked for, and no longer hold places in pools. A run that was marked as canceled from outside stays so when
+    its steps have stopped.
     """
 
     @dg.executor(
@@ -37,32 +43,39 @@ def default_executor() -> dg.ExecutorDefinition:
         requirements=dg.multiple_process_executor_requirements(),
     )
     def lance_pipeline_multiprocess(init_context: dg.InitExecutorContext) -> dg.Executor:
-        config = {"start_method": {"forkserver": {"preload_modules": _PRELOADED}}, **init_context.executor_config}
-        return _TidyExecutor(_multiprocess_executor(init_context._replace(executor_config=config)))
+        return _TidyExecutor(init_context)
 
     return lance_pipeline_multiprocess
 
 
-def _multiprocess_executor(init_context: dg.InitExecutorContext) -> dg.Executor:
+def _multiprocess_executor(init_context: dg.InitExecutorContext, preloaded: list[str]) -> dg.Executor:
     create = dg.multiprocess_executor.executor_creation_fn
     if create is None:
         raise TypeError("dagster.multiprocess_executor has no executor_creation_fn")
-    return create(init_context)
+    config = {"start_method": {"forkserver": {"preload_modules": preloaded}}, **init_context.executor_config}
+    return create(init_context._replace(executor_config=config))
+
+
+def _wanted(execution_plan: "ExecutionPlan") -> list[str]:
+    """What the steps of a plan import first of all."""
+    steps = [execution_plan.get_step_by_key(key) for key in execution_plan.step_keys_to_execute]
+    return sorted({name for step in steps for name in (step.tags or {}).get(PRELOAD_TAG, "").split(",") if name})
 
 
 class _TidyExecutor(dg.Executor):
-    """Ends dead runs first, then has this one executed by ``steps``."""
+    """Ends dead runs first, then has this one executed by Dagster's."""
 
-    def __init__(self, steps: dg.Executor) -> None:
-        self._steps = steps
+    def __init__(self, init_context: dg.InitExecutorContext) -> None:
+        self._init_context = init_context
+        self._untouched = _multiprocess_executor(init_context, _PRELOADED)
 
     @property
     def retries(self) -> "RetryMode":
-        return self._steps.retries
+        return self._untouched.retries
 
     @property
     def step_dependency_config(self) -> "StepDependencyConfig":
-        return self._steps.step_dependency_config
+        return self._untouched.step_dependency_config
 
     def execute(
         self, plan_context: "PlanOrchestrationContext", execution_plan: "ExecutionPlan"
@@ -71,7 +84,8 @@ class _TidyExecutor(dg.Executor):
         instance.add_run_tags(run_id, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"})
         _end_dead_runs(instance, run_id)
         try:
-            yield from self._steps.execute(plan_context, execution_plan)
+            steps = _multiprocess_executor(self._init_context, [*_PRELOADED, *_wanted(execution_plan)])
+            yield from steps.execute(plan_context, execution_plan)
         except dg.DagsterSubprocessError as error:
             # Steps that stopped before the executor was asked to. As an error it would make a canceled run fail.
             if all(

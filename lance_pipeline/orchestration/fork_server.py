@@ -1,6 +1,6 @@
 """What the fork server imports, once for all steps that are forked from it.
 
-Never torch, lance or mlflow, whose threads do not survive a fork.
+Steps add what they need themselves, with a tag. Never lance, whose threads do not survive a fork.
 """
 
 import signal

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
@@ -35,6 +36,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
         name=f"{dataset.name}__{name}",
         ins={"model": dg.AssetIn(dataset.key("resnet34")), "data": dg.AssetIn(dataset.key(f"lance_{split}"))},
         outs={name: dg.AssetOut.from_spec(spec)},
+        op_tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure"},
     )
     def metrics(
         context: dg.AssetExecutionContext,

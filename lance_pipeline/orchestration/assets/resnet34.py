@@ -8,6 +8,7 @@ import dagster as dg
 from pydantic import Field
 
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
+from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
@@ -56,6 +57,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         name=f"{dataset.name}__resnet34",
         ins={f"lance_{split}": dg.AssetIn(dataset.key(f"lance_{split}")) for split in ("train", "val")},
         outs={"resnet34": dg.AssetOut.from_spec(spec)},
+        op_tags={PRELOAD_TAG: "torch,torchvision,mlflow.pytorch,sklearn.metrics,matplotlib.figure"},
         pool=POOL,
     )
     def resnet34(
