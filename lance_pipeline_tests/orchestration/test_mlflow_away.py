@@ -55,7 +55,8 @@ def test_lost_in_the_middle(project: Project, server: MlflowServer, leave: str, 
     process = project.start("resnet34")
     read_until(process, r"Epoch 1/4:")
     getattr(server, leave)()
-    read_until(process, r"Epoch 4/4:")
+    # However fast the training is: it is not over before MLflow has all.
+    read_until(process, "The training goes on; MLflow is told later")
     getattr(server, return_)()
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
@@ -72,7 +73,7 @@ def test_away_at_the_start(project: Project, server: MlflowServer, monkeypatch: 
 
     monkeypatch.setenv("LANCE_PIPELINE_MLFLOW_UNREACHABLE", "continue")
     process = project.start("resnet34")
-    read_until(process, r"Epoch 2/4:")
+    read_until(process, r"Epoch 1/4:")
     server.start()
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
