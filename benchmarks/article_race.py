@@ -4,10 +4,8 @@
 """
 
 import argparse
-import datetime as dt
 import itertools
 import os
-import shlex
 import statistics
 import sys
 import tempfile
@@ -24,7 +22,7 @@ from benchmarks.corpus import CLASSES, PNG, make_corpus
 from benchmarks.loading.cases import BATCH, CASES, MEAN, STD, WORKERS, torchvision_transform
 from benchmarks.options import add_rounds, parser_of
 from benchmarks.report import replace_section, spread_text
-from benchmarks.results import spread_of
+from benchmarks.results import spread_of, today, typed
 from lance_pipeline.images import Augment, CachePlace, ImageLoader, ingest_split
 from lance_pipeline.training.model import build_resnet34
 
@@ -122,16 +120,14 @@ def _section(options: argparse.Namespace, seconds: dict[str, list[float]]) -> st
         if spread:
             rate = images / statistics.median(times)
             lines.append(f"| {_TITLES[name]} | {spread_text(spread, '{:.2f}')} | {rate:,.0f} |")
-    command = shlex.join(["python", "-m", "benchmarks.article_race", *sys.argv[1:]])
-    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
     table = "\n".join(lines)
     return f"""## Training from ours and from plain files
 
-`{command}`
+`{typed("article_race")}`
 
-{today}: {batches} batches of {BATCH} in each of {len(seconds["ours"])} rounds, on the CPU with {os.cpu_count()} cores.
-Two networks start from the same weights, one for each loader, and train in turn; who begins changes from round to
-round. The median is given with the least and the greatest; the ratio is taken within a round.
+{today()}: {batches} batches of {BATCH} in each of {len(seconds["ours"])} rounds, on the CPU with {os.cpu_count()}
+cores. Two networks start from the same weights, one for each loader, and train in turn; who begins changes from round
+to round. The median is given with the least and the greatest; the ratio is taken within a round.
 
 {table}
 

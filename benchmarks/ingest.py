@@ -5,10 +5,8 @@
 
 import argparse
 import dataclasses
-import datetime as dt
 import hashlib
 import os
-import shlex
 import shutil
 import sys
 from collections import Counter
@@ -21,8 +19,8 @@ from benchmarks.corpus import JPEG, KINDS, PNG, Kind, change_one_percent, link_c
 from benchmarks.environment import PeersError, make_environment
 from benchmarks.measure import Measurement, bytes_below, empty_folder, measure
 from benchmarks.options import add_rounds, add_selection, parser_of
-from benchmarks.report import again_table, page_section, replace_section, targets, targets_table, writing_table
-from benchmarks.results import PEERS, Results, describe_machine
+from benchmarks.report import again_table, page_section, targets, targets_table, write_page, writing_table
+from benchmarks.results import PEERS, Results
 
 _OURS = ("scratch", "unchanged", "changed")
 _WRITERS = (*_OURS, *PEERS)
@@ -41,11 +39,7 @@ def main() -> None:
         results.save(kept)
     print("\n\n".join([writing_table(results), again_table(results), targets_table(targets(results))]))
     if options.write:
-        picture = os.path.join("images", "benchmark_ingest.png")
-        path = os.path.join(os.path.dirname(options.write), picture)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        draw_chart(results, path)
-        replace_section(options.write, page_section(results, picture))
+        write_page(options.write, results, "ingest", draw_chart, page_section)
 
 
 class _Benchmark:
@@ -67,9 +61,7 @@ class _Benchmark:
 
     def run(self) -> Results:
         """All rounds of all kinds, then the memory."""
-        command = shlex.join(["python", "-m", "benchmarks.ingest", *sys.argv[1:]])
-        today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-        results = Results(command, today, describe_machine(), self._counts)
+        results = Results.begun("ingest", self._counts)
         self._install_peers()
         with empty_folder(self._work):
             for kind in KINDS.values():

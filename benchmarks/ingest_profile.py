@@ -4,8 +4,6 @@
 """
 
 import os
-import shlex
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +15,7 @@ from lance.fragment import write_fragments
 from benchmarks.corpus import JPEG, KINDS, PNG, Kind, make_corpus
 from benchmarks.options import parser_of
 from benchmarks.report import replace_section
+from benchmarks.results import typed
 from lance_pipeline.images import ingest_split
 from lance_pipeline.images.decoding import decode_image
 from lance_pipeline.images.ingestion.inspection import bytes_digest, inspect_images
@@ -97,7 +96,7 @@ def main() -> None:
     text = (
         "Processor time of each stage, measured alone and on one thread; `all else` is what a whole ingest takes "
         "beyond that: Python's own work, its lock, and threads in each other's way.\n\n" + "\n".join(lines)
-        + f"\n\nBy `{shlex.join(['python', '-m', 'benchmarks.ingest_profile', *sys.argv[1:]])}`."
+        + f"\n\nBy `{typed('ingest_profile')}`."
     )  # fmt: skip
     print(text)
     if options.write:

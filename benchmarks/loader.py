@@ -4,9 +4,7 @@
 """
 
 import argparse
-import datetime as dt
 import os
-import shlex
 import statistics
 import sys
 
@@ -18,8 +16,8 @@ from benchmarks.loading.contestants import CONTESTANTS, IDLE
 from benchmarks.loading.report import PACKAGES, PEER_PACKAGES, case_table, loader_section, loader_targets
 from benchmarks.measure import Ended, Loading, empty_folder, run_child
 from benchmarks.options import add_rounds, add_selection, parser_of
-from benchmarks.report import replace_section, targets_table
-from benchmarks.results import Results, describe_machine
+from benchmarks.report import targets_table, write_page
+from benchmarks.results import Results
 
 
 def main() -> None:
@@ -33,11 +31,7 @@ def main() -> None:
         results.save(kept)
     print("\n\n".join([*(case_table(results, case) for case in results.runs), targets_table(loader_targets(results))]))
     if options.write:
-        picture = os.path.join("images", "benchmark_loader.png")
-        path = os.path.join(os.path.dirname(options.write), picture)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        draw_loader_chart(results, path)
-        replace_section(options.write, loader_section(results, picture), "loader")
+        write_page(options.write, results, "loader", draw_loader_chart, loader_section)
 
 
 class _Benchmark:
@@ -56,10 +50,7 @@ class _Benchmark:
 
     def run(self) -> Results:
         """All rounds of all cases."""
-        command = shlex.join(["python", "-m", "benchmarks.loader", *sys.argv[1:]])
-        today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-        machine = describe_machine(PACKAGES, PEER_PACKAGES)
-        results = Results(command, today, machine, self._counts)
+        results = Results.begun("loader", self._counts, PACKAGES, PEER_PACKAGES)
         self._install_peers()
         for name, case in CASES.items():
             if self._counts[name]:

@@ -4,9 +4,7 @@
 """
 
 import argparse
-import datetime as dt
 import os
-import shlex
 import sys
 from collections.abc import Callable, Collection
 
@@ -14,7 +12,7 @@ from benchmarks.corpus import PNG, make_corpus
 from benchmarks.measure import empty_folder, run_child
 from benchmarks.options import add_rounds, add_selection, parser_of
 from benchmarks.report import replace_section, targets_table
-from benchmarks.results import Results, describe_machine
+from benchmarks.results import Results
 from benchmarks.training.overhead_report import (
     STAGES,
     WHOLE,
@@ -54,10 +52,8 @@ class _Benchmark:
 
     def run(self) -> Results:
         """All rounds of the stages of a training, then those of the whole run."""
-        command = shlex.join(["python", "-m", "benchmarks.overhead", *sys.argv[1:]])
-        today = dt.datetime.now(tz=dt.UTC).date().isoformat()
         counts = {"images": self._options.png, "epochs": self._options.epochs}
-        results = Results(command, today, describe_machine(PACKAGES, ()), counts)
+        results = Results.begun("overhead", counts, PACKAGES, ())
         stages, whole = ([name for name in names if name in self._options.only] for names in (STAGES, WHOLE))
         if stages:
             with empty_folder(self._work):

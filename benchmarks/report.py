@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from benchmarks.corpus import KINDS
@@ -96,7 +97,30 @@ def targets_table(found: list[Target]) -> str:
     return "\n".join(["| target | measured | |", "|---|--:|---|", *lines])
 
 
-def replace_section(page: str, section: str, name: str = "ingest") -> None:
+def write_page(
+    page: str,
+    results: Results,
+    name: str,
+    draw: Callable[[Results, str], None],
+    section: Callable[[Results, str], str],
+) -> None:
+    """Write a section with a picture; the names of both come from the benchmark's.
+
+    Args:
+        page: that it goes into.
+        results: what it tells of.
+        name: of the benchmark.
+        draw: draws the results to a path.
+        section: the results as Markdown, given the picture's path as seen from the page.
+    """
+    picture = os.path.join("images", f"benchmark_{name}.png")
+    path = os.path.join(os.path.dirname(page), picture)
+    os.makedirs(os.path.dirname(path), exist_ok=True)
+    draw(results, path)
+    replace_section(page, section(results, picture), name.replace("_", "-"))
+
+
+def replace_section(page: str, section: str, name: str) -> None:
     """Put the section into the page between the two marks of its name; at the end where it has none."""
     text = "# Benchmarks\n"
     if os.path.exists(page):

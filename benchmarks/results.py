@@ -1,10 +1,13 @@
 """What a run of the benchmark measured, and the figures that follow from it."""
 
 import dataclasses
+import datetime as dt
 import json
 import os
 import platform
+import shlex
 import statistics
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -60,6 +63,17 @@ class Results:
     runs: dict[str, Mapping[str, Sequence[Measurement]]] = field(default_factory=dict)
     memory: list[Measurement] = field(default_factory=list)
 
+    @classmethod
+    def begun(
+        cls,
+        name: str,
+        counts: dict[str, int],
+        own: tuple[str, ...] = OWN_PACKAGES,
+        peers: tuple[str, ...] = PEER_PACKAGES,
+    ) -> "Results":
+        """Of the benchmark of that name, which begins now, on this machine; nothing is measured yet."""
+        return cls(typed(name), today(), _describe_machine(own, peers), counts)
+
     def rate(self, kind: str, name: str) -> Spread | None:
         """Images per second over the rounds that did not fail."""
         return spread_of(run.images / run.seconds for run in self._runs(kind, name) if not run.error)
@@ -112,7 +126,17 @@ class Results:
         return self.runs.get(kind, {}).get(name, [])
 
 
-def describe_machine(own: tuple[str, ...] = OWN_PACKAGES, peers: tuple[str, ...] = PEER_PACKAGES) -> dict[str, str]:
+def typed(name: str) -> str:
+    """The command that started the benchmark of that name, with its options."""
+    return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
+
+
+def today() -> str:
+    """The day, as YYYY-MM-DD."""
+    return dt.datetime.now(tz=dt.UTC).date().isoformat()
+
+
+def _describe_machine(own: tuple[str, ...], peers: tuple[str, ...]) -> dict[str, str]:
     """Processor, memory and versions."""
     with open("/proc/cpuinfo") as file:
         models = [line.partition(":")[2].strip() for line in file if line.startswith("model name")]

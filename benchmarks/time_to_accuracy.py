@@ -4,16 +4,14 @@
 """
 
 import argparse
-import datetime as dt
 import os
-import shlex
 import sys
 from collections.abc import Iterator
 
 from benchmarks.measure import empty_folder, run_child
 from benchmarks.options import add_selection, parser_of
-from benchmarks.report import replace_section, targets_table
-from benchmarks.results import Results, describe_machine
+from benchmarks.report import targets_table, write_page
+from benchmarks.results import Results
 from benchmarks.training.accuracy_chart import draw_accuracy_chart
 from benchmarks.training.accuracy_report import accuracy_section, accuracy_targets, source_table
 from benchmarks.training.course import RECIPES, Course, recipe_of
@@ -38,20 +36,14 @@ def main() -> None:
     tables = [source_table(results, source) for source in results.runs]
     print("\n\n".join([*tables, targets_table(accuracy_targets(results))]))
     if options.write:
-        picture = os.path.join("images", "benchmark_time_to_accuracy.png")
-        path = os.path.join(os.path.dirname(options.write), picture)
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        draw_accuracy_chart(results, path)
-        replace_section(options.write, accuracy_section(results, picture), "time-to-accuracy")
+        write_page(options.write, results, "time_to_accuracy", draw_accuracy_chart, accuracy_section)
 
 
 def _measured(options: argparse.Namespace, kept: str) -> Results:
     """All trainings; what is there is saved after each, for they take long."""
     folder = os.path.abspath(options.folder)
     roots = {source: make_source(source, folder, options.images) for source in SOURCES if source in options.only}
-    command = shlex.join(["python", "-m", "benchmarks.time_to_accuracy", *sys.argv[1:]])
-    today = dt.datetime.now(tz=dt.UTC).date().isoformat()
-    results = Results(command, today, describe_machine(PACKAGES, ()), {})
+    results = Results.begun("time_to_accuracy", {}, PACKAGES, ())
     for source, root in roots.items():
         runs: dict[str, list[Course]] = {name: [] for name in RECIPES}
         results.runs[source] = runs

@@ -13,8 +13,8 @@ import yaml
 
 from benchmarks.measure import REPO
 from lance_pipeline.evaluation.metrics import classification_metrics
-from lance_pipeline.evaluation.prediction import predict, write_predictions
-from lance_pipeline.images import CachePlace, ImageLoader, LanceSplit
+from lance_pipeline.evaluation.prediction import evaluation_loader, predict, write_predictions
+from lance_pipeline.images import CachePlace, LanceSplit
 from lance_pipeline.images.ingest import ingest_split
 from lance_pipeline.images.listing import list_split_folders
 from lance_pipeline.images.sample import make_sample
@@ -25,7 +25,6 @@ from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import load_model, save_model
 
 _SPLITS = ("train", "val", "test")
-_BATCH_SIZE = 128
 
 
 def main(data: str) -> None:
@@ -68,16 +67,7 @@ def _train(data: str, recipe: Recipe, image_size: int, device: Device) -> list[E
 
 def _evaluate(data: str, split: str, device: Device) -> None:
     network, card = load_model(Path(data, "model"))
-    loader = ImageLoader(
-        _uri(data, split),
-        batch_size=_BATCH_SIZE,
-        image_size=card.image_size,
-        training=False,
-        normalize=(card.mean, card.std),
-        fit=card.fit,
-        cache=None,
-        classes=card.classes,
-    )
+    loader = evaluation_loader(LanceSplit(_uri(data, split)), card, device)
     predictions = predict(network, loader, device)
     metrics = classification_metrics(predictions, card.classes)
     paths = loader.split.to_table(["path"])["path"].to_pylist()

@@ -10,8 +10,12 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lance_pipeline.images.loader import ImageLoader
+from lance_pipeline.images.split import LanceSplit
 from lance_pipeline.images.table import Facts, commit_table
 from lance_pipeline.training.device import Device
+from lance_pipeline.training.weights import ModelCard
+
+_BATCH_SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,27 @@ class Predictions:
     def predicted(self) -> NDArray[np.int64]:
         """int64 (n,), the class index with the highest probability."""
         return self.probabilities.argmax(axis=1)
+
+
+def evaluation_loader(split: LanceSplit, card: ModelCard, device: Device) -> ImageLoader:
+    """The rows of a split in their order, as the model of the card sees them.
+
+    Raises:
+        InputError: the split has labels that the model does not know.
+    """
+    return ImageLoader(
+        split.uri,
+        version=split.version,
+        batch_size=_BATCH_SIZE,
+        image_size=card.image_size,
+        training=False,
+        normalize=(card.mean, card.std),
+        fit=card.fit,
+        # Seen once, nothing is worth keeping.
+        cache=None,
+        classes=card.classes,
+        device=device.torch_device,
+    )
 
 
 @torch.inference_mode()

@@ -26,7 +26,7 @@ def checkpoints_to_use(
     Raises:
         InputError: the checkpoint cannot be read, or none can be written.
     """
-    from lance_pipeline.training.checkpoint import Checkpoints
+    from lance_pipeline.training.checkpoint import Checkpoints, differences
     from lance_pipeline.training.environment import environment
 
     found, now = _found(folder, fresh=fresh), environment()
@@ -34,8 +34,10 @@ def checkpoints_to_use(
     if found is None or reasons:
         context.log.info(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew")
         return Checkpoints.begun(folder, identity, environments=[now], every=every)
-    context.log.info(f"Goes on with the interrupted training {found.training_id}{_elsewhere(found, now)}")
-    environments = found.environments if now == found.environments[-1] else [*found.environments, now]
+    changes = differences(found.environments[-1], now)
+    where = f", in another environment: {'; '.join(changes)}" if changes else ""
+    context.log.info(f"Goes on with the interrupted training {found.training_id}{where}")
+    environments = [*found.environments, now] if changes else found.environments
     return Checkpoints(folder, found.training_id, identity, environments, found.state, every)
 
 
@@ -72,10 +74,3 @@ def _has_ended(context: dg.AssetExecutionContext, found: "Progress") -> bool:
     latest = event.asset_materialization if event is not None else None
     ended = latest.metadata.get("training_id") if latest is not None else None
     return ended is not None and ended.value == found.training_id
-
-
-def _elsewhere(found: "Progress", now: dict[str, Any]) -> str:
-    from lance_pipeline.training.checkpoint import differences
-
-    changes = differences(found.environments[-1], now)
-    return f", in another environment: {'; '.join(changes)}" if changes else ""

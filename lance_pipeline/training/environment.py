@@ -21,7 +21,7 @@ def environment() -> dict[str, Any]:
     """
     cuda = torch.cuda.is_available()
     return {
-        "code": code_version(),
+        "code": _code_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
@@ -44,7 +44,7 @@ def _packages() -> dict[str, str]:
     return dict(sorted(packages.items()))
 
 
-def code_version() -> dict[str, Any]:
+def _code_version() -> dict[str, Any]:
     """This package's version, and where it runs from a git checkout the commit, and whether that was changed."""
     version: dict[str, Any] = {"version": importlib.metadata.version(_DISTRIBUTION), "commit": None, "changed": None}
     root = Path(__file__).parents[2]

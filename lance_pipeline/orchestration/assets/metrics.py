@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from lance_pipeline.training.device import Device
 
 CODE_VERSION = "1"
-_BATCH_SIZE = 128
 
 
 def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
@@ -96,24 +95,12 @@ def _evaluated(model: Model, data: Split, device: "Device", uri: str):
     from pathlib import Path
 
     from lance_pipeline.evaluation.metrics import classification_metrics
-    from lance_pipeline.evaluation.prediction import predict, write_predictions
-    from lance_pipeline.images import ImageLoader
+    from lance_pipeline.evaluation.prediction import evaluation_loader, predict, write_predictions
+    from lance_pipeline.images import LanceSplit
     from lance_pipeline.training.weights import load_model
 
     network, card = load_model(Path(model.folder), model.sha256)
-    loader = ImageLoader(
-        data.data.uri,
-        version=data.data.version,
-        batch_size=_BATCH_SIZE,
-        image_size=card.image_size,
-        training=False,
-        normalize=(card.mean, card.std),
-        fit=card.fit,
-        # Seen once, nothing is worth keeping.
-        cache=None,
-        classes=card.classes,
-        device=device.torch_device,
-    )
+    loader = evaluation_loader(LanceSplit(data.data.uri, data.data.version), card, device)
     predictions = predict(network, loader, device)
     metrics = classification_metrics(predictions, card.classes)
     identity = hashlib.sha256(f"{CODE_VERSION} {model.sha256} {data.data.fingerprint}".encode()).hexdigest()

@@ -130,7 +130,7 @@ def _trained(
     def describe(run: TrackedRun) -> None:
         context.log.info(f"MLflow run {run.run_id}: {run.url}")
         run.kill_others(place)
-        run.log_tags(_tags(context, device, train, val) | place)
+        run.log_tags(_tags(context, device, checkpoints.environments[-1]["code"], train, val) | place)
         run.log_params(recipe.model_dump() | {"image_size": image_size})
         run.log_dataset(f"{dataset.name}_train", "training", train.data)
         run.log_dataset(f"{dataset.name}_val", "validation", val.data)
@@ -178,10 +178,9 @@ def _trained(
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata)
 
 
-def _tags(context: dg.AssetExecutionContext, device: "Device", train: Split, val: Split) -> dict[str, str]:
-    from lance_pipeline.training.environment import code_version
-
-    code = code_version()
+def _tags(
+    context: dg.AssetExecutionContext, device: "Device", code: dict[str, Any], train: Split, val: Split
+) -> dict[str, str]:
     tags = {
         "dagster.run_id": context.run.run_id,
         "dagster.asset_key": context.asset_key.to_user_string(),
