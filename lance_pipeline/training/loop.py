@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
 from itertools import islice
 from typing import Any
@@ -15,6 +16,7 @@ from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.loading.devices import Batch
 from lance_pipeline.training.checkpoint import Checkpoints, snapshot
 from lance_pipeline.training.device import Device, reproducible
+from lance_pipeline.training.freed_memory import freed_memory_kept
 from lance_pipeline.training.history import Epoch, Validation, best_of
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.recipe import Recipe
@@ -101,7 +103,7 @@ def train(
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
     training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, watch)
-    with reproducible():
+    with reproducible(), freed_memory_kept() if device.torch_device.type == "cpu" else nullcontext():
         return training.run()
 
 
