@@ -30,7 +30,8 @@ ui: setup ## Serve the Dagster UI and the MLflow UI on loopback until Ctrl-C
 	@exec $(BIN)/python -m lance_pipeline ui --port $(PORT) --mlflow-port $(MLFLOW_PORT)
 
 test: .venv/.installed-dev chromium ## Run all tests
-	$(BIN)/pytest
+	@# Trainings in several processes get in each other's way, unless each has one thread.
+	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadgroup
 
 lint: .venv/.installed-dev ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .

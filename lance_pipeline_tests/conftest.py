@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -61,8 +62,13 @@ class Shell:
         return self.run(*command)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with the marker `cuda` are skipped where there is no CUDA device."""
+    """Several processes share the tests by file; those with the marker `cuda` are skipped where there is no device."""
+    for item in items:
+        # The demo takes a minute, which one process spends.
+        needs_demo = "demo" in getattr(item, "fixturenames", ())
+        item.add_marker(pytest.mark.xdist_group("demo" if needs_demo else item.path.name))
     needing = [item for item in items if item.get_closest_marker("cuda")]
     if needing and not _cuda_is_there():
         for item in needing:
@@ -85,10 +91,12 @@ def new_shell(folder: Path, data: Path, variables: Mapping[str, str] | None = No
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test writes to the user's MLflow or Dagster instance, or keeps images in the user's folder."""
+    """No test writes to the user's MLflow or Dagster instance, keeps images in their folder, or waits for their GPU."""
     for name in _UNSET:
         os.environ.pop(name, None)
     os.environ["LANCE_PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    # Where devices are held.
+    os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("host"))
 
 
 @pytest.fixture

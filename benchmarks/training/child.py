@@ -14,8 +14,8 @@ from lance_pipeline.images import CachePlace, LanceSplit, ingest_split
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.history import Epoch
-from lance_pipeline.training.loop import Watch
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.watch import Watch
 
 
 def main(root: str, out: str, recipe: str) -> None:

@@ -11,7 +11,14 @@ def escape_name(name: bytes) -> str:
     No Unicode normalisation: two names that differ in bytes stay different.
     """
     text = name.replace(b"%", b"%25").decode("utf-8", "surrogateescape")
+    if text.isascii():
+        return text
     return re.sub("[\udc80-\udcff]", lambda m: f"%{ord(m.group()) - 0xDC00:02X}", text)
+
+
+def escape_names(names: list[str]) -> list[str]:
+    """:func:`escape_name` of each, given as ``os`` gives names, in one go: no name has a NUL."""
+    return escape_name(os.fsencode("\0".join(names))).split("\0") if names else []
 
 
 def unescape_name(name: str) -> bytes:

@@ -4,13 +4,14 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from itertools import groupby
+from itertools import compress, groupby, islice
+from operator import not_
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.names import escape_name
+from lance_pipeline.images.names import escape_name, escape_names
 from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote
 
 LISTING_SCHEMA = pa.schema(
@@ -23,7 +24,7 @@ LISTING_SCHEMA = pa.schema(
     ]
 )
 # Files that file managers leave behind; everything hidden is passed over as well.
-_LITTER = {b"thumbs.db", b"desktop.ini"}
+_LITTER = {"thumbs.db", "desktop.ini"}
 # Python objects take ten times the memory of Arrow's columns: they live for this many files.
 _CHUNK = 1 << 12
 
@@ -99,14 +100,15 @@ class FolderScan:
 
     def _local(self) -> Iterator[pa.RecordBatch]:
         links = []
-        with _opened(os.fsencode(self._folder)) as entries:
+        with _opened(self._folder) as entries:
             for entry in entries:
+                path = os.path.join(self._folder, entry.name)
                 if _is_litter(entry.name) or not entry.is_dir():
-                    self.ignored.append(self._prefix + escape_name(entry.name))
+                    self.ignored += [self._prefix + name for name in escape_names([entry.name])]
                 elif entry.is_symlink():
-                    links.append(f"{_shown(entry.path)}, a link to {_shown(os.path.realpath(entry.path))}")
+                    links.append(f"{_shown(path)}, a link to {_shown(os.path.realpath(path))}")
                 else:
-                    yield from self._local_class(entry)
+                    yield from self._local_class(path, os.fsencode(entry.name))
         if links:
             raise InputError(
                 f"{len(links)} class folders of {self._folder} are links, which are not followed:\n  "
@@ -114,44 +116,46 @@ class FolderScan:
                 links,
             )  # fmt: skip
 
-    def _local_class(self, entry: os.DirEntry[bytes]) -> Iterator[pa.RecordBatch]:
+    def _local_class(self, folder: str, name: bytes) -> Iterator[pa.RecordBatch]:
         try:
-            label = entry.name.decode("utf-8")
+            label = name.decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(f"the class folder {entry.path!r} has a name that is not UTF-8. Rename it.") from error
+            raise InputError(
+                f"the class folder {os.fsencode(folder)!r} has a name that is not UTF-8. Rename it."
+            ) from error
         empty = True
-        for files in self._walk(entry.path, self._prefix + escape_name(entry.name) + "/"):
+        for files in self._walk(folder, self._prefix + escape_name(name) + "/"):
             empty = False
             yield self._batch(label, *files)
         if empty:
             self.empty.append(label)
 
-    def _walk(self, folder: bytes, prefix: str) -> Iterator[tuple[list[str], list[int], list[int]]]:
+    def _walk(self, folder: str, prefix: str) -> Iterator[tuple[list[str], list[int], list[int]]]:
         """Paths, sizes and times of all that is no folder below ``folder``; whether it can be read is seen later.
 
-        It runs once for each file: hence lists instead of one file after the other, and no calls but those needed.
+        Whatever is done for each file is done for many in one go: the rest is hardly more than asking the system.
         """
-        below: list[tuple[bytes, str]] = []
-        paths, sizes, times = [], [], []
+        below: list[tuple[str, str]] = []
         with _opened(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                text = name.decode() if name.isascii() and b"%" not in name else escape_name(name)
-                if name[0] == 46 or name.lower() in _LITTER:
-                    self.ignored.append(prefix + text)
-                    continue
-                status = _status(entry)
-                if stat.S_ISDIR(status.st_mode):
-                    below.append((entry.path, prefix + text + "/"))
-                    continue
-                paths.append(prefix + text)
-                sizes.append(status.st_size)
-                times.append(status.st_mtime_ns)
-                if len(paths) == _CHUNK:
-                    yield paths, sizes, times
-                    paths, sizes, times = [], [], []
-        if paths:
-            yield paths, sizes, times
+            while chunk := list(islice(entries, _CHUNK)):
+                found = [entry for entry in chunk if entry.name[0] != "." and entry.name.lower() not in _LITTER]
+                if len(found) < len(chunk):
+                    self.ignored += [
+                        prefix + name for name in escape_names([one.name for one in chunk if _is_litter(one.name)])
+                    ]
+                names, statuses = escape_names([entry.name for entry in found]), _statuses(folder, found)
+                kinds = {stat.S_IFMT(status.st_mode) for status in statuses}
+                if stat.S_IFLNK in kinds:
+                    statuses = list(map(_followed, found, statuses))
+                if stat.S_IFDIR in kinds:
+                    folders = [stat.S_ISDIR(status.st_mode) for status in statuses]
+                    there = compress(zip(found, names, strict=True), folders)
+                    below += [(os.path.join(folder, entry.name), f"{prefix}{name}/") for entry, name in there]
+                    files = list(map(not_, folders))
+                    names, statuses = list(compress(names, files)), list(compress(statuses, files))
+                if names:
+                    sizes, times = [one.st_size for one in statuses], [one.st_mtime_ns for one in statuses]
+                    yield [prefix + name for name in names], sizes, times
         for path, deeper in below:
             yield from self._walk(path, deeper)
 
@@ -165,7 +169,7 @@ class FolderScan:
             paths, sizes, times = [], [], []
             for path, info in members:
                 text = self._prefix + escape_name(path.encode())
-                if "/" not in path or any(_is_litter(part.encode()) for part in path.split("/")):
+                if "/" not in path or any(_is_litter(part) for part in path.split("/")):
                     self.ignored.append(text)
                     continue
                 paths.append(text)
@@ -188,36 +192,48 @@ def _remote_files(folder: str, *, recursive: bool) -> list[pafs.FileInfo]:
 
 
 @contextmanager
-def _opened(folder: bytes) -> Iterator[Iterator[os.DirEntry[bytes]]]:
-    """What is in the folder; errors of reading it are told as such."""
+def _opened(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
+    """What is in the folder, by names alone, which the system finds sooner than whole paths.
+
+    Raises:
+        InputError: it cannot be read.
+    """
     try:
-        with os.scandir(folder) as entries:
-            yield entries
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            with os.scandir(descriptor) as entries:
+                yield entries
+        finally:
+            os.close(descriptor)
     except OSError as error:
         raise InputError(
             f"the folder {_shown(folder)} cannot be read: {error.strerror}. Give yourself the right to read it."
         ) from error
 
 
-def _status(entry: os.DirEntry[bytes]) -> os.stat_result:
-    """Size and time of the file or, of a link to a file, of that; a link to anything else stands for itself."""
+def _statuses(folder: str, entries: list[os.DirEntry[str]]) -> list[os.stat_result]:
     try:
-        status = entry.stat(follow_symlinks=False)
-        if stat.S_ISLNK(status.st_mode):
-            with suppress(OSError):
-                target = entry.stat()
-                return target if stat.S_ISREG(target.st_mode) else status
+        return [entry.stat(follow_symlinks=False) for entry in entries]
     except OSError as error:
         raise InputError(
-            f"{_shown(entry.path)} cannot be looked at: {error.strerror}. If the folder was changing, try again."
+            f"{_shown(os.path.join(folder, error.filename))} cannot be looked at: {error.strerror}. If the folder was "
+            "changing, try again."
         ) from error
+
+
+def _followed(entry: os.DirEntry[str], status: os.stat_result) -> os.stat_result:
+    """Size and time of the file or, of a link to a file, of that; a link to anything else stands for itself."""
+    if stat.S_ISLNK(status.st_mode):
+        with suppress(OSError):
+            target = entry.stat()
+            return target if stat.S_ISREG(target.st_mode) else status
     return status
 
 
-def _is_litter(name: bytes) -> bool:
-    return name.startswith(b".") or name.lower() in _LITTER
+def _is_litter(name: str) -> bool:
+    return name[0] == "." or name.lower() in _LITTER
 
 
-def _shown(path: bytes) -> str:
+def _shown(path: str) -> str:
     """The path as text for people, also where its bytes are not UTF-8."""
-    return path.decode("utf-8", "backslashreplace")
+    return os.fsencode(path).decode("utf-8", "backslashreplace")

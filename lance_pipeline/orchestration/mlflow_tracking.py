@@ -1,10 +1,11 @@
 """MLflow as a resource, without MLflow's global state."""
 
+import errno
 import logging
 import os
 import re
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,8 @@ DEFAULT_UI = "http://127.0.0.1:5000"
 TRAINING_TAG = "training_id"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# What has no more to do with a server than that its files are written.
+_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
@@ -38,11 +41,11 @@ class TrainingRun:
         mlflow: "MlflowTracking",
         experiment: str,
         name: str,
-        training_id: str,
+        tags: dict[str, str],
         describe: Callable[[TrackedRun], None],
     ) -> None:
         self.mlflow = mlflow
-        self._experiment, self._name, self._training_id, self._describe = experiment, name, training_id, describe
+        self._experiment, self._name, self._tags, self._describe = experiment, name, tags, describe
         self._run: TrackedRun | None = None
         self._described = False
 
@@ -54,7 +57,7 @@ class TrainingRun:
         """
         with self.mlflow.clear_errors():
             if self._run is None:
-                self._run = self.mlflow.open_training(self._experiment, self._name, self._training_id)
+                self._run = self.mlflow.open_training(self._experiment, self._name, self._tags)
             if not self._described:
                 self._describe(self._run)
                 self._run.watch_system()
@@ -129,13 +132,17 @@ class MlflowTracking(dg.ConfigurableResource):
         try:
             yield
         except (MlflowException, OSError, ImportError) as error:
+            todo = "Start the server, or correct MLFLOW_TRACKING_URI"
+            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
+                todo = "Free some space there, or give yourself the right to write"
             raise InputError(
                 _without_password(f"MLflow at {self.uri} cannot be used: {error}. ")
-                + "Start the server, or correct MLFLOW_TRACKING_URI, then materialize again."
+                + f"{todo}, then materialize again."
             ) from error
 
-    def _lock(self) -> FileLock:
-        return FileLock(make_folder(self._folder) / ".lock")
+    def _lock(self) -> AbstractContextManager[object]:
+        """Two processes that make one sqlite database at once would break it; a server sees to that itself."""
+        return nullcontext() if self.remote else FileLock(make_folder(self._folder) / ".lock")
 
     def client(self) -> "MlflowClient":
         """A client whose tracking server answers, or whose database is in place.
@@ -147,7 +154,6 @@ class MlflowTracking(dg.ConfigurableResource):
 
         for name, value in (_HTTP | _QUIET).items():
             os.environ.setdefault(name, value)
-        # Two processes that make one sqlite database at once would break it.
         with self.clear_errors(), self._lock():
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)
@@ -169,20 +175,21 @@ class MlflowTracking(dg.ConfigurableResource):
 
     @contextmanager
     def training_run(
-        self, experiment: str, name: str, training_id: str, describe: Callable[[TrackedRun], None]
+        self, experiment: str, name: str, tags: dict[str, str], describe: Callable[[TrackedRun], None]
     ) -> Iterator[TrainingRun]:
         """The run of a training, which ends FINISHED, or FAILED with an error, or KILLED when it was stopped.
 
         Args:
             experiment: made where it is missing.
             name: of a run that is new.
-            training_id: a run of this training that is there already goes on.
+            tags: of a run that is new, with the training's id as `TRAINING_TAG`: a run of this training that is there
+                already goes on.
             describe: logs to the run what is known from the beginning.
 
         Raises:
             InputError: MLflow cannot be told that it is finished.
         """
-        run = TrainingRun(self, experiment, name, training_id, describe)
+        run = TrainingRun(self, experiment, name, tags, describe)
         try:
             yield run
         except BaseException as error:
@@ -195,7 +202,7 @@ class MlflowTracking(dg.ConfigurableResource):
             raise
         run.end("FINISHED")
 
-    def open_training(self, experiment: str, name: str, training_id: str) -> TrackedRun:
+    def open_training(self, experiment: str, name: str, tags: dict[str, str]) -> TrackedRun:
         """The run of a training, which counts as running from now on; made where it is missing.
 
         Raises:
@@ -213,10 +220,10 @@ class MlflowTracking(dg.ConfigurableResource):
                 + "Expected a server of MLflow 3: pip install -U mlflow, there."
             ) from error
         # Unless somebody has deleted it.
-        found = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{training_id}'", max_results=1)
+        found = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{tags[TRAINING_TAG]}'", max_results=1)
         if found:
             client.update_run(found[0].info.run_id, status="RUNNING")
-        run = found[0] if found else client.create_run(experiment_id, run_name=name, tags={TRAINING_TAG: training_id})
+        run = found[0] if found else client.create_run(experiment_id, run_name=name, tags=tags)
         return TrackedRun(client, run, self.url(experiment_id, run.info.run_id))
 
     def existing_run(self, run_id: str) -> TrackedRun:
@@ -238,9 +245,19 @@ class MlflowTracking(dg.ConfigurableResource):
         return TrackedRun(client, run, self.url(run.info.experiment_id, run_id))
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
-        """The experiment's id; made where it was missing."""
+        """The experiment's id; made where it was missing.
+
+        Raises:
+            InputError: somebody has deleted it.
+        """
         with self._lock():
             if experiment := client.get_experiment_by_name(name):
+                if experiment.lifecycle_stage == "deleted":
+                    raise InputError(
+                        f"the experiment {name!r} was deleted from MLflow at {_without_password(self.uri)}. Restore it "
+                        f"(with MLFLOW_TRACKING_URI set to that: mlflow experiments restore --experiment-id "
+                        f"{experiment.experiment_id}), then materialize again."
+                    )
                 return experiment.experiment_id
             location = None if self.tracking_uri else (self._folder / "artifacts" / name).as_uri()
             return client.create_experiment(name, artifact_location=location)

@@ -87,16 +87,16 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
     from lance_pipeline.training.checkpoint import differences
     from lance_pipeline.training.environment import environment
     from lance_pipeline.training.fit import fit_resnet34, training_identity
-    from lance_pipeline.training.loop import Watch
+    from lance_pipeline.training.watch import Watch
 
     train, val = (LanceSplit(one.uri, one.version) for one in (then.train, then.val))
     now = training_identity(train, val, then.recipe, then.image_size)
     _tell("data, recipe and code", differences(then.identity, now))
     where = {"device": then.device, "precision": then.precision}
     _tell("device", differences(where, {"device": device.name, "precision": device.precision}))
-    _tell("environment", differences(then.environments[-1], environment()))
+    _tell("environment", differences(then.environments[-1], environment(device)))
     for number, before in enumerate(then.environments[:-1], 1):
-        _tell(f"before interruption {number}", differences(before, environment()))
+        _tell(f"before interruption {number}", differences(before, environment(device)))
     trained, _ = fit_resnet34(
         train,
         val,

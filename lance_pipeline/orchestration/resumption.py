@@ -1,5 +1,8 @@
 """Whether a training goes on from a checkpoint or begins anew."""
 
+import hashlib
+import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +12,28 @@ from lance_pipeline.errors import InputError
 
 if TYPE_CHECKING:
     from lance_pipeline.training.checkpoint import Checkpoints, Progress
+    from lance_pipeline.training.device import Device
 
 
 def checkpoints_to_use(
-    context: dg.AssetExecutionContext, folder: Path, identity: dict[str, Any], *, fresh: bool, every: float
+    context: dg.AssetExecutionContext,
+    folder: Path,
+    identity: dict[str, Any],
+    device: "Device",
+    *,
+    fresh: bool,
+    every: float,
 ) -> "Checkpoints":
     """Those of the interrupted training where it can go on, else of one that begins; the log says which and why.
 
+    Each identity has a folder of its own. When a training begins, that of the latest other one stays, if it has not
+    ended: with the settings and the data of then it still goes on.
+
     Args:
         context: of the step that trains.
-        folder: of the checkpoint, which this process has to itself.
+        folder: of the dataset's checkpoints, which this process has to itself.
         identity: what settles the outcome of the training.
+        device: that trains.
         fresh: begin in any case.
         every: seconds between two checkpoints.
 
@@ -29,16 +43,37 @@ def checkpoints_to_use(
     from lance_pipeline.training.checkpoint import Checkpoints, differences
     from lance_pipeline.training.environment import environment
 
-    found, now = _found(folder, fresh=fresh), environment()
-    reasons = _reasons_to_begin(context, found, identity, fresh=fresh)
+    own, now = folder / _digest(identity), environment(device)
+    found = _found(own, fresh=fresh)
+    other, elsewhere = _latest_unfinished(context, folder, own)
+    reasons = _reasons_to_begin(context, found or elsewhere, identity, fresh=fresh)
     if found is None or reasons:
         context.log.info(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew")
-        return Checkpoints.begun(folder, identity, environments=[now], every=every)
+        for path in folder.glob("*/"):
+            if path not in (own, other):
+                shutil.rmtree(path)
+        return Checkpoints.begun(own, identity, environments=[now], every=every)
     changes = differences(found.environments[-1], now)
     where = f", in another environment: {'; '.join(changes)}" if changes else ""
     context.log.info(f"Goes on with the interrupted training {found.training_id}{where}")
     environments = [*found.environments, now] if changes else found.environments
-    return Checkpoints(folder, found.training_id, identity, environments, found.state, every)
+    return Checkpoints(own, found.training_id, identity, environments, found.state, every)
+
+
+def _digest(identity: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _latest_unfinished(
+    context: dg.AssetExecutionContext, folder: Path, own: Path
+) -> "tuple[Path, Progress] | tuple[None, None]":
+    """Of the trainings of other identities the one that was saved last, of those that have begun and not ended."""
+    others = sorted((path for path in folder.glob("*/") if path != own), key=lambda path: path.stat().st_mtime)
+    for path in reversed(others):
+        found = _found(path, fresh=True)
+        if found is not None and found.state is not None and not _has_ended(context, found):
+            return path, found
+    return None, None
 
 
 def _found(folder: Path, *, fresh: bool) -> "Progress | None":

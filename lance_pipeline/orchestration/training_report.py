@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from lance_pipeline.training.history import Epoch
-    from lance_pipeline.training.loop import Step
+    from lance_pipeline.training.watch import Step
 
 _TRY = 1
 

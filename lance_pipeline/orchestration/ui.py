@@ -7,10 +7,9 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_r
 HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 15
+_LOOK_SECONDS = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 # Both servers are started in ways that their own projects warn of; nobody here can act on that.
 _NOISE = ("Function `dev_command`", "starlette.middleware.wsgi")
@@ -58,7 +58,10 @@ def _on(port: int) -> list[str]:
 
 
 def _run(
-    commands: Mapping[str, list[str]], addresses: Mapping[str, str], environment: dict[str, str], stop: threading.Event
+    commands: Mapping[str, list[str]],
+    addresses: Mapping[str, str],
+    environment: dict[str, str],
+    stop: Callable[[], bool],
 ) -> int:
     """Run the servers by name until one is asked to stop; returns the exit status."""
     servers: dict[str, subprocess.Popen[bytes]] = {}
@@ -70,24 +73,25 @@ def _run(
         for name, page in {"Dagster": "server_info", "MLflow": "health"}.items():
             if name in servers:
                 _await(f"{addresses[name]}/{page}", servers, stop)
-        if not stop.is_set():
+        if not stop():
             lines = [f"  {name:<8} {url}" for name, url in addresses.items()]
             print("\n" + "\n".join(lines) + "\n  Ctrl-C stops both.\n", flush=True)
-        while not stop.wait(0.2):
+        while not stop():
             _require_running(servers)
+            time.sleep(_LOOK_SECONDS)
         return 0
     finally:
         _stop(servers.values())
 
 
-def _stop_on_signals() -> threading.Event:
-    """Set by Ctrl-C and the like; nothing is interrupted, so no server is started and then forgotten."""
-    stop = threading.Event()
+def _stop_on_signals() -> Callable[[], bool]:
+    """Whether Ctrl-C or the like came; nothing is interrupted, so no server is started and then forgotten."""
+    came: list[int] = []
     for number in _SIGNALS:
         # What nohup ignores stays ignored. SIGINT does not: a shell ignores it for what it starts with `&`.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda *_: stop.set())
-    return stop
+            signal.signal(number, lambda number, _: came.append(number))
+    return lambda: bool(came)
 
 
 def _environment(mlflow_url: str) -> dict[str, str]:
@@ -127,16 +131,17 @@ def _give_instance_its_settings(home: Path) -> None:
         shutil.copyfile(ours, settings)
 
 
-def _await(url: str, servers: Mapping[str, subprocess.Popen[bytes]], stop: threading.Event) -> None:
+def _await(url: str, servers: Mapping[str, subprocess.Popen[bytes]], stop: Callable[[], bool]) -> None:
     # Past any proxy of the environment, which could not reach this machine's loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     deadline = time.monotonic() + _START_SECONDS
-    while not stop.wait(0.3):
+    while not stop():
         _require_running(servers)
         with suppress(OSError, http.client.HTTPException), opener.open(url, timeout=5):
             return
         if time.monotonic() > deadline:
             raise InputError(f"{url} did not come up in {_START_SECONDS} seconds; the lines above say why.")
+        time.sleep(_LOOK_SECONDS)
 
 
 def _require_running(servers: Mapping[str, subprocess.Popen[bytes]]) -> None:

@@ -10,17 +10,21 @@ from typing import Any
 
 import torch
 
+from lance_pipeline.training.device import Device
+
 _DISTRIBUTION = "lance-pipeline"
 
 
-def environment() -> dict[str, Any]:
-    """Code, interpreter, machine and packages, as JSON takes them.
+def environment(device: Device) -> dict[str, Any]:
+    """Device, code, interpreter, machine and packages, as JSON takes them.
 
-    On one device, two trainings of the same identity (see ``training_identity``) in the same environment end with the
-    same bits. ``cpu_capability`` is the instruction set that torch computes with, ``threads`` how many it uses.
+    On the CPU, two trainings of the same identity (see ``training_identity``) in the same environment end with the same
+    bits. ``cpu_capability`` is the instruction set that torch computes with, ``threads`` how many it uses.
     """
     cuda = torch.cuda.is_available()
     return {
+        "device": device.name,
+        "precision": device.precision,
         "code": _code_version(),
         "python": platform.python_version(),
         "platform": platform.platform(),

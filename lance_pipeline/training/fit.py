@@ -14,16 +14,12 @@ from lance_pipeline.images.loading.cache import CachePlace
 from lance_pipeline.images.split import LanceSplit
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import Device
-from lance_pipeline.training.loop import Trained, Watch, train
+from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.mixing import BatchTransform
 from lance_pipeline.training.model import build_resnet34
-from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.recipe import CODE_VERSION, Recipe
+from lance_pipeline.training.watch import NOBODY, Watch
 from lance_pipeline.training.weights import ModelCard
-
-CODE_VERSION = "2"
-"""Of what a training computes: another one makes other weights of the same data."""
-
-_WATCH = Watch()
 
 
 def fit_resnet34(
@@ -36,7 +32,7 @@ def fit_resnet34(
     downloads: str | None = None,
     cache: CachePlace | None = None,
     checkpoints: Checkpoints | None = None,
-    watch: Watch = _WATCH,
+    watch: Watch = NOBODY,
 ) -> tuple[Trained, ModelCard]:
     """Train on one version of each split; returns the best epoch's weights and their card.
 

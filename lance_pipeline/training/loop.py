@@ -21,23 +21,10 @@ from lance_pipeline.training.history import Epoch, Validation, best_of
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
+from lance_pipeline.training.watch import NOBODY, Step, Watch
 
 # Looking at a loss waits for the device; the CPU has computed it anyway.
 _LOOK_EVERY = 50
-
-
-@dataclass(frozen=True)
-class Step:
-    """Where the training stands after a batch.
-
-    ``loss`` is a scalar tensor that still lies on the device: reading it waits for the batch.
-    """
-
-    epoch: int
-    batch: int
-    batches: int
-    loss: torch.Tensor
-    seconds_left: float
 
 
 @dataclass
@@ -49,26 +36,6 @@ class Trained:
     history: list[Epoch]
 
 
-@dataclass(frozen=True)
-class Watch:
-    """Who is told while a training runs, and who may end it.
-
-    Attributes:
-        on_epoch: called after each epoch's validation.
-        on_step: called after each batch.
-        tell: called with what is worth a line in a log.
-        stop: asked after each batch; a reason ends the training once its state is saved.
-    """
-
-    on_epoch: Callable[[Epoch], None] = lambda epoch: None
-    on_step: Callable[[Step], None] = lambda step: None
-    tell: Callable[[str], None] = lambda text: None
-    stop: Callable[[], str | None] = lambda: None
-
-
-_WATCH = Watch()
-
-
 def train(
     model: nn.Module,
     train_loader: ImageLoader,
@@ -78,7 +45,7 @@ def train(
     *,
     transform: Callable[[torch.Tensor, torch.Tensor], Batch] = lambda images, labels: (images, labels),
     checkpoints: Checkpoints | None = None,
-    watch: Watch = _WATCH,
+    watch: Watch = NOBODY,
 ) -> Trained:
     """Train ``model`` by the recipe and return the weights of its best epoch.
 
@@ -137,7 +104,9 @@ class _Training:
         self._recipe, self._device, self._transform = recipe, device, transform
         self._checkpoints, self._watch = checkpoints, watch
         self._epochs = recipe.epochs_for(train_loader.rows)
-        self._batches = min(len(train_loader), recipe.batches_per_epoch or len(train_loader))
+        # Batch norm cannot take the variance of a last batch of one image, which is left out.
+        self._usable = len(train_loader) - (train_loader.rows % recipe.batch_size == 1)
+        self._batches = min(self._usable, recipe.batches_per_epoch or self._usable)
         weights = balanced_weights(train_loader.class_counts) if recipe.class_weights == "balanced" else None
         steps = self._epochs * self._batches
         self._learner = Learner(model, recipe, device, steps=steps, class_weights=weights, tell=watch.tell)
@@ -177,7 +146,12 @@ class _Training:
         stats = self._loader.take_stats()
         validation = evaluate(self._learner.judged, self._val_loader, self._device, self._stop_if_asked)
         if not math.isfinite(validation.loss):
-            raise self._not_finite("validation loss is", len(self._partial.images) - 1)
+            raise InputError(
+                f"the validation loss is no longer finite in epoch {len(self._history) + 1}, though the weights are: "
+                "what the network gives is too large. The last checkpoint is from before that. Lower "
+                f"`recipe.learning_rate` (the peak is {self._recipe.peak_learning_rate:g}), or set "
+                "`recipe.gradient_clip` or `precision: fp32`."
+            )
         epoch = self._measured(validation, stats.waiting_share, began)
         self._history.append(epoch)
         if best_of(self._history, self._recipe.best_by) is epoch:
@@ -225,13 +199,13 @@ class _Training:
         self._require_finite_weights()
 
     def _remaining(self) -> Iterator[Batch]:
-        """The epoch's batches that are left, but those of one image, of which batch norm cannot take the variance."""
+        """The epoch's batches that are left."""
         left = self._batches - len(self._partial.images)
+        if not left:
+            return iter(())
         batches = (batch for batch in self._loader if len(batch[1]) > 1)
-        if self._batches < len(self._loader):
-            return islice(batches, left)
-        # To the very end, which is where the loader completes its cache.
-        return batches if left else iter(())
+        # To the loader's very end, which is where it completes its cache.
+        return islice(batches, left) if self._batches < self._usable else batches
 
     def _stop_if_asked(self) -> None:
         reason = self._watch.stop()

@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import socket
 from pathlib import Path
 from urllib.error import URLError
 
@@ -11,6 +12,8 @@ from torch import nn
 from torchvision.models import ResNet, ResNet34_Weights, resnet34
 
 from lance_pipeline.errors import InputError
+
+_SILENT_SECONDS = 60
 
 
 def build_resnet34(classes: int, stem: str, weights: str = "none", downloads: str | None = None) -> ResNet:
@@ -64,15 +67,24 @@ def _read_weights(weights: str, downloads: str | None) -> dict[str, torch.Tensor
 
 def _download_imagenet(downloads: str | None) -> dict[str, torch.Tensor]:
     official = ResNet34_Weights.IMAGENET1K_V1
+    before = socket.getdefaulttimeout()
+    # torch's download would wait for ever for a server that has gone silent.
+    socket.setdefaulttimeout(_SILENT_SECONDS)
     try:
         state = official.get_state_dict(model_dir=downloads, progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         name = os.path.basename(official.url)
         raise InputError(
             f"`weights: imagenet` cannot be had: {error}. Connect to the internet, or set `weights: none`, "
-            f"or fetch {name} from {official.url} elsewhere and set `weights: <path of that file>`."
+            f"or fetch {official.url} elsewhere and put it at {os.path.join(_folder(downloads), name)}."
         ) from error
+    finally:
+        socket.setdefaulttimeout(before)
     return dict(state)
+
+
+def _folder(downloads: str | None) -> str:
+    return downloads or os.path.join(torch.hub.get_dir(), "checkpoints")
 
 
 def _load_backbone(model: ResNet, state: dict[str, torch.Tensor], weights: str) -> None:

@@ -5,6 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
+CODE_VERSION = "3"
+"""Of what a training computes: another one makes other weights by the same recipe from the same data."""
+
 Triple = tuple[float, float, float]
 
 IMAGENET_MEAN: Triple = (0.485, 0.456, 0.406)
@@ -165,6 +168,8 @@ class Recipe(StrictModel):
             raise ValueError("set both `mean` and `std`, or neither")
         if self.std is not None and min(self.std) <= 0:
             raise ValueError("each value of `std` must be above 0")
+        if self.mean is not None and max(*self.mean, *(self.std or ())) > 1:
+            raise ValueError("`mean` and `std` are on the scale from 0 to 1: divide those of bytes by 255")
         return self
 
     @field_validator("epochs")

@@ -47,7 +47,7 @@ def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str)
     assert project.dagster_statuses()[:2] == ["SUCCESS", "FAILURE"]
 
 
-def test_what_makes_a_training_begin_anew_is_told(project: Project):
+def test_what_makes_a_training_begin_anew_is_told(project: Project, expected):
     assert "Trains anew: the last training has ended" in project.materialize("resnet34")
     process = project.start("resnet34")
     read_until(process, r"Epoch 1/4:")
@@ -56,5 +56,11 @@ def test_what_makes_a_training_begin_anew_is_told(project: Project):
     project.defs.write_text(project.defs.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
     assert "Trains anew: recipe.epochs was 4 and is 1" in project.materialize("resnet34")
     assert project.mlflow_statuses()[:2] == ["FINISHED", "KILLED"]
+
+    # With the recipe of then the interrupted one is still there.
+    project.defs.write_text(project.defs.read_text().replace("epochs: 1", f"epochs: {EPOCHS}"))
+    assert "Goes on with the interrupted training" in project.materialize("resnet34")
+    assert project.model().sha256 == expected[0]
+    assert project.mlflow_statuses()[:2] == ["FINISHED", "FINISHED"]
     fresh = '{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}'
     assert "Trains anew: `fresh` asks for it" in project.materialize("resnet34", config=fresh)

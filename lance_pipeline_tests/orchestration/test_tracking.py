@@ -16,13 +16,13 @@ from mlflow.pyfunc import load_model as load_from_mlflow
 import lance_pipeline
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
 from lance_pipeline.orchestration.records import Metrics, Model
 from lance_pipeline.orchestration.reproduction import _kept
 from lance_pipeline.orchestration.training_log import log_training
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.weights import load_model
-from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
+from lance_pipeline_tests.orchestration.conftest import RECIPE, Graph, failure_of
 
 
 def test_mlflow_holds_the_training(finished_graph: Graph):
@@ -144,8 +144,25 @@ def test_an_experiment_that_was_deleted_is_named(graph: Graph):
     client = MlflowTracking().client()
     client.delete_experiment(client.create_experiment("tiny"))
     message = failure_of(graph.materialize("resnet34"))
-    assert "MLflow at sqlite:///" in message
-    assert "'active' state" in message
+    assert "the experiment 'tiny' was deleted from MLflow at sqlite:///" in message
+    assert "mlflow experiments restore --experiment-id" in message
+
+
+def test_a_run_that_was_opened_twice_does_not_count_as_running(graph: Graph):
+    assert graph.materialize("raw_images", "lance_train", "lance_val").success
+    # As a server does that has made the run, but whose answer was lost.
+    tracking, place = MlflowTracking(), {"checkpoint_folder": "host:/folder"}
+    first, second = (tracking.open_training("tiny", "tiny-1", {TRAINING_TAG: name, **place}) for name in ("a", "b"))
+    assert first.run_id != second.run_id
+    second.kill_others(place)
+    assert [second.client.get_run(run.run_id).info.status for run in (first, second)] == ["KILLED", "RUNNING"]
+
+
+def test_the_evaluation_has_the_precision_of_the_recipe(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    # The CPU takes no bf16: only who asks for it fails.
+    monkeypatch.setenv("LANCE_PIPELINE_PRECISION", "bf16")
+    graph.attributes["recipe"] = RECIPE | {"precision": "fp32"}
+    assert graph.materialize().success
 
 
 def test_no_password_is_shown():

@@ -17,8 +17,10 @@ from lance_pipeline.training.checkpoint import Checkpoints, differences, exclusi
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34, training_identity
 from lance_pipeline.training.history import TIMINGS
-from lance_pipeline.training.loop import Trained, Watch
+from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.watch import Watch
+from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 CPU = choose_device("cpu")
 SIZE = 16
@@ -98,11 +100,23 @@ def test_stopped_again_and_again(splits, uninterrupted, tmp_path):
     assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
+def test_stopped_in_a_validation_after_a_batch_of_one_image(tmp_path):
+    root = write_image_folder(tmp_path / "root", {s: {"cat": 3, "dog": 2} for s in ("train", "val")})
+    odd = {split: LanceSplit(uri) for split, uri in ingest_folder(root, tmp_path / "lance").items()}
+    expected = fit(odd, tmp_path / "uninterrupted")
+    # The one batch that can be learned from, then the first of the validation.
+    with pytest.raises(Stopped, match="enough"):
+        fit(odd, tmp_path / "stopped", watch=Watch(stop=After(2)))
+    steps = []
+    assert_equal(fit(odd, tmp_path / "stopped", watch=Watch(on_step=steps.append)), expected)
+    assert [step.epoch for step in steps] == [2, 3]
+
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
 from lance_pipeline.images import LanceSplit
-from lance_pipeline.training.loop import Watch
+from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.training.test_checkpoint import fit
 uris, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 splits = {split: LanceSplit(uri) for split, uri in uris.items()}

@@ -13,8 +13,9 @@ from lance_pipeline.images import Augment, ImageLoader
 from lance_pipeline.training.device import Device, Precision
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.learner import Learner
-from lance_pipeline.training.loop import Trained, Watch
+from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.training.test_checkpoint import assert_equal
 
 

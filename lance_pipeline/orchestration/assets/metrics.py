@@ -49,17 +49,18 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
 
         with clear_failures():
             uri = lance_store.dataset_uri(f"{dataset.name}_{split}_predictions")
-            device = gpu.pick(devices=dataset.attributes.device)
+            device = gpu.pick(devices=dataset.attributes.device, precision=model.recipe.precision)
+            run = mlflow.existing_run(model.mlflow_run_id)
             with interruptible(context):
                 result, predictions, schema = _evaluated(model, data, device, uri)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
-            run = mlflow.existing_run(model.mlflow_run_id)
             # Apart from the training's own series, to which val_accuracy belongs.
             figures = {f"evaluation/{split}_{key}": value for key, value in result.scalars().items()}
-            run.log_metrics(figures, step=model.best_epoch)
-            run.log_file(confusion, f"{name}/confusion.png")
-            run.log_file(result.model_dump_json().encode(), f"{name}/metrics.json")
-            run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)
+            with mlflow.clear_errors():
+                run.log_metrics(figures, step=model.best_epoch)
+                run.log_file(confusion, f"{name}/confusion.png")
+                run.log_file(result.model_dump_json().encode(), f"{name}/metrics.json")
+                run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)
         context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")
         record = Metrics(
             model_sha256=model.sha256,

@@ -7,25 +7,26 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from lance_pipeline.errors import Stopped
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import picture, table
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.resumption import checkpoints_to_use
 from lance_pipeline.orchestration.supervision import supervised
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.training_log import log_training, training_record
 from lance_pipeline.orchestration.training_report import TrainingReport
+from lance_pipeline.training.recipe import CODE_VERSION
 
 if TYPE_CHECKING:
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
 
-CODE_VERSION = "2"
 POOL = "gpu"
 
 
@@ -111,7 +112,7 @@ def _trained(
     from lance_pipeline.images import CachePlace, LanceSplit
     from lance_pipeline.images.maintenance import keep_version
     from lance_pipeline.training.fit import fit_resnet34, training_identity
-    from lance_pipeline.training.loop import Watch
+    from lance_pipeline.training.watch import Watch
     from lance_pipeline.training.weights import save_model
 
     recipe, image_size = dataset.recipe, dataset.attributes.image_size
@@ -119,7 +120,7 @@ def _trained(
     identity = training_identity(train_split, val_split, recipe, image_size)
     folder = lance_store.checkpoint_folder(dataset.name)
     checkpoints = checkpoints_to_use(
-        context, folder, identity, fresh=config.fresh, every=config.checkpoint_minutes * 60
+        context, folder, identity, device, fresh=config.fresh, every=config.checkpoint_minutes * 60
     )
     # This process has the folder to itself: whatever else counts as training there is not trained any more.
     place = {"checkpoint_folder": f"{socket.gethostname()}:{folder}"}
@@ -136,9 +137,13 @@ def _trained(
         run.log_dataset(f"{dataset.name}_val", "validation", val.data)
 
     run_name = f"{dataset.name}-{context.run.run_id[:8]}"
-    with mlflow.training_run(dataset.name, run_name, checkpoints.training_id, describe) as opening:
+    tags = {TRAINING_TAG: checkpoints.training_id, **place}
+    with mlflow.training_run(dataset.name, run_name, tags, describe) as opening:
         with TrainingReport(context, opening) as report, checkpoints:
             checkpoints.on_saved = report.on_saved
+            # A server that answers slowly may have taken minutes.
+            if reason := stop():
+                raise Stopped(reason)
             trained, card = fit_resnet34(
                 train_split,
                 val_split,

@@ -302,6 +302,16 @@ for number, batch in enumerate(loader):
         again = self.loader(uri, tmp_path)
         assert_same(batches(again), expected)
 
+    def test_deleting_it_while_it_is_filled_is_safe(self, uri, tmp_path, caplog):
+        loader = self.loader(uri, tmp_path)
+        first = tuple(part.clone() for part in next(iter(loader)))
+        shutil.rmtree(tmp_path)
+        rest = batches(loader)
+        assert_same([first, *rest], batches(make(uri)))
+        assert "is not kept for later" in caplog.text
+        loader.set_epoch(0)
+        assert_same(batches(loader), batches(make(uri)))
+
     def test_too_small_a_budget_streams_and_says_so(self, uri, tmp_path):
         loader = self.loader(uri, tmp_path, budget=1000)
         assert "exceed" in loader.mode

@@ -1,0 +1,43 @@
+"""Who is told while a training runs."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+
+from lance_pipeline.training.history import Epoch
+
+
+@dataclass(frozen=True)
+class Step:
+    """Where the training stands after a batch.
+
+    ``loss`` is a scalar tensor that still lies on the device: reading it waits for the batch.
+    """
+
+    epoch: int
+    batch: int
+    batches: int
+    loss: torch.Tensor
+    seconds_left: float
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who is told while a training runs, and who may end it.
+
+    Attributes:
+        on_epoch: called after each epoch's validation.
+        on_step: called after each batch.
+        tell: called with what is worth a line in a log.
+        stop: asked after each batch; a reason ends the training once its state is saved.
+    """
+
+    on_epoch: Callable[[Epoch], None] = lambda epoch: None
+    on_step: Callable[[Step], None] = lambda step: None
+    tell: Callable[[str], None] = lambda text: None
+    stop: Callable[[], str | None] = lambda: None
+
+
+NOBODY = Watch()
+"""Is told nothing, and stops nothing."""
