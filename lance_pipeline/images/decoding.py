@@ -13,14 +13,24 @@ import numpy as np
 import PIL
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from lance_pipeline.images.headers import PlainHeader, plain_jpeg, plain_png
+from lance_pipeline.images.headers import BROKEN, ORIENTATION, PlainHeader, plain_jpeg, plain_png
 from lance_pipeline.images.rejection import UndecodableImageError
 
 # A 16-bit RGB image of this size takes about 1 GB; larger ones are refused from the header.
 MAX_PIXELS = 178_956_970
 DECODERS = f"pillow {PIL.__version__}, opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}"
+# Source: JEITA CP-3451 (Exif 2.3), 4.6.4.
+_TURNED = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 # Of Pillow's formats those that hold one picture in pixels; EPS, for one, would start Ghostscript.
 _FORMATS = (
     "JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM", "PCX", "TGA", "ICO", "SGI",
@@ -117,7 +127,7 @@ def _decode_by_pillow(data: bytes) -> DecodedImage:
             _check_size(*image.size)
             kind = image.format or ""
             image.load()
-            rgb = _eight_bit(ImageOps.exif_transpose(image)).convert("RGB")
+            rgb = _eight_bit(_upright(image)).convert("RGB")
     except UndecodableImageError:
         raise
     except UnidentifiedImageError as error:
@@ -126,10 +136,19 @@ def _decode_by_pillow(data: bytes) -> DecodedImage:
         raise UndecodableImageError("not_an_image", "not an image in a format that is read here") from error
     except Image.DecompressionBombError as error:
         raise UndecodableImageError("too_large", str(error)) from error
-    except (OSError, ValueError, SyntaxError, EOFError, RuntimeError, TypeError, IndexError, KeyError) as error:
+    except BROKEN as error:
         cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
         raise UndecodableImageError("truncated" if cut else "corrupt", f"{type(error).__name__}: {error}") from error
     return DecodedImage(np.asarray(rgb), kind)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF orientation says; as it lies where that cannot be read, as viewers show it."""
+    try:
+        turned = _TURNED.get(image.getexif().get(ORIENTATION, 1))
+    except BROKEN:
+        return image
+    return image if turned is None else image.transpose(turned)
 
 
 def _check_size(width: int, height: int) -> None:

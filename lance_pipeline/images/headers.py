@@ -23,7 +23,13 @@ _GREY, _RGB, _PALETTE = 0, 2, 3
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _SCAN, _APP1, _APP2, _ADOBE = 0xDA, 0xE1, 0xE2, 0xEE
 _ADOBE_YCBCR = 1
-_ORIENTATION = 0x0112
+ORIENTATION = 0x0112
+"""The EXIF tag."""
+BROKEN = (
+    OSError, ValueError, SyntaxError, EOFError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError,
+    AssertionError, struct.error,
+)  # fmt: skip
+"""What Pillow raises of broken bytes."""
 
 
 class PlainHeader(NamedTuple):
@@ -93,11 +99,11 @@ def _harmless(marker: int, segment: bytes) -> bool:
         return not segment.startswith(b"MPF\0")
     if not segment.startswith(b"Exif\0"):
         return b"Orientation" not in segment
-    if _ORIENTATION.to_bytes(2, "little") not in segment and _ORIENTATION.to_bytes(2, "big") not in segment:
+    if ORIENTATION.to_bytes(2, "little") not in segment and ORIENTATION.to_bytes(2, "big") not in segment:
         return True
     exif = Image.Exif()
     try:
         exif.load(segment)
-    except (SyntaxError, ValueError, OSError):
+        return exif.get(ORIENTATION, 1) == 1
+    except BROKEN:
         return False
-    return exif.get(_ORIENTATION, 1) == 1

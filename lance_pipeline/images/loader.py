@@ -108,7 +108,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._meter = Meter()
         self._buffers = batch_buffers(self._share, image_size)
         self._epoch = self._next_batch = 0
-        self._process = os.getpid()
+        self._process, self._worked = os.getpid(), False
         self._cache, self.mode = self._opened_cache(cache)
         _log.info("%s, version %s: %s", uri, self.split.version, self.mode)
 
@@ -160,6 +160,7 @@ class ImageLoader(IterableDataset[Batch]):
             self._next_batch = 0
         numbers, worker = range(self._next_batch, len(self)), get_worker_info()
         if worker is not None:
+            self._refuse_second_epoch()
             # The DataLoader takes a batch from each worker in turn, which makes up the order again.
             numbers = numbers[worker.id :: worker.num_workers]
         assembled = self._epoch_batches().of(numbers)
@@ -168,7 +169,8 @@ class ImageLoader(IterableDataset[Batch]):
         else:
             batches = Upload(self._device, self._augment, self._normalization)(assembled)
         for batch in batches:
-            self._next_batch += 1
+            # The others' batches are not counted in a worker.
+            self._next_batch += worker is None
             yield batch
         if self._cache is not None and self._cache.finish():
             self.mode = f"cached in {self._cache.path}"
@@ -176,6 +178,19 @@ class ImageLoader(IterableDataset[Batch]):
     def __reduce__(self) -> tuple[Any, ...]:
         # To another process go the settings alone: each opens the dataset for itself.
         return _reopened, (self._settings, self.state_dict())
+
+    def _refuse_second_epoch(self) -> None:
+        """Workers that persist cannot hear which epoch comes, and would repeat the one they know.
+
+        Raises:
+            RuntimeError: this is one, in training.
+        """
+        if self._training and self._worked:
+            raise RuntimeError(
+                "set_epoch does not reach the workers of a DataLoader that persist: leave out persistent_workers=True, "
+                "or use ImageLoader without a DataLoader, which needs no workers to be fast."
+            )
+        self._worked = True
 
     def _identity(self) -> dict[str, int]:
         return {"version": self.split.version, "seed": self._seed, "batch_size": self._share.batch_size}

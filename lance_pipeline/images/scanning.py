@@ -13,6 +13,7 @@ import pyarrow.fs as pafs
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.names import escape_name, escape_names
 from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote
+from lance_pipeline.images.schema import LATEST_NS
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -54,7 +55,7 @@ def subfolders(folder: str) -> list[str]:
             info.base_name for info in _remote_files(folder, recursive=False) if info.type == pafs.FileType.Directory
         ]
     else:
-        found = [entry.name for entry in os.scandir(folder) if entry.is_dir()] if os.path.isdir(folder) else []
+        found = [entry.name for entry in os.scandir(folder) if _is_folder(entry)] if os.path.isdir(folder) else []
     return sorted(name for name in found if not name.startswith("."))
 
 
@@ -95,7 +96,7 @@ class FolderScan:
 
     def _batch(self, label: str, paths: list[str], sizes: list[int], times: list[int]) -> pa.RecordBatch:
         same = [pa.repeat(pa.scalar(text, pa.string()), len(paths)) for text in (self.split, label)]
-        others = [pa.array(paths, pa.string()), pa.array(sizes, pa.int64()), pa.array(times, pa.int64())]
+        others = [pa.array(paths, pa.string()), pa.array(sizes, pa.int64()), _nanoseconds(times)]
         return pa.record_batch([*same, *others], schema=LISTING_SCHEMA)
 
     def _local(self) -> Iterator[pa.RecordBatch]:
@@ -103,7 +104,7 @@ class FolderScan:
         with _opened(self._folder) as entries:
             for entry in entries:
                 path = os.path.join(self._folder, entry.name)
-                if _is_litter(entry.name) or not entry.is_dir():
+                if _is_litter(entry.name) or not _is_folder(entry):
                     self.ignored += [self._prefix + name for name in escape_names([entry.name])]
                 elif entry.is_symlink():
                     links.append(f"{_shown(path)}, a link to {_shown(os.path.realpath(path))}")
@@ -111,7 +112,7 @@ class FolderScan:
                     yield from self._local_class(path, os.fsencode(entry.name))
         if links:
             raise InputError(
-                f"{len(links)} class folders of {self._folder} are links, which are not followed:\n  "
+                f"{len(links)} class folders of {_shown(self._folder)} are links, which are not followed:\n  "
                 + "\n  ".join(links[:5]) + "\nPut the folders themselves there, or mount them there.",
                 links,
             )  # fmt: skip
@@ -135,15 +136,25 @@ class FolderScan:
 
         Whatever is done for each file is done for many in one go: the rest is hardly more than asking the system.
         """
-        below: list[tuple[str, str]] = []
+        below = [(folder, prefix)]
+        while below:
+            path, deeper = below.pop()
+            # One that is gone since it was listed.
+            if path == folder or os.path.isdir(path):
+                yield from self._files(path, deeper, below)
+
+    def _files(
+        self, folder: str, prefix: str, below: list[tuple[str, str]]
+    ) -> Iterator[tuple[list[str], list[int], list[int]]]:
+        """The same of one folder alone; those in it go to ``below``."""
         with _opened(folder) as entries:
             while chunk := list(islice(entries, _CHUNK)):
-                found = [entry for entry in chunk if entry.name[0] != "." and entry.name.lower() not in _LITTER]
+                found = [entry for entry in chunk if not _is_litter(entry.name)]
                 if len(found) < len(chunk):
-                    self.ignored += [
-                        prefix + name for name in escape_names([one.name for one in chunk if _is_litter(one.name)])
-                    ]
-                names, statuses = escape_names([entry.name for entry in found]), _statuses(folder, found)
+                    litter = escape_names([entry.name for entry in chunk if _is_litter(entry.name)])
+                    self.ignored += [prefix + name for name in litter]
+                found, statuses = _looked_at(folder, found)
+                names = escape_names([entry.name for entry in found])
                 kinds = {stat.S_IFMT(status.st_mode) for status in statuses}
                 if stat.S_IFLNK in kinds:
                     statuses = list(map(_followed, found, statuses))
@@ -156,8 +167,6 @@ class FolderScan:
                 if names:
                     sizes, times = [one.st_size for one in statuses], [one.st_mtime_ns for one in statuses]
                     yield [prefix + name for name in names], sizes, times
-        for path, deeper in below:
-            yield from self._walk(path, deeper)
 
     def _remote(self) -> Iterator[pa.RecordBatch]:
         _, base = filesystem(self._folder)
@@ -177,6 +186,14 @@ class FolderScan:
                 times.append(info.mtime_ns)
             if paths:
                 yield self._batch(label, paths, sizes, times)
+
+
+def _nanoseconds(times: list[int]) -> pa.Array:
+    """As int64, which ends in 2262."""
+    try:
+        return pa.array(times, pa.int64())
+    except (OverflowError, pa.ArrowInvalid):
+        return pa.array([min(time, LATEST_NS) for time in times], pa.int64())
 
 
 def _label(table: pa.Table) -> str:
@@ -206,19 +223,33 @@ def _opened(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
         finally:
             os.close(descriptor)
     except OSError as error:
-        raise InputError(
-            f"the folder {_shown(folder)} cannot be read: {error.strerror}. Give yourself the right to read it."
-        ) from error
+        todo = (
+            "Give yourself the right to read it" if isinstance(error, PermissionError) else "Mend it, or move it away"
+        )
+        raise InputError(f"the folder {_shown(folder)} cannot be read: {error.strerror}. {todo}.") from error
 
 
-def _statuses(folder: str, entries: list[os.DirEntry[str]]) -> list[os.stat_result]:
+def _looked_at(folder: str, entries: list[os.DirEntry[str]]) -> tuple[list[os.DirEntry[str]], list[os.stat_result]]:
+    """The entries with what the system tells of each, but those that are gone since they were listed."""
     try:
-        return [entry.stat(follow_symlinks=False) for entry in entries]
+        try:
+            return entries, [entry.stat(follow_symlinks=False) for entry in entries]
+        except FileNotFoundError:
+            there = [entry for entry in entries if os.path.lexists(os.path.join(folder, entry.name))]
+            return there, [entry.stat(follow_symlinks=False) for entry in there]
     except OSError as error:
         raise InputError(
             f"{_shown(os.path.join(folder, error.filename))} cannot be looked at: {error.strerror}. If the folder was "
             "changing, try again."
         ) from error
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """Also of a link; one that leads nowhere, or where nobody may look, is none."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def _followed(entry: os.DirEntry[str], status: os.stat_result) -> os.stat_result:
@@ -231,7 +262,7 @@ def _followed(entry: os.DirEntry[str], status: os.stat_result) -> os.stat_result
 
 
 def _is_litter(name: str) -> bool:
-    return name[0] == "." or name.lower() in _LITTER
+    return name.startswith(".") or name.lower() in _LITTER
 
 
 def _shown(path: str) -> str:

@@ -10,6 +10,8 @@ Reason = Literal[
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
+LATEST_NS = 2**63 - 1
+"""The last time that a column holds, in nanoseconds since 1970: in 2262. Later ones become this."""
 _SUMS = pa.list_(pa.int64(), 3)
 _PATH = "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"
 _SPLIT: list[tuple[str, pa.DataType, str]] = [

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 UNKNOWN = -1
 """The code of an image whose pixels are not known yet."""
+_SLICE = 1 << 16
 
 
 class Assignment(Protocol):
@@ -68,6 +69,11 @@ class ByFractions:
 
     def codes(self, digests: pa.Array) -> NDArray[np.int8]:
         """One code an image."""
+        # As Python objects all digests would take several times their memory.
+        slices = [digests.slice(start, _SLICE) for start in range(0, len(digests), _SLICE)]
+        return np.concatenate([np.empty(0, np.int8), *map(self._codes, slices)])
+
+    def _codes(self, digests: pa.Array) -> NDArray[np.int8]:
         prefix = self._salt + b"\0"
         hashes = [None if d is None else xxhash.xxh3_64_intdigest(prefix + d) for d in digests.to_pylist()]
         known = np.array([value is not None for value in hashes], dtype=bool)

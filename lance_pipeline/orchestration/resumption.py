@@ -45,12 +45,13 @@ def checkpoints_to_use(
 
     own, now = folder / _digest(identity), environment(device)
     found = _found(own, fresh=fresh)
-    other, elsewhere = _latest_unfinished(context, folder, own)
-    reasons = _reasons_to_begin(context, found or elsewhere, identity, fresh=fresh)
+    others = _others_unfinished(context, folder, own)
+    reasons = _reasons_to_begin(context, found or next(iter(others.values()), None), identity, fresh=fresh)
     if found is None or reasons:
         context.log.info(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew")
+        kept = next((path for path, other in others.items() if other.state is not None), None)
         for path in folder.glob("*/"):
-            if path not in (own, other):
+            if path not in (own, kept):
                 shutil.rmtree(path)
         return Checkpoints.begun(own, identity, environments=[now], every=every)
     changes = differences(found.environments[-1], now)
@@ -64,16 +65,11 @@ def _digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _latest_unfinished(
-    context: dg.AssetExecutionContext, folder: Path, own: Path
-) -> "tuple[Path, Progress] | tuple[None, None]":
-    """Of the trainings of other identities the one that was saved last, of those that have begun and not ended."""
-    others = sorted((path for path in folder.glob("*/") if path != own), key=lambda path: path.stat().st_mtime)
-    for path in reversed(others):
-        found = _found(path, fresh=True)
-        if found is not None and found.state is not None and not _has_ended(context, found):
-            return path, found
-    return None, None
+def _others_unfinished(context: dg.AssetExecutionContext, folder: Path, own: Path) -> "dict[Path, Progress]":
+    """The trainings of other identities that have not ended, by their folders, the one that was saved last first."""
+    others = sorted((path for path in folder.glob("*/") if path != own), key=lambda path: -path.stat().st_mtime)
+    found = {path: progress for path in others if (progress := _found(path, fresh=True)) is not None}
+    return {path: progress for path, progress in found.items() if not _has_ended(context, progress)}
 
 
 def _found(folder: Path, *, fresh: bool) -> "Progress | None":

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from lance_pipeline.images.decoding import UndecodableImageError, decode_rgb, resize_rgb
@@ -71,6 +71,16 @@ def test_exif_orientation_is_applied():
     buffer = io.BytesIO()
     COLOUR.save(buffer, "PNG", exif=exif)
     assert decode_rgb(buffer.getvalue()).tobytes() == COLOUR.transpose(Image.Transpose.ROTATE_270).tobytes()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_exif_that_cannot_be_read_leaves_the_image_as_it_lies(kind):
+    buffer = io.BytesIO()
+    COLOUR.save(buffer, kind, exif=b"MM\0*")
+    with pytest.raises(struct.error), Image.open(buffer) as image:
+        ImageOps.exif_transpose(image)
+    with Image.open(buffer) as image:
+        assert decode_rgb(buffer.getvalue()).tobytes() == image.convert("RGB").tobytes()
 
 
 def test_of_an_animation_the_first_frame_is_taken():

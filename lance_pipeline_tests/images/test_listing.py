@@ -1,10 +1,12 @@
 import os
 import shutil
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.images import ingest_split
 from lance_pipeline.images.listing import (
     UNSPLIT,
     files_of_split,
@@ -12,7 +14,8 @@ from lance_pipeline.images.listing import (
     list_unsplit_folders,
     store_listing,
 )
-from lance_pipeline.images.scanning import LISTING_SCHEMA
+from lance_pipeline.images.scanning import LISTING_SCHEMA, _looked_at, _opened
+from lance_pipeline.images.schema import LATEST_NS
 from lance_pipeline_tests.image_folders import write_image_folder
 
 FOLDERS = {"train": "train", "val": "val", "test": "test"}
@@ -211,6 +214,43 @@ def test_whatever_is_no_folder_is_listed_and_judged_later(root):
     listing = list_split_folders(root, FOLDERS)
     assert {"cat/away", "cat/nowhere.png", "cat/circle.png", "cat/pipe.png"} <= rows_of(listing).keys()
     assert not any(path.startswith("cat/away/") for path in rows_of(listing))
+
+
+def test_a_link_in_a_circle_among_the_classes_is_ignored(root):
+    os.symlink("circle", Path(root, "train", "circle"))
+    assert list_split_folders(root, FOLDERS).ignored == ["circle"]
+
+
+def test_folders_may_be_nested_deeply(root):
+    top, below = Path(root, "train", "cat"), ["a"] * 1100
+    for depth in range(len(below)):
+        os.mkdir(top.joinpath(*below[: depth + 1]))
+    top.joinpath(*below, "deep.png").write_bytes(b"")
+    found = rows_of(list_split_folders(root, FOLDERS))
+    # Python's own ways to remove it are recursive.
+    subprocess.run(["rm", "-r", top / "a"], check=True)
+    assert "/".join(["cat", *below, "deep.png"]) in found
+
+
+def test_a_time_that_no_column_holds_becomes_the_last_one(root, tmp_path):
+    file = Path(root, "train", "cat", "000.png").rename(Path(root, "train", "cat", "future.png"))
+    os.utime(file, (2**34, 2**34))
+    if file.stat().st_mtime_ns <= LATEST_NS:
+        pytest.skip("this file system knows no such times")
+    assert rows_of(list_split_folders(root, FOLDERS))["cat/future.png"]["mtime_ns"] == LATEST_NS
+    uri = str(tmp_path / "train.lance")
+    ingest_split(str(root), "train", uri)
+    assert ingest_split(str(root), "train", uri).added == 0
+
+
+def test_files_that_go_while_they_are_listed_are_left_out(root):
+    cat = Path(root, "train", "cat")
+    with _opened(str(cat)) as entries:
+        listed = sorted(entries, key=lambda entry: entry.name)
+        (cat / "001.png").unlink()
+        there, statuses = _looked_at(str(cat), listed)
+    assert [entry.name for entry in there] == ["000.png", "002.png", "003.png"]
+    assert len(statuses) == 3
 
 
 def test_linked_class_folders_are_all_named(root):

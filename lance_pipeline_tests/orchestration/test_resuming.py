@@ -33,6 +33,7 @@ WAYS = [
 def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str):
     process = project.start("resnet34")
     read_until(process, r"Epoch 2/4:")
+    project.wait_for_checkpoint()
     end(process, how)
     assert project.processes() == set()
     # Who is killed can tell nobody.
@@ -51,6 +52,7 @@ def test_what_makes_a_training_begin_anew_is_told(project: Project, expected):
     assert "Trains anew: the last training has ended" in project.materialize("resnet34")
     process = project.start("resnet34")
     read_until(process, r"Epoch 1/4:")
+    project.wait_for_checkpoint()
     end(process, "SIGKILL to the group")
 
     project.defs.write_text(project.defs.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))

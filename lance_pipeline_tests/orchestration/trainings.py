@@ -4,6 +4,7 @@ import os
 import re
 import signal
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from mlflow.entities import ViewType
 
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model
+from lance_pipeline_tests.browser.launcher import await_condition
 from lance_pipeline_tests.conftest import Shell, new_shell
 from lance_pipeline_tests.processes import processes_of
 from lance_pipeline_tests.small_project import write_small_project
@@ -79,6 +81,13 @@ class Project:
         with self.instance() as instance:
             return [run.status.value for run in instance.get_runs()]
 
+    def wait_for_checkpoint(self) -> None:
+        """Until the training that is running has one with weights."""
+        files = self.data / "checkpoints"
+        await_condition(
+            lambda: any(file.stat().st_size > 1e6 for file in files.rglob("checkpoint.pt")), 60, "a checkpoint"
+        )
+
     def latest_run(self) -> str:
         """Its id."""
         with self.instance() as instance:
@@ -104,8 +113,9 @@ class Project:
 def training_project(root: Path, epochs: int = EPOCHS) -> Project:
     """The project below ``root``, with its splits, and no model."""
     write_small_project(root)
-    # Devices are held for each temporary folder: no other test's training is waited for.
-    variables = {"TMPDIR": str(root), "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    # Devices are held for each temporary folder: no other test's training is waited for. Its path must be short, for
+    # sockets are made there.
+    variables = {"TMPDIR": tempfile.mkdtemp(), "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
     project = Project(new_shell(root, root / "data", variables))
     project.defs.write_text(project.defs.read_text().replace("epochs: 2", f"epochs: {epochs}"))
     project.materialize("raw_images", "lance_train", "lance_val")

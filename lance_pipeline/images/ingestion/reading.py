@@ -9,6 +9,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images.names import join_escaped, unescape_name
 from lance_pipeline.images.object_store import filesystem, is_remote, join_uri
 from lance_pipeline.images.rejection import RejectedFileError
+from lance_pipeline.images.schema import LATEST_NS
 
 # Larger files are refused unread: no picture of MAX_PIXELS needs as much.
 MAX_BYTES = 1 << 30
@@ -75,7 +76,7 @@ class FileReader:
             raise self._rejection(path, error) from error
         finally:
             os.close(descriptor)
-        return Content(data, len(data), status.st_mtime_ns)
+        return Content(data, len(data), min(status.st_mtime_ns, LATEST_NS))
 
     def _open_link(self, path: str, name: bytes) -> int:
         target, root = os.path.realpath(name), os.path.realpath(os.fsencode(self._root))

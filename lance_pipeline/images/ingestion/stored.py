@@ -14,7 +14,7 @@ from lance_pipeline.images.schema import SPLIT_SCHEMA
 from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows
 
 # Raised when the same files would make other rows than before: everything is then read again.
-INGEST_VERSION = "2"
+INGEST_VERSION = "3"
 
 _KNOWN = ["path", "sha256", "pixel_digest"]
 _MEASURED = ["path", "label", "sha256", "width", "height", "channel_sum", "channel_square_sum"]

@@ -6,11 +6,13 @@ each row tells whether its pixels are there; all of them would write the same. D
 
 import errno
 import fcntl
+import glob
 import hashlib
 import json
 import logging
 import mmap
 import os
+import re
 import shutil
 import sys
 from collections.abc import Sequence
@@ -31,6 +33,7 @@ _log = logging.getLogger(__name__)
 _PIXELS, _FILLED, _WHOLE, _LOCK = "pixels.u8", "filled.u8", "whole.json", "lock"
 # Raised when the same image would give another view than before.
 _FORMAT = "1"
+_NAME = re.compile(r"(square|shrunk)-[\w-]+-[0-9a-f]{24}")
 _BOOT = "/proc/sys/kernel/random/boot_id"
 # Of the memory and of the free disk, which caches may take by default.
 _SHARE = 0.5
@@ -96,10 +99,18 @@ class PixelCache:
             self._lock: IO[bytes] = open(os.path.join(self.path, _LOCK), "ab")  # noqa: SIM115
             fcntl.flock(self._lock, fcntl.LOCK_SH)
             self.complete = os.path.exists(os.path.join(self.path, _WHOLE))
+            if _bytes_of(os.path.join(self.path, _PIXELS)) < self.nbytes:
+                # Somebody has deleted a part of it: what it says of the rest is no longer so.
+                self.complete = False
+                for path in glob.glob(os.path.join(glob.escape(self.path), "filled.*")):
+                    os.unlink(path)
+                with suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.path, _WHOLE))
             if not self.complete:
                 self._make_room(place)
             os.utime(self.path)
             self._pixels, self._filled = self._open()
+            self._inode = os.stat(os.path.join(self.path, _PIXELS)).st_ino
         except OSError as error:
             raise NoCacheError(f"{self.path} cannot be used: {error.strerror or error}") from error
 
@@ -142,6 +153,8 @@ class PixelCache:
 
     def _note_whole(self) -> None:
         with open(os.path.join(self.path, _PIXELS), "rb") as file:
+            if os.fstat(file.fileno()).st_ino != self._inode:
+                raise FileNotFoundError(errno.ENOENT, "it was deleted, and another one has taken its place")
             os.fsync(file.fileno())
         work = os.path.join(self.path, f".{_WHOLE}.{os.getpid()}")
         with open(work, "w") as file:
@@ -184,8 +197,8 @@ class PixelCache:
             return _mapped(names[0], self.nbytes, write=False), filled
         for name, size in zip(names, (self.nbytes, self._rows), strict=True):
             with open(name, "ab") as file:
-                if size > os.fstat(file.fileno()).st_size:
-                    _reserve(file.fileno(), size)
+                if size > (there := os.fstat(file.fileno()).st_size):
+                    _reserve(file.fileno(), there, size)
         return _mapped(names[0], self.nbytes, write=True), _mapped(names[1], self._rows, write=True)
 
 
@@ -226,11 +239,20 @@ def _boot() -> str:
         return "unknown"
 
 
-def _reserve(descriptor: int, size: int) -> None:
-    if sys.platform == "linux":
-        os.posix_fallocate(descriptor, 0, size)
-    else:
-        os.truncate(descriptor, size)
+def _reserve(descriptor: int, there: int, size: int) -> None:
+    """Enlarge a file, all of it or not at all."""
+    try:
+        if sys.platform == "linux":
+            os.posix_fallocate(descriptor, 0, size)
+        else:
+            os.truncate(descriptor, size)
+    except OSError:
+        os.truncate(descriptor, there)
+        raise
+
+
+def _bytes_of(path: str) -> int:
+    return os.path.getsize(path) if os.path.exists(path) else 0
 
 
 def _mapped(path: str, size: int, *, write: bool) -> NDArray[np.uint8]:
@@ -243,7 +265,12 @@ def _mapped(path: str, size: int, *, write: bool) -> NDArray[np.uint8]:
 
 
 def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
-    return [entry for entry in os.scandir(folder) if entry.is_dir()]
+    """The caches there; whatever else a user keeps in the folder is left alone."""
+    return [
+        entry
+        for entry in os.scandir(folder)
+        if _NAME.fullmatch(entry.name) and os.path.exists(os.path.join(entry.path, _LOCK))
+    ]
 
 
 def _size(entry: os.DirEntry[str]) -> int:

@@ -232,6 +232,16 @@ def test_a_dataloader_with_spawned_workers_gives_the_same_batches(uri, tmp_path)
     assert_same(batches(spawned), batches(make(uri, batch_size=10, training=False, normalize=None)))
 
 
+def test_workers_that_persist_are_refused_a_second_epoch_of_training(uri):
+    more = {"batch_size": None, "num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True}
+    evaluation = DataLoader(make(uri, training=False), **more)
+    assert_same(batches(evaluation), batches(evaluation))
+    training = DataLoader(make(uri), **more)
+    assert_same(batches(training), batches(make(uri)))
+    with pytest.raises(RuntimeError, match="persistent_workers=True"):
+        batches(training)
+
+
 @pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
 @pytest.mark.parametrize("kind", ["loader", "dataset"])
 def test_a_forked_dataloader_says_so_at_once(uri, kind):
@@ -311,6 +321,48 @@ for number, batch in enumerate(loader):
         assert "is not kept for later" in caplog.text
         loader.set_epoch(0)
         assert_same(batches(loader), batches(make(uri)))
+
+    def test_pixels_that_are_gone_are_decoded_again(self, uri, tmp_path):
+        for whole in (False, True):
+            loader = self.loader(uri, tmp_path)
+            assert loader._cache is not None
+            _ = batches(loader) if whole else next(iter(loader))
+            loader._cache.close()
+            Path(loader._cache.path, "pixels.u8").unlink()
+            again = self.loader(uri, tmp_path)
+            assert "being cached" in again.mode
+            assert_same(batches(again), batches(make(uri)))
+            shutil.rmtree(loader._cache.path)
+
+    def test_one_that_took_the_place_of_a_deleted_one_is_not_called_whole(self, uri, tmp_path):
+        first = self.loader(uri, tmp_path)
+        next(iter(first))
+        shutil.rmtree(tmp_path)
+        second = self.loader(uri, tmp_path)
+        batches(first)
+        assert "being cached" in self.loader(uri, tmp_path).mode
+        assert_same(batches(second), batches(make(uri)))
+
+    def test_nothing_else_in_its_folder_is_deleted(self, uri, tmp_path):
+        photos = tmp_path / "photos-of-2024"
+        photos.mkdir()
+        (photos / "photo.jpg").write_bytes(bytes(1 << 20))
+        loader = self.loader(uri, tmp_path, budget=ROWS * 16 * 16 * 3)
+        assert "being cached" in loader.mode
+        assert [path.name for path in photos.iterdir()] == ["photo.jpg"]
+
+    def test_where_there_is_no_room_none_is_taken(self, uri, tmp_path):
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=False, capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip("needs the right to mount a small file system")
+        try:
+            loader = self.loader(uri, tmp_path, budget=1 << 30, size=64)
+            assert "cannot be used: No space left" in loader.mode
+            assert sum(file.stat().st_blocks for file in tmp_path.rglob("*")) == 0
+        finally:
+            subprocess.run(["umount", tmp_path], check=True)
 
     def test_too_small_a_budget_streams_and_says_so(self, uri, tmp_path):
         loader = self.loader(uri, tmp_path, budget=1000)
