@@ -8,6 +8,7 @@ from benchmarks.training.timed import PARTS, longer, more, part, timed_runs
 
 STAGES = {
     "bare": "plain loop, batches in memory",
+    "kept": "the same, keeping freed memory as ours does",
     "loop": "our loop and loader",
     "saved": "and a checkpoint after each epoch",
     "asset": "**the asset, with Dagster and MLflow**",
