@@ -26,8 +26,8 @@ LISTING_SCHEMA = pa.schema(
 )
 # Files that file managers leave behind; everything hidden is passed over as well.
 _LITTER = {"thumbs.db", "desktop.ini"}
-# Python objects take ten times the memory of Arrow's columns: they live for this many files.
-_CHUNK = 1 << 12
+# Python objects take ten times the memory of Arrow's columns: they live for this many files, few enough for the caches.
+_CHUNK = 1 << 8
 
 
 def folder_exists(folder: str) -> bool:
