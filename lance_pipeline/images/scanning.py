@@ -105,7 +105,7 @@ class FolderScan:
             for entry in entries:
                 path = os.path.join(self._folder, entry.name)
                 if _is_litter(entry.name) or not _is_folder(entry):
-                    self.ignored += [self._prefix + name for name in escape_names([entry.name])]
+                    self.ignored.append(self._prefix + escape_name(os.fsencode(entry.name)))
                 elif entry.is_symlink():
                     links.append(f"{_shown(path)}, a link to {_shown(os.path.realpath(path))}")
                 else:

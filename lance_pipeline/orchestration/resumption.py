@@ -45,9 +45,11 @@ def checkpoints_to_use(
 
     own, now = folder / _digest(identity), environment(device)
     found = _found(own, fresh=fresh)
-    others = _others_unfinished(context, folder, own)
-    reasons = _reasons_to_begin(context, found or next(iter(others.values()), None), identity, fresh=fresh)
+    reasons = _reasons_to_begin(context, found, identity, fresh=fresh)
     if found is None or reasons:
+        others = _others_unfinished(context, folder, own)
+        latest = next(iter(others.values()), None)
+        reasons = reasons or _reasons_to_begin(context, latest, identity, fresh=fresh)
         context.log.info(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew")
         kept = next((path for path, other in others.items() if other.state is not None), None)
         for path in folder.glob("*/"):

@@ -102,7 +102,7 @@ class PixelCache:
             if _bytes_of(os.path.join(self.path, _PIXELS)) < self.nbytes:
                 # Somebody has deleted a part of it: what it says of the rest is no longer so.
                 self.complete = False
-                for path in glob.glob(os.path.join(glob.escape(self.path), "filled.*")):
+                for path in glob.glob(os.path.join(glob.escape(self.path), f"{_FILLED}.*")):
                     os.unlink(path)
                 with suppress(FileNotFoundError):
                     os.unlink(os.path.join(self.path, _WHOLE))
