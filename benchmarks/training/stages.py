@@ -30,7 +30,7 @@ from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.training import fit
 from lance_pipeline.training.checkpoint import Checkpoints, snapshot
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.freed_memory import freed_memory_kept
+from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.recipe import Recipe

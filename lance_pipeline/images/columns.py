@@ -1,5 +1,8 @@
 """Arrow columns of digests and paths, joined."""
 
+from collections.abc import Iterator
+from typing import Any
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -10,6 +13,8 @@ Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 # By name, for the functions of pyarrow.compute are made at run time, unseen by type checkers.
 _compute = pc.call_function
+# Python objects take ten times the memory of Arrow's columns, and are not always given back: few at a time.
+_SLICE = 1 << 14
 
 
 def positions(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Indices:
@@ -24,12 +29,16 @@ def equal(one: pa.ChunkedArray, other: pa.Array | pa.ChunkedArray) -> Mask:
     return _compute("equal", [one, other]).fill_null(False).to_numpy()
 
 
+def slices_of(column: pa.Array | pa.ChunkedArray) -> Iterator[list[Any]]:
+    """The values of a column as lists of Python objects, slice by slice."""
+    return (column.slice(start, _SLICE).to_pylist() for start in range(0, len(column), _SLICE))
+
+
 def order_of_path_hash(paths: pa.ChunkedArray) -> Indices:
     """The order in which rows are stored: any stretch of it is a fair sample."""
-    # Chunk by chunk: as Python objects all paths would take several times their memory.
     keys = [
-        np.array([xxhash.xxh3_64_intdigest(path.encode()) for path in chunk.to_pylist()], dtype=np.uint64)
-        for chunk in paths.chunks
+        np.array([xxhash.xxh3_64_intdigest(path.encode()) for path in some], dtype=np.uint64)
+        for some in slices_of(paths)
     ]
     return np.argsort(np.concatenate([np.empty(0, np.uint64), *keys]), kind="stable")
 

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.freed_memory import give_back_freed_memory
 from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.ingestion.crew import outcomes
 from lance_pipeline.images.ingestion.examination import Job
@@ -182,7 +183,7 @@ def _ingest_once(
     if len(plan.todo) or not all(kept.all() for kept in plan.kept.values()):
         seen.begin()
     if len(plan.todo):
-        pa.default_memory_pool().release_unused()
+        give_back_freed_memory()
         _work(source, stored, plan, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)

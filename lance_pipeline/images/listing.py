@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.images.columns import slices_of
 from lance_pipeline.images.object_store import is_remote, join_uri
 from lance_pipeline.images.scanning import LISTING_SCHEMA, FolderScan, folder_exists, subfolders
 from lance_pipeline.images.table import commit_table, find_table, open_table, read_facts
@@ -14,8 +15,6 @@ from lance_pipeline.images.table import commit_table, find_table, open_table, re
 UNSPLIT = ""
 """The split of a file that is not assigned to one before its pixels are seen."""
 _EXAMPLES = 5
-# Python objects take ten times the memory of Arrow's columns.
-_SLICE = 1 << 16
 
 
 @dataclass
@@ -51,10 +50,9 @@ class Listing:
         """Changes with any file's split, label, path, size or time."""
         digest = hashlib.sha256()
         for name in ("split", "label", "path"):
-            for start in range(0, len(self.files), _SLICE):
+            for number, texts in enumerate(slices_of(self.files[name])):
                 # No name holds a NUL, so that names cannot run together.
-                texts = "\0".join(self.files[name].slice(start, _SLICE).to_pylist())
-                digest.update(b"\0" * bool(start) + texts.encode())
+                digest.update(b"\0" * bool(number) + "\0".join(texts).encode())
         for name in ("size", "mtime_ns"):
             digest.update(self.files[name].to_numpy().tobytes())
         return digest.hexdigest()

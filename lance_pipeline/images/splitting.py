@@ -8,9 +8,10 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from lance_pipeline.images.columns import slices_of
+
 UNKNOWN = -1
 """The code of an image whose pixels are not known yet."""
-_SLICE = 1 << 16
 
 
 class Assignment(Protocol):
@@ -69,13 +70,11 @@ class ByFractions:
 
     def codes(self, digests: pa.Array) -> NDArray[np.int8]:
         """One code an image."""
-        # As Python objects all digests would take several times their memory.
-        slices = [digests.slice(start, _SLICE) for start in range(0, len(digests), _SLICE)]
-        return np.concatenate([np.empty(0, np.int8), *map(self._codes, slices)])
+        return np.concatenate([np.empty(0, np.int8), *map(self._codes, slices_of(digests))])
 
-    def _codes(self, digests: pa.Array) -> NDArray[np.int8]:
+    def _codes(self, digests: list[bytes | None]) -> NDArray[np.int8]:
         prefix = self._salt + b"\0"
-        hashes = [None if d is None else xxhash.xxh3_64_intdigest(prefix + d) for d in digests.to_pylist()]
+        hashes = [None if digest is None else xxhash.xxh3_64_intdigest(prefix + digest) for digest in digests]
         known = np.array([value is not None for value in hashes], dtype=bool)
         values = np.array([value or 0 for value in hashes], dtype=np.uint64)
         positions = (values >> np.uint64(11)) / (1 << 53)

@@ -12,11 +12,11 @@ import torch
 from torch import nn
 
 from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.loading.devices import Batch
 from lance_pipeline.training.checkpoint import Checkpoints, snapshot
 from lance_pipeline.training.device import Device, reproducible
-from lance_pipeline.training.freed_memory import freed_memory_kept
 from lance_pipeline.training.history import Epoch, Validation, best_of
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.recipe import Recipe

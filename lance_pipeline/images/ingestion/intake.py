@@ -5,6 +5,7 @@ import time
 import numpy as np
 import pyarrow as pa
 
+from lance_pipeline.freed_memory import give_back_freed_memory
 from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.ingestion.examination import Outcome
 from lance_pipeline.images.ingestion.plan import Plan
@@ -16,7 +17,7 @@ from lance_pipeline.images.splitting import UNKNOWN
 
 # What a step has finished is safe from a kill; each step also ends a data file.
 STEP_SECONDS = 60.0
-STEP_ROWS = 1 << 16
+STEP_ROWS = 1 << 15
 
 
 class Intake:
@@ -60,7 +61,7 @@ class Intake:
         self._plan.written += written
         self._batches, self._began = [], time.monotonic()
         # Or the next step would be added to the memory that this one has used.
-        pa.default_memory_pool().release_unused()
+        give_back_freed_memory()
 
     def abandon(self) -> None:
         """Leave the current step unfinished."""

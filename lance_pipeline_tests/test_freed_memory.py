@@ -1,0 +1,61 @@
+"""Freed memory: kept while a training uses it again and again, given back where something else needs it."""
+
+import json
+import platform
+import subprocess
+import sys
+
+import pytest
+
+_KEPT = """
+import json, resource
+from contextlib import nullcontext
+import psutil, torch
+from lance_pipeline.freed_memory import freed_memory_kept
+
+def faults(context):
+    with context:
+        # The first few still find their place.
+        for _ in range(10):
+            torch.ones(16 << 20)
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        for _ in range(10):
+            torch.ones(16 << 20)
+        inside = psutil.Process().memory_info().rss
+        return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, inside
+
+plain, _ = faults(nullcontext())
+kept, inside = faults(freed_memory_kept())
+outside = psutil.Process().memory_info().rss
+print(json.dumps({"plain": plain, "kept": kept, "given_back": inside - outside}))
+"""
+_GIVEN_BACK = """
+import json
+import psutil
+from lance_pipeline.freed_memory import give_back_freed_memory
+
+blocks = [bytes(1000) for _ in range(100_000)]
+# It lies behind the others, so that they are not at the end of the heap.
+last = bytes(1000)
+blocks.clear()
+before = psutil.Process().memory_info().rss
+give_back_freed_memory()
+print(json.dumps({"given_back": before - psutil.Process().memory_info().rss}))
+"""
+
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+
+
+def _told(program: str) -> dict[str, int]:
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    return json.loads(ended.stdout)
+
+
+def test_freed_memory_is_kept_and_given_back_in_the_end() -> None:
+    found = _told(_KEPT)
+    assert found["kept"] < found["plain"] / 10
+    assert found["given_back"] > 60e6
+
+
+def test_freed_memory_is_given_back_when_asked_for() -> None:
+    assert _told(_GIVEN_BACK)["given_back"] > 60e6
