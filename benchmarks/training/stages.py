@@ -20,6 +20,7 @@ import dagster as dg
 from benchmarks.measure import own_peak
 from benchmarks.training.bare import train_bare
 from benchmarks.training.instance import first, last, make_instance, moments_of
+from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.images import CachePlace, LanceSplit
 from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
@@ -28,9 +29,8 @@ from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.training import fit
-from lance_pipeline.training.checkpoint import Checkpoints, snapshot
+from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.recipe import Recipe
@@ -96,7 +96,7 @@ def _saved(job: Job) -> Facts:
     with Checkpoints.begun(folder, {}, on_saved=states.append) as checkpoints:
         facts = _fitted(job, checkpoints)
         began = time.perf_counter()
-        copy = snapshot(states[-1])
+        copy = Snapshot().of(states[-1])
         copied = time.perf_counter()
         checkpoints.save(copy)
         checkpoints.wait()

@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.freed_memory import give_back_freed_memory
+from lance_pipeline.freed_memory import freed_memory_kept, give_back_freed_memory
 from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.ingestion.crew import outcomes
 from lance_pipeline.images.ingestion.examination import Job
@@ -184,7 +184,8 @@ def _ingest_once(
         seen.begin()
     if len(plan.todo):
         give_back_freed_memory()
-        _work(source, stored, plan, seen, limits, watch, threads)
+        with freed_memory_kept():
+            _work(source, stored, plan, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)
     reports = {split: _committed(source, stored[split], plan) for split in uris}

@@ -189,17 +189,25 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     return found
 
 
-def snapshot(value: Any) -> Any:
-    """A state with all tensors copied to the CPU, that later steps do not change; equal memory is copied once."""
-    copies: dict[int, torch.Tensor] = {}
+class Snapshot:
+    """Tensors on the CPU as they are at one moment, which later steps do not change.
 
-    def copied(part: Any) -> Any:
-        if isinstance(part, torch.Tensor):
-            return copies.setdefault(id(part), part.detach().to("cpu", copy=True))
-        if isinstance(part, Mapping):
-            return {key: copied(item) for key, item in part.items()}
-        if isinstance(part, list | tuple):
-            return type(part)(copied(item) for item in part)
-        return part
+    Memory that is seen again, in the same shape, is copied once: the best weights are mostly the latest ones.
+    """
 
-    return copied(value)
+    def __init__(self) -> None:
+        # With the originals: a new tensor could come to lie where one that is gone has been.
+        self._copies: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def of(self, value: Any) -> Any:
+        """A copy of a tensor, or of a value in which there are some."""
+        if isinstance(value, torch.Tensor):
+            key = value.device, value.data_ptr(), value.dtype, value.shape, value.stride()
+            if key not in self._copies:
+                self._copies[key] = value, value.detach().to("cpu", copy=True)
+            return self._copies[key][1]
+        if isinstance(value, Mapping):
+            return {key: self.of(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self.of(item) for item in value)
+        return value

@@ -15,7 +15,7 @@ from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.images.loader import ImageLoader
 from lance_pipeline.images.loading.devices import Batch
-from lance_pipeline.training.checkpoint import Checkpoints, snapshot
+from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import Device, reproducible
 from lance_pipeline.training.history import Epoch, Validation, best_of
 from lance_pipeline.training.learner import Learner, balanced_weights
@@ -154,11 +154,12 @@ class _Training:
             )
         epoch = self._measured(validation, stats.waiting_share, began)
         self._history.append(epoch)
+        snapshot = Snapshot()
         if best_of(self._history, self._recipe.best_by) is epoch:
-            self._best_state = snapshot(self._learner.judged.state_dict())
+            self._best_state = snapshot.of(self._learner.judged.state_dict())
         self._partial = self._begun()
         self._watch.on_epoch(epoch)
-        self._save()
+        self._save(snapshot)
 
     def _measured(self, validation: Validation, data_wait: float, began: float) -> Epoch:
         """The epoch whose batches are all learned."""
@@ -194,7 +195,8 @@ class _Training:
             step = Step(len(self._history) + 1, number, self._batches, loss, self._seconds_left(number))
             self._watch.on_step(step)
             self._stop_if_asked()
-            self._save(if_due=True)
+            if self._checkpoints is not None and self._checkpoints.due():
+                self._save(Snapshot())
         self._require_finite_losses()
         self._require_finite_weights()
 
@@ -210,7 +212,7 @@ class _Training:
     def _stop_if_asked(self) -> None:
         reason = self._watch.stop()
         if reason is not None:
-            self._save()
+            self._save(Snapshot())
             self._wait_until_saved()
             raise Stopped(reason)
 
@@ -244,17 +246,17 @@ class _Training:
         share = done - self._done_before
         return (time.monotonic() - self._started) * (1 - done) / share if share else 0.0
 
-    def _save(self, *, if_due: bool = False) -> None:
+    def _save(self, snapshot: Snapshot) -> None:
         """Begin to save the state, unless it is spoilt."""
-        if self._checkpoints is not None and (self._checkpoints.due() or not if_due):
+        if self._checkpoints is not None:
             self._require_finite_weights()
-            self._checkpoints.save(self._state_dict())
+            self._checkpoints.save(self._state_dict(snapshot))
 
     def _wait_until_saved(self) -> None:
         if self._checkpoints is not None:
             self._checkpoints.wait()
 
-    def _state_dict(self) -> dict[str, Any]:
+    def _state_dict(self, snapshot: Snapshot) -> dict[str, Any]:
         """All that the rest of the training depends on; later steps do not change it."""
         cuda = torch.cuda.get_rng_state_all() if self._device.torch_device.type == "cuda" else []
         moving = {
@@ -264,7 +266,7 @@ class _Training:
             "partial": asdict(self._partial),
         }
         history = [asdict(epoch) for epoch in self._history]
-        return snapshot(moving) | {"history": history, "best": self._best_state}
+        return snapshot.of(moving) | {"history": history, "best": self._best_state}
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self._learner.load_state_dict(state["learner"])

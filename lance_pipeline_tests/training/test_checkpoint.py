@@ -13,7 +13,7 @@ import torch
 
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images import LanceSplit
-from lance_pipeline.training.checkpoint import Checkpoints, differences, exclusive, read_checkpoint, snapshot
+from lance_pipeline.training.checkpoint import Checkpoints, Snapshot, differences, exclusive, read_checkpoint
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34, training_identity
 from lance_pipeline.training.history import TIMINGS
@@ -216,10 +216,13 @@ def test_a_checkpoint_of_another_version_is_no_error(tmp_path):
 
 def test_a_snapshot_does_not_change_with_the_training():
     weights = torch.ones(3)
-    taken = snapshot({"a": weights, "b": [weights, 2]})
+    snapshot = Snapshot()
+    taken = snapshot.of({"a": weights, "b": [weights.detach(), 2], "first": weights[:1]})
+    again = snapshot.of(weights)
     weights += 1
     assert torch.equal(taken["a"], torch.ones(3))
-    assert taken["b"][0] is taken["a"]
+    assert torch.equal(taken["first"], torch.ones(1))
+    assert taken["b"][0] is taken["a"] is again
 
 
 def test_one_training_at_a_time_in_a_folder(tmp_path):

@@ -10,6 +10,7 @@ from typing import NamedTuple
 import lance
 import numpy as np
 
+from lance_pipeline.freed_memory import give_back_freed_memory
 from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.loading.assembly import Assembled, Assembler, Work, one_thread
 from lance_pipeline.images.loading.buffers import BatchBuffers
@@ -131,6 +132,8 @@ class EpochBatches:
                         future.cancel()
                 if self._reader is not None:
                     self._reader.close()
+                    # Or the threads of the next epoch would leave as much behind again.
+                    give_back_freed_memory()
 
     def _counted(self, batches: list[Assembled]) -> Iterator[Assembled]:
         """The batches, each let go of before the next."""
