@@ -116,8 +116,9 @@ def ingest_split(
 
     Each file is decoded once, to prove that it can be, and ends as a row, its bytes unchanged, or
     in the quarantine ``<uri>_rejected.lance``. Rows are stored in the order of a hash of their
-    path, so that any stretch of them is a fair sample. Only new, changed and removed files cause
-    work, and one atomic commit; an interrupted ingest goes on where it was.
+    path, those of a later ingest behind them, so that any stretch of what came at once is a fair
+    sample. Only new, changed and removed files cause work, and one atomic commit; an interrupted
+    ingest goes on where it was.
 
     Args:
         root: the dataset's folder, a path or an object-store URI.
@@ -192,6 +193,7 @@ def _ingest_once(
     if seen.unfinished:
         for uri in uris.values():
             remove_orphans(uri)
+            remove_orphans(rejected_uri(uri))
     seen.settle(uris.keys(), source.files["path"])
     return reports
 

@@ -13,6 +13,8 @@ import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
 
+TEMPORARY = ".tmp"
+"""How the name of a file ends that is not yet whole."""
 # A store that restarts is away for longer than Lance's two or three seconds of patience.
 _RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
 # With Arrow's waits, each twice as long as the one before: 25 seconds in all.
@@ -82,7 +84,7 @@ def write_whole(uri: str, data: bytes | pa.Buffer) -> None:
             stream.write(data)
         return
     store.create_dir(os.path.dirname(path))
-    work = f"{path}.tmp"
+    work = path + TEMPORARY
     with store.open_output_stream(work) as stream:
         stream.write(data)
     store.move(work, path)

@@ -21,7 +21,7 @@ from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.object_store import is_remote, join_uri, reach, storage_options, write_whole
+from lance_pipeline.images.object_store import TEMPORARY, is_remote, join_uri, reach, storage_options, write_whole
 
 FACTS_KEY = b"lance_pipeline"
 Facts = dict[str, Any]
@@ -181,7 +181,7 @@ def remove_orphans(uri: str) -> None:
         for folder in ("_deletions", "_transactions", "_versions"):
             for name in os.listdir(os.path.join(uri, folder)) if os.path.isdir(os.path.join(uri, folder)) else []:
                 path = os.path.join(uri, folder, name)
-                if name.startswith(".tmp"):
+                if name.startswith(".tmp") or name.endswith(TEMPORARY):
                     os.remove(path)
                 elif folder == "_deletions":
                     # Lance looks for orphans of this kind only among files older than all versions.

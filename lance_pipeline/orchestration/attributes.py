@@ -40,6 +40,7 @@ class Archive(StrictModel):
     max_bytes: int = Field(
         default=20_000_000_000, gt=0, description="The most bytes that it, and also what it unpacks to, may measure."
     )
+    max_members: int = Field(default=5_000_000, gt=0, description="The most files and folders that it may hold.")
 
     @field_validator("url", "checksum")
     @classmethod

@@ -216,6 +216,17 @@ def test_whatever_is_no_folder_is_listed_and_judged_later(root):
     assert not any(path.startswith("cat/away/") for path in rows_of(listing))
 
 
+def test_a_split_that_is_a_link_out_of_the_folder_is_refused(root, tmp_path):
+    os.rename(Path(root, "val"), tmp_path / "elsewhere")
+    os.symlink(tmp_path / "elsewhere", Path(root, "val"))
+    with pytest.raises(InputError, match=r"val is a link that leaves .*elsewhere"):
+        list_split_folders(root, FOLDERS)
+    os.rename(tmp_path / "elsewhere", Path(root, "kept"))
+    Path(root, "val").unlink()
+    os.symlink("kept", Path(root, "val"))
+    assert list_split_folders(root, FOLDERS).counts()["val"]
+
+
 def test_a_link_in_a_circle_among_the_classes_is_ignored(root):
     os.symlink("circle", Path(root, "train", "circle"))
     assert list_split_folders(root, FOLDERS).ignored == ["circle"]

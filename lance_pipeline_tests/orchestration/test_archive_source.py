@@ -129,3 +129,11 @@ def test_a_hostile_archive_fails_clearly(graph: Graph, server: Server, published
     message = failure_of(graph.materialize(*RAW))
     assert "not safe to unpack: its member '../escaped.png' would leave the folder" in message
     assert_nothing_is_made(graph, tmp_path)
+
+
+def test_an_archive_of_too_many_files_names_the_key_to_raise(graph: Graph, server: Server):
+    graph.attributes |= from_archive(server)
+    graph.attributes["source"]["archive"]["max_members"] = 3
+    assert "max_members" in failure_of(graph.materialize("raw_images"))
+    graph.attributes["source"]["archive"]["max_members"] = 1000
+    assert graph.materialize("raw_images").success

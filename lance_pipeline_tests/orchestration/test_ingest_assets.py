@@ -1,6 +1,7 @@
 """What the assets of an ingest tell: bad files, splits by fractions, progress and records."""
 
 import os
+import re
 import shutil
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ from lance_pipeline.images.ingestion import crew
 from lance_pipeline.orchestration.assets import lance_splits
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import RawImages, Split
+from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph, failure_of
 
@@ -351,3 +353,26 @@ def test_what_was_read_before_a_failure_is_kept(graph: Graph, strictness: dict[s
     assert graph.materialize("lance_train").success
     second = progress_of(graph, "lance_train")[len(first) :]
     assert max((one["total"] for one in second), default=0) < 18
+
+
+def test_splits_that_have_changed_are_listed_first(graph: Graph):
+    assert graph.materialize("raw_images").success
+    graph.images = graph.images / "all"
+    write_image_folder(graph.images, {"": {"cat": 30, "dog": 30}})
+    graph.attributes["splits"] = {"fractions": SHARES}
+    assert re.search(
+        "`splits` of tiny has changed.*tiny/raw_images first", failure_of(graph.materialize("lance_train"))
+    )
+    assert graph.materialize("raw_images", *LANCE).success
+
+
+def test_checks_alone_say_how_they_are_made(graph: Graph):
+    assert graph.materialize(*DATA).success
+    result = dg.materialize(
+        graph.assets,
+        selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["tiny", "lance_val"]), "leakage")),
+        instance=graph.instance,
+        resources=default_resources(),
+        raise_on_error=False,
+    )
+    assert "are made while its splits are" in failure_of(result)

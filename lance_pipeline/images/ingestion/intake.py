@@ -53,8 +53,8 @@ class Intake:
         Raises:
             InputError: they cannot be written.
         """
-        writers, self._writers = list(self._writers.values()), {}
-        written = [writer.finish() for writer in writers]
+        written = [writer.finish() for writer in self._writers.values()]
+        self._writers = {}
         rows = pa.Table.from_batches(self._batches, SEEN_SCHEMA)
         if len(rows):
             self._seen.append(rows, [one.to_json() for one in written])

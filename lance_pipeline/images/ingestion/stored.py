@@ -109,7 +109,9 @@ class StoredSplit:
         return change_rows(self.dataset, self._left(kept), added, facts)
 
     def totals(self) -> Totals:
-        """Of all rows, as the dataset's facts tell."""
+        """Of all rows, as the dataset's facts tell; counted again where another tool has added or removed rows."""
+        if self.facts.get("rows", 0) != len(self.rows):
+            return self._totals(np.ones(len(self.rows), dtype=bool))
         if not self.facts:
             return Totals()
         return Totals(

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
@@ -51,6 +52,11 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
     def lance_splits(context: dg.AssetExecutionContext, raw_images: RawImages, lance_store: LanceStore):
         wanted = [split for split, spec in specs.items() if spec.key in context.selected_asset_keys]
         with clear_failures(), interruptible(context):
+            if not wanted:
+                raise InputError(
+                    f"the checks of {dataset.name} are made while its splits are. Materialize the asset that the check "
+                    "is of; where no image has changed, that takes seconds."
+                )
             reports = _ingested(context, dataset, raw_images, wanted, lance_store)
             splits = _existing(dataset, lance_store)
         failures: list[str] = []
@@ -108,6 +114,11 @@ def _sources(
     from lance_pipeline.images.splitting import ByFractions, OfFolder
 
     fractions = dataset.attributes.splits.fractions
+    if (UNSPLIT in raw.folders) != bool(fractions):
+        raise InputError(
+            f"`splits` of {dataset.name} has changed since its images were listed. Materialize "
+            f"{dataset.key('raw_images').to_user_string()} first, or with it."
+        )
     for folder_of in [UNSPLIT] if fractions else wanted:
         assignment = ByFractions(fractions.shares, fractions.salt) if fractions else OfFolder(folder_of)
         name = dataset.name if fractions else f"{dataset.name}_{folder_of}"

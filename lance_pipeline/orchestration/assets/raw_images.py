@@ -130,7 +130,12 @@ def _unpack(archive: Archive, dataset: Dataset, context: dg.AssetExecutionContex
         report(done // _MEGABYTE, None if total is None else total // _MEGABYTE)
 
     if make_from_archive(
-        archive.url, archive.checksum, dataset.folder, max_bytes=archive.max_bytes, on_progress=on_progress
+        archive.url,
+        archive.checksum,
+        dataset.folder,
+        max_bytes=archive.max_bytes,
+        max_members=archive.max_members,
+        on_progress=on_progress,
     ):
         checked = f"of checksum {archive.checksum}" if archive.checksum else "of unchecked content"
         context.log.info(f"Unpacked {archive.url}, {checked}, to {dataset.folder}")

@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images import LanceSplit, ingest_split
 from lance_pipeline.images.ingest import Watch
 from lance_pipeline.images.ingestion import crew, intake
+from lance_pipeline.images.ingestion.fragments import FragmentWriter
+from lance_pipeline.images.ingestion.quarantine import Limits, rejected_uri
 from lance_pipeline.images.locking import locked
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
 from lance_pipeline_tests.images.ingestion.test_increments import ingest_fractions
@@ -239,6 +242,13 @@ def test_a_commit_of_somebody_else_is_noticed(tmp_path, target, monkeypatch):
     assert commits == [1, 2]
     assert contents(target) == files_below(f"{root}/train")
     assert report.rows == 9
+    monkeypatch.undo()
+    rebuilt = ingest_split(root, "train", str(tmp_path / "rebuilt.lance"))
+    assert (report.counts, report.fingerprint, report.channels) == (
+        rebuilt.counts,
+        rebuilt.fingerprint,
+        rebuilt.channels,
+    )
 
 
 @pytest.fixture
@@ -269,3 +279,57 @@ def test_a_full_disk_leaves_the_previous_version(tmp_path, small_disk):
     assert ingest_split(root, "train", target).rows == 41
     assert contents(target) == files_below(f"{root}/train")
     assert orphans(target) == set()
+
+
+_CUT_ON_A_SMALL_DISK = """
+import sys
+from lance_pipeline.errors import InputError
+from lance_pipeline_tests.images.ingestion.test_increments import ingest_fractions
+from pathlib import Path
+try:
+    ingest_fractions(sys.argv[1], Path(sys.argv[2]))
+except InputError as error:
+    print(error)
+"""
+
+
+def test_a_full_disk_ends_all_writers_of_a_pass(tmp_path, small_disk):
+    rng = np.random.default_rng(0)
+    root = write_image_folder(tmp_path / "raw", {"": {"cat": 20, "dog": 20}})
+    for number in range(12):
+        (tmp_path / "raw" / "cat" / f"big{number}.png").write_bytes(encoded(class_image(0, rng, 400)))
+    command = [sys.executable, "-c", _CUT_ON_A_SMALL_DISK, root, str(small_disk)]
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
+    assert "cannot write" in ended.stdout
+
+
+def test_a_failed_file_leaves_no_writer_waiting(tmp_path, monkeypatch):
+    """The first of three splits cannot be finished: the threads of the others end as well."""
+    root = write_image_folder(tmp_path / "raw", {"": {"cat": 40, "dog": 40}})
+    real, failed = FragmentWriter.finish, []
+
+    def fail_once(self):
+        written = real(self)
+        if not failed:
+            failed.append(self)
+            raise InputError("the disk is full")
+        return written
+
+    monkeypatch.setattr(FragmentWriter, "finish", fail_once)
+    with pytest.raises(InputError, match="the disk is full"):
+        ingest_fractions(root, tmp_path)
+    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fragment-writer")]
+
+
+def test_what_a_kill_left_of_any_kind_is_removed(tmp_path, target):
+    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 30, "dog": 30}})
+    (tmp_path / "raw" / "train" / "cat" / "broken.png").write_bytes(b"no image")
+    ingest_split(root, "train", target, limits=Limits(max_rejected_fraction=0.5))
+    quarantine = Path(rejected_uri(target))
+    left = [Path(target, "_deletions", "0-1-2.arrow.tmp"), quarantine / "data" / "left.lance"]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_bytes(b"cut off")
+    Path(target.replace(".lance", "_seen"), "started").touch()
+    ingest_split(root, "train", target, limits=Limits(max_rejected_fraction=0.5))
+    assert not [file for file in left if file.exists()]
