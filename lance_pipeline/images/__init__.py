@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from lance_pipeline.images.augmentation import Augment
     from lance_pipeline.images.ingest import IngestReport, ingest_split
     from lance_pipeline.images.loader import ImageLoader
-    from lance_pipeline.images.loading.cache import CachePlace
+    from lance_pipeline.images.loading.cache_place import CachePlace
     from lance_pipeline.images.map_style import ImageDataset
     from lance_pipeline.images.split import LanceSplit
 
 _HOMES = {
     "Augment": "augmentation",
-    "CachePlace": "loading.cache",
+    "CachePlace": "loading.cache_place",
     "IngestReport": "ingest",
     "ingest_split": "ingest",
     "ImageDataset": "map_style",

@@ -85,6 +85,8 @@ def plain_jpeg(data: bytes) -> PlainHeader | None:
             if len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
                 return None
             header = PlainHeader(int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big"))
+            if 0 in header:
+                return None
         elif marker in (_APP1, _APP2, _ADOBE) and not _harmless(marker, data[position + 4 : position + 2 + size]):
             return None
         position += 2 + size

@@ -12,7 +12,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lance_pipeline.images.augmentation import Augment, key_of
 from lance_pipeline.images.loading.assembly import Assembler, Normalization, Triple
-from lance_pipeline.images.loading.cache import CachePlace, NoCacheError, PixelCache
+from lance_pipeline.images.loading.cache import NoCacheError, PixelCache
+from lance_pipeline.images.loading.cache_place import CachePlace
 from lance_pipeline.images.loading.devices import Batch, Upload
 from lance_pipeline.images.loading.epoch import EpochBatches, Share, batch_buffers
 from lance_pipeline.images.loading.meter import LoaderStats, Meter
@@ -69,6 +70,7 @@ class ImageLoader(IterableDataset[Batch]):
     Raises:
         InputError: no such dataset or version, or rows with labels outside of ``classes``; while iterating, an image
             that cannot be decoded, by its path.
+        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` not positive.
     """
 
     def __init__(
@@ -93,12 +95,14 @@ class ImageLoader(IterableDataset[Batch]):
         on_bad_image: Literal["raise", "skip"] = "raise",
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._share = Share(batch_size, rank, world_size)
         self.split = LanceSplit(uri, version)
         self._settings = settings | {"version": self.split.version}
         self.classes = classes or self.split.classes
         self._labels = label_codes(self.split, self.classes)
-        self._mean_bytes = self.split.size_in_bytes() / max(self.rows, 1)
-        self._share = Share(batch_size, rank, world_size)
+        # The files still hold rows that were deleted.
+        stored = sum(fragment.physical_rows for fragment in self.split.dataset.get_fragments())
+        self._mean_bytes = self.split.size_in_bytes() / max(stored, 1)
         self._image_size, self._training, self._seed = image_size, training, seed
         self._augment = (augment or _NOTHING) if training else _NOTHING
         self._normalization = None if normalize is None else Normalization(*normalize)
@@ -106,7 +110,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._skips = on_bad_image == "skip"
         self._view = _view(self._augment, image_size, fit, cache_size)
         self._meter = Meter()
-        self._buffers = batch_buffers(self._share, image_size)
+        self._buffers = batch_buffers(self._share, image_size, self._view)
         self._epoch = self._next_batch = 0
         self._process, self._worked = os.getpid(), False
         self._cache, self.mode = self._opened_cache(cache)

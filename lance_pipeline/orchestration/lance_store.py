@@ -21,7 +21,7 @@ class LanceStore(dg.ConfigurableResource):
         default=None,
         ge=0,
         description="Bytes that decoded images may take in `cache` below the local data folder; half of the memory, "
-        "and at most half of what is free on the disk, when unset. 0 keeps none.",
+        "and at most half of what is free on the disk, when unset. 0 uses none, and leaves what is there.",
     )
 
     def dataset_uri(self, name: str) -> str:

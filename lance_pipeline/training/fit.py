@@ -10,7 +10,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images.augmentation import Augment
 from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.loader import ImageLoader
-from lance_pipeline.images.loading.cache import CachePlace
+from lance_pipeline.images.loading.cache_place import CachePlace
 from lance_pipeline.images.split import LanceSplit
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import Device

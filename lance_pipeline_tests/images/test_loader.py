@@ -1,7 +1,9 @@
 import io
 from itertools import islice
 
+import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -47,6 +49,17 @@ def test_batches(uri, stored):
         assert images.shape == (len(labels), 3, 12, 12)
         assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
         assert [stored[image.numpy().tobytes()] for image in images] == labels.tolist()
+
+
+@pytest.mark.parametrize("share", [{"rank": 2, "world_size": 2}, {"rank": 1}, {"rank": -1}, {"world_size": 0}])
+def test_a_rank_outside_of_the_world_is_refused(uri, share):
+    with pytest.raises(ValueError, match=f"rank {share.get('rank', 0)} of world_size {share.get('world_size', 1)}"):
+        loader(uri, **share)
+
+
+def test_an_empty_batch_is_refused(uri):
+    with pytest.raises(ValueError, match="batch_size 0"):
+        loader(uri, batch_size=0)
 
 
 def test_lengths(uri):
@@ -136,6 +149,19 @@ def test_a_state_of_another_order_is_refused(uri, change):
     state = loader(uri).state_dict() | change
     with pytest.raises(ValueError, match=next(iter(change))):
         loader(uri).load_state_dict(state)
+
+
+def test_deleted_rows_leave_the_others_as_well_mixed(tmp_path):
+    uri = str(tmp_path / "thinned.lance")
+    rng = np.random.default_rng(0)
+    rows = {"image": [rng.bytes(50_000) for _ in range(400)], "label": ["cat"] * 400}
+    lance.write_dataset(pa.table(rows, pa.schema({"image": pa.large_binary(), "label": pa.string()})), uri)
+    before = loader(uri)._epoch_batches()._order
+    lance.dataset(uri).delete("_rowid % 10 != 0")
+    thinned = loader(uri)
+    assert thinned.rows == 40
+    after = thinned._epoch_batches()._order
+    assert (after.clump, after.window) == (before.clump, before.window)
 
 
 @pytest.mark.parametrize("fit", ["crop", "squash"])

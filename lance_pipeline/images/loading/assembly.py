@@ -109,7 +109,7 @@ class Assembler:
         meter: Meter,
     ) -> None:
         self._labels, self._buffers = labels, buffers
-        self.size, self._view, self._cache, self._meter = size, view, cache, meter
+        self.size, self.view, self._cache, self._meter = size, view, cache, meter
         self._augment, self._key, self._finish, self._on_bad = augment, key, finish, on_bad
         self._factors = None
         if normalization is not None and finish:
@@ -163,7 +163,7 @@ class Assembler:
             return
         rows, cache = work.rows[places], self._cache
         there = np.zeros(len(rows), dtype=bool) if cache is None else cache.has(rows)
-        if cache is not None and isinstance(self._view, Square) and there.all():
+        if cache is not None and isinstance(self.view, Square) and there.all():
             np.take(cache.square, rows, axis=0, out=work.pixels[places[0] : places[-1] + 1], mode="clip")
             return
         cached: tuple[Indices, Sequence[bytes | None]] = places[there], [None] * int(there.sum())
@@ -187,12 +187,12 @@ class Assembler:
     def _seen(self, row: int, data: bytes | None) -> Pixels | bytes:
         """The view of an image, which the cache keeps; without a view the encoded image as it is."""
         if data is None:
-            if self._cache is None:
+            if self._cache is None or not self._cache.has(np.array([row])).all():
                 raise LookupError(f"row {row} was not read")
             return self._cache.get(row)
-        if self._view is None:
+        if self.view is None:
             return data
-        view = self._view.of(data)
+        view = self.view.of(data)
         if self._cache is not None:
             self._cache.put(row, view)
         return view

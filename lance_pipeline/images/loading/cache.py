@@ -12,13 +12,8 @@ import json
 import logging
 import mmap
 import os
-import re
-import shutil
 import sys
-from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import IO
 
 import lance
 import numpy as np
@@ -27,49 +22,18 @@ from numpy.typing import NDArray
 from lance_pipeline.images.augmentation import Pixels
 from lance_pipeline.images.columns import Indices, Mask
 from lance_pipeline.images.decoding import DECODERS
+from lance_pipeline.images.loading.cache_place import CachePlace, locked_folder
 from lance_pipeline.images.loading.views import Square, View
 
 _log = logging.getLogger(__name__)
-_PIXELS, _FILLED, _WHOLE, _LOCK = "pixels.u8", "filled.u8", "whole.json", "lock"
+_PIXELS, _FILLED, _WHOLE = "pixels.u8", "filled.u8", "whole.json"
 # Raised when the same image would give another view than before.
 _FORMAT = "1"
-_NAME = re.compile(r"(square|shrunk)-[\w-]+-[0-9a-f]{24}")
 _BOOT = "/proc/sys/kernel/random/boot_id"
-# Of the memory and of the free disk, which caches may take by default.
-_SHARE = 0.5
 
 
 class NoCacheError(Exception):
     """There can be no cache; the message says why."""
-
-
-@dataclass(frozen=True)
-class CachePlace:
-    """Where caches are and how much they may hold.
-
-    Attributes:
-        folder: of all caches; by default ``$LANCE_PIPELINE_CACHE``, else ``lance_pipeline`` in the user's cache folder.
-        budget: bytes that all caches together may take; by default half of the memory, at most half of what is free on
-            the disk. Older caches make way for a new one.
-    """
-
-    folder: str | None = None
-    budget: int | None = None
-
-    @property
-    def path(self) -> str:
-        """The folder."""
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return self.folder or os.environ.get("LANCE_PIPELINE_CACHE") or os.path.join(home, "lance_pipeline")
-
-    def allowed(self) -> int:
-        """The bytes that caches may take now."""
-        if self.budget is not None:
-            return self.budget
-        os.makedirs(self.path, exist_ok=True)
-        there = sum(map(_size, _entries(self.path)))
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-        return int(_SHARE * min(memory, shutil.disk_usage(self.path).free + there))
 
 
 class PixelCache:
@@ -94,23 +58,9 @@ class PixelCache:
         self._rows = dataset.count_rows()
         self.path = os.path.join(place.path, _key(dataset, view))
         try:
-            os.makedirs(self.path, exist_ok=True)
-            # Held as long as the cache is in use; whoever wants to delete it asks for it alone.
-            self._lock: IO[bytes] = open(os.path.join(self.path, _LOCK), "ab")  # noqa: SIM115
-            fcntl.flock(self._lock, fcntl.LOCK_SH)
-            self.complete = os.path.exists(os.path.join(self.path, _WHOLE))
-            if _bytes_of(os.path.join(self.path, _PIXELS)) < self.nbytes:
-                # Somebody has deleted a part of it: what it says of the rest is no longer so.
-                self.complete = False
-                for path in glob.glob(os.path.join(glob.escape(self.path), f"{_FILLED}.*")):
-                    os.unlink(path)
-                with suppress(FileNotFoundError):
-                    os.unlink(os.path.join(self.path, _WHOLE))
-            if not self.complete:
-                self._make_room(place)
-            os.utime(self.path)
-            self._pixels, self._filled = self._open()
-            self._inode = os.stat(os.path.join(self.path, _PIXELS)).st_ino
+            # Or two at once would each make room by deleting what the other one is about to use or to delete.
+            with locked_folder(place.path, fcntl.LOCK_EX):
+                self._enter(place)
         except OSError as error:
             raise NoCacheError(f"{self.path} cannot be used: {error.strerror or error}") from error
 
@@ -169,25 +119,29 @@ class PixelCache:
         height, width = self._shapes[row if len(self._shapes) > 1 else 0]
         return int(height), int(width)
 
-    def _make_room(self, place: CachePlace) -> None:
-        """Delete the caches that were not used for the longest time, until there is room for this one."""
-        allowed = place.allowed()
-        if self.nbytes > allowed:
+    def _enter(self, place: CachePlace) -> None:
+        """Begin to use the cache, which is made unless it is there."""
+        allowed, there = place.allowed(), os.path.exists(os.path.join(self.path, _WHOLE))
+        # One that is whole takes no more of the disk, however little is left there now.
+        if self.nbytes > allowed and not (there and place.budget is None):
             raise NoCacheError(
                 f"{self.nbytes / 1e9:.2f} GB of decoded images exceed the {allowed / 1e9:.2f} GB that caches may take"
             )
-        others = sorted(
-            (one for one in _entries(place.path) if one.path != self.path), key=lambda one: one.stat().st_mtime
-        )
-        total = sum(map(_size, others))
-        for other in others:
-            if total + self.nbytes <= allowed:
-                return
-            size = _size(other)
-            if _delete_unused(other.path):
-                total -= size
-        if total + self.nbytes > allowed:
+        # Held as long as the cache is in use; whoever wants to delete it asks for it alone.
+        self._lock = locked_folder(self.path, fcntl.LOCK_SH)
+        self.complete = os.path.exists(os.path.join(self.path, _WHOLE))
+        if _bytes_of(os.path.join(self.path, _PIXELS)) < self.nbytes:
+            # Somebody has deleted a part of it: what it says of the rest is no longer so.
+            self.complete = False
+            for path in glob.glob(os.path.join(glob.escape(self.path), f"{_FILLED}.*")):
+                os.unlink(path)
+            with suppress(FileNotFoundError):
+                os.unlink(os.path.join(self.path, _WHOLE))
+        if not self.complete and not place.make_room(self.path, self.nbytes, allowed):
             raise NoCacheError(f"caches in use leave no room for {self.nbytes / 1e9:.2f} GB in {place.path}")
+        os.utime(self.path)
+        self._pixels, self._filled = self._open()
+        self._inode = os.stat(os.path.join(self.path, _PIXELS)).st_ino
 
     def _open(self) -> tuple[Pixels, NDArray[np.uint8]]:
         """The two files, made with all their space, for a full disk would kill whoever writes to a mapped file."""
@@ -262,34 +216,3 @@ def _mapped(path: str, size: int, *, write: bool) -> NDArray[np.uint8]:
         # In order and ahead: at random the first epoch would wait for the disk at each row.
         memory.madvise(mmap.MADV_WILLNEED)
     return np.frombuffer(memory, np.uint8)
-
-
-def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
-    """The caches there; whatever else a user keeps in the folder is left alone."""
-    return [
-        entry
-        for entry in os.scandir(folder)
-        if _NAME.fullmatch(entry.name) and os.path.exists(os.path.join(entry.path, _LOCK))
-    ]
-
-
-def _size(entry: os.DirEntry[str]) -> int:
-    """What a cache takes on the disk."""
-    total = 0
-    with suppress(FileNotFoundError):
-        for file in os.scandir(entry.path):
-            total += file.stat().st_blocks * 512
-    return total
-
-
-def _delete_unused(path: str) -> bool:
-    """Whether the cache was in use by nobody and is gone."""
-    try:
-        with open(os.path.join(path, _LOCK), "ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            shutil.rmtree(path, ignore_errors=True)
-    except OSError as error:
-        if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            return False
-        raise
-    return not os.path.exists(path)

@@ -4,8 +4,8 @@ import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import NamedTuple
 
 import lance
 import numpy as np
@@ -18,8 +18,9 @@ from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.order import Order
 from lance_pipeline.images.loading.reading import WindowReader
+from lance_pipeline.images.loading.views import Square, View
 
-# From a whole cache a batch of so many bytes takes less time than handing it from thread to thread.
+# To copy so many bytes from a whole cache takes less time than handing them from thread to thread.
 _LIGHT_BYTES = 4 << 20
 # And so many images a time take less than a batch at a time: calls would cost as much as their work.
 _GROUP_ROWS = 512
@@ -27,12 +28,25 @@ _GROUP_ROWS = 512
 _PART_BYTES = 1 << 20
 
 
-class Share(NamedTuple):
-    """What one of several processes gets of each global batch: every ``of``-th row, beginning with the ``rank``-th."""
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes gets of each global batch: every ``of``-th row, beginning with the ``rank``-th.
+
+    Raises:
+        ValueError: there is no such process, or nothing in a batch.
+    """
 
     batch_size: int
     rank: int
     of: int
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.of:
+            raise ValueError(
+                f"rank {self.rank} of world_size {self.of}: ranks count from 0 and are less than world_size"
+            )
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size {self.batch_size}: a batch has at least 1 image")
 
     @property
     def most(self) -> int:
@@ -43,15 +57,17 @@ class Share(NamedTuple):
         """The bytes of its part of a batch of images of this height and width, before they are normalised."""
         return self.most * size**2 * 3
 
-    def is_light(self, size: int) -> bool:
-        """Whether handing such a part from thread to thread takes longer than taking it from a cache."""
-        return self.nbytes(size) <= _LIGHT_BYTES
+    def at_once(self, size: int, view: View | None) -> int:
+        """How many batches one thread takes from a whole cache at once; 0 where it is work for threads, ahead."""
+        # Squares are only copied; of other views crops are still to be taken.
+        if not isinstance(view, Square) or self.nbytes(size) > _LIGHT_BYTES:
+            return 0
+        return max(min(_GROUP_ROWS // self.batch_size, _LIGHT_BYTES // self.nbytes(size)), 1)
 
 
-def batch_buffers(share: Share, size: int) -> BatchBuffers:
-    """The memory for batches of images of this height and width, or for groups of batches that are light."""
-    count = max(share.most, _GROUP_ROWS) if share.is_light(size) else share.most
-    return BatchBuffers.of(count * size**2 * 3)
+def batch_buffers(share: Share, size: int, view: View | None) -> BatchBuffers:
+    """The memory for batches of images of this height and width, or for as many of them as are made at once."""
+    return BatchBuffers.of(max(share.at_once(size, view), 1) * share.nbytes(size))
 
 
 class EpochBatches:
@@ -89,13 +105,13 @@ class EpochBatches:
         Raises:
             InputError: an image cannot be decoded.
         """
-        if self._cache is not None and self._cache.complete and self._share.is_light(self.assembler.size):
-            return self._at_once(numbers)
+        at_once = self._share.at_once(self.assembler.size, self.assembler.view)
+        if at_once and self._cache is not None and self._cache.complete:
+            return self._at_once(numbers, at_once)
         return self._ahead(numbers)
 
-    def _at_once(self, numbers: Sequence[int]) -> Iterator[Assembled]:
-        """The batches, some at a time, assembled when the first of them is asked for."""
-        size = max(_GROUP_ROWS // self._share.batch_size, 1)
+    def _at_once(self, numbers: Sequence[int], size: int) -> Iterator[Assembled]:
+        """The batches, ``size`` at a time, assembled when the first of them is asked for."""
         for start in range(0, len(numbers), size):
             with self._meter.timed("waiting"), one_thread():
                 group = _Group(self, numbers[start : start + size])

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from torch.utils.data import DataLoader
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import Augment, CachePlace, ImageDataset, ImageLoader, LanceSplit, ingest_split
+from lance_pipeline.images.loading.epoch import Share
+from lance_pipeline.images.loading.views import Shrunk, Square
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
 from lance_pipeline_tests.images.small_splits import small_split
 
@@ -91,6 +94,46 @@ def test_cached_and_streamed_epochs_are_the_same(uri, tmp_path, name):
             assert loader.mode.startswith("cached" if kept else "streamed")
             assert_same(batches(loader), expected)
             assert (loader.take_stats().decoding == 0) == (kept and cache_size is None)
+
+
+@pytest.mark.parametrize(
+    ("image_size", "batch_size", "name"),
+    [
+        (16, 3, "flip and shift"),
+        (16, 8, "resized crop of smaller images"),
+        (160, 8, "none"),
+        (300, 40, "none"),
+    ],
+)
+def test_groups_of_batches_and_batches_ahead_are_the_same(uri, tmp_path, image_size, batch_size, name):
+    augment, cache_size = AUGMENTS[name]
+    options = {"image_size": image_size, "batch_size": batch_size, "augment": augment, "cache_size": cache_size}
+    for rank in (0, 1):
+        list(make(uri, **options, rank=rank, world_size=2, cache=CachePlace(str(tmp_path), 1 << 30)))
+    for rank in (0, 1):
+        share = options | {"rank": rank, "world_size": 2}
+        whole = make(uri, **share, cache=CachePlace(str(tmp_path), 1 << 30))
+        assert whole.mode.startswith("cached")
+        assert_same(batches(whole), batches(make(uri, **share)))
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "together"),
+    [(32, 64, 8), (32, 512, 1), (32, 1000, 1), (224, 2, 13), (224, 16, 1), (224, 64, 0)],
+)
+def test_so_many_batches_are_copied_at_once(size, batch_size, together):
+    share = Share(batch_size, 0, 1)
+    assert share.at_once(size, Square(size, "crop")) == together
+    assert together * share.nbytes(size) <= 4 << 20
+    assert share.at_once(size, Shrunk(256)) == share.at_once(size, None) == 0
+
+
+def test_what_nobody_has_read_is_not_given_out(uri, tmp_path):
+    loader = make(uri, cache=CachePlace(str(tmp_path)))
+    epoch = loader._epoch_batches()
+    work = epoch.assembler.begin(np.arange(4))
+    with pytest.raises(LookupError, match="row 0 was not read"):
+        epoch.assembler.fill(work, slice(None), lambda places: iter([(places, [None] * len(places))]))
 
 
 @few
@@ -327,7 +370,6 @@ for number, batch in enumerate(loader):
             loader = self.loader(uri, tmp_path)
             assert loader._cache is not None
             _ = batches(loader) if whole else next(iter(loader))
-            loader._cache.close()
             Path(loader._cache.path, "pixels.u8").unlink()
             again = self.loader(uri, tmp_path)
             assert "being cached" in again.mode
@@ -364,11 +406,41 @@ for number, batch in enumerate(loader):
         finally:
             subprocess.run(["umount", tmp_path], check=True)
 
+    def test_a_whole_one_is_used_however_full_the_disk_is(self, uri, tmp_path):
+        mounted = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=400k", "none", tmp_path], check=False, capture_output=True
+        )
+        if mounted.returncode:
+            pytest.skip("needs the right to mount a small file system")
+        try:
+            wanted = batches(self.loader(uri, tmp_path, None))
+            with suppress(OSError), Path(tmp_path, "filler").open("wb", buffering=0) as filler:
+                filler.write(bytes(1 << 20))
+                filler.write(b"1")
+            loader = self.loader(uri, tmp_path, None)
+            assert loader.mode.startswith("cached in")
+            assert_same(batches(loader), wanted)
+        finally:
+            subprocess.run(["umount", "-l", tmp_path], check=True)
+
     def test_too_small_a_budget_streams_and_says_so(self, uri, tmp_path):
         loader = self.loader(uri, tmp_path, budget=1000)
         assert "exceed" in loader.mode
         assert_same(batches(loader), batches(make(uri)))
         assert not list(tmp_path.rglob("pixels.u8"))
+
+    @pytest.mark.parametrize("budget", [0, ROWS * 16 * 16 * 3 - 1])
+    def test_a_whole_one_that_exceeds_the_budget_is_not_used(self, uri, tmp_path, budget):
+        batches(self.loader(uri, tmp_path))
+        assert self.loader(uri, tmp_path).mode.startswith("cached")
+        loader = self.loader(uri, tmp_path, budget)
+        assert "exceed" in loader.mode
+        assert loader._cache is None
+        assert_same(batches(loader), batches(make(uri)))
+
+    def test_without_a_budget_nothing_is_made(self, uri, tmp_path):
+        assert self.loader(uri, tmp_path / "cache", 0).mode.startswith("streamed")
+        assert not list(tmp_path.rglob("square-*"))
 
     def test_the_oldest_makes_way_unless_it_is_in_use(self, uri, tmp_path):
         room = 2 * ROWS * 16 * 16 * 3

@@ -82,18 +82,24 @@ def test_the_shape_of_a_smaller_image_is_known_before_it_is_decoded(width, heigh
     assert max(view.shape(height, width)) <= max(width, height)
 
 
-def test_a_bomb_is_refused_from_its_header():
+def as_sized(height: int, width: int) -> bytes:
+    """A JPEG of 16 by 16 pixels whose frame header tells another size."""
     small = as_jpeg(Image.new("RGB", (16, 16)))
     frame = small.index(b"\xff\xc0")
-    # Height and width of the frame, as its header tells them.
-    bomb = small[: frame + 5] + b"\xff\xdc\xff\xdc" + small[frame + 9 :]
+    return small[: frame + 5] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + small[frame + 9 :]
+
+
+def test_a_bomb_is_refused_from_its_header():
+    bomb = as_sized(65500, 65500)
     for read in (lambda data: random_crop(data, draw(0), AREA, 32), Shrunk(64).of):
         with pytest.raises(UndecodableImageError, match="more than the limit"):
             read(bomb)
 
 
 def test_what_is_broken_says_so():
-    for data in (b"", b"no image", as_jpeg(photo(300, 200))[:500]):
+    # No height, no width, neither.
+    empty = [as_sized(height, width) for height, width in ((0, 16), (16, 0), (0, 0))]
+    for data in (b"", b"no image", as_jpeg(photo(300, 200))[:500], *empty):
         with pytest.raises(UndecodableImageError):
             random_crop(data, draw(0), AREA, 32)
         with pytest.raises(UndecodableImageError):
