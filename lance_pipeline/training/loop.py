@@ -249,6 +249,8 @@ class _Training:
     def _save(self, snapshot: Snapshot) -> None:
         """Begin to save the state, unless it is spoilt."""
         if self._checkpoints is not None:
+            # A batch whose loss is NaN need not have reached the weights: fp16's scaler leaves its step out.
+            self._require_finite_losses()
             self._require_finite_weights()
             self._checkpoints.save(self._state_dict(snapshot))
 

@@ -1,6 +1,4 @@
 import math
-import os
-from pathlib import Path
 
 import pytest
 import torch
@@ -45,18 +43,6 @@ def run(splits, settings: Recipe, model: nn.Module | None = None, size: int = SI
         loader(splits[s], s == "train", settings.batch_size, size, **more) for s in ("train", "val")
     )
     return train(model or colour_model(), training, validation, settings, CPU, watch=Watch(**callbacks))
-
-
-@pytest.fixture(scope="module")
-def contradicting(tmp_path_factory):
-    """A validation split whose labels are swapped: the more is learned, the worse it gets."""
-    root = write_image_folder(tmp_path_factory.mktemp("root"), {s: {"cat": 8, "dog": 8} for s in ("train", "val")})
-    val = Path(root, "val")
-    os.rename(val / "cat", val / "swap")
-    os.rename(val / "dog", val / "cat")
-    os.rename(val / "swap", val / "dog")
-    uris = ingest_folder(root, tmp_path_factory.mktemp("lance"))
-    return {split: LanceSplit(uri) for split, uri in uris.items()}
 
 
 def test_it_learns(splits):
