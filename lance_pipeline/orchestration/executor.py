@@ -33,8 +33,8 @@ def default_executor() -> dg.ExecutorDefinition:
 
     Steps are forked from a server that has imported what they share, and what they need (`PRELOAD_TAG`). When a run
     starts, those runs of its instance whose process was killed on this host are marked as failed, or as canceled where
-    that was asked for, and no longer hold places in pools. A run that was marked as canceled from outside stays so when
-    its steps have stopped.
+    that was asked for, and no longer hold places in pools. A run that is interrupted ends as canceled, and one that was
+    marked as canceled from outside stays so when its steps have stopped.
     """
 
     @dg.executor(
@@ -86,13 +86,24 @@ class _TidyExecutor(dg.Executor):
         try:
             steps = _multiprocess_executor(self._init_context, [*_PRELOADED, *_wanted(execution_plan)])
             yield from steps.execute(plan_context, execution_plan)
+        except dg.DagsterExecutionInterruptedError:
+            _begin_to_cancel(instance, run_id)
+            raise
         except dg.DagsterSubprocessError as error:
             # Steps that stopped before the executor was asked to. As an error it would make a canceled run fail.
             if all(
                 one.cls_name == dg.DagsterExecutionInterruptedError.__name__ for one in error.subprocess_error_infos
             ):
+                _begin_to_cancel(instance, run_id)
                 raise dg.DagsterExecutionInterruptedError from error
             raise
+
+
+def _begin_to_cancel(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Dagster marks an interrupted run as canceled only where that was asked for, else as failed."""
+    run = instance.get_run_by_id(run_id)
+    if run is not None and not run.is_finished and run.status != dg.DagsterRunStatus.CANCELING:
+        instance.report_run_canceling(run, "The run was interrupted (Ctrl-C or SIGTERM).")
 
 
 def _end_dead_runs(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,7 +104,16 @@ def _reasons_to_begin(
 
 
 def _has_ended(context: dg.AssetExecutionContext, found: "Progress") -> bool:
-    event = context.instance.get_latest_materialization_event(context.asset_key)
-    latest = event.asset_materialization if event is not None else None
-    ended = latest.metadata.get("training_id") if latest is not None else None
-    return ended is not None and ended.value == found.training_id
+    """Whether it has made the asset, be it long ago: between its runs, another training may have gone on and ended."""
+    return any(made.metadata.get("training_id") == dg.MetadataValue.text(found.training_id) for made in _made(context))
+
+
+def _made(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
+    """All materializations of the asset, the latest first."""
+    cursor = None
+    while True:
+        page = context.instance.fetch_materializations(context.asset_key, limit=100, cursor=cursor)
+        yield from (record.asset_materialization for record in page.records if record.asset_materialization)
+        if not page.has_more:
+            return
+        cursor = page.cursor

@@ -1,6 +1,7 @@
 """A training that is ended at any moment and goes on, with the very result that it would have had."""
 
 import json
+import math
 import os
 import random
 import signal
@@ -17,10 +18,11 @@ from lance_pipeline.training.checkpoint import Checkpoints, Snapshot, difference
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34, training_identity
 from lance_pipeline.training.history import TIMINGS
-from lance_pipeline.training.loop import Trained
+from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.watch import Watch
+from lance_pipeline.training.watch import Step, Watch
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
+from lance_pipeline_tests.training.test_loop import colour_model, loader, recipe
 
 CPU = choose_device("cpu")
 SIZE = 16
@@ -112,6 +114,17 @@ def test_stopped_in_a_validation_after_a_batch_of_one_image(tmp_path):
     assert [step.epoch for step in steps] == [2, 3]
 
 
+def test_stopped_when_the_best_epoch_is_not_the_last(contradicting, tmp_path):
+    settings = RECIPE.model_copy(update={"freeze_epochs": 0, "best_by": "loss"})
+    expected = fit(contradicting, tmp_path / "uninterrupted", settings)
+    assert expected.best.number == 1
+    epochs = []
+    watch = Watch(on_epoch=epochs.append, stop=lambda: "enough" if len(epochs) == 2 else None)
+    with pytest.raises(Stopped, match="enough"):
+        fit(contradicting, tmp_path / "stopped", settings, watch=watch)
+    assert_equal(fit(contradicting, tmp_path / "stopped", settings), expected)
+
+
 SCRIPT = """
 import json, sys
 from pathlib import Path
@@ -172,6 +185,29 @@ def test_a_checkpoint_is_saved_when_its_time_has_come(splits, tmp_path):
     # After each batch and after each epoch.
     assert len(saved) == 3 * 4 + 3
     assert [len(state["history"]) for state in saved[4::5]] == [1, 2, 3]
+
+
+def test_weights_that_are_no_longer_finite_are_not_saved(splits, tmp_path):
+    model = colour_model()
+
+    def spoil(step: Step) -> None:
+        if (step.epoch, step.batch) == (2, 3):
+            torch.nn.init.constant_(next(model.parameters()), math.nan)
+
+    train_loader, val_loader = (loader(splits[split], split == "train") for split in ("train", "val"))
+    with (
+        pytest.raises(InputError, match="the weights are no longer finite in epoch 2, batch 3 of 4") as error,
+        Checkpoints.begun(tmp_path, {}, every=0.0) as checkpoints,
+    ):
+        train(model, train_loader, val_loader, recipe(), CPU, checkpoints=checkpoints, watch=Watch(on_step=spoil))
+    assert len(error.value.details) == 4
+    assert set(error.value.details) <= set(splits["train"].to_pandas()["path"])
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert found.state is not None
+    assert (len(found.state["history"]), len(found.state["partial"]["images"])) == (1, 2)
+    kept = [*found.state["learner"]["model"].values(), *found.state["best"].values()]
+    assert all(torch.isfinite(value).all() for value in kept)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path):
