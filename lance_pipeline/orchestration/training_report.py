@@ -61,7 +61,7 @@ class TrainingReport:
             f"{epoch.images_per_second:.0f} images/s, {epoch.data_wait:.1%} waiting for data, {clock(epoch.duration)}, "
             f"{clock(epoch.seconds_left)} left"
         )
-        progress = {"epoch": epoch.number, "epochs": epoch.of, "seconds_left": epoch.seconds_left}
+        progress = {"epoch": epoch.number, "epochs": epoch.of}
         self._context.log_event(dg.AssetObservation(self._context.asset_key, metadata=progress | epoch.figures()))
 
     def on_step(self, step: "Step") -> None:

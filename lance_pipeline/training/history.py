@@ -41,7 +41,7 @@ class Epoch:
 
     def figures(self) -> dict[str, float]:
         """What is worth a series: all but the number and what says when."""
-        kept = {key: value for key, value in vars(self).items() if key not in ("number", "of", "seconds_left", "ended")}
+        kept = {key: value for key, value in vars(self).items() if key not in ("number", "of", "ended")}
         return {key: float(value) for key, value in kept.items()}
 
     def outcome(self) -> dict[str, float]:

@@ -52,8 +52,18 @@ def test_weights_explain_themselves(finished_graph: Graph):
 
 def test_each_epoch_is_observed(finished_graph: Graph):
     records = finished_graph.instance.fetch_observations(dg.AssetKey(["tiny", "resnet34"]), limit=10).records
-    epochs = [record.asset_observation.metadata["epoch"].value for record in records if record.asset_observation]
-    assert epochs == [2, 1]
+    told = [record.asset_observation.metadata for record in records if record.asset_observation]
+    assert [(one["epoch"].value, one["epochs"].value) for one in told] == [(2, 2), (1, 2)]
+    figures = {
+        "train_loss",
+        "val_loss",
+        "val_accuracy",
+        "learning_rate",
+        "images_per_second",
+        "seconds_left",
+        "data_wait",
+    }
+    assert all(figures <= one.keys() for one in told)
 
 
 def test_asset_pages_tell_what_is_there(finished_graph: Graph):
@@ -73,6 +83,7 @@ def test_asset_pages_tell_what_is_there(finished_graph: Graph):
         assert len(text) < 100_000
 
     model = finished_graph.metadata("resnet34")
+    assert model["learning_curve"].startswith("![picture](data:image/")
     assert model["device"] in ("cpu", "cuda", "mps")
     assert model["device_reason"].startswith("auto: ")
     assert finished_graph.record("resnet34", Model).mlflow_run_id in model["mlflow_run"]

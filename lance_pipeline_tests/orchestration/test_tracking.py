@@ -40,6 +40,7 @@ def test_mlflow_holds_the_training(finished_graph: Graph):
         "duration",
         "images_per_second",
         "data_wait",
+        "seconds_left",
         "learning_rate",
     ):
         assert [point.step for point in client.get_metric_history(model.mlflow_run_id, name)] == [1, 2], name
