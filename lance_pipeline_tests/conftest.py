@@ -1,11 +1,12 @@
 """What several kinds of tests share: a data folder of their own, and one real run of the demo."""
 
+import gc
 import os
 import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -103,6 +104,27 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
 def shell(tmp_path: Path) -> Shell:
     """A shell with an empty data folder."""
     return new_shell(tmp_path / "elsewhere", tmp_path / "data")
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
+    """Makes an empty disk of a size such as "4m"; asked again, it gives that disk another size."""
+    disk = tmp_path / "disk"
+
+    def of_size(size: str) -> Path:
+        there = os.path.ismount(disk)
+        disk.mkdir(exist_ok=True)
+        options = f"{'remount,' * there}size={size}"
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], check=False)
+        if mounted.returncode:
+            pytest.skip("needs the right to mount a small disk")
+        return disk
+
+    yield of_size
+    if os.path.ismount(disk):
+        # Loaders refer to each other in circles, and keep their files mapped until they are found.
+        gc.collect()
+        subprocess.run(["umount", disk], check=True)
 
 
 @dataclass(frozen=True)

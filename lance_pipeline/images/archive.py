@@ -42,7 +42,7 @@ def make_from_archive(
     folder: str,
     *,
     max_bytes: int,
-    max_members: int = 5_000_000,
+    max_members: int,
     on_progress: Progress,
 ) -> bool:
     """Make ``folder`` of what an archive holds unless a folder is there; returns whether it was made.

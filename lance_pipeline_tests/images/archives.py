@@ -21,7 +21,7 @@ FILES = {
     "valid/cat/3.png": b"three",
     "test/dog/4 ü.png": b"four",
 }
-LIMIT = 10_000_000
+LIMIT, MEMBERS = 10_000_000, 100_000
 FORMATS = ("tar", "tar.gz", "tar.xz", "zip")
 
 
@@ -65,7 +65,7 @@ PACKED = {form: packed(FILES, form) for form in FORMATS}
 
 
 def make(url: str, target: Path | str, checksum: str | None = None, limit: int = LIMIT, **more) -> bool:
-    more.setdefault("on_progress", lambda done, total: None)
+    more = {"on_progress": lambda done, total: None, "max_members": MEMBERS} | more
     return make_from_archive(url, checksum, str(target), max_bytes=limit, **more)
 
 

@@ -17,6 +17,7 @@ from lance_pipeline_tests.images.archive_server import Server, serving
 from lance_pipeline_tests.images.archives import (
     FILES,
     LIMIT,
+    MEMBERS,
     NOISE,
     PACKED,
     content_of,
@@ -178,7 +179,8 @@ def test_a_killed_download_goes_on(server, target):
     server.seconds_per_block = 0.05
     script = (
         "from lance_pipeline.images.archive import make_from_archive\n"
-        f"make_from_archive({server.url!r}, None, {str(target)!r}, max_bytes={LIMIT}, on_progress=print)"
+        f"make_from_archive({server.url!r}, None, {str(target)!r}, max_bytes={LIMIT}, max_members={MEMBERS}, "
+        "on_progress=print)"
     )
     process = subprocess.Popen([sys.executable, "-uc", script], stdout=subprocess.PIPE, text=True)
     assert process.stdout

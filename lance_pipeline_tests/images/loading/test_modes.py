@@ -393,35 +393,21 @@ for number, batch in enumerate(loader):
         assert "being cached" in loader.mode
         assert [path.name for path in photos.iterdir()] == ["photo.jpg"]
 
-    def test_where_there_is_no_room_none_is_taken(self, uri, tmp_path):
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=64k", "none", tmp_path], check=False, capture_output=True
-        )
-        if mounted.returncode:
-            pytest.skip("needs the right to mount a small file system")
-        try:
-            loader = self.loader(uri, tmp_path, budget=1 << 30, size=64)
-            assert "cannot be used: No space left" in loader.mode
-            assert sum(file.stat().st_blocks for file in tmp_path.rglob("*")) == 0
-        finally:
-            subprocess.run(["umount", tmp_path], check=True)
+    def test_where_there_is_no_room_none_is_taken(self, uri, small_disk):
+        disk = small_disk("64k")
+        loader = self.loader(uri, disk, budget=1 << 30, size=64)
+        assert "cannot be used: No space left" in loader.mode
+        assert sum(file.stat().st_blocks for file in disk.rglob("*")) == 0
 
-    def test_a_whole_one_is_used_however_full_the_disk_is(self, uri, tmp_path):
-        mounted = subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=400k", "none", tmp_path], check=False, capture_output=True
-        )
-        if mounted.returncode:
-            pytest.skip("needs the right to mount a small file system")
-        try:
-            wanted = batches(self.loader(uri, tmp_path, None))
-            with suppress(OSError), Path(tmp_path, "filler").open("wb", buffering=0) as filler:
-                filler.write(bytes(1 << 20))
-                filler.write(b"1")
-            loader = self.loader(uri, tmp_path, None)
-            assert loader.mode.startswith("cached in")
-            assert_same(batches(loader), wanted)
-        finally:
-            subprocess.run(["umount", "-l", tmp_path], check=True)
+    def test_a_whole_one_is_used_however_full_the_disk_is(self, uri, small_disk):
+        disk = small_disk("400k")
+        wanted = batches(self.loader(uri, disk))
+        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+            filler.write(bytes(1 << 20))
+            filler.write(b"1")
+        loader = self.loader(uri, disk)
+        assert loader.mode.startswith("cached in")
+        assert_same(batches(loader), wanted)
 
     def test_too_small_a_budget_streams_and_says_so(self, uri, tmp_path):
         loader = self.loader(uri, tmp_path, budget=1000)
