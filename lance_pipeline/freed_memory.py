@@ -1,6 +1,7 @@
 """What becomes of memory that is freed: glibc keeps some of it, by rules that suit neither an ingest nor a training."""
 
 import ctypes
+import os
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from contextlib import contextmanager
 import pyarrow as pa
 
 # Of glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX = -1, -3, -4
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
 # Where glibc's own adjustment ends on 64 bits, which the first of these calls turns off for good; and its default.
 _LARGEST_THRESHOLD, _DEFAULT_MAX = 32 << 20, 65536
 
@@ -21,6 +22,16 @@ def give_back_freed_memory() -> None:
     pa.default_memory_pool().release_unused()
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def share_freed_memory() -> None:
+    """From now on have threads use what others have freed: as many arenas as cores, where glibc has eight times that.
+
+    Each arena keeps what is freed in it, and memory that one thread allocates and another frees fills them all in turn.
+    The setting is the process's, and stays; threads that have an arena keep it.
+    """
+    if libc := _glibc():
+        libc.mallopt(_M_ARENA_MAX, os.cpu_count() or 1)
 
 
 @contextmanager

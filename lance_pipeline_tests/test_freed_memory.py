@@ -42,6 +42,32 @@ before = psutil.Process().memory_info().rss
 give_back_freed_memory()
 print(json.dumps({"given_back": before - psutil.Process().memory_info().rss}))
 """
+_SHARED = """
+import ctypes, json, os, tempfile, threading
+from lance_pipeline.freed_memory import share_freed_memory
+
+share_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
+done, threads = threading.Event(), 4 * os.cpu_count()
+met = threading.Barrier(threads + 1)
+
+def allocate():
+    libc.malloc(1000)
+    met.wait()
+    done.wait()
+
+for _ in range(threads):
+    threading.Thread(target=allocate).start()
+met.wait()
+with tempfile.NamedTemporaryFile("r") as file:
+    report = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+    libc.malloc_info(0, report)
+    libc.fclose(report)
+    arenas = file.read().count("<heap nr=")
+done.set()
+print(json.dumps({"arenas": arenas, "cores": os.cpu_count()}))
+"""
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
 
@@ -59,3 +85,8 @@ def test_freed_memory_is_kept_and_given_back_in_the_end() -> None:
 
 def test_freed_memory_is_given_back_when_asked_for() -> None:
     assert _told(_GIVEN_BACK)["given_back"] > 60e6
+
+
+def test_threads_share_as_many_arenas_as_there_are_cores() -> None:
+    found = _told(_SHARED)
+    assert 1 <= found["arenas"] <= found["cores"]

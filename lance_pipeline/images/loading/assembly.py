@@ -4,10 +4,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from lance_pipeline.images.augmentation import (
     Augment,
@@ -27,6 +28,8 @@ from lance_pipeline.images.rejection import UndecodableImageError
 Triple = tuple[float, float, float]
 # Of more values at once torch makes work for several threads, of which those that assemble have enough.
 _SERIAL_VALUES = (1 << 15) - 1
+# So many bytes of pixels are decoded, turned and normalised before the next.
+_CHUNK_BYTES = 1 << 20
 # Several passes over so many floats find them in the processor's cache.
 _CACHED_VALUES = 1 << 19
 
@@ -59,15 +62,13 @@ class Work:
     Attributes:
         rows: of the dataset.
         draws: what happens to them.
-        pixels: uint8 (n, size, size, 3), to be filled.
-        values: float32 of that shape, to be filled where images are normalised here.
+        images: (n, size, size, 3), to be filled: float32 where they are normalised here, else uint8.
         good: which rows could be decoded.
     """
 
     rows: Indices
     draws: Draws
-    pixels: Pixels
-    values: torch.Tensor | None
+    images: NDArray[Any]
     good: Mask
 
 
@@ -118,11 +119,9 @@ class Assembler:
 
     def begin(self, rows: Indices) -> Work:
         """The memory for these rows, and what happens to them."""
-        shape = (len(rows), self.size, self.size, 3)
-        values = None if self._factors is None else torch.from_numpy(self._buffers.floats.empty(shape, np.float32))
-        draws = self._augment.draw(self._key, rows)
-        pixels = self._buffers.pixels.empty(shape, np.uint8)
-        return Work(rows, draws, pixels, values, np.ones(len(rows), dtype=bool))
+        shape, buffers = (len(rows), self.size, self.size, 3), self._buffers
+        images = buffers.pixels.empty(shape, np.uint8) if self._factors is None else buffers.floats.empty(shape, "f4")
+        return Work(rows, self._augment.draw(self._key, rows), images, np.ones(len(rows), dtype=bool))
 
     def fill(self, work: Work, part: slice, encoded: Encoded) -> None:
         """Fill in some of the images; other threads may be at other parts.
@@ -130,20 +129,27 @@ class Assembler:
         Raises:
             InputError: (from ``on_bad``) an image cannot be decoded.
         """
-        self._decode(work, np.arange(len(work.rows))[part], encoded)
+        start, stop, _ = part.indices(len(work.rows))
+        step = max(_CHUNK_BYTES // (self.size**2 * 3), 1)
+        for first in range(start, stop, step):
+            self._fill(work, slice(first, min(first + step, stop)), encoded)
+
+    def _fill(self, work: Work, part: slice, encoded: Encoded) -> None:
+        images, draws = work.images[part], work.draws.of(part)
+        pixels = images if self._factors is None else self._buffers.pixels.empty(images.shape, np.uint8)
+        self._decode(work, part, pixels, encoded)
         if self._finish:
-            pixels, draws = work.pixels[part], work.draws.of(part)
             if self._augment.padding:
                 pad_crop_pixels(pixels, self._augment.padding, draws.corners)
             if self._augment.flip:
                 flip_pixels(pixels, draws.flip)
-            if self._factors is not None and work.values is not None:
-                _normalize(pixels, *self._factors, work.values[part])
+            if self._factors is not None:
+                _normalize(pixels, *self._factors, torch.from_numpy(images))
 
     def batches(self, work: Work, sizes: list[int]) -> list[Assembled]:
         """The batches, which have ``sizes`` but for the rows that were left out."""
         rows, draws, good = work.rows, work.draws, work.good
-        images = torch.from_numpy(work.pixels) if work.values is None else work.values
+        images = torch.from_numpy(work.images)
         if not good.all():
             sizes = [int(part.sum()) for part in np.split(good, np.cumsum(sizes)[:-1])]
             rows, draws, images = rows[good], draws.of(good), images[torch.from_numpy(good)]
@@ -157,32 +163,32 @@ class Assembler:
             for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)
         ]
 
-    def _decode(self, work: Work, places: Indices, encoded: Encoded) -> None:
-        """Fill in the pixels at these places."""
-        if not len(places):
-            return
-        rows, cache = work.rows[places], self._cache
+    def _decode(self, work: Work, part: slice, pixels: Pixels, encoded: Encoded) -> None:
+        """Fill in the pixels of this part."""
+        rows, cache = work.rows[part], self._cache
         there = np.zeros(len(rows), dtype=bool) if cache is None else cache.has(rows)
         if cache is not None and isinstance(self.view, Square) and there.all():
-            np.take(cache.square, rows, axis=0, out=work.pixels[places[0] : places[-1] + 1], mode="clip")
+            np.take(cache.square, rows, axis=0, out=pixels, mode="clip")
             return
+        places = np.arange(part.start, part.stop)
         cached: tuple[Indices, Sequence[bytes | None]] = places[there], [None] * int(there.sum())
         for some, images in chain([cached], encoded(places[~there])):
             with self._meter.timed("decoding"):
                 for place, data in zip(some.tolist(), images, strict=True):
-                    self._put(work, place, data)
+                    work.good[place] = self._put(pixels[place - part.start], work, place, data)
 
-    def _put(self, work: Work, place: int, data: bytes | None) -> None:
-        """Fill in the pixels at one place; without data from the cache."""
+    def _put(self, pixels: Pixels, work: Work, place: int, data: bytes | None) -> bool:
+        """Fill in the pixels of one image, without data from the cache; whether it could be decoded."""
         row = int(work.rows[place])
         try:
             view = self._seen(row, data)
             if self._augment.resized_crop:
                 view = random_crop(view, work.draws.crop[place], self._augment.resized_crop, self.size)
-            work.pixels[place] = view
+            pixels[:] = view
         except UndecodableImageError as error:
             self._on_bad(row, error)
-            work.good[place] = False
+            return False
+        return True
 
     def _seen(self, row: int, data: bytes | None) -> Pixels | bytes:
         """The view of an image, which the cache keeps; without a view the encoded image as it is."""

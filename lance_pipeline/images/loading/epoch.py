@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 import lance
 import numpy as np
 
-from lance_pipeline.freed_memory import give_back_freed_memory
+from lance_pipeline.freed_memory import give_back_freed_memory, share_freed_memory
 from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.loading.assembly import Assembled, Assembler, Work, one_thread
 from lance_pipeline.images.loading.buffers import BatchBuffers
@@ -125,6 +125,7 @@ class EpochBatches:
         # Several threads at one batch hold less memory than each at its own, and the first batch is there sooner.
         parts = min(self._threads, max(self._share.nbytes(self.assembler.size) // _PART_BYTES, 1), count)
         step, most, waiting = -(-count // parts), self._threads // parts + 1, deque(numbers)
+        share_freed_memory()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="assemble") as pool:
             ahead: deque[tuple[int, _Group, list[Future[None]]]] = deque()
             try:
