@@ -1,9 +1,14 @@
+import tempfile
+
 import lance
+import numpy as np
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.table import commit_table, find_table, open_table, read_facts
+from lance_pipeline.images.table import RowAddresses, commit_table, find_table, open_table, read_facts
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
 
@@ -54,3 +59,26 @@ def test_missing_dataset_and_missing_version(uri):
 
 def test_a_dataset_of_another_tool_has_no_facts(tmp_path):
     assert read_facts(lance.write_dataset(pa.table({"number": [1]}), str(tmp_path / "x.lance"))) == {}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    fragments=st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=4),
+    stable=st.booleans(),
+    data=st.data(),
+)
+def test_rows_are_found_by_their_position_whatever_was_deleted(fragments, stable, data):
+    """``fragments`` tells of each row whether it stays."""
+    stays = [stay for rows in fragments for stay in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, rows in enumerate(fragments):
+            table = pa.table({"number": np.arange(len(rows)) + sum(map(len, fragments[:number]))}, SCHEMA)
+            lance.write_dataset(table, folder, mode="append" if number else "create", enable_stable_row_ids=stable)
+        dataset = lance.dataset(folder)
+        if not all(stays):
+            dataset.delete(f"number in ({', '.join(str(row) for row, stay in enumerate(stays) if not stay)})")
+        left = [row for row, stay in enumerate(stays) if stay]
+        assert numbers(dataset) == left
+        wanted = data.draw(st.lists(st.sampled_from(range(len(left))), max_size=12) if left else st.just([]))
+        taken = RowAddresses(dataset).take(np.array(wanted, np.int64), ["number"])
+        assert taken["number"].to_pylist() == [left[row] for row in wanted]

@@ -2,14 +2,10 @@
 
 import io
 import multiprocessing
-import os
-import shutil
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,15 +16,13 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images import Augment, CachePlace, ImageDataset, ImageLoader, LanceSplit, ingest_split
+from lance_pipeline.images import Augment, CachePlace, ImageDataset, LanceSplit
 from lance_pipeline.images.loading.epoch import Share
 from lance_pipeline.images.loading.views import Shrunk, Square
-from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
+from lance_pipeline_tests.image_folders import class_image
+from lance_pipeline_tests.images.loading.loaders import NORMALIZE, ROWS, assert_same, batches, make
 from lance_pipeline_tests.images.small_splits import small_split
 
-COUNTS = {"cat": 40, "dog": 37}
-ROWS = sum(COUNTS.values())
-NORMALIZE = ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))
 few = settings(max_examples=15, deadline=None)
 AUGMENTS = {
     "none": (Augment(flip=False), None),
@@ -36,43 +30,6 @@ AUGMENTS = {
     "resized crop": (Augment(resized_crop=(0.1, 1.0)), None),
     "resized crop of smaller images": (Augment(resized_crop=(0.1, 1.0)), 20),
 }
-
-
-@pytest.fixture(scope="module")
-def uri(tmp_path_factory) -> str:
-    """Photos of several sizes, as PNG and JPEG, with rows that were removed and added later."""
-    root = Path(write_image_folder(tmp_path_factory.mktemp("raw"), {"train": COUNTS}, size=(32, 26)))
-    for number, path in enumerate(sorted(root.rglob("*.png"))):
-        if number % 3 == 0:
-            Image.open(path).resize((30 + number, 64)).save(path.with_suffix(".jpg"), quality=95)
-            path.unlink()
-    for number in range(5):
-        (root / "train" / "cat" / f"gone{number}.png").write_bytes(
-            encoded(class_image(0, np.random.default_rng(number + 99)))
-        )
-    uri = str(tmp_path_factory.mktemp("lance") / "train.lance")
-    ingest_split(str(root), "train", uri)
-    for path in root.rglob("gone*"):
-        path.unlink()
-    assert ingest_split(str(root), "train", uri).rows == ROWS
-    assert any(fragment.metadata.deletion_file for fragment in LanceSplit(uri).dataset.get_fragments())
-    return uri
-
-
-def make(uri: str, **options) -> ImageLoader:
-    defaults = {"batch_size": 8, "image_size": 16, "training": True, "normalize": NORMALIZE, "cache": None}
-    return ImageLoader(uri, **(defaults | options))
-
-
-def batches(loader) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    return [(images.clone(), labels) for images, labels in loader]
-
-
-def assert_same(one, other) -> None:
-    assert len(one) == len(other)
-    for (images, labels), (others, other_labels) in zip(one, other, strict=True):
-        assert torch.equal(images, others)
-        assert torch.equal(labels, other_labels)
 
 
 @pytest.mark.parametrize("name", AUGMENTS)
@@ -161,19 +118,29 @@ def test_global_batches_are_the_same_for_every_world_size(uri, batch_size, world
 
 
 @few
-@given(taken=st.integers(1, 9), world=st.integers(1, 3), cached=st.booleans(), batch_size=st.integers(2, 11))
-def test_a_state_goes_on_under_another_world_size(uri, taken, world, cached, batch_size):
+@given(
+    taken=st.integers(1, 9),
+    before=st.integers(1, 4),
+    world=st.integers(1, 4),
+    cached=st.booleans(),
+    batch_size=st.integers(4, 11),
+)
+def test_a_state_goes_on_under_another_world_size(uri, taken, before, world, cached, batch_size):
     options = {"batch_size": batch_size, "augment": Augment(padding=2), "cache": CachePlace() if cached else None}
     whole = make(uri, **options)
     whole.set_epoch(2)
     expected = batches(whole)
     taken = min(taken, len(expected) - 1)
-    stopped = make(uri, **options)
-    stopped.set_epoch(2)
-    list(islice(stopped, taken))
+    states = []
+    for rank in range(before):
+        stopped = make(uri, **options, rank=rank, world_size=before)
+        stopped.set_epoch(2)
+        list(islice(stopped, taken))
+        states.append(stopped.state_dict())
+    assert states == states[:1] * before
     for rank in range(world):
         resumed = make(uri, **options, rank=rank, world_size=world)
-        resumed.load_state_dict(stopped.state_dict())
+        resumed.load_state_dict(states[0])
         assert_same(batches(resumed), [(x[rank::world], y[rank::world]) for x, y in expected[taken:]])
 
 
@@ -316,131 +283,3 @@ def test_a_map_style_dataset(uri):
     assert torch.equal(fetched[0][0], dataset[5][0])
     with pytest.raises(IndexError):
         dataset[ROWS]
-
-
-class TestCache:
-    """Where it lies, what it may take, and what happens to it."""
-
-    def loader(self, uri: str, folder: Path, budget: int | None = None, size: int = 16) -> ImageLoader:
-        return make(uri, image_size=size, cache=CachePlace(str(folder), budget))
-
-    def test_it_is_filled_by_several_processes_at_once(self, uri, tmp_path):
-        ranks = [make(uri, rank=rank, world_size=2, cache=CachePlace(str(tmp_path))) for rank in (0, 1)]
-        batches(ranks[0])
-        assert not self.loader(uri, tmp_path).mode.startswith("cached")
-        batches(ranks[1])
-        assert self.loader(uri, tmp_path).mode.startswith("cached")
-
-    def test_what_was_filled_before_a_kill_is_used(self, uri, tmp_path):
-        script = f"""
-import os, signal
-from lance_pipeline.images import CachePlace, ImageLoader
-loader = ImageLoader({uri!r}, batch_size=8, image_size=16, training=True, cache=CachePlace({str(tmp_path)!r}))
-for number, batch in enumerate(loader):
-    if number == 3:
-        os.kill(os.getpid(), signal.SIGKILL)
-"""
-        assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
-        loader = self.loader(uri, tmp_path)
-        assert loader._cache is not None
-        assert 24 <= loader._cache.has(np.arange(ROWS)).sum() < ROWS
-        assert_same(batches(loader), batches(make(uri)))
-
-    def test_deleting_it_is_safe(self, uri, tmp_path):
-        loader = self.loader(uri, tmp_path)
-        expected = batches(loader)
-        loader.set_epoch(0)
-        shutil.rmtree(tmp_path)
-        assert_same(batches(loader), expected)
-        again = self.loader(uri, tmp_path)
-        assert_same(batches(again), expected)
-
-    def test_deleting_it_while_it_is_filled_is_safe(self, uri, tmp_path, caplog):
-        loader = self.loader(uri, tmp_path)
-        first = tuple(part.clone() for part in next(iter(loader)))
-        shutil.rmtree(tmp_path)
-        rest = batches(loader)
-        assert_same([first, *rest], batches(make(uri)))
-        assert "is not kept for later" in caplog.text
-        loader.set_epoch(0)
-        assert_same(batches(loader), batches(make(uri)))
-
-    def test_pixels_that_are_gone_are_decoded_again(self, uri, tmp_path):
-        for whole in (False, True):
-            loader = self.loader(uri, tmp_path)
-            assert loader._cache is not None
-            _ = batches(loader) if whole else next(iter(loader))
-            Path(loader._cache.path, "pixels.u8").unlink()
-            again = self.loader(uri, tmp_path)
-            assert "being cached" in again.mode
-            assert_same(batches(again), batches(make(uri)))
-            shutil.rmtree(loader._cache.path)
-
-    def test_one_that_took_the_place_of_a_deleted_one_is_not_called_whole(self, uri, tmp_path):
-        first = self.loader(uri, tmp_path)
-        next(iter(first))
-        shutil.rmtree(tmp_path)
-        second = self.loader(uri, tmp_path)
-        batches(first)
-        assert "being cached" in self.loader(uri, tmp_path).mode
-        assert_same(batches(second), batches(make(uri)))
-
-    def test_nothing_else_in_its_folder_is_deleted(self, uri, tmp_path):
-        photos = tmp_path / "photos-of-2024"
-        photos.mkdir()
-        (photos / "photo.jpg").write_bytes(bytes(1 << 20))
-        loader = self.loader(uri, tmp_path, budget=ROWS * 16 * 16 * 3)
-        assert "being cached" in loader.mode
-        assert [path.name for path in photos.iterdir()] == ["photo.jpg"]
-
-    def test_where_there_is_no_room_none_is_taken(self, uri, small_disk):
-        disk = small_disk("64k")
-        loader = self.loader(uri, disk, budget=1 << 30, size=64)
-        assert "cannot be used: No space left" in loader.mode
-        assert sum(file.stat().st_blocks for file in disk.rglob("*")) == 0
-
-    def test_a_whole_one_is_used_however_full_the_disk_is(self, uri, small_disk):
-        disk = small_disk("400k")
-        wanted = batches(self.loader(uri, disk))
-        with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
-            filler.write(bytes(1 << 20))
-            filler.write(b"1")
-        loader = self.loader(uri, disk)
-        assert loader.mode.startswith("cached in")
-        assert_same(batches(loader), wanted)
-
-    def test_too_small_a_budget_streams_and_says_so(self, uri, tmp_path):
-        loader = self.loader(uri, tmp_path, budget=1000)
-        assert "exceed" in loader.mode
-        assert_same(batches(loader), batches(make(uri)))
-        assert not list(tmp_path.rglob("pixels.u8"))
-
-    @pytest.mark.parametrize("budget", [0, ROWS * 16 * 16 * 3 - 1])
-    def test_a_whole_one_that_exceeds_the_budget_is_not_used(self, uri, tmp_path, budget):
-        batches(self.loader(uri, tmp_path))
-        assert self.loader(uri, tmp_path).mode.startswith("cached")
-        loader = self.loader(uri, tmp_path, budget)
-        assert "exceed" in loader.mode
-        assert loader._cache is None
-        assert_same(batches(loader), batches(make(uri)))
-
-    def test_without_a_budget_nothing_is_made(self, uri, tmp_path):
-        assert self.loader(uri, tmp_path / "cache", 0).mode.startswith("streamed")
-        assert not list(tmp_path.rglob("square-*"))
-
-    def test_the_oldest_makes_way_unless_it_is_in_use(self, uri, tmp_path):
-        room = 2 * ROWS * 16 * 16 * 3
-        first = self.loader(uri, tmp_path, room)
-        assert first._cache is not None
-        os.utime(first._cache.path, (1, 1))
-        blocked = self.loader(uri, tmp_path, room, size=20)
-        assert "leave no room" in blocked.mode
-        first._cache.close()
-        assert "being cached" in self.loader(uri, tmp_path, room, size=20).mode
-        assert not Path(first._cache.path).exists()
-
-    def test_a_place_that_may_not_be_written_streams(self, uri, tmp_path):
-        (tmp_path / "file").write_text("")
-        loader = self.loader(uri, tmp_path / "file" / "below", budget=10**9)
-        assert "cannot be used" in loader.mode
-        assert len(batches(loader)) == 10

@@ -1,10 +1,22 @@
 """Windows of encoded images."""
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from lance_pipeline.images.loading.reading import EncodedRows
+from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.loading.meter import Meter
+from lance_pipeline.images.loading.reading import EncodedRows, WindowReader
+from lance_pipeline.images.table import commit_table, open_table
+from lance_pipeline_tests.browser.launcher import await_condition
+from lance_pipeline_tests.object_store import object_store
+from lance_pipeline_tests.slow_link import Link, slow_link
+
+WINDOW, WINDOWS = 8, 4
 
 
 def column(*values: bytes) -> pa.ChunkedArray:
@@ -28,3 +40,43 @@ def test_rows_are_found_and_others_are_told(images: list[pa.ChunkedArray]):
 
 def test_nothing_was_asked_for():
     assert EncodedRows(np.empty(0, np.int64), []).has(np.array([2, 0])).tolist() == [False, False]
+
+
+@pytest.fixture
+def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
+    """To a store with the table ``s3://bucket/train.lance``."""
+    with object_store(tmp_path) as store, slow_link(store.endpoint) as link:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        schema = pa.schema([pa.field("image", pa.binary(), nullable=False)])
+        images = pa.array([bytes([row]) * 10_000 for row in range(WINDOW * WINDOWS)], pa.binary())
+        commit_table(store.uri("train.lance"), schema, [pa.record_batch([images], schema=schema)], {})
+        monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+        yield link
+
+
+def test_what_is_far_away_is_read_side_by_side_and_ahead(link: Link):
+    def rows_of(window: int) -> Indices:
+        return np.arange(window * WINDOW, min(window + 1, WINDOWS) * WINDOW)
+
+    def taken(window: int) -> list[int]:
+        return [image[0] for image in reader[window].take(rows_of(window))]
+
+    reader = WindowReader(open_table("s3://bucket/train.lance"), rows_of, Meter())
+    # Where the rows lie in the file is asked for once.
+    assert taken(WINDOWS - 1) == rows_of(WINDOWS - 1).tolist()
+    with ThreadPoolExecutor(1) as pool:
+        link.hold()
+        first = pool.submit(taken, 0)
+        await_condition(lambda: link.waiting >= WINDOW, 30, "each row of the window is asked for")
+        link.let_go()
+        assert first.result() == rows_of(0).tolist()
+        await_condition(lambda: not link.waiting, 30, "what comes next is read")
+        link.hold()
+        try:
+            # Both were read while nobody asked for them.
+            others = pool.submit(lambda: [taken(1), taken(2)]).result(timeout=30)
+        finally:
+            link.let_go()
+    assert others == [rows_of(1).tolist(), rows_of(2).tolist()]
+    reader.close()

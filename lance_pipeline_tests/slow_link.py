@@ -1,0 +1,85 @@
+"""A way to a server of the loopback interface on which requests can be held, as on one that is far away."""
+
+import http.client
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length"}
+
+
+class Link:
+    """Passes on requests to read.
+
+    Args:
+        server: the address of the server.
+
+    Attributes:
+        url: the address of this end.
+        waiting: requests that are under way.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.url, self.waiting = "", 0
+        self._server, self._lock = urlsplit(server).netloc, threading.Lock()
+        self._open = threading.Event()
+        self._open.set()
+
+    def hold(self) -> None:
+        """From now on no request gets through."""
+        self._open.clear()
+
+    def let_go(self) -> None:
+        """All go on."""
+        self._open.set()
+
+    def pass_on(self, handler: BaseHTTPRequestHandler) -> None:
+        """Answer a request as the server does."""
+        with self._lock:
+            self.waiting += 1
+        self._open.wait()
+        far = http.client.HTTPConnection(self._server)
+        far.request(handler.command, handler.path, headers=dict(handler.headers))
+        answer = far.getresponse()
+        content = answer.read()
+        far.close()
+        with self._lock:
+            self.waiting -= 1
+        handler.send_response(answer.status)
+        length = answer.headers.get("Content-Length", str(len(content)))
+        for name, value in [*answer.getheaders(), ("Content-Length", length)]:
+            if name.lower() not in _HOP_BY_HOP or (name, value) == ("Content-Length", length):
+                handler.send_header(name, value)
+        handler.end_headers()
+        handler.wfile.write(content)
+
+
+@contextmanager
+def slow_link(server: str) -> Iterator[Link]:
+    """A link to the server, which lets all through until it is told to hold."""
+    link = Link(server)
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            link.pass_on(self)
+
+        def do_HEAD(self) -> None:
+            link.pass_on(self)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
+            pass
+
+    near = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    near.daemon_threads = True
+    link.url = f"http://127.0.0.1:{near.server_port}"
+    threading.Thread(target=near.serve_forever, daemon=True).start()
+    try:
+        yield link
+    finally:
+        link.let_go()
+        near.shutdown()
+        near.server_close()
