@@ -49,10 +49,16 @@ def _free_ports(count: int) -> list[int]:
 
 @dataclass
 class ObjectStore:
-    """A server with one bucket, its keys and its data; it can be killed and started again where it was."""
+    """A server with one bucket, its keys and its data; it can be killed and started again where it was.
+
+    Beside the owner, whose keys are ``access_key`` and ``secret_key``, it knows a guest with a ``guest_key`` and the
+    same secret, who may list everything but read only what begins with one of ``guest_reads``.
+    """
 
     folder: Path
     bucket: str = "bucket"
+    guest_reads: tuple[str, ...] = ()
+    guest_key: str = field(default_factory=lambda: f"AK{secrets.token_hex(9).upper()}")
     access_key: str = field(default_factory=lambda: f"AK{secrets.token_hex(9).upper()}")
     secret_key: str = field(default_factory=lambda: secrets.token_urlsafe(30))
     region: str = "us-east-1"
@@ -130,11 +136,16 @@ class ObjectStore:
     def _command(self) -> list[str]:
         data, identities = self.folder / "data", self.folder / "identities.json"
         data.mkdir(exist_ok=True)
-        credentials = [{"accessKey": self.access_key, "secretKey": self.secret_key}]
-        actions = ["Admin", "Read", "Write", "List", "Tagging"]
-        identities.write_text(
-            json.dumps({"identities": [{"name": "tests", "credentials": credentials, "actions": actions}]})
-        )
+        reads = [f"Read:{self.bucket}/{prefix}*" for prefix in self.guest_reads]
+        people = {
+            "owner": (self.access_key, ["Admin", "Read", "Write", "List", "Tagging"]),
+            "guest": (self.guest_key, ["List", *reads]),
+        }
+        known = [
+            {"name": name, "credentials": [{"accessKey": key, "secretKey": self.secret_key}], "actions": actions}
+            for name, (key, actions) in people.items()
+        ]
+        identities.write_text(json.dumps({"identities": known}))
         ports = [
             f"-{server}.port{'.grpc' if grpc else ''}={port}"
             for (server, _, grpc), port in ((name.partition("."), port) for name, port in self._ports.items())
@@ -189,9 +200,9 @@ class ObjectStore:
 
 
 @contextmanager
-def object_store(folder: Path, bucket: str = "bucket") -> Iterator[ObjectStore]:
+def object_store(folder: Path, bucket: str = "bucket", guest_reads: tuple[str, ...] = ()) -> Iterator[ObjectStore]:
     """A running S3 server with an empty bucket, whose data, keys and log are in the folder."""
-    store = ObjectStore(folder, bucket)
+    store = ObjectStore(folder, bucket, guest_reads)
     store.start()
     try:
         yield store

@@ -8,9 +8,10 @@ import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import slices_of
+from lance_pipeline.images.locking import locked
 from lance_pipeline.images.object_store import is_remote, join_uri
 from lance_pipeline.images.scanning import LISTING_SCHEMA, FolderScan, folder_exists, subfolders
-from lance_pipeline.images.table import commit_table, find_table, open_table, read_facts
+from lance_pipeline.images.table import commit_table, find_table, open_table, read_facts, remove_orphans
 
 UNSPLIT = ""
 """The split of a file that is not assigned to one before its pixels are seen."""
@@ -117,11 +118,14 @@ def store_listing(listing: Listing, uri: str) -> tuple[int, str]:
         InputError: the dataset cannot be written.
     """
     fingerprint = listing.fingerprint()
-    kept = find_table(uri)
-    if kept is not None and read_facts(kept).get("fingerprint") == fingerprint:
-        return kept.version, fingerprint
     facts = {"fingerprint": fingerprint, "root": listing.root, "classes": listing.classes}
-    return commit_table(uri, LISTING_SCHEMA, listing.files.to_batches(), facts).version, fingerprint
+    with locked([uri]):
+        kept = find_table(uri)
+        if kept is None or read_facts(kept).get("fingerprint") != fingerprint:
+            kept = commit_table(uri, LISTING_SCHEMA, listing.files.to_batches(), facts)
+            # Of a run that was killed before it came to this.
+            remove_orphans(uri)
+    return kept.version, fingerprint
 
 
 def files_of_split(uri: str, version: int, split: str) -> pa.Table:

@@ -118,6 +118,16 @@ def test_storing_an_unchanged_listing_makes_no_version(root, tmp_path):
     assert fingerprint != first[1]
 
 
+def test_what_a_kill_left_of_a_listing_goes_with_the_next(root, tmp_path):
+    uri = tmp_path / "listing.lance"
+    store_listing(list_split_folders(root, FOLDERS), str(uri))
+    (whole,) = (uri / "data").iterdir()
+    shutil.copy(whole, whole.with_name("left-behind.lance"))
+    Path(root, "val", "cat", "000.png").unlink()
+    version, _ = store_listing(list_split_folders(root, FOLDERS), str(uri))
+    assert len(list((uri / "data").iterdir())) == version == 2
+
+
 def test_a_stored_listing_is_read_by_split_and_version(root, tmp_path):
     uri = str(tmp_path / "listing.lance")
     before = list_split_folders(root, FOLDERS)
@@ -135,7 +145,7 @@ def test_a_listing_that_is_not_there(tmp_path):
 
 
 def test_storing_where_one_may_not_write(root, below_a_file):
-    with pytest.raises(InputError, match=r"cannot write the Lance dataset.*LANCE_PIPELINE_DATA"):
+    with pytest.raises(InputError, match=r"cannot write .*below.*LANCE_PIPELINE_DATA"):
         store_listing(list_split_folders(root, FOLDERS), below_a_file)
 
 

@@ -3,7 +3,10 @@
 import errno
 import os
 import stat
+from contextlib import suppress
 from typing import NamedTuple
+
+import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.names import join_escaped, unescape_name
@@ -11,6 +14,8 @@ from lance_pipeline.images.object_store import filesystem, is_remote, join_uri
 from lance_pipeline.images.rejection import RejectedFileError
 from lance_pipeline.images.schema import LATEST_NS
 
+# The name that Arrow gives to a store's refusal; its errors have no numbers.
+_REFUSED = "ACCESS_DENIED"
 # Larger files are refused unread: no picture of MAX_PIXELS needs as much.
 MAX_BYTES = 1 << 30
 
@@ -53,8 +58,18 @@ class FileReader:
         except FileNotFoundError as error:
             raise _missing() from error
         except OSError as error:
+            if self._refuses_alone(self._filesystem, error):
+                raise RejectedFileError("unreadable", "the store refuses to give it out") from error
             raise self._storage_failure(path, error) from error
         return Content(data, len(data), mtime_ns)
+
+    def _refuses_alone(self, store: pafs.FileSystem, error: OSError) -> bool:
+        """Whether the store refuses one object, and not everything by now, as when a key has expired."""
+        if _REFUSED not in str(error):
+            return False
+        with suppress(OSError):
+            return bool(store.get_file_info(pafs.FileSelector(self._path)))
+        return False
 
     def _read_local(self, path: str) -> Content:
         name = join_escaped(self.base, path)

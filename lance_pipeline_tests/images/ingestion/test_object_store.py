@@ -20,6 +20,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader, LanceSplit, ingest_split
 from lance_pipeline.images.decoding import decode_rgb
 from lance_pipeline.images.ingest import Watch
+from lance_pipeline.images.ingestion.quarantine import Limits
 from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.listing import list_split_folders
@@ -35,6 +36,7 @@ WHERE = [("s3", "s3"), ("s3", "disk"), ("disk", "s3")]
 # Of a file that is younger nobody can tell whether it will change unseen.
 SETTLED_SECONDS = 2.1
 MANY = 280
+GUEST_READS = ("shared/train/cat", "shared/train/dog/open")
 # A line of input starts an ingest; steps of a few files, so that a kill finds some done and some not.
 INGEST = """
 import sys
@@ -180,7 +182,8 @@ def unreachable() -> Iterator[dict[str, subprocess.Popen[str]]]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """A server, and the environment that a user of it has."""
-    with object_store(tmp_path_factory.mktemp("s3")) as store, pytest.MonkeyPatch.context() as patch:
+    folder = tmp_path_factory.mktemp("s3")
+    with object_store(folder, guest_reads=GUEST_READS) as store, pytest.MonkeyPatch.context() as patch:
         for name in [name for name in os.environ if name.startswith("AWS_")]:
             patch.delenv(name)
         for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
@@ -391,6 +394,32 @@ def test_a_wrong_key_is_told(store, remote, tmp_path, monkeypatch):
         ingest_split(folder.uri, "train", f"{remote.uri}/train.lance")
     monkeypatch.undo()
     assert "train.lance" not in str(remote.names())
+
+
+def test_what_may_not_be_read_is_rejected_and_read_when_it_may(store, tmp_path, monkeypatch):
+    shared, target = place(store, "s3", "shared", tmp_path), str(tmp_path / "train.lance")
+    names = ["cat/one.png", "dog/open.png", "dog/secret.png"]
+    for number, name in enumerate(names):
+        shared.write(f"train/{name}", image(number))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", store.guest_key)
+    report = ingest_split(shared.uri, "train", target, limits=Limits(max_rejected_fraction=0.5))
+    assert (report.scanned, report.rows) == (3, 2)
+    assert LanceSplit(report.rejected_uri).to_table(["path", "reason", "detail"]).to_pylist() == [
+        {"path": names[2], "reason": "unreadable", "detail": "the store refuses to give it out"}
+    ]
+    monkeypatch.undo()
+    report = ingest_split(shared.uri, "train", target)
+    assert (report.rows, report.rejected, report.added) == (3, 0, 1)
+
+
+def test_a_key_that_has_expired_is_no_reason_to_reject_a_file(store, tmp_path, monkeypatch):
+    shared = place(store, "s3", "shared", tmp_path)
+    shared.write("train/cat/one.png", image(1))
+    reader = FileReader(shared.uri, "train")
+    assert reader.read("cat/one.png", 0, 0).data == image(1)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "expired")
+    with pytest.raises(InputError, match=r"cannot read .*cat/one\.png: .*what has been read so far is kept"):
+        reader.read("cat/one.png", 0, 0)
 
 
 @pytest.mark.parametrize(("what", "told"), [("list", "AWS_ENDPOINT_URL"), ("open", "AWS_… variables")])
