@@ -1,5 +1,6 @@
-"""Which processes belong to whom."""
+"""Which processes belong to whom, and what they use."""
 
+import os
 from pathlib import Path
 
 
@@ -15,3 +16,9 @@ def processes_of(data: Path) -> dict[int, str]:
         except OSError:  # it has ended, or belongs to someone else
             continue
     return found
+
+
+def processor_seconds(process: int) -> float:
+    """How long a living process has used a processor."""
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -1,5 +1,6 @@
 """Datasets published as an archive: fetched once and unpacked."""
 
+import errno
 import gzip
 import lzma
 import os
@@ -150,6 +151,10 @@ def _unpack(archive: Path, folder: Path, meter: _Meter) -> None:
             f"cannot be read to its end as .tar, .tar.gz, .tar.xz or .zip: {error}. Run this again to fetch it anew; "
             "if it comes out the same, correct the address or ask its publisher."
         ) from error
+    except OSError as error:
+        if error.errno != errno.ENAMETOOLONG:
+            raise
+        raise _UnusableError(f"has a member whose name is too long for this disk: {error.filename}") from error
 
 
 def _inner_path(name: str) -> PurePosixPath:

@@ -1,5 +1,6 @@
 """Locks that die with their process, and with them one writer at a time for each dataset on a host."""
 
+import errno
 import hashlib
 import os
 import tempfile
@@ -88,10 +89,9 @@ def first_free(
 
 def unwritable(path: str, error: OSError, variable: str) -> InputError:
     """What to tell of a file that cannot be written, below a folder that the environment variable sets."""
-    return InputError(
-        f"cannot write {path}: {error.strerror or error}. Give yourself the right to write there; "
-        f"{variable} moves it elsewhere."
-    )
+    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    todo = "Free some space" if full else "Give yourself the right to write"
+    return InputError(f"cannot write {path}: {error.strerror or error}. {todo} there; {variable} moves it elsewhere.")
 
 
 def _held(path: str, variable: str) -> FileLock | None:

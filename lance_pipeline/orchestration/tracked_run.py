@@ -111,13 +111,33 @@ class TrackedRun:
 
 
 def _system_monitor(run_id: str, tracking_uri: str) -> "SystemMetricsMonitor":
+    """One that no silence of the server ends, and by which no step is logged twice.
+
+    Raises:
+        MlflowException: the server does not tell where the run stands.
+    """
+    from mlflow import MlflowClient
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     class Monitor(SystemMetricsMonitor):
+        def _get_next_logging_step(self, run_id: str) -> int:
+            # MLflow's takes 0 when the server does not answer.
+            data = MlflowClient(self._tracking_uri).get_run(run_id).data
+            latest = data._metric_objs  # noqa: SLF001 - where MLflow looks; a whole series would be long
+            return 1 + max((one.step for one in latest if one.key.startswith(self._metrics_prefix)), default=-1)
+
         def monitor(self) -> None:
             # MLflow's gives up when the server does not answer once.
             while not self._shutdown_event.is_set():
                 super().monitor()
                 self._shutdown_event.wait(self.sampling_interval)
+
+        def publish_metrics(self, metrics: dict[str, float]) -> None:
+            step = self._logging_step
+            try:
+                super().publish_metrics(metrics)
+            finally:
+                # What was refused is kept, with its step, and sent with the next.
+                self._logging_step = step + 1
 
     return Monitor(run_id, resume_logging=True, tracking_uri=tracking_uri)

@@ -15,7 +15,7 @@ from typing import Any, Self
 import torch
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.locking import first_free
+from lance_pipeline.training.occupancy import held
 
 _FILE = "checkpoint.pt"
 _WORK = f".{_FILE}"
@@ -160,21 +160,27 @@ def read_checkpoint(folder: Path) -> Progress | None:
 
 
 def exclusive(
-    folder: Path, on_wait: Callable[[str], None], stop: Callable[[], str | None] = lambda: None
+    folder: Path,
+    what: str,
+    run_id: str = "",
+    *,
+    on_wait: Callable[[str], None],
+    stop: Callable[[], str | None] = lambda: None,
 ) -> AbstractContextManager[object]:
     """Have a folder of checkpoints to oneself; it is free again when the context or the process ends.
 
     Args:
         folder: made when missing.
-        on_wait: called once if another training has it.
+        what: what is trained, such as ``digits/resnet34``; shown to those who wait.
+        run_id: the Dagster run, shown as well.
+        on_wait: called with whom the folder is waited for, and again when another training has it.
         stop: asked while it waits; a reason ends the waiting.
 
     Raises:
         Stopped: ``stop`` gave a reason.
         InputError: the folder cannot be written.
     """
-    text = f"waiting for {folder}: another training of this dataset is using it"
-    return first_free([str(folder / ".lock")], "LANCE_PIPELINE_DATA", lambda: text, on_wait, stop)
+    return held({str(folder): folder / ".lock"}, "LANCE_PIPELINE_DATA", what, run_id, on_wait=on_wait, stop=stop)
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -61,6 +61,12 @@ def encrypted() -> bytes:
     return bytes(content)
 
 
+@pytest.mark.parametrize("kind", FORMATS)
+def test_a_name_that_is_too_long_for_the_disk(kind, server, target):
+    server.content = packed({f"{'n' * 300}.png": b"1"}, kind)
+    assert_refused(server, target, "has a member whose name is too long for this disk: .*nnn")
+
+
 @pytest.mark.parametrize("name", ["sha256", "md5"])
 def test_another_archive_than_expected(name, server, target):
     expected = hashlib.new(name, server.content).hexdigest()

@@ -194,6 +194,14 @@ def test_absent_gpu_fails_clearly(graph: Graph):
     assert "auto" in message
 
 
+def test_a_dataset_has_its_own_device(graph: Graph):
+    # Training and evaluation: with the resource's device both would fail.
+    graph.attributes["device"] = ["cpu"]
+    assert graph.materialize(gpu=GpuResource(device="cuda:99")).success
+    metadata = graph.metadata("resnet34")
+    assert (metadata["device"], metadata["device_reason"]) == ("cpu", "`device: cpu` is configured")
+
+
 def test_unavailable_weights_fail_clearly_and_mark_the_mlflow_run_failed(graph: Graph):
     assert graph.materialize("raw_images", "lance_train", "lance_val").success
     graph.attributes["recipe"] = {"epochs": 1, "weights": "nowhere.safetensors"}

@@ -1,6 +1,9 @@
 """What MLflow holds of a training, and what becomes of a training whose MLflow is away."""
 
 import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
@@ -10,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc import load_model as load_from_mlflow
 
@@ -19,9 +23,11 @@ from lance_pipeline.images import ImageLoader
 from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
 from lance_pipeline.orchestration.records import Metrics, Model
 from lance_pipeline.orchestration.reproduction import _kept
+from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.training_log import log_training
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.weights import load_model
+from lance_pipeline_tests.browser.launcher import await_condition
 from lance_pipeline_tests.orchestration.conftest import RECIPE, Graph, failure_of
 
 
@@ -157,6 +163,50 @@ def test_a_run_that_was_opened_twice_does_not_count_as_running(graph: Graph):
     assert first.run_id != second.run_id
     second.kill_others(place)
     assert [second.client.get_run(run.run_id).info.status for run in (first, second)] == ["KILLED", "RUNNING"]
+
+
+@contextmanager
+def without(table: str, database: Path) -> Iterator[None]:
+    """Within, MLflow's database refuses all that needs this table; at once, as a lock would not."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(f"ALTER TABLE {table} RENAME TO away")
+        yield
+        connection.execute(f"ALTER TABLE away RENAME TO {table}")
+
+
+def test_no_point_of_the_systems_load_is_doubled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    database = tmp_path / "mlflow.db"
+    tracking = MlflowTracking(tracking_uri=f"sqlite:///{database}")
+
+    def opened() -> TrackedRun:
+        return tracking.open_training("tiny", "tiny-1", {TRAINING_TAG: "a"})
+
+    def steps() -> list[int]:
+        points = run.client.get_metric_history(run.run_id, "system/cpu_utilization_percentage")
+        return [point.step for point in points]
+
+    run = opened()
+    run.watch_system()
+    await_condition(lambda: len(steps()) > 1, 30, "points")
+    run.end("KILLED")
+
+    run = opened()
+    # Where MLflow cannot tell how far it had come.
+    with without("latest_metrics", database), pytest.raises(MlflowException, match="no such table"):
+        run.watch_system()
+    run.watch_system()
+    told = len(steps())
+    await_condition(lambda: len(steps()) > told, 30, "points of the training that goes on")
+    # Where it answers, and takes no points.
+    with without("metrics", database):
+        await_condition(lambda: "Failed to log system metrics" in caplog.text, 60, "a point is refused")
+    told = len(steps())
+    await_condition(lambda: len(steps()) > told + 2, 30, "points after that")
+    run.end("FINISHED")
+    assert steps() == list(range(len(steps())))
 
 
 def test_the_evaluation_has_the_precision_of_the_recipe(graph: Graph, monkeypatch: pytest.MonkeyPatch):

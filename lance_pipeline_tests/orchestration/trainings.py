@@ -42,15 +42,15 @@ class Project:
         """The data set's YAML file."""
         return self.root / "small" / "defs" / "flowers" / "defs.yaml"
 
-    def start(self, *selection: str, config: str | None = None) -> subprocess.Popen[str]:
-        """``dagster asset materialize`` of these assets of the data set."""
-        keys = ",".join(f"flowers/{asset}" for asset in selection)
+    def start(self, *selection: str, config: str | None = None, dataset: str = "flowers") -> subprocess.Popen[str]:
+        """``dagster asset materialize`` of these assets of a data set."""
+        keys = ",".join(f"{dataset}/{asset}" for asset in selection)
         command = ["dagster", "asset", "materialize", "-m", "small.definitions", "--select", keys]
         return self.shell.start(*command, *(["--config-json", config] if config else []))
 
-    def materialize(self, *selection: str, config: str | None = None) -> str:
+    def materialize(self, *selection: str, config: str | None = None, dataset: str = "flowers") -> str:
         """What a run that succeeds has printed."""
-        process = self.start(*selection, config=config)
+        process = self.start(*selection, config=config, dataset=dataset)
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
         return output
@@ -88,10 +88,14 @@ class Project:
             lambda: any(file.stat().st_size > 1e6 for file in files.rglob("checkpoint.pt")), 60, "a checkpoint"
         )
 
+    def runs(self) -> list[str]:
+        """The ids of all runs, the latest first."""
+        with self.instance() as instance:
+            return [run.run_id for run in instance.get_runs()]
+
     def latest_run(self) -> str:
         """Its id."""
-        with self.instance() as instance:
-            return instance.get_runs(limit=1)[0].run_id
+        return self.runs()[0]
 
     def log(self, run_id: str) -> str:
         """What the run's page has."""

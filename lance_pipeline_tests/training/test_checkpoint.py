@@ -17,7 +17,7 @@ from lance_pipeline.images import LanceSplit
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot, differences, exclusive, read_checkpoint
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34, training_identity
-from lance_pipeline.training.history import TIMINGS
+from lance_pipeline.training.history import TIMINGS, Epoch
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.watch import Step, Watch
@@ -210,6 +210,37 @@ def test_weights_that_are_no_longer_finite_are_not_saved(splits, tmp_path):
     assert all(torch.isfinite(value).all() for value in kept)
 
 
+def test_a_validation_loss_that_is_not_finite_ends_the_training(splits, tmp_path):
+    # One batch an epoch, and a rate that grows: its steps make weights, and losses of the next batch, that are
+    # numbers still, while the sum over the validation split is not.
+    settings = recipe(epochs=8, batch_size=16, schedule="one_cycle", learning_rate=1e38, averaging=0.0)
+    train_loader, val_loader = (loader(splits[split], split == "train", 16) for split in ("train", "val"))
+    epochs: list[Epoch] = []
+    with (
+        pytest.raises(InputError, match="the validation loss is no longer finite") as error,
+        Checkpoints.begun(tmp_path, {}) as checkpoints,
+    ):
+        train(
+            colour_model(),
+            train_loader,
+            val_loader,
+            settings,
+            CPU,
+            checkpoints=checkpoints,
+            watch=Watch(on_epoch=epochs.append),
+        )
+    assert epochs
+    assert f"in epoch {len(epochs) + 1}, though the weights are" in str(error.value)
+    assert "`recipe.learning_rate` (the peak is 1e+38)" in str(error.value)
+    found = read_checkpoint(tmp_path)
+    assert found is not None
+    assert found.state is not None
+    assert found.state["history"] == [vars(epoch) for epoch in epochs]
+    assert all(math.isfinite(epoch.val_loss) for epoch in epochs)
+    kept = [*found.state["learner"]["model"].values(), *found.state["best"].values()]
+    assert all(torch.isfinite(value).all() for value in kept)
+
+
 def test_a_full_disk_leaves_the_checkpoint_before(small_disk):
     folder = small_disk("1m")
     with Checkpoints.begun(folder, {}) as checkpoints:
@@ -255,11 +286,25 @@ def test_a_snapshot_does_not_change_with_the_training():
 def test_one_training_at_a_time_in_a_folder(tmp_path):
     waited: list[str] = []
     with (
-        exclusive(tmp_path, waited.append),
+        exclusive(tmp_path, "flowers/resnet34", "1a2b3c4d-5e6f", on_wait=waited.append),
         pytest.raises(Stopped, match="no patience"),
-        exclusive(tmp_path, waited.append, lambda: "no patience"),
+        exclusive(tmp_path, "flowers/resnet34", on_wait=waited.append, stop=lambda: "no patience"),
     ):
         raise AssertionError("two have it")
-    assert waited == [f"waiting for {tmp_path}: another training of this dataset is using it"]
-    with exclusive(tmp_path, waited.append):
+    (text,) = waited
+    whom = f"flowers/resnet34 has it (run 1a2b3c4d, process {os.getpid()}, since "
+    assert text.startswith(f"waiting for {tmp_path}: {whom}")
+    with exclusive(tmp_path, "flowers/resnet34", on_wait=waited.append):
         assert len(waited) == 1
+
+
+def test_a_full_disk_is_named_before_anything_is_trained(small_disk):
+    folder = small_disk("1m")
+    (folder / ".lock").touch()
+    with pytest.raises(OSError, match="No space left"):
+        (folder / "filler").write_bytes(bytes(1 << 21))
+    with (
+        pytest.raises(InputError, match=r"cannot write .*: No space left on device\. Free some space there"),
+        exclusive(folder, "flowers/resnet34", on_wait=print),
+    ):
+        raise AssertionError("nothing says who has it")

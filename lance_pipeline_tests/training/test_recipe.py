@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 from pydantic import ValidationError
 
@@ -117,3 +119,25 @@ def test_a_channel_without_variation_is_not_divided_by_zero():
 def test_epochs_by_the_size_of_the_data():
     assert [Recipe().epochs_for(images) for images in (500, 1_257, 4_000, 50_000, 500_000)] == [39, 16, 16, 16, 16]
     assert Recipe(epochs=3).epochs_for(500) == 3
+
+
+def test_more_images_take_fewer_epochs_and_more_steps():
+    """From 500 images to 500,000, without any setting."""
+    recipe, sizes = Recipe(), [round(500 * 10 ** (tenth / 10)) for tenth in range(31)]
+    assert (sizes[0], sizes[-1]) == (500, 500_000)
+    epochs = [recipe.epochs_for(images) for images in sizes]
+    seen = [images * passes for images, passes in zip(sizes, epochs, strict=True)]
+    assert epochs == sorted(epochs, reverse=True)
+    # Nowhere does a training on more images see clearly less of them.
+    assert all(more > 0.99 * less for less, more in pairwise(seen))
+    assert min(seen) >= 300 * recipe.batch_size
+    assert (max(epochs), min(epochs)) == (39, 16)
+    # What the average of the weights spans is a small part of the training, however small that is.
+    steps = [images // recipe.batch_size * passes for images, passes in zip(sizes, epochs, strict=True)]
+    assert 10 / (1 - recipe.averaging) < min(steps)
+
+
+def test_augmentation_grows_with_the_images():
+    shifts = [Recipe().padding_for(size) for size in range(28, 257)]
+    assert shifts == sorted(shifts)
+    assert (shifts[0], shifts[-1]) == (3, 32)

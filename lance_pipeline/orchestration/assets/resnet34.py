@@ -72,7 +72,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
     ):
         from lance_pipeline.training.checkpoint import exclusive
 
-        what, place = context.asset_key.to_user_string(), lance_store.checkpoint_folder(dataset.name)
+        what, run_id = context.asset_key.to_user_string(), context.run.run_id
 
         def on_wait(text: str) -> None:
             context.log.info(text)
@@ -81,15 +81,16 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         with clear_failures(), supervised(context) as stop:
             # Before anything is waited for.
             mlflow.require_start()
+            place = exclusive(lance_store.checkpoint_folder(dataset.name), what, run_id, on_wait=on_wait, stop=stop)
             devices = gpu.hold(
                 what,
-                context.run.run_id,
+                run_id,
                 devices=dataset.attributes.device,
                 precision=dataset.recipe.precision,
                 on_wait=on_wait,
                 stop=stop,
             )
-            with exclusive(place, on_wait, stop), devices as device:
+            with place, devices as device:
                 context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
                 return _trained(context, dataset, config, lance_train, lance_val, device, stop, mlflow, lance_store)
 

@@ -1,0 +1,70 @@
+"""Two trainings that are started at once, as two people would, and want the same thing."""
+
+import shutil
+import time
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from lance_pipeline_tests.browser.launcher import await_condition
+from lance_pipeline_tests.orchestration.trainings import Project, training_project
+from lance_pipeline_tests.processes import processor_seconds
+
+# So many that the first one is still at it while the second one waits, however the two begin.
+EPOCHS = 8
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """With a second data set, `meadow`, of the same images."""
+    project = training_project(tmp_path_factory.mktemp("project"), EPOCHS)
+    project.defs.write_text(project.defs.read_text() + "  device: cpu\n")
+    shutil.copytree(project.defs.parent, project.defs.parent.with_name("meadow"))
+    project.materialize("raw_images", "lance_train", "lance_val", dataset="meadow")
+    return project
+
+
+def waits(project: Project, run_id: str) -> list[tuple[str, int]]:
+    """What the run has told of its waiting in observations, each with the step's process."""
+    found = []
+    with project.instance() as instance:
+        for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION):
+            observed, event = entry.asset_observation, entry.dagster_event
+            if observed is not None and "waiting" in observed.metadata:
+                assert event is not None
+                assert event.pid is not None
+                found.append((str(observed.metadata["waiting"].value), event.pid))
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux tells the processor time of others")
+@pytest.mark.parametrize(
+    ("other", "wanted"), [("meadow", "cpu"), ("flowers", "{data}/checkpoints/flowers")], ids=["device", "dataset"]
+)
+def test_the_second_sleeps_and_says_for_whom(project: Project, other: str, wanted: str):
+    before = set(project.runs())
+    processes = [project.start("resnet34", dataset=dataset) for dataset in ("flowers", other)]
+
+    def of_runs() -> dict[str, list[tuple[str, int]]]:
+        return {run_id: waits(project, run_id) for run_id in project.runs() if run_id not in before}
+
+    await_condition(lambda: "resnet34 has it" in str(of_runs()), 100, "one of the two waits")
+    told = of_runs()
+    (second,) = (run_id for run_id, waited in told.items() if waited)
+    (first,) = told.keys() - {second}
+    text, step = told[second][-1]
+    assert text.startswith(f"waiting for {wanted.format(data=project.data)}: ")
+    assert f"/resnet34 has it (run {first[:8]}, process " in text
+    assert text in project.log(second)
+    used = processor_seconds(step)
+    time.sleep(2)
+    assert processor_seconds(step) - used < 0.5
+    # Or this would have measured its training.
+    assert "Training on cpu" not in project.log(second)
+
+    outputs = [process.communicate(timeout=200)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    # Nothing more was told of waiting.
+    assert of_runs() == told
+    assert project.dagster_statuses()[:2] == ["SUCCESS"] * 2
