@@ -62,6 +62,13 @@ CONTESTANTS: dict[str, Contestant] = {
         caches=True,
     ),
     "streamed": _OURS("ours, streamed", partial(own.loader, cached=False)),
+    "deleted": _OURS(
+        "ours, streamed, a fifth of the rows deleted",
+        partial(own.loader, cached=False),
+        data="deleted",
+        prepare=own.prepare_deleted,
+        cases=("png",),
+    ),
     "article": _ARTICLE("the article's way", partial(plain.article_loader, workers=0)),
     "article2": _ARTICLE("the article's way, 2 workers", partial(plain.article_loader, workers=WORKERS)),
     "imagefolder": _FOLDER("ImageFolder", partial(plain.image_folder, workers=0)),

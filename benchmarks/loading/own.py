@@ -17,6 +17,18 @@ def prepare(case: Case, root: str, out: str) -> None:
     ingest_split(root, "train", out)
 
 
+def prepare_deleted(case: Case, root: str, out: str) -> None:
+    """The same with every fourth row twice, of which the second is then deleted."""
+    import lance
+    import pyarrow as pa
+
+    prepare(case, root, f"{out}.whole")
+    whole = lance.dataset(f"{out}.whole").to_table()
+    rows = np.sort(np.concatenate([np.arange(len(whole)), np.arange(0, len(whole), 4)]))
+    again = pa.array(np.diff(rows, prepend=-1) == 0)
+    lance.write_dataset(whole.take(pa.array(rows)).append_column("again", again), out).delete("again")
+
+
 def loader(case: Case, places: Places, *, cached: bool, cache_size: int | None = None) -> Opener:
     """Our loader, with or without its cache of pixels."""
     from lance_pipeline.images import Augment, CachePlace, ImageLoader

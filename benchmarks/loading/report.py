@@ -73,6 +73,7 @@ def loader_targets(results: Results) -> list[Target]:
         _over_best(
             results, "png", "streamed", _decoding("png"), 3, "PNG, streamed: 3 times every peer that decodes files"
         ),
+        at_least(results, "png", "deleted", "streamed", 0.95, "PNG, streamed: with deleted rows as fast as without"),
         at_least(results, "jpeg", "streamed", "imagefolder2", 3.5, "JPEG, streamed: at least 3.5 times ImageFolder"),
         at_least(results, "jpeg", "streamed", "ffcv", 2.5, "JPEG, streamed: at least 2.5 times FFCV"),
         _over_best(results, "jpeg", "streamed", _decoding("jpeg"), 1, "JPEG, streamed: ahead of every peer"),
