@@ -154,7 +154,10 @@ def _unpack(archive: Path, folder: Path, meter: _Meter) -> None:
     except OSError as error:
         if error.errno != errno.ENAMETOOLONG:
             raise
-        raise _UnusableError(f"has a member whose name is too long for this disk: {error.filename}") from error
+        raise _UnusableError(
+            f"has a member whose name is too long for this disk: {os.path.relpath(error.filename, folder)}. Unpack it "
+            "yourself under shorter names and set `source: {folder: …}`, or tell its publisher."
+        ) from error
 
 
 def _inner_path(name: str) -> PurePosixPath:

@@ -123,8 +123,8 @@ def store_listing(listing: Listing, uri: str) -> tuple[int, str]:
         kept = find_table(uri)
         if kept is None or read_facts(kept).get("fingerprint") != fingerprint:
             kept = commit_table(uri, LISTING_SCHEMA, listing.files.to_batches(), facts)
-            # Of a run that was killed before it came to this.
-            remove_orphans(uri)
+        # Of a run that was killed, even if what it found has changed back since.
+        remove_orphans(uri)
     return kept.version, fingerprint
 
 
@@ -141,7 +141,10 @@ def _classes_of(scan: FolderScan, path: str, ignored: list[str]) -> pa.Table:
     table = scan.table()
     ignored += scan.ignored
     if not table.num_rows and not scan.empty:
-        raise InputError(f"{path} has no class folders. Expected one folder for each class, with its images inside.")
+        passed_over = f" Passed over as hidden, or no folder: {_names(sorted(scan.ignored))}." if scan.ignored else ""
+        raise InputError(
+            f"{path} has no class folders. Expected one folder for each class, with its images inside.{passed_over}"
+        )
     if not table.num_rows:
         raise InputError(f"{path} has class folders but no images in them. Add images, or correct the path.")
     if scan.empty and (scan.split in ("train", UNSPLIT)):

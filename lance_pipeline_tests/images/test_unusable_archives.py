@@ -63,8 +63,9 @@ def encrypted() -> bytes:
 
 @pytest.mark.parametrize("kind", FORMATS)
 def test_a_name_that_is_too_long_for_the_disk(kind, server, target):
-    server.content = packed({f"{'n' * 300}.png": b"1"}, kind)
-    assert_refused(server, target, "has a member whose name is too long for this disk: .*nnn")
+    server.content = packed({"cat/1.png": b"1", f"cat/{'n' * 252}.png": b"2"}, kind)
+    told = r"has a member whose name is too long for this disk: cat/n{252}\.png\. Unpack it yourself .*folder: "
+    assert_refused(server, target, told)
 
 
 @pytest.mark.parametrize("name", ["sha256", "md5"])

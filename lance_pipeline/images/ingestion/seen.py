@@ -14,7 +14,7 @@ import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import positions
-from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
+from lance_pipeline.images.object_store import CHECK_STORE, TEMPORARY, filesystem, is_remote, join_uri, write_whole
 from lance_pipeline.images.schema import SEEN_SCHEMA
 
 _STEP, _SUFFIX = "step-", ".arrow"
@@ -94,6 +94,9 @@ class SeenFiles:
                 self._save(step.name, rows, waiting)
         if any(step.written for step in self.steps):
             return
+        if self.unfinished:
+            for name in [name for name in self._names() if name.endswith(TEMPORARY)]:
+                self._delete(name)
         self._delete(_STARTED)
         files = sum(step.files for step in self.steps)
         if len(self.steps) > _MOST_FILES or files > 2 * len(current) + _MOST_FILES:

@@ -315,10 +315,15 @@ def test_what_a_kill_left_of_any_kind_is_removed(tmp_path, target):
     (tmp_path / "raw" / "train" / "cat" / "broken.png").write_bytes(b"no image")
     ingest_split(root, "train", target, limits=Limits(max_rejected_fraction=0.5))
     quarantine = Path(rejected_uri(target))
-    left = [Path(target, "_deletions", "0-1-2.arrow.tmp"), quarantine / "data" / "left.lance"]
+    seen = Path(target.replace(".lance", "_seen"))
+    left = [
+        Path(target, "_deletions", "0-1-2.arrow.tmp"),
+        quarantine / "data" / "left.lance",
+        seen / "step-9.arrow.tmp",
+    ]
     for file in left:
         file.parent.mkdir(exist_ok=True)
         file.write_bytes(b"cut off")
-    Path(target.replace(".lance", "_seen"), "started").touch()
+    (seen / "started").touch()
     ingest_split(root, "train", target, limits=Limits(max_rejected_fraction=0.5))
     assert not [file for file in left if file.exists()]
