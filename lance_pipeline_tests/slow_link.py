@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
-_HOP_BY_HOP = {"connection", "transfer-encoding", "content-length"}
+_HOP_BY_HOP = {"connection", "transfer-encoding"}
 
 
 class Link:
@@ -48,10 +48,9 @@ class Link:
         with self._lock:
             self.waiting -= 1
         handler.send_response(answer.status)
-        length = answer.headers.get("Content-Length", str(len(content)))
-        for name, value in [*answer.getheaders(), ("Content-Length", length)]:
-            if name.lower() not in _HOP_BY_HOP or (name, value) == ("Content-Length", length):
-                handler.send_header(name, value)
+        headers = {name: value for name, value in answer.getheaders() if name.lower() not in _HOP_BY_HOP}
+        for name, value in ({"Content-Length": str(len(content))} | headers).items():
+            handler.send_header(name, value)
         handler.end_headers()
         handler.wfile.write(content)
 

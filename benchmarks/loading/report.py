@@ -16,10 +16,6 @@ def loader_section(results: Results, picture: str) -> str:
     """Everything in Markdown; ``picture`` is the chart's path as seen from the page."""
     machine = "\n".join(f"| {title} | {text} |" for title, text in results.machine.items())
     rounds = max((len(runs) for names in results.runs.values() for runs in names.values()), default=0)
-    epochs = max(
-        (len(getattr(run, "epochs", ())) for names in results.runs.values() for runs in names.values() for run in runs),
-        default=0,
-    )
     tables = "\n\n".join(
         f"### {results.counts[case]:,} {CASES[case].title}\n\n{case_table(results, case)}" for case in results.runs
     )
@@ -30,8 +26,8 @@ def loader_section(results: Results, picture: str) -> str:
 {results.date}: every loader gives the same: shuffled batches of {BATCH} as float32 tensors, flipped at random and
 normalised, with their labels. What it reads is written before, unmeasured, and lies in the page cache. Each figure is
 the median of {rounds} rounds with the least and the greatest; in a round every loader runs once, in a process of its
-own: an epoch to warm up, then {epochs} epochs, of which the median counts. Ratios are taken within a round; the table
-has their median. Peers have 2 workers or threads where nothing else is said.
+own: an epoch to warm up, then the timed ones (see the commands), of which the median counts. Ratios are taken within a
+round; the table has their median. Peers have 2 workers or threads where nothing else is said.
 
 | machine | |
 |---|---|

@@ -119,8 +119,10 @@ class Assembler:
 
     def begin(self, rows: Indices) -> Work:
         """The memory for these rows, and what happens to them."""
-        shape, buffers = (len(rows), self.size, self.size, 3), self._buffers
-        images = buffers.pixels.empty(shape, np.uint8) if self._factors is None else buffers.floats.empty(shape, "f4")
+        buffers, kind = (
+            (self._buffers.pixels, np.uint8) if self._factors is None else (self._buffers.floats, np.float32)
+        )
+        images = buffers.empty((len(rows), self.size, self.size, 3), kind)
         return Work(rows, self._augment.draw(self._key, rows), images, np.ones(len(rows), dtype=bool))
 
     def fill(self, work: Work, part: slice, encoded: Encoded) -> None:

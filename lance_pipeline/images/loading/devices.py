@@ -1,6 +1,6 @@
 """Batches to a device: copied from pinned memory beside the computation, finished there."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -27,34 +27,18 @@ class Upload:
 
     def __call__(self, batches: Iterator[Assembled]) -> Iterator[Batch]:
         """The batches on the device."""
-        ready: Callable[[], Batch] | None = None
+        ready: tuple[Batch, torch.Event | None] | None = None
         for assembled in batches:
-            upcoming = self._begun(assembled)
+            batch = self._begin(assembled)
+            # The stream goes on with the next copy, which this batch must not wait for.
+            upcoming = batch, None if self._stream is None else self._stream.record_event()
             if ready is not None:
-                yield ready()
+                yield self._arrived(*ready)
             ready = upcoming
         if ready is not None:
-            yield ready()
+            yield self._arrived(*ready)
 
-    def _begun(self, assembled: Assembled) -> Callable[[], Batch]:
-        """Begin a copy; called, gives the batch to whatever the device does from then on."""
-        batch = self._sent(assembled)
-        if self._stream is None:
-            return lambda: batch
-        # The stream goes on with the next copy, which this batch must not wait for.
-        sent = self._stream.record_event()
-
-        def arrived() -> Batch:
-            current = torch.cuda.current_stream(self._device)
-            current.wait_event(sent)
-            for tensor in batch:
-                # Or its memory could be used again while the computation still reads it.
-                tensor.record_stream(current)
-            return batch
-
-        return arrived
-
-    def _sent(self, assembled: Assembled) -> Batch:
+    def _begin(self, assembled: Assembled) -> Batch:
         with torch.cuda.stream(self._stream):
             images, labels = self._copied(assembled.images), self._copied(assembled.labels)
             draws = assembled.draws
@@ -70,3 +54,12 @@ class Upload:
         if self._stream is None:
             return tensor.to(self._device)
         return tensor.pin_memory().to(self._device, non_blocking=True)
+
+    def _arrived(self, batch: Batch, sent: torch.Event | None) -> Batch:
+        if sent is not None:
+            current = torch.cuda.current_stream(self._device)
+            current.wait_event(sent)
+            for tensor in batch:
+                # Or its memory could be used again while the computation still reads it.
+                tensor.record_stream(current)
+        return batch

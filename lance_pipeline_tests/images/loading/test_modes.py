@@ -123,7 +123,7 @@ def test_global_batches_are_the_same_for_every_world_size(uri, batch_size, world
     before=st.integers(1, 4),
     world=st.integers(1, 4),
     cached=st.booleans(),
-    batch_size=st.integers(4, 11),
+    batch_size=st.integers(2, 11),
 )
 def test_a_state_goes_on_under_another_world_size(uri, taken, before, world, cached, batch_size):
     options = {"batch_size": batch_size, "augment": Augment(padding=2), "cache": CachePlace() if cached else None}
