@@ -6,7 +6,7 @@ otherwise is Pillow's to judge.
 """
 
 import io
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import cv2
 import numpy as np
@@ -118,7 +118,7 @@ def _decode_png(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         return None
-    return None if pixels is None else np.asarray(pixels, dtype=np.uint8)
+    return cast("NDArray[np.uint8] | None", pixels)
 
 
 def _decode_by_pillow(data: bytes) -> DecodedImage:

@@ -18,6 +18,9 @@ _HARMLESS_CHUNKS = {
 # ImageMagick keeps EXIF, hence perhaps an orientation, in such texts.
 _RAW_PROFILE = b"Raw profile type"
 _CHUNK_HEAD = struct.Struct(">I4s")
+# From the signature over the whole first chunk to the head of the second.
+_PNG_HEAD = struct.Struct(">16sIIBB3xII4s")
+_PNG_BEGINNING, _PNG_END = _PNG_SIGNATURE + b"\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
 _GREY, _RGB, _PALETTE = 0, 2, 3
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
@@ -44,22 +47,32 @@ def plain_png(data: bytes) -> PlainHeader | None:
 
     Source: "Portable Network Graphics (PNG) Specification", W3C, section 5 and 11.
     """
-    if not data.startswith(_PNG_SIGNATURE + b"\0\0\0\rIHDR") or len(data) < 33:
+    if len(data) < _PNG_HEAD.size:
         return None
-    width, height = int.from_bytes(data[16:20], "big"), int.from_bytes(data[20:24], "big")
-    if data[24] != 8 or data[25] not in (_GREY, _RGB, _PALETTE) or not _sound(data, 8, 13):
+    beginning, width, height, depth, colour, checksum, size, kind = _PNG_HEAD.unpack_from(data)
+    position = _PNG_HEAD.size - _CHUNK_HEAD.size
+    if beginning != _PNG_BEGINNING or depth != 8 or colour not in (_GREY, _RGB, _PALETTE):
         return None
-    position = 33
+    if kind == b"IDAT" and position + 12 + size + len(_PNG_END) == len(data) and data.endswith(_PNG_END):
+        # Most small images have these three chunks alone.
+        plain = _sound(data, position, size)
+    else:
+        plain = _harmless_chunks(data, position)
+    return PlainHeader(width, height) if plain and zlib.crc32(data[12:29]) == checksum else None
+
+
+def _harmless_chunks(data: bytes, position: int) -> bool:
+    """Whether the chunks from ``position`` to the end are sound and leave the pixels as they are."""
     while position + 8 <= len(data):
         size, kind = _CHUNK_HEAD.unpack_from(data, position)
         if kind not in _HARMLESS_CHUNKS or data.startswith(_RAW_PROFILE, position + 8):
-            return None
+            return False
         if not _sound(data, position, size):
-            return None
+            return False
         if kind == b"IEND":
-            return PlainHeader(width, height)
+            return True
         position += 12 + size
-    return None
+    return False
 
 
 def _sound(data: bytes, position: int, size: int) -> bool:

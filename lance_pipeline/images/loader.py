@@ -110,7 +110,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._skips = on_bad_image == "skip"
         self._view = _view(self._augment, image_size, fit, cache_size)
         self._meter = Meter()
-        self._buffers = batch_buffers(self._share, image_size, self._view)
+        self._buffers = batch_buffers(self._share, image_size)
         self._epoch = self._next_batch = 0
         self._process, self._worked = os.getpid(), False
         self._cache, self.mode = self._opened_cache(cache)

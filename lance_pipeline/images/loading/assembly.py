@@ -176,21 +176,18 @@ class Assembler:
         cached: tuple[Indices, Sequence[bytes | None]] = places[there], [None] * int(there.sum())
         for some, images in chain([cached], encoded(places[~there])):
             with self._meter.timed("decoding"):
-                for place, data in zip(some.tolist(), images, strict=True):
-                    work.good[place] = self._put(pixels[place - part.start], work, place, data)
+                self._put(pixels, part.start, work, some, images)
 
-    def _put(self, pixels: Pixels, work: Work, place: int, data: bytes | None) -> bool:
-        """Fill in the pixels of one image, without data from the cache; whether it could be decoded."""
-        row = int(work.rows[place])
-        try:
-            view = self._seen(row, data)
-            if self._augment.resized_crop:
-                view = random_crop(view, work.draws.crop[place], self._augment.resized_crop, self.size)
-            pixels[:] = view
-        except UndecodableImageError as error:
-            self._on_bad(row, error)
-            return False
-        return True
+    def _put(self, pixels: Pixels, start: int, work: Work, places: Indices, images: Sequence[bytes | None]) -> None:
+        """Fill in the pixels, those of place ``start`` first, of some images: without data from the cache."""
+        crop = self._augment.resized_crop
+        for place, row, data in zip(places.tolist(), work.rows[places].tolist(), images, strict=True):
+            try:
+                view = self._seen(row, data)
+                pixels[place - start] = random_crop(view, work.draws.crop[place], crop, self.size) if crop else view
+            except UndecodableImageError as error:
+                self._on_bad(row, error)
+                work.good[place] = False
 
     def _seen(self, row: int, data: bytes | None) -> Pixels | bytes:
         """The view of an image, which the cache keeps; without a view the encoded image as it is."""

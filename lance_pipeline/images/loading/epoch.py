@@ -18,11 +18,11 @@ from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.order import Order
 from lance_pipeline.images.loading.reading import WindowReader
-from lance_pipeline.images.loading.views import Square, View
+from lance_pipeline.images.loading.views import Square
 
 # To copy so many bytes from a whole cache takes less time than handing them from thread to thread.
 _LIGHT_BYTES = 4 << 20
-# And so many images a time take less than a batch at a time: calls would cost as much as their work.
+# So many images at a time take less than a batch at a time.
 _GROUP_ROWS = 512
 # So many bytes of decoded images are worth a thread of their own.
 _PART_BYTES = 1 << 20
@@ -57,17 +57,14 @@ class Share:
         """The bytes of its part of a batch of images of this height and width, before they are normalised."""
         return self.most * size**2 * 3
 
-    def at_once(self, size: int, view: View | None) -> int:
-        """How many batches one thread takes from a whole cache at once; 0 where it is work for threads, ahead."""
-        # Squares are only copied; of other views crops are still to be taken.
-        if not isinstance(view, Square) or self.nbytes(size) > _LIGHT_BYTES:
-            return 0
+    def together(self, size: int) -> int:
+        """How many batches are made together: of few small images, calls would cost as much as their work."""
         return max(min(_GROUP_ROWS // self.batch_size, _LIGHT_BYTES // self.nbytes(size)), 1)
 
 
-def batch_buffers(share: Share, size: int, view: View | None) -> BatchBuffers:
-    """The memory for batches of images of this height and width, or for as many of them as are made at once."""
-    return BatchBuffers.of(max(share.at_once(size, view), 1) * share.nbytes(size))
+def batch_buffers(share: Share, size: int) -> BatchBuffers:
+    """The memory for batches of images of this height and width, or for as many of them as are made together."""
+    return BatchBuffers.of(share.together(size) * share.nbytes(size))
 
 
 class EpochBatches:
@@ -105,46 +102,48 @@ class EpochBatches:
         Raises:
             InputError: an image cannot be decoded.
         """
-        at_once = self._share.at_once(self.assembler.size, self.assembler.view)
-        if at_once and self._cache is not None and self._cache.complete:
-            return self._at_once(numbers, at_once)
-        return self._ahead(numbers)
+        size, together = self.assembler.size, self._share.together(self.assembler.size)
+        groups = [numbers[start : start + together] for start in range(0, len(numbers), together)]
+        # Squares are only copied; of other views crops are still to be taken.
+        copied = isinstance(self.assembler.view, Square) and self._share.nbytes(size) <= _LIGHT_BYTES
+        if copied and self._cache is not None and self._cache.complete:
+            return self._at_once(groups)
+        return self._ahead(groups)
 
-    def _at_once(self, numbers: Sequence[int], size: int) -> Iterator[Assembled]:
-        """The batches, ``size`` at a time, assembled when the first of them is asked for."""
-        for start in range(0, len(numbers), size):
+    def _at_once(self, groups: Sequence[Sequence[int]]) -> Iterator[Assembled]:
+        """The batches of each group, assembled when the first of them is asked for."""
+        for numbers in groups:
             with self._meter.timed("waiting"), one_thread():
-                group = _Group(self, numbers[start : start + size])
+                group = _Group(self, numbers)
                 group.fill(slice(None))
                 batches = group.batches()
             yield from self._counted(batches)
 
-    def _ahead(self, numbers: Sequence[int]) -> Iterator[Assembled]:
-        """The batches, assembled by threads before they are asked for."""
-        count = self._share.most
+    def _ahead(self, groups: Sequence[Sequence[int]]) -> Iterator[Assembled]:
+        """The batches of each group, assembled by threads before they are asked for."""
+        count = self._share.most * max(map(len, groups), default=0)
         # Several threads at one batch hold less memory than each at its own, and the first batch is there sooner.
-        parts = min(self._threads, max(self._share.nbytes(self.assembler.size) // _PART_BYTES, 1), count)
-        step, most, waiting = -(-count // parts), self._threads // parts + 1, deque(numbers)
+        parts = min(self._threads, max(count * self.assembler.size**2 * 3 // _PART_BYTES, 1))
+        step, most, waiting = max(-(-count // parts), 1), self._threads // parts + 1, deque(groups)
         share_freed_memory()
         with ThreadPoolExecutor(self._threads, thread_name_prefix="assemble") as pool:
-            ahead: deque[tuple[int, _Group, list[Future[None]]]] = deque()
+            ahead: deque[tuple[_Group, list[Future[None]]]] = deque()
             try:
                 while waiting or ahead:
                     while waiting and len(ahead) < most:
-                        number = waiting.popleft()
-                        group = _Group(self, [number])
+                        group = _Group(self, waiting.popleft())
                         slices = [slice(start, start + step) for start in range(0, count, step)]
-                        ahead.append((number, group, [pool.submit(group.fill, part) for part in slices]))
-                    number, group, futures = ahead.popleft()
+                        ahead.append((group, [pool.submit(group.fill, part) for part in slices]))
+                    group, futures = ahead.popleft()
                     with self._meter.timed("waiting"):
                         # The first error of any part.
                         _ = [future.result() for future in futures]
-                    self._forget_until(number)
+                    self._forget_until(group.numbers[-1])
                     batches = group.batches()
                     del group, futures
                     yield from self._counted(batches)
             finally:
-                for _, _, futures in ahead:
+                for _, futures in ahead:
                     for future in futures:
                         future.cancel()
                 if self._reader is not None:
@@ -214,7 +213,7 @@ class _Group:
     """Batches that are assembled together; whichever thread comes first begins them."""
 
     def __init__(self, epoch: EpochBatches, numbers: Sequence[int]) -> None:
-        self._epoch, self._numbers = epoch, numbers
+        self._epoch, self.numbers = epoch, numbers
         self._lock = threading.Lock()
 
     def fill(self, part: slice) -> None:
@@ -229,7 +228,7 @@ class _Group:
 
     @cached_property
     def _located(self) -> tuple[list[int], Indices, Indices]:
-        return self._epoch.located(self._numbers)
+        return self._epoch.located(self.numbers)
 
     @cached_property
     def _work(self) -> Work:

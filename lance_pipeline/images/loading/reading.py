@@ -28,13 +28,17 @@ class EncodedRows:
     def __init__(self, rows: Indices, images: list[pa.ChunkedArray]) -> None:
         self._rows = rows
         chunks = [chunk for column in images for chunk in column.chunks if len(chunk)]
-        self._starts = np.cumsum([0, *map(len, chunks)])
+        self._chunks = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
         # Values by their offsets: ``as_py`` takes a hundred times as long.
-        self._values = []
+        self._data, begins, ends = [], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
         for chunk in chunks:
             _, offsets, data = chunk.buffers()
             kind = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
-            self._values.append((np.frombuffer(offsets, kind)[chunk.offset :], memoryview(data)))
+            bounds = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1]
+            begins.append(bounds[:-1].astype(np.int64))
+            ends.append(bounds[1:].astype(np.int64))
+            self._data.append(memoryview(data))
+        self._begins, self._ends = np.concatenate(begins), np.concatenate(ends)
 
     def has(self, rows: Indices) -> Mask:
         """Which of these rows are among them."""
@@ -43,13 +47,8 @@ class EncodedRows:
     def take(self, rows: Indices) -> list[bytes]:
         """The bytes of some of the images."""
         positions = np.searchsorted(self._rows, rows)
-        numbers = np.searchsorted(self._starts, positions, side="right") - 1
-        places = positions - self._starts[numbers]
-        taken = []
-        for number, place in zip(numbers.tolist(), places.tolist(), strict=True):
-            offsets, data = self._values[number]
-            taken.append(bytes(data[offsets[place] : offsets[place + 1]]))
-        return taken
+        places = (of[positions].tolist() for of in (self._chunks, self._begins, self._ends))
+        return [bytes(self._data[chunk][begin:end]) for chunk, begin, end in zip(*places, strict=True)]
 
 
 class WindowReader:

@@ -1,5 +1,6 @@
 """The dataset that loaders are tested on."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,14 @@ from PIL import Image
 from lance_pipeline.images import LanceSplit, ingest_split
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
 from lance_pipeline_tests.images.loading.loaders import COUNTS, ROWS
+
+
+@pytest.fixture(scope="package", autouse=True)
+def few_rows_together() -> Iterator[None]:
+    """The few rows of a test are made in as many groups as the many of others."""
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr("lance_pipeline.images.loading.epoch._GROUP_ROWS", 16)
+        yield
 
 
 @pytest.fixture(scope="package")

@@ -60,6 +60,8 @@ def test_what_was_filled_before_a_kill_is_used(uri, tmp_path):
     script = f"""
 import os, signal
 from lance_pipeline.images import CachePlace, ImageLoader
+from lance_pipeline.images.loading import epoch
+epoch._GROUP_ROWS = 8
 loader = ImageLoader({uri!r}, batch_size=8, image_size=16, training=True, cache=CachePlace({str(tmp_path)!r}))
 for number, batch in enumerate(loader):
     if number == 3:

@@ -18,7 +18,6 @@ from torch.utils.data import DataLoader
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import Augment, CachePlace, ImageDataset, LanceSplit
 from lance_pipeline.images.loading.epoch import Share
-from lance_pipeline.images.loading.views import Shrunk, Square
 from lance_pipeline_tests.image_folders import class_image
 from lance_pipeline_tests.images.loading.loaders import NORMALIZE, ROWS, assert_same, batches, make
 from lance_pipeline_tests.images.small_splits import small_split
@@ -76,13 +75,13 @@ def test_groups_of_batches_and_batches_ahead_are_the_same(uri, tmp_path, image_s
 
 @pytest.mark.parametrize(
     ("size", "batch_size", "together"),
-    [(32, 64, 8), (32, 512, 1), (32, 1000, 1), (224, 2, 13), (224, 16, 1), (224, 64, 0)],
+    [(32, 64, 8), (32, 512, 1), (32, 1000, 1), (224, 2, 13), (224, 16, 1), (224, 64, 1)],
 )
-def test_so_many_batches_are_copied_at_once(size, batch_size, together):
+def test_so_many_batches_are_made_together(size, batch_size, together, monkeypatch):
+    monkeypatch.setattr("lance_pipeline.images.loading.epoch._GROUP_ROWS", 512)
     share = Share(batch_size, 0, 1)
-    assert share.at_once(size, Square(size, "crop")) == together
-    assert together * share.nbytes(size) <= 4 << 20
-    assert share.at_once(size, Shrunk(256)) == share.at_once(size, None) == 0
+    assert share.together(size) == together
+    assert together == 1 or together * share.nbytes(size) <= 4 << 20
 
 
 def test_what_nobody_has_read_is_not_given_out(uri, tmp_path):
