@@ -23,6 +23,8 @@ _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
 _LOW, _HIGH = np.log(_RATIO).tolist()
 _FLIP, _SHIFT, _CROP = 0, 1, 3
+# Images of so many pixels are mirrored one by one: copying them takes longer than a call.
+_LARGE = 64 * 64
 # An odd number of many bits keeps the streams apart.
 _STREAM = 0xD1342543DE82EF95
 
@@ -122,8 +124,11 @@ def crop_box(draw: Floats, height: int, width: int, area: tuple[float, float]) -
 def flip_pixels(images: Pixels, chosen: Mask) -> None:
     """Mirror the chosen images of a batch (n, h, w, 3), in place."""
     which = np.flatnonzero(chosen)
-    if len(which):
-        _, height, width, channels = images.shape
+    _, height, width, channels = images.shape
+    if height * width >= _LARGE:
+        for number in which.tolist():
+            cv2.flip(images[number], 1, images[number])
+    elif len(which):
         # On top of each other they are one image, mirrored by one call.
         tower = images[which].reshape(len(which) * height, width, channels)
         images[which] = np.asarray(cv2.flip(tower, 1)).reshape(len(which), height, width, channels)

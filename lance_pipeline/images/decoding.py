@@ -17,6 +17,7 @@ from PIL import Image, UnidentifiedImageError
 
 from lance_pipeline.images.headers import BROKEN, ORIENTATION, PlainHeader, plain_jpeg, plain_png
 from lance_pipeline.images.rejection import UndecodableImageError
+from lance_pipeline.images.scratch import Scratch
 
 # A 16-bit RGB image of this size takes about 1 GB; larger ones are refused from the header.
 MAX_PIXELS = 178_956_970
@@ -41,10 +42,15 @@ _SIGNATURES = (
 
 # libjpeg leaves out frequencies to decode at these fractions of the size; others are slower than the whole.
 _SCALES = (8, 4, 2)
+# Rows below those that are needed: of colours at half the resolution the last ones are interpolated with the next.
+_MARGIN = 4
+# libjpeg's warning of data after the last row.
+_TOO_MUCH = "extraneous bytes before marker"
 
 # The threads of an ingest or a loader are the parallelism; OpenCV's own would get in their way.
 cv2.setNumThreads(1)
 Image.init()
+_scratch = Scratch()
 _KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
 
 
@@ -84,13 +90,47 @@ def decode_scaled(data: bytes, header: PlainHeader, least_height: float, least_w
     Raises:
         UndecodableImageError: as :func:`decode_image`.
     """
+    pixels = _decode_jpeg(data, header, _scale(header, least_height, least_width))
+    return _decode_by_pillow(data).pixels if pixels is None else pixels
+
+
+class Top(NamedTuple):
+    """The upper part of an image at a fraction of its size.
+
+    Attributes:
+        pixels: uint8 RGB (rows, width, 3), in memory that the thread's next top is decoded to.
+        height: of the whole image at that fraction, in pixels.
+        width: likewise.
+    """
+
+    pixels: NDArray[np.uint8]
+    height: int
+    width: int
+
+
+def decode_top(data: bytes, header: PlainHeader, least_height: float, least_width: float, bottom: int) -> Top:
+    """As :func:`decode_scaled`, but only the rows of the image above ``bottom``; what is below need not be sound.
+
+    Raises:
+        UndecodableImageError: as :func:`decode_image`.
+    """
+    _check_size(header.width, header.height)
+    scale = _scale(header, least_height, least_width)
+    rows = min(bottom + _MARGIN * scale, header.height) if header.height_at else header.height
+    pixels = _scratch.array(-(-rows // scale), -(-header.width // scale), 3)
+    if not _decode_rows(data, header, rows, pixels):
+        pixels = _decode_by_pillow(data).pixels
+        return Top(pixels, *pixels.shape[:2])
+    return Top(pixels, -(-header.height // scale), pixels.shape[1])
+
+
+def _scale(header: PlainHeader, least_height: float, least_width: float) -> int:
     enough = (
         scale
         for scale in _SCALES
         if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width
     )
-    pixels = _decode_jpeg(data, header, next(enough, 1))
-    return _decode_by_pillow(data).pixels if pixels is None else pixels
+    return next(enough, 1)
 
 
 def decode_rgb(data: bytes) -> Image.Image:
@@ -110,6 +150,22 @@ def _decode_jpeg(data: bytes, header: PlainHeader, scale: int = 1) -> NDArray[np
     except ValueError:
         # It is strict about whatever libjpeg warns of: Pillow tells the harmless from the broken.
         return None
+
+
+def _decode_rows(data: bytes, header: PlainHeader, rows: int, pixels: NDArray[np.uint8]) -> bool:
+    """Fill ``pixels`` with so many rows, at the scale that gives them its size; False where Pillow is to judge."""
+    source = data
+    if rows < header.height:
+        # Told that the image has no others, libjpeg stops there: in a baseline JPEG they come one after the other.
+        source = bytearray(data)
+        source[header.height_at : header.height_at + 2] = rows.to_bytes(2, "big")
+    height, width, _ = pixels.shape
+    try:
+        simplejpeg.decode_jpeg(source, "RGB", min_height=height, min_width=width, buffer=pixels)
+    except ValueError as error:
+        # It tells of the first warning: nothing is wrong with the rows before those that are too many.
+        return rows < header.height and _TOO_MUCH in str(error)
+    return True
 
 
 def _decode_png(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:

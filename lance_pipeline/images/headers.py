@@ -36,10 +36,17 @@ BROKEN = (
 
 
 class PlainHeader(NamedTuple):
-    """The size of a plain image in pixels."""
+    """What is known of a plain image before it is decoded.
+
+    Attributes:
+        width: in pixels.
+        height: in pixels.
+        height_at: where the two bytes of the height are, in a JPEG whose rows come one after the other; 0 in others.
+    """
 
     width: int
     height: int
+    height_at: int = 0
 
 
 def plain_png(data: bytes) -> PlainHeader | None:
@@ -88,18 +95,20 @@ def plain_jpeg(data: bytes) -> PlainHeader | None:
     """
     if not data.startswith(b"\xff\xd8\xff"):
         return None
-    header, position = None, 2
+    header, components, position = None, 0, 2
     while position + 4 <= len(data) and data[position] == 0xFF:
         marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == _SCAN:
-            return header
+            whole = header is not None and data[position + 4 : position + 5] == bytes([components])
+            return header if whole or header is None else header._replace(height_at=0)
         if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
             segment = data[position + 4 : position + 10]
             if len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
                 return None
-            header = PlainHeader(int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big"))
-            if 0 in header:
+            width, height = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
+            if not width or not height:
                 return None
+            header, components = PlainHeader(width, height, 0 if marker == _PROGRESSIVE else position + 5), segment[5]
         elif marker in (_APP1, _APP2, _ADOBE) and not _harmless(marker, data[position + 4 : position + 2 + size]):
             return None
         position += 2 + size

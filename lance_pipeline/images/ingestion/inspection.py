@@ -1,7 +1,6 @@
 """What is measured of each image when it is ingested: its pixels are seen once, and never again."""
 
 import hashlib
-import threading
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -14,16 +13,16 @@ from numpy.typing import NDArray
 from lance_pipeline.images.channels import IntTriple
 from lance_pipeline.images.decoding import DecodedImage, decode_image
 from lance_pipeline.images.rejection import UndecodableImageError
+from lance_pipeline.images.scratch import Scratch
 
 Pixels = NDArray[np.uint8]
+_scratch = Scratch()
 # dHash compares neighbours in rows of 9 grey values; 8 rows make 64 bits.
 _HASH_WIDTH, _HASH_HEIGHT = 9, 8
 # Larger images are sampled down to this before they are averaged: eight times the hash's grid.
 _SAMPLED = (8 * _HASH_WIDTH, 8 * _HASH_HEIGHT)
 # Images up to so many pixels are measured in stacks: the calls would cost more than the work.
 _SMALL = _SAMPLED[0] * _SAMPLED[1]
-# Scratch memory that a thread keeps: enough for a photograph, as fresh memory costs as much as the work on it.
-_KEPT_BYTES = 64 << 20
 
 
 class Measured(NamedTuple):
@@ -85,7 +84,7 @@ def measure_image(pixels: Pixels) -> Measured:
     far more than MAX_PIXELS pixels can reach.
     """
     height, width, _ = pixels.shape
-    planes = _scratch.planes(height, width)
+    planes = list(_scratch.array(3, height, width))
     cv2.split(pixels, planes)
     r, g, b = (round(cv2.norm(plane, cv2.NORM_L1)) for plane in planes)
     rr, gg, bb = (round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes)
@@ -139,25 +138,3 @@ def perceptual_hashes(grids: Iterable[bytes]) -> NDArray[np.uint64]:
     values = np.frombuffer(b"".join(grids), np.uint8).reshape(-1, _HASH_HEIGHT, _HASH_WIDTH)
     bits = values[:, :, 1:] > values[:, :, :-1]
     return np.packbits(bits.reshape(len(values), 64), axis=1).view(">u8").astype(np.uint64).reshape(-1)
-
-
-class _Scratch(threading.local):
-    """Memory that each thread uses again and again for the channels of the image it is at."""
-
-    def __init__(self) -> None:
-        self._buffer = np.empty(0, np.uint8)
-        self._planes: list[Pixels] = [np.empty((0, 0), np.uint8)]
-
-    def planes(self, height: int, width: int) -> list[Pixels]:
-        """Three uint8 arrays of that height and width."""
-        size = 3 * height * width
-        if size > _KEPT_BYTES:
-            return list(np.empty((3, height, width), np.uint8))
-        if self._planes[0].shape != (height, width):
-            if self._buffer.size < size:
-                self._buffer = np.empty(size, np.uint8)
-            self._planes = list(self._buffer[:size].reshape(3, height, width))
-        return self._planes
-
-
-_scratch = _Scratch()

@@ -184,7 +184,10 @@ class Assembler:
         for place, row, data in zip(places.tolist(), work.rows[places].tolist(), images, strict=True):
             try:
                 view = self._seen(row, data)
-                pixels[place - start] = random_crop(view, work.draws.crop[place], crop, self.size) if crop else view
+                if crop:
+                    random_crop(view, work.draws.crop[place], crop, self.size, pixels[place - start])
+                else:
+                    pixels[place - start] = view
             except UndecodableImageError as error:
                 self._on_bad(row, error)
                 work.good[place] = False

@@ -13,8 +13,10 @@ from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.object_store import is_remote
 from lance_pipeline.images.table import RowAddresses
 
-# A window is read in so many parts at once, and so many windows ahead: requests to an object store mostly wait.
-_LOCAL, _REMOTE = (2, 1), (16, 2)
+# A window is read in so many parts, so many of them at once, and so many windows ahead. Requests to an object store
+# mostly wait. Larger parts of files would each get memory that the system clears anew: reading takes four times as
+# long.
+_LOCAL, _REMOTE = (8, 2, 1), (16, 16, 2)
 
 
 class EncodedRows:
@@ -63,8 +65,8 @@ class WindowReader:
     def __init__(self, dataset: lance.LanceDataset, rows_of: Callable[[int], Indices], meter: Meter) -> None:
         self._dataset, self._rows_of, self._meter = dataset, rows_of, meter
         self._addresses = RowAddresses(dataset)
-        self._parts, self._ahead = _REMOTE if is_remote(dataset.uri) else _LOCAL
-        self._parts_pool = ThreadPoolExecutor(self._parts, thread_name_prefix="read")
+        self._parts, threads, self._ahead = _REMOTE if is_remote(dataset.uri) else _LOCAL
+        self._parts_pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._windows_pool = ThreadPoolExecutor(self._ahead + 1, thread_name_prefix="windows")
         self._windows: dict[int, Future[EncodedRows]] = {}
         self._lock = threading.Lock()

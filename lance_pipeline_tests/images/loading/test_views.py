@@ -11,8 +11,8 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from lance_pipeline.images.augmentation import Augment, crop_box, key_of
-from lance_pipeline.images.decoding import decode_scaled
-from lance_pipeline.images.headers import PlainHeader
+from lance_pipeline.images.decoding import decode_scaled, decode_top
+from lance_pipeline.images.headers import PlainHeader, plain_jpeg
 from lance_pipeline.images.loading.views import Shrunk, random_crop
 from lance_pipeline.images.rejection import UndecodableImageError
 
@@ -69,6 +69,53 @@ def test_a_rotated_or_unusual_image_is_cropped_upright():
 def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(least, scale):
     pixels = decode_scaled(as_jpeg(photo(1200, 600)), PlainHeader(1200, 600), least, least)
     assert pixels.shape == (600 // scale, 1200 // scale, 3)
+
+
+def header_of(data: bytes) -> PlainHeader:
+    header = plain_jpeg(data)
+    assert header is not None
+    return header
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    size=st.tuples(st.integers(1, 300), st.integers(1, 300)),
+    bottom=st.integers(1, 300),
+    least=st.integers(1, 300),
+    options=st.fixed_dictionaries(
+        {"subsampling": st.sampled_from(["4:4:4", "4:2:2", "4:2:0"])},
+        optional={"progressive": st.just(True), "restart_marker_rows": st.integers(1, 3)},
+    ),
+    mode=st.sampled_from(["RGB", "L"]),
+)
+def test_the_top_of_a_jpeg_is_that_of_the_whole(size, bottom, least, options, mode):
+    data = as_jpeg(photo(*size).convert(mode), **options)
+    header, bottom = header_of(data), min(bottom, size[1])
+    whole = decode_scaled(data, header, least, least)
+    top = decode_top(data, header, least, least, bottom)
+    assert (top.height, top.width) == whole.shape[:2]
+    rows = -(-bottom * top.height // size[1])
+    assert np.array_equal(top.pixels[:rows], whole[:rows])
+
+
+def test_no_more_rows_are_decoded_than_are_needed():
+    data = as_jpeg(photo(600, 400))
+    assert decode_top(data, header_of(data), 400, 600, 100).pixels.shape == (104, 600, 3)
+    data = as_jpeg(photo(600, 400), progressive=True)
+    assert decode_top(data, header_of(data), 400, 600, 100).pixels.shape == (400, 600, 3)
+
+
+def test_a_jpeg_that_is_broken_where_it_is_needed_is_left_to_pillow():
+    data = as_jpeg(photo(600, 400))
+    cut = data[: data.index(b"\xff\xda") + 2000]
+    with pytest.raises(UndecodableImageError, match="truncated"):
+        decode_top(cut, header_of(cut), 400, 600, 200)
+    # With an end Pillow takes it, and so do we: as much of it as Pillow shows.
+    for taken in (cut + b"\xff\xd9", data[:-2] + b"\0" * 9 + data[-2:]):
+        for bottom in (200, 400):
+            rows = decode_top(taken, header_of(taken), 400, 600, bottom).pixels[:bottom]
+            expected = np.asarray(Image.open(io.BytesIO(taken)).convert("RGB"))[:bottom]
+            assert np.array_equal(rows, expected)
 
 
 @settings(max_examples=60, deadline=None)
