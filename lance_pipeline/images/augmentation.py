@@ -6,6 +6,7 @@ are there twice: on uint8 arrays, for the threads that assemble batches, and on 
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
@@ -18,6 +19,7 @@ from lance_pipeline.images.columns import Indices, Mask
 
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
+_CPU = torch.device("cpu")
 # torchvision's RandomResizedCrop tries as often, with these ratios of width to height.
 _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
@@ -160,10 +162,17 @@ def pad_cropped(images: torch.Tensor, padding: int, corners: torch.Tensor) -> to
 
 def normalized(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:
     """uint8 images (n, c, h, w) as float32, ``(image / 255 - mean) / std`` per channel."""
-    scale, shift = (factor.to(images.device)[:, None, None] for factor in normalizing_factors(mean, std))
+    scale, shift = (factor[:, None, None] for factor in normalizing_factors(mean, std, images.device))
     return torch.addcmul(shift, images.float(), scale)
 
 
-def normalizing_factors(mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and shift, float32 (c,), with ``(image / 255 - mean) / std = image * scale + shift``."""
-    return 1 / (255 * torch.tensor(std)), -torch.tensor(mean) / torch.tensor(std)
+@lru_cache(maxsize=8)
+def normalizing_factors(
+    mean: tuple[float, ...], std: tuple[float, ...], device: torch.device = _CPU
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Scale and shift, float32 (c,), with ``(image / 255 - mean) / std = image * scale + shift``; not to be changed.
+
+    They stay on the device: copying them for each batch would have it wait for the computation.
+    """
+    scale, shift = 1 / (255 * torch.tensor(std)), -torch.tensor(mean) / torch.tensor(std)
+    return scale.to(device), shift.to(device)

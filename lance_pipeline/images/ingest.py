@@ -20,7 +20,7 @@ from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.ingestion.stored import StoredSplit
 from lance_pipeline.images.ingestion.totals import Totals
-from lance_pipeline.images.listing import list_split_folders
+from lance_pipeline.images.listing import files_to_ingest, list_split_folders
 from lance_pipeline.images.locking import locked
 from lance_pipeline.images.object_store import join_uri
 from lance_pipeline.images.splitting import Assignment, OfFolder
@@ -83,7 +83,7 @@ class Source:
     Attributes:
         root: the dataset's folder, a path or an object-store URI.
         folder: the folder below ``root`` that the files' paths are relative to.
-        files: a table of ``scanning.LISTING_SCHEMA``.
+        files: a table with the columns of ``listing.files_to_ingest``.
         classes: the labels in the order of their class indices.
         assignment: the split of each file.
         seen_uri: the folder that remembers what was seen.
@@ -136,7 +136,7 @@ def ingest_split(
             dataset cannot be written. The previous version is intact then.
     """
     folder = split if folder is None else folder
-    listed: pa.Table = list_split_folders(root, {split: folder}).files if files is None else files
+    listed = files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
     labels = classes or sorted(listed["label"].unique().to_pylist())
     source = Source(root, folder, listed, labels, OfFolder(split), f"{uri.removesuffix('.lance')}_seen")
     return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads)[split]

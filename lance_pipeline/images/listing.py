@@ -16,6 +16,7 @@ from lance_pipeline.images.table import commit_table, find_table, open_table, re
 UNSPLIT = ""
 """The split of a file that is not assigned to one before its pixels are seen."""
 _EXAMPLES = 5
+_INGESTED = ["path", "label", "size", "mtime_ns"]
 
 
 @dataclass
@@ -129,12 +130,18 @@ def store_listing(listing: Listing, uri: str) -> tuple[int, str]:
 
 
 def files_of_split(uri: str, version: int, split: str) -> pa.Table:
-    """One split's files of a stored listing, as a table of LISTING_SCHEMA.
+    """One split's files of a stored listing, as :func:`files_to_ingest`.
 
     Raises:
         InputError: no such listing is at ``uri``.
     """
-    return open_table(uri, version).to_table(filter=f"split = '{split}'")
+    return files_to_ingest(open_table(uri, version).to_table(columns=_INGESTED, filter=f"split = '{split}'"))
+
+
+def files_to_ingest(files: pa.Table) -> pa.Table:
+    """Of a table of LISTING_SCHEMA what an ingest holds of each file until its end; labels as numbers."""
+    kept = files.select(_INGESTED)
+    return kept.set_column(_INGESTED.index("label"), "label", kept["label"].combine_chunks().dictionary_encode())
 
 
 def _classes_of(scan: FolderScan, path: str, ignored: list[str]) -> pa.Table:

@@ -1,7 +1,11 @@
 import hashlib
 import io
+import json
 import os
+import platform
 import shutil
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -172,6 +176,34 @@ def test_progress_ends_at_all_rows(root, target):
     calls = []
     ingest_split(root, "train", target, watch=Watch(progress=lambda done, total: calls.append((done, total))))
     assert calls[-1] == (11, 11)
+
+
+_MEMORY = """
+import json, resource, sys
+import psutil
+from lance_pipeline.images import ingest_split
+
+root, target = sys.argv[1:]
+held = []
+for folder in ("few", "many"):
+    ingest_split(root, "train", f"{target}/{folder}.lance", folder=folder, threads=4)
+    held.append(psutil.Process().memory_info().rss)
+print(json.dumps([*held, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+def test_the_memory_of_an_ingest_is_given_back(tmp_path):
+    for folder, size in (("few", 8), ("many", 2500)):
+        for label in ("cat", "dog"):
+            (tmp_path / folder / label).mkdir(parents=True)
+            for number in range(8):
+                image = Image.new("RGB", (size, size), (number, 0, 0))
+                image.save(tmp_path / folder / label / f"{number}.bmp")
+    command = [sys.executable, "-c", _MEMORY, str(tmp_path), str(tmp_path / "lance")]
+    before, after, peak = json.loads(subprocess.run(command, capture_output=True, check=True).stdout)
+    assert peak - before > 100e6
+    assert after - before < (peak - before) / 3
 
 
 def test_odd_names_survive_and_do_not_collide(root, target):
