@@ -11,6 +11,7 @@ import pyarrow as pa
 from lance_pipeline.errors import InputError
 from lance_pipeline.freed_memory import freed_memory_kept, give_back_freed_memory
 from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.images.ingestion.backlog import Backlog
 from lance_pipeline.images.ingestion.crew import outcomes
 from lance_pipeline.images.ingestion.examination import Job
 from lance_pipeline.images.ingestion.intake import Intake
@@ -83,16 +84,16 @@ class Source:
     Attributes:
         root: the dataset's folder, a path or an object-store URI.
         folder: the folder below ``root`` that the files' paths are relative to.
-        files: a table with the columns of ``listing.files_to_ingest``.
-        classes: the labels in the order of their class indices.
+        files: gives a table with the columns of ``listing.files_to_ingest``, which is not kept while they are read.
+        classes: the labels in the order of their class indices; None for those of the files.
         assignment: the split of each file.
         seen_uri: the folder that remembers what was seen.
     """
 
     root: str
     folder: str
-    files: pa.Table
-    classes: list[str]
+    files: Callable[[], pa.Table]
+    classes: list[str] | None
     assignment: Assignment
     seen_uri: str
 
@@ -136,9 +137,11 @@ def ingest_split(
             dataset cannot be written. The previous version is intact then.
     """
     folder = split if folder is None else folder
-    listed = files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
-    labels = classes or sorted(listed["label"].unique().to_pylist())
-    source = Source(root, folder, listed, labels, OfFolder(split), f"{uri.removesuffix('.lance')}_seen")
+
+    def listed() -> pa.Table:
+        return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
+
+    source = Source(root, folder, listed, classes, OfFolder(split), f"{uri.removesuffix('.lance')}_seen")
     return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads)[split]
 
 
@@ -180,13 +183,14 @@ def _ingest_once(
 ) -> dict[str, IngestReport]:
     seen = SeenFiles(source.seen_uri)
     stored = {split: StoredSplit(split, uri) for split, uri in uris.items()}
-    plan = make_plan(source.files, seen, stored, source.assignment)
-    if len(plan.todo) or not all(kept.all() for kept in plan.kept.values()):
-        seen.begin()
-    if len(plan.todo):
-        give_back_freed_memory()
-        with freed_memory_kept():
-            _work(source, stored, plan, seen, limits, watch, threads)
+    plan, backlog = make_plan(source.files(), seen, stored, source.assignment)
+    with backlog:
+        if backlog.files or not all(kept.all() for kept in plan.kept.values()):
+            seen.begin()
+        if backlog.files:
+            give_back_freed_memory()
+            with freed_memory_kept():
+                _work(source, stored, plan, backlog, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)
     reports = {split: _committed(source, stored[split], plan) for split in uris}
@@ -194,7 +198,7 @@ def _ingest_once(
         for uri in uris.values():
             remove_orphans(uri)
             remove_orphans(rejected_uri(uri))
-    seen.settle(uris.keys(), source.files["path"])
+    seen.settle(uris.keys(), len(plan.codes), lambda: source.files()["path"])
     return reports
 
 
@@ -202,27 +206,26 @@ def _work(
     source: Source,
     stored: dict[str, StoredSplit],
     plan: Plan,
+    backlog: Backlog,
     seen: SeenFiles,
     limits: Limits,
     watch: Watch,
     threads: int | None,
 ) -> None:
-    """Read what the plan says is to be read, and complete it."""
+    """Read the backlog, and complete the plan."""
     reader = FileReader(source.root, source.folder)
     job = Job(reader, source.assignment, frozenset(stored))
     intake = Intake(plan, stored, seen)
     done = 0
-    watch.progress(done, len(plan.todo))
+    watch.progress(done, backlog.files)
     try:
-        for positions, outcome in outcomes(
-            job, source.files, plan.todo, lambda files: plan.stored_digests(files, stored), threads
-        ):
+        for positions, outcome in outcomes(job, backlog, lambda files: plan.stored_digests(files, stored), threads):
             intake.take(positions, outcome)
-            if outcome.rejected and limits.exceeded(len(plan.rejected), len(source.files)):
+            if outcome.rejected and limits.exceeded(len(plan.rejected), len(plan.codes)):
                 intake.finish_step()
                 _check_limits(source, plan, limits, complete=False)
             done += len(positions)
-            watch.progress(done, len(plan.todo))
+            watch.progress(done, backlog.files)
         intake.finish_step()
     except BaseException:
         intake.abandon()
@@ -231,7 +234,7 @@ def _work(
 
 def _check_limits(source: Source, plan: Plan, limits: Limits, *, complete: bool) -> None:
     where = join_uri(source.root, source.folder)
-    limits.check(where, list(plan.rejected.values()), len(source.files), complete=complete)
+    limits.check(where, list(plan.rejected.values()), len(plan.codes), complete=complete)
 
 
 def _check_classes(source: Source, plan: Plan) -> None:
@@ -243,12 +246,12 @@ def _check_classes(source: Source, plan: Plan) -> None:
     splits = source.assignment.splits
     if len(splits) == 1:
         return
-    good = np.ones(len(source.files), dtype=bool)
+    good = np.ones(len(plan.codes), dtype=bool)
     good[list(plan.rejected)] = False
     empty = []
     for code, split in enumerate(splits):
-        there = set(source.files["label"].filter(pa.array(good & (plan.codes == code))).unique().to_pylist())
-        empty += [f"{label!r} in {split}" for label in source.classes if label not in there]
+        there = set(plan.labels.filter(pa.array(good & (plan.codes == code))).unique().to_pylist())
+        empty += [f"{label!r} in {split}" for label in _classes(source, plan) if label not in there]
     if empty:
         raise InputError(
             f"cutting {source.root} by fractions leaves classes without images: {', '.join(empty[:_EXAMPLES])}"
@@ -256,6 +259,11 @@ def _check_classes(source: Source, plan: Plan) -> None:
             "another `salt`, or make the splits by hand as folders.",
             empty,
         )
+
+
+def _classes(source: Source, plan: Plan) -> list[str]:
+    """The labels in the order of their class indices."""
+    return source.classes or sorted(plan.labels.unique().to_pylist())
 
 
 def _committed(source: Source, stored: StoredSplit, plan: Plan) -> IngestReport:
@@ -267,7 +275,7 @@ def _committed(source: Source, stored: StoredSplit, plan: Plan) -> IngestReport:
     written = [one for one in plan.written if one.split == stored.split]
     totals = reduce(Totals.plus, (one.totals for one in written), Totals())
     facts = {
-        "classes": source.classes,
+        "classes": _classes(source, plan),
         "quarantine": {"uri": quarantine, "version": version, "rows": len(rejected)},
     }
     kept = plan.kept[stored.split]

@@ -5,22 +5,21 @@ import sys
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import accumulate
 from queue import Empty, SimpleQueue
 from threading import Lock
 from types import TracebackType
 from typing import Self
 
-import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.ingestion.backlog import Backlog
 from lance_pipeline.images.ingestion.examination import FILES, Job, Outcome, examine
 from lance_pipeline.images.ingestion.worker import WorkerProcess
 from lance_pipeline.images.object_store import is_remote
 
 # What one thread takes at once: enough to keep the overhead small, few enough to hold.
-_TASK_FILES, _REMOTE_TASK_FILES = 1024, 64
+_TASK_FILES, _REMOTE_TASK_FILES = 256, 64
 _TASK_BYTES = 4 << 20
 # Enough tasks for each thread to have some even where there are few files.
 _TASKS_A_THREAD = 4
@@ -34,17 +33,15 @@ _PROCESS_MEAN_BYTES = 32 << 10
 
 def outcomes(
     job: Job,
-    files: pa.Table,
-    todo: Indices,
+    backlog: Backlog,
     stored_digests: Callable[[Indices], tuple[pa.Array, pa.Array]],
     threads: int | None = None,
 ) -> Iterator[tuple[Indices, Outcome]]:
-    """Examine the files at ``todo`` in that order, many at a time, with few of them in memory.
+    """Examine the files of the backlog in its order, many at a time, with few of them in memory.
 
     Args:
         job: what is the same for all files.
-        files: a table of LISTING_SCHEMA.
-        todo: positions in ``files``.
+        backlog: the files.
         stored_digests: gives for some positions the digests of bytes and pixels of the rows they may still equal.
         threads: how many at a time; by default one a core, and more where storage is remote.
 
@@ -57,22 +54,19 @@ def outcomes(
     remote = is_remote(job.reader.base)
     threads = threads or (_REMOTE_THREADS if remote else os.cpu_count() or 1)
     limit = _REMOTE_TASK_FILES if remote else _TASK_FILES
-    listed = files.select(FILES[:4])
-    if any(column.num_chunks > 1 for column in listed.columns):
-        # Or Arrow would join all pieces each time that a task picks its files.
-        listed = listed.combine_chunks()
+    most = min(max(backlog.files // (_TASKS_A_THREAD * threads), 1), limit)
 
-    def task(positions: Indices) -> Outcome:
-        chunk = listed.take(pa.array(positions))
-        columns = [*(column.combine_chunks() for column in chunk.columns), *stored_digests(positions)]
+    def task(files: pa.RecordBatch, positions: Indices) -> Outcome:
+        columns = [*files.select(FILES[:4]).columns, *stored_digests(positions)]
         return crew.examine(pa.record_batch(columns, names=FILES))
 
-    helpers = threads - 1 if _mostly_python(job, files, todo) else 0
+    helpers = threads - 1 if _mostly_python(job, backlog) else 0
     with _Crew(job, helpers) as crew, ThreadPoolExecutor(threads, thread_name_prefix="examine") as pool:
         ahead: deque[tuple[Indices, Future[Outcome]]] = deque()
         try:
-            for positions in _tasks(files, todo, threads, limit):
-                ahead.append((positions, pool.submit(task, positions)))
+            for files in backlog.stretches(most, _TASK_BYTES):
+                positions = files["position"].to_numpy()
+                ahead.append((positions, pool.submit(task, files, positions)))
                 if len(ahead) > 2 * threads:
                     done, future = ahead.popleft()
                     yield done, future.result()
@@ -121,20 +115,8 @@ class _Crew:
                 self._idle.put(worker.welcome())
 
 
-def _mostly_python(job: Job, files: pa.Table, todo: Indices) -> bool:
+def _mostly_python(job: Job, backlog: Backlog) -> bool:
     """Whether processes pay."""
-    if len(todo) < _PROCESS_FILES or is_remote(job.reader.base) or not sys.executable:
+    if backlog.files < _PROCESS_FILES or is_remote(job.reader.base) or not sys.executable:
         return False
-    return float(files["size"].to_numpy()[todo].mean()) <= _PROCESS_MEAN_BYTES
-
-
-def _tasks(files: pa.Table, todo: Indices, threads: int, limit: int) -> Iterator[Indices]:
-    """The positions in stretches of few enough files and, one file at least, bytes."""
-    sizes = files["size"].to_numpy()
-    most = int(np.clip(len(todo) // (_TASKS_A_THREAD * threads), 1, limit))
-    start = 0
-    while start < len(todo):
-        total = accumulate(sizes[todo[start : start + most]].tolist())
-        count = max(sum(1 for size in total if size <= _TASK_BYTES), 1)
-        yield todo[start : start + count]
-        start += count
+    return backlog.nbytes / backlog.files <= _PROCESS_MEAN_BYTES

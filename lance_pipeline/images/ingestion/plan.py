@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from lance_pipeline.images.columns import Indices, Mask, equal, first_valid, order_of_path_hash, positions
 from lance_pipeline.images.decoding import DECODERS
+from lance_pipeline.images.ingestion.backlog import Backlog
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.ingestion.stored import StoredSplit
 from lance_pipeline.images.ingestion.writing import Written
@@ -21,25 +22,25 @@ _KNOWN = ["sha256", "pixel_digest", "reason", "detail", "decoders"]
 
 @dataclass
 class Plan:
-    """What is known of the files, and which are left to read.
+    """What is known of the files.
 
     Attributes:
         splits: all there are; a split's code is its position here.
+        labels: of each file.
         codes: for each file its split's code; ``UNKNOWN`` until it is read.
         kept: for each split which of its stored rows stay; reading may yet add to it.
         at, at_code: for each file the position of the stored row whose bytes it may still hold, and
             the code of that row's split; -1 if none.
-        todo: the files to read, as positions in the listing, in the order of a hash of the path.
         rejected: files known to be bad, by their position in the listing.
         written: what an interrupted ingest wrote and the coming commit can use.
     """
 
     splits: tuple[str, ...]
+    labels: pa.ChunkedArray
     codes: NDArray[np.int8]
     kept: dict[str, Mask]
     at: Indices
     at_code: NDArray[np.int8]
-    todo: Indices = field(default_factory=lambda: np.empty(0, np.int64))
     rejected: dict[int, Rejected] = field(default_factory=dict)
     written: list[Written] = field(default_factory=list)
 
@@ -61,14 +62,19 @@ class Plan:
         return digests[0], digests[1]
 
 
-def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], assignment: Assignment) -> Plan:
+def make_plan(
+    files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], assignment: Assignment
+) -> tuple[Plan, Backlog]:
     """Compare what is listed with what was seen and what is stored, column by column.
 
     Args:
-        files: a table of LISTING_SCHEMA.
+        files: a table with the columns of ``listing.files_to_ingest``.
         seen: what was seen earlier; it is read here.
         stored: the splits that are wanted.
         assignment: the split of each file.
+
+    Returns:
+        What is known, and the files that are left to read, in the order of a hash of their path.
     """
     rows = seen.load()
     where = _unchanged(files, rows)
@@ -76,6 +82,7 @@ def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], 
     known = rows.select(_KNOWN).take(pa.array(where[old])).combine_chunks()
     plan = Plan(
         splits=assignment.splits,
+        labels=files["label"],
         codes=np.full(len(files), UNKNOWN, np.int8),
         kept={},
         at=np.full(len(files), _NOWHERE, np.int64),
@@ -103,8 +110,7 @@ def make_plan(files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], 
         plan.at[right], plan.at_code[right] = at[right], code
     _resume(plan, seen, rows["written"], where, done, stored)
     order = order_of_path_hash(files["path"].filter(pa.array(~done)))
-    plan.todo = np.flatnonzero(~done)[order]
-    return plan
+    return plan, Backlog(files, np.flatnonzero(~done)[order])
 
 
 def _unchanged(files: pa.Table, rows: pa.Table) -> Indices:

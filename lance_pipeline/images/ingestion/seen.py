@@ -6,7 +6,7 @@ it can be found out again from the images; it may be deleted at any time.
 """
 
 import json
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -78,7 +78,7 @@ class SeenFiles:
         last = max((int(step.name[len(_STEP) : -len(_SUFFIX)]) for step in self.steps), default=0)
         self._save(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, written)
 
-    def settle(self, splits: Collection[str], current: pa.ChunkedArray) -> None:
+    def settle(self, splits: Collection[str], files: int, paths: Callable[[], pa.ChunkedArray]) -> None:
         """Note that these splits are committed and that nothing of theirs is left behind.
 
         What an interrupted ingest wrote for other splits goes on waiting. Old rows go when they are
@@ -86,7 +86,8 @@ class SeenFiles:
 
         Args:
             splits: the splits that the ingest was for.
-            current: the paths of all files that there are.
+            files: how many there are.
+            paths: gives the paths of all of them.
         """
         for step in self.steps:
             waiting = [one for one in step.written if one["split"] not in splits]
@@ -98,9 +99,9 @@ class SeenFiles:
             for name in [name for name in self._names() if name.endswith(TEMPORARY)]:
                 self._delete(name)
         self._delete(_STARTED)
-        files = sum(step.files for step in self.steps)
-        if len(self.steps) > _MOST_FILES or files > 2 * len(current) + _MOST_FILES:
-            self._tidy(current)
+        remembered = sum(step.files for step in self.steps)
+        if len(self.steps) > _MOST_FILES or remembered > 2 * files + _MOST_FILES:
+            self._tidy(paths())
 
     def _tidy(self, current: pa.ChunkedArray) -> None:
         rows = self.load()

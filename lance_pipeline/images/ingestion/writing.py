@@ -12,10 +12,6 @@ from lance_pipeline.images.ingestion.totals import Totals
 from lance_pipeline.images.object_store import join_uri
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 
-# A batch ends at whichever comes first: enough rows to write fast, or enough bytes to hold.
-_BATCH_ROWS = 1024
-_BATCH_BYTES = 16 << 20
-
 
 class Written(NamedTuple):
     """Data files that wait to be committed to a split, and what their rows add up to."""

@@ -1,6 +1,7 @@
 """The splits as Lance datasets: three assets that one step makes."""
 
 from collections.abc import Iterator
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -125,7 +126,7 @@ def _sources(
         source = Source(
             root=raw.root,
             folder=raw.folders[folder_of],
-            files=files_of_split(raw.listing.uri, raw.listing.version, folder_of),
+            files=partial(files_of_split, raw.listing.uri, raw.listing.version, folder_of),
             classes=raw.classes,
             assignment=assignment,
             seen_uri=store.folder_uri(f"{name}_seen"),

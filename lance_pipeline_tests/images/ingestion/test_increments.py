@@ -199,7 +199,9 @@ def ingest_fractions(
     root: str, place: Path, wanted: tuple[str, ...] = tuple(FRACTIONS), salt: str = "", watch: Watch = _WATCH
 ) -> dict[str, IngestReport]:
     listing = list_unsplit_folders(root)
-    source = Source(root, "", listing.files, listing.classes, ByFractions(FRACTIONS, salt), str(place / "pets_seen"))
+    source = Source(
+        root, "", lambda: listing.files, listing.classes, ByFractions(FRACTIONS, salt), str(place / "pets_seen")
+    )
     uris = {split: str(place / f"pets_{split}.lance") for split in wanted}
     return ingest(source, uris, limits=ANY_SHARE, watch=watch)
 
