@@ -1,5 +1,6 @@
 """Memory that each thread uses again and again: fresh memory costs as much as the work on it."""
 
+import math
 import threading
 
 import numpy as np
@@ -17,7 +18,7 @@ class Scratch(threading.local):
 
     def array(self, *shape: int) -> NDArray[np.uint8]:
         """A uint8 array with whatever values are there."""
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         if size > _KEPT_BYTES:
             return np.empty(shape, np.uint8)
         if self._buffer.size < size:
