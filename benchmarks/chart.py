@@ -10,6 +10,8 @@ from benchmarks.corpus import KINDS
 from benchmarks.results import AGAIN, PEERS, Results, Spread
 
 OURS, OTHERS, BOUND, _INK = "#4c78a8", "#c3c7cd", "#ffffff", "#555b63"
+# The greatest rate as a multiple of the least, from which a logarithmic scale is a long one.
+_LONG = 150
 # Reading alone is so fast that all other bars would be slivers beside it.
 _ABOVE = {"scratch": "ours (decodes all)"} | PEERS | {"decode": "decoding alone"}
 _BELOW = {name: title for name, title in AGAIN.items() if name != "list"}
@@ -63,11 +65,12 @@ def draw_bars(axes: Axes, bars: list[Bar], form: str, *, logarithmic: bool = Fal
     axes.invert_yaxis()
     if logarithmic:
         axes.set_xscale("log")
-        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        # Three labels for each factor of ten would run into each other on a longer scale.
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if reach < _LONG * least else (1,)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:
         axes.locator_params(axis="x", nbins=5)
     axes.set_xlim(left, reach * (4 if logarithmic else 1.2))
-    axes.xaxis.set_major_formatter("{x:,g}")
+    axes.xaxis.set_major_formatter("{x:,.12g}")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right", "left"]].set_visible(False)
