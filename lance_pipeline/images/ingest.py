@@ -198,7 +198,7 @@ def _ingest_once(
         for uri in uris.values():
             remove_orphans(uri)
             remove_orphans(rejected_uri(uri))
-    seen.settle(uris.keys(), len(plan.codes), lambda: source.files()["path"])
+    seen.settle(uris.keys())
     return reports
 
 

@@ -6,7 +6,7 @@ it can be found out again from the images; it may be deleted at any time.
 """
 
 import json
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -49,8 +49,8 @@ class SeenFiles:
         self.steps: list[Step] = []
         self.unfinished = False
 
-    def load(self) -> pa.Table:
-        """Read all steps, the newest first.
+    def load(self, current: pa.ChunkedArray | None = None) -> pa.Table:
+        """Read all steps, the newest first; with the paths of all files that there are, tidy up where they are many.
 
         Returns:
             What was seen, a table of SEEN_SCHEMA, step by step; the first row of a path is the valid one.
@@ -61,7 +61,8 @@ class SeenFiles:
         read = [(name, rows) for name in names if (rows := self._read(name)) is not None]
         self.steps = [Step(name, len(rows), _written_of(rows)) for name, rows in read]
         tables = [rows.replace_schema_metadata(None) for _, rows in read]
-        return pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
+        rows = pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
+        return rows if current is None else self._tidied(rows, current)
 
     def exist(self, files: list[str]) -> bool:
         """Whether all of these files are there."""
@@ -78,16 +79,13 @@ class SeenFiles:
         last = max((int(step.name[len(_STEP) : -len(_SUFFIX)]) for step in self.steps), default=0)
         self._save(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, written)
 
-    def settle(self, splits: Collection[str], files: int, paths: Callable[[], pa.ChunkedArray]) -> None:
+    def settle(self, splits: Collection[str]) -> None:
         """Note that these splits are committed and that nothing of theirs is left behind.
 
-        What an interrupted ingest wrote for other splits goes on waiting. Old rows go when they are
-        many.
+        What an interrupted ingest wrote for other splits goes on waiting.
 
         Args:
             splits: the splits that the ingest was for.
-            files: how many there are.
-            paths: gives the paths of all of them.
         """
         for step in self.steps:
             waiting = [one for one in step.written if one["split"] not in splits]
@@ -99,18 +97,19 @@ class SeenFiles:
             for name in [name for name in self._names() if name.endswith(TEMPORARY)]:
                 self._delete(name)
         self._delete(_STARTED)
-        remembered = sum(step.files for step in self.steps)
-        if len(self.steps) > _MOST_FILES or remembered > 2 * files + _MOST_FILES:
-            self._tidy(paths())
 
-    def _tidy(self, current: pa.ChunkedArray) -> None:
-        rows = self.load()
-        at = positions(current, rows["path"])
-        old = [step.name for step in self.steps]
-        self.append(rows.take(pa.array(at[at >= 0])), [])
+    def _tidied(self, rows: pa.Table, current: pa.ChunkedArray) -> pa.Table:
+        """What is remembered; as one step without what is outdated, where steps or rows are too many."""
+        few = len(self.steps) <= _MOST_FILES and len(rows) <= 2 * len(current) + _MOST_FILES
+        if few or any(step.written for step in self.steps):
+            return rows
+        at, old = positions(current, rows["path"]), [step.name for step in self.steps]
+        rows = rows.take(pa.array(at[at >= 0]))
+        self.append(rows, [])
         for name in old:
             self._delete(name)
         self.steps = self.steps[:1]
+        return rows
 
     def _save(self, name: str, rows: pa.Table, written: list[dict[str, Any]]) -> None:
         sink = pa.BufferOutputStream()

@@ -8,6 +8,7 @@ from typing import Any
 
 import lance
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import IngestReport, LanceSplit, ingest_split
 from lance_pipeline.images.ingest import Source, Watch, ingest
-from lance_pipeline.images.ingestion import crew, intake
+from lance_pipeline.images.ingestion import crew, intake, seen
 from lance_pipeline.images.ingestion.quarantine import Limits
 from lance_pipeline.images.listing import list_unsplit_folders
 from lance_pipeline.images.splitting import ByFractions
@@ -190,6 +191,28 @@ def test_an_outdated_dataset_is_written_anew(tmp_path, monkeypatch):
     second = ingest_split(root, "train", target)
     assert (second.version, second.added, second.rows) == (2, 6, 6)
     assert second.fingerprint == first.fingerprint
+
+
+def test_what_is_remembered_does_not_grow_with_each_ingest(tmp_path, monkeypatch):
+    monkeypatch.setattr(seen, "_MOST_FILES", 3)
+    folder, target, versions = Folder(tmp_path / "raw"), str(tmp_path / "train.lance"), []
+
+    def remembered() -> list[list[str]]:
+        steps = (tmp_path / "train_seen").glob("step-*")
+        return [pa.ipc.open_file(path).read_all()["path"].to_pylist() for path in steps]
+
+    for name in ("cat/a.png", "cat/b.png", "dog/c.png", "dog/gone.png"):
+        folder.write(name, content(1))
+    for number in range(10):
+        folder.write("cat/a.png", content(number))
+        if number == 5:
+            (folder.root / "train" / "dog" / "gone.png").unlink()
+        versions.append(ingest_split(str(folder.root), "train", target).version)
+        assert len(remembered()) <= 4
+    assert all("dog/gone.png" not in paths for paths in remembered())
+    calls = []
+    again = ingest_split(str(folder.root), "train", target, watch=Watch(progress=lambda *call: calls.append(call)))
+    assert (calls, again.version, again.rows) == ([], versions[-1], 3)
 
 
 FRACTIONS = {"train": 0.5, "val": 0.25, "test": 0.25}
