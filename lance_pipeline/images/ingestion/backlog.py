@@ -12,8 +12,8 @@ import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.ingestion.examination import FILES
 
-_COLUMNS = ["path", "label", "size", "mtime_ns"]
 _BATCH_FILES = 1 << 15
 # What is shorter stays in memory.
 _MEMORY_BYTES = 1 << 20
@@ -36,7 +36,7 @@ class Backlog:
 
     def __init__(self, files: pa.Table, todo: Indices) -> None:
         # Or Arrow would join all pieces each time that some are picked.
-        listed = files.select(_COLUMNS).combine_chunks()
+        listed = files.select(FILES[:4]).combine_chunks()
         self.files, self.nbytes = len(todo), int(listed["size"].to_numpy()[todo].sum())
         self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 -- closed on leaving
         try:

@@ -76,7 +76,7 @@ def make_plan(
     Returns:
         What is known, and the files that are left to read, in the order of a hash of their path.
     """
-    rows = seen.load(files["path"])
+    rows = seen.tidied(seen.load(), files["path"])
     where = _unchanged(files, rows)
     old = np.flatnonzero(where >= 0)
     known = rows.select(_KNOWN).take(pa.array(where[old])).combine_chunks()

@@ -49,8 +49,8 @@ class SeenFiles:
         self.steps: list[Step] = []
         self.unfinished = False
 
-    def load(self, current: pa.ChunkedArray | None = None) -> pa.Table:
-        """Read all steps, the newest first; with the paths of all files that there are, tidy up where they are many.
+    def load(self) -> pa.Table:
+        """Read all steps, the newest first.
 
         Returns:
             What was seen, a table of SEEN_SCHEMA, step by step; the first row of a path is the valid one.
@@ -61,8 +61,25 @@ class SeenFiles:
         read = [(name, rows) for name in names if (rows := self._read(name)) is not None]
         self.steps = [Step(name, len(rows), _written_of(rows)) for name, rows in read]
         tables = [rows.replace_schema_metadata(None) for _, rows in read]
-        rows = pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
-        return rows if current is None else self._tidied(rows, current)
+        return pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
+
+    def tidied(self, rows: pa.Table, current: pa.ChunkedArray) -> pa.Table:
+        """What was loaded; where steps or rows are too many, only what is of use, which then is one step.
+
+        Args:
+            rows: what ``load`` has given.
+            current: the paths of all files that there are.
+        """
+        few = len(self.steps) <= _MOST_FILES and len(rows) <= 2 * len(current) + _MOST_FILES
+        if few or any(step.written for step in self.steps):
+            return rows
+        at, old = positions(current, rows["path"]), [step.name for step in self.steps]
+        rows = rows.take(pa.array(at[at >= 0]))
+        self.append(rows, [])
+        for name in old:
+            self._delete(name)
+        self.steps = self.steps[:1]
+        return rows
 
     def exist(self, files: list[str]) -> bool:
         """Whether all of these files are there."""
@@ -97,19 +114,6 @@ class SeenFiles:
             for name in [name for name in self._names() if name.endswith(TEMPORARY)]:
                 self._delete(name)
         self._delete(_STARTED)
-
-    def _tidied(self, rows: pa.Table, current: pa.ChunkedArray) -> pa.Table:
-        """What is remembered; as one step without what is outdated, where steps or rows are too many."""
-        few = len(self.steps) <= _MOST_FILES and len(rows) <= 2 * len(current) + _MOST_FILES
-        if few or any(step.written for step in self.steps):
-            return rows
-        at, old = positions(current, rows["path"]), [step.name for step in self.steps]
-        rows = rows.take(pa.array(at[at >= 0]))
-        self.append(rows, [])
-        for name in old:
-            self._delete(name)
-        self.steps = self.steps[:1]
-        return rows
 
     def _save(self, name: str, rows: pa.Table, written: list[dict[str, Any]]) -> None:
         sink = pa.BufferOutputStream()
