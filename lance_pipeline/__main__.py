@@ -14,6 +14,13 @@ def main() -> int:
     summary.add_argument("dataset", help="the dataset's name, such as digits")
     reproduce = commands.add_parser("reproduce", help="train again from an MLflow run's record, and compare")
     reproduce.add_argument("run_id", help="the MLflow run of a finished training")
+    verify = commands.add_parser("verify", help="compare all stored rows with their digests, and repair them")
+    verify.add_argument("target", help="a dataset, such as digits, or the path or URI of one of its Lance datasets")
+    verify.add_argument(
+        "--repair",
+        action="store_true",
+        help="write damaged rows again from their image files or, given a path, restore them from older versions",
+    )
     ui = commands.add_parser("ui", help="serve the Dagster UI and the MLflow UI on loopback until Ctrl-C")
     ui.add_argument("--port", type=int, default=3000, help="of the Dagster UI (default: %(default)s)")
     ui.add_argument("--mlflow-port", type=int, default=5000, help="of the MLflow UI (default: %(default)s)")
@@ -29,6 +36,10 @@ def main() -> int:
             from lance_pipeline.orchestration.reproduction import reproduce as reproduced
 
             return 0 if reproduced(arguments.run_id) else 1
+        if arguments.command == "verify":
+            from lance_pipeline.orchestration.verify import verify as verified
+
+            return 0 if verified(arguments.target, repair=arguments.repair) else 1
         from lance_pipeline.orchestration.ui import serve
 
         return serve(arguments.port, arguments.mlflow_port, arguments.workspace)

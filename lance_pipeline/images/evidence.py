@@ -66,7 +66,7 @@ def _images(tiles: Iterable[_Tile], splits: Mapping[str, LanceSplit]) -> dict[_T
     images = {}
     for split in sorted({tile.split for tile in tiles}):
         wanted = [tile for tile in tiles if tile.split == split]
-        data = splits[split].dataset.take([tile.row for tile in wanted], columns=["image"])["image"]
+        data = splits[split].take([tile.row for tile in wanted], ["image"])["image"]
         images |= {tile: _thumbnail(value.as_py()) for tile, value in zip(wanted, data, strict=True)}
     return images
 

@@ -2,15 +2,17 @@
 
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import reduce
 
+import lance
 import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.freed_memory import freed_memory_kept, give_back_freed_memory
 from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.images.columns import positions
 from lance_pipeline.images.ingestion.backlog import Backlog
 from lance_pipeline.images.ingestion.crew import outcomes
 from lance_pipeline.images.ingestion.examination import Job
@@ -47,6 +49,8 @@ class IngestReport:
         fingerprint: of all (path, label, bytes), whatever their order.
         counts: images per label, in the order of the class indices.
         channels: exact sums over all pixels.
+        damaged: rows whose bytes on the disk were not those that were ingested; found with ``repair`` only.
+        lost: of these the paths that no file has now; "" where a path could not be read.
     """
 
     uri: str
@@ -62,6 +66,8 @@ class IngestReport:
     fingerprint: str
     counts: dict[str, int]
     channels: ChannelSums
+    damaged: int = 0
+    lost: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -112,6 +118,7 @@ def ingest_split(
     limits: Limits = _LIMITS,
     watch: Watch = _WATCH,
     threads: int | None = None,
+    repair: bool = False,
 ) -> IngestReport:
     """Bring the Lance dataset at ``uri`` in line with the images of one split.
 
@@ -131,6 +138,7 @@ def ingest_split(
         limits: how many files may be rejected.
         watch: who is told while it runs.
         threads: how many files are read and decoded at the same time.
+        repair: read all stored rows too, and write those that are damaged again, from their files.
 
     Raises:
         InputError: files are missing, too many are rejected (the message names them), or the
@@ -142,7 +150,7 @@ def ingest_split(
         return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
 
     source = Source(root, folder, listed, classes, OfFolder(split), f"{uri.removesuffix('.lance')}_seen")
-    return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads)[split]
+    return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads, repair=repair)[split]
 
 
 def ingest(
@@ -152,6 +160,7 @@ def ingest(
     limits: Limits = _LIMITS,
     watch: Watch = _WATCH,
     threads: int | None = None,
+    repair: bool = False,
 ) -> dict[str, IngestReport]:
     """Bring the Lance datasets of some splits in line with one source, in one pass over its files.
 
@@ -161,6 +170,7 @@ def ingest(
         limits: how many files may be rejected.
         watch: who is told while it runs.
         threads: how many files are read and decoded at the same time.
+        repair: as for :func:`ingest_split`.
 
     Raises:
         InputError: as :func:`ingest_split`, or a class would be empty in a split that is drawn.
@@ -168,7 +178,7 @@ def ingest(
     with locked([*uris.values(), source.seen_uri], watch.waiting):
         for _ in range(_ATTEMPTS):
             try:
-                return _ingest_once(source, uris, limits, watch, threads)
+                return _ingest_once(source, uris, limits, watch, threads, repair=repair)
             except ConflictError:
                 # Somebody on another host, or another tool, committed in between: look again.
                 continue
@@ -179,10 +189,10 @@ def ingest(
 
 
 def _ingest_once(
-    source: Source, uris: dict[str, str], limits: Limits, watch: Watch, threads: int | None
+    source: Source, uris: dict[str, str], limits: Limits, watch: Watch, threads: int | None, *, repair: bool
 ) -> dict[str, IngestReport]:
     seen = SeenFiles(source.seen_uri)
-    stored = {split: StoredSplit(split, uri) for split, uri in uris.items()}
+    stored = {split: StoredSplit(split, uri, repair=repair) for split, uri in uris.items()}
     plan, backlog = make_plan(source.files(), seen, stored, source.assignment)
     with backlog:
         if backlog.files or not all(kept.all() for kept in plan.kept.values()):
@@ -295,4 +305,17 @@ def _committed(source: Source, stored: StoredSplit, plan: Plan) -> IngestReport:
         fingerprint=facts["fingerprint"],
         counts=facts["counts"],
         channels=ChannelSums.model_validate(facts["channels"]),
+        damaged=len(stored.damaged),
+        lost=_lost(stored, dataset),
     )
+
+
+def _lost(stored: StoredSplit, dataset: lance.LanceDataset) -> list[str]:
+    """The paths of damaged rows that the new version does not have; "" for each whose path is unknown and missed."""
+    if not stored.damaged:
+        return []
+    paths = [row.path for row in stored.damaged if row.path]
+    there = dataset.to_table(columns=["path"])["path"]
+    lost = [path for path, at in zip(paths, positions(pa.array(paths, pa.string()), there), strict=True) if at < 0]
+    unknown = max(stored.facts["rows"] - dataset.count_rows() - len(lost), 0)
+    return lost + [""] * min(unknown, len(stored.damaged) - len(paths))

@@ -18,7 +18,7 @@ from lance_pipeline.images.loading.devices import Batch, Upload
 from lance_pipeline.images.loading.epoch import EpochBatches, Share, batch_buffers
 from lance_pipeline.images.loading.meter import LoaderStats, Meter
 from lance_pipeline.images.loading.order import Order
-from lance_pipeline.images.loading.rows import label_codes, paths_of, refuse_fork, undecodable
+from lance_pipeline.images.loading.rows import StoredImages, refuse_fork, row_facts, undecodable
 from lance_pipeline.images.loading.views import Fit, Shrunk, Square
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
@@ -70,6 +70,7 @@ class ImageLoader(IterableDataset[Batch]):
     Raises:
         InputError: no such dataset or version, or rows with labels outside of ``classes``; while iterating, an image
             that cannot be decoded, by its path.
+        DamagedError: (an InputError) here and while iterating, what is stored is not what was ingested.
         ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` not positive.
     """
 
@@ -99,7 +100,8 @@ class ImageLoader(IterableDataset[Batch]):
         self.split = LanceSplit(uri, version)
         self._settings = settings | {"version": self.split.version}
         self.classes = classes or self.split.classes
-        self._labels = label_codes(self.split, self.classes)
+        self._labels, digests = row_facts(self.split, self.classes)
+        self._stored = StoredImages(self.split, digests)
         # The files still hold rows that were deleted.
         stored = sum(fragment.physical_rows for fragment in self.split.dataset.get_fragments())
         self._mean_bytes = self.split.size_in_bytes() / max(stored, 1)
@@ -133,7 +135,7 @@ class ImageLoader(IterableDataset[Batch]):
     def batch_paths(self, number: int) -> list[str]:
         """The paths of the images in this process's part of a batch of the epoch, counted from 0."""
         _, rows, _ = self._epoch_batches().located([number])
-        return paths_of(self.split, rows.tolist())
+        return self.split.paths_of(rows.tolist())
 
     def set_epoch(self, epoch: int) -> None:
         """Iterate next over the given epoch, from its beginning."""
@@ -215,8 +217,7 @@ class ImageLoader(IterableDataset[Batch]):
             meter=self._meter,
         )
         order = Order.of(self.rows, self._mean_bytes, seeds if self._training else None)
-        dataset = self.split.dataset
-        return EpochBatches(dataset, order, self._share, assembler, self._cache, self._threads, self._meter)
+        return EpochBatches(self._stored, order, self._share, assembler, self._cache, self._threads, self._meter)
 
     def _opened_cache(self, place: CachePlace | None) -> tuple[PixelCache | None, str]:
         if place is None:

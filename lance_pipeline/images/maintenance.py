@@ -4,9 +4,11 @@ import re
 from datetime import timedelta
 from typing import NamedTuple
 
+from lance_pipeline.images.damage import verify_command
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.locking import locked
-from lance_pipeline.images.table import cannot_write, open_table
+from lance_pipeline.images.table import cannot_write, open_table, read_facts
+from lance_pipeline.images.verification import verify_rows
 
 # Lance accepts other names too, and then fails at each clean-up.
 _NOT_IN_A_TAG = re.compile("[^A-Za-z0-9._-]")
@@ -25,6 +27,8 @@ class Tidied(NamedTuple):
     data_files: int
     bytes_removed: int
     note: str = ""
+    damaged: int = 0
+    """Rows that are not what was ingested; then nothing was done."""
 
 
 def keep_version(uri: str, version: int, name: str) -> None:
@@ -51,7 +55,9 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied
     """Compact a dataset and remove old versions of it that no tag keeps.
 
     Compaction merges small data files and leaves out deleted rows; it makes a version of the same
-    content. Nothing is done while an ingest waits to be finished, for its files would be lost.
+    content. Nothing is done while an ingest waits to be finished, for its files would be lost. All rows
+    of a split are verified before: where some are damaged, nothing is done either, as an older version
+    may still have them intact.
 
     Args:
         uri: the dataset.
@@ -67,6 +73,9 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied
         if seen_uri is not None and _unfinished(seen_uri):
             note = "an ingest was interrupted: materialize it first"
             return Tidied(uri, before.version, versions, versions, files, files, 0, note)
+        if "digests" in read_facts(before) and not (found := verify_rows(before)).passed:
+            note = f"{found.note or 'rows are damaged'}: {verify_command(uri)}"
+            return Tidied(uri, before.version, versions, versions, files, files, 0, note, len(found.damaged))
         try:
             before.optimize.compact_files(materialize_deletions_threshold=_DELETED_SHARE)
             after = open_table(uri)

@@ -9,7 +9,7 @@ import torch
 from torch.utils.data import Dataset
 
 from lance_pipeline.images.loading.reading import EncodedRows
-from lance_pipeline.images.loading.rows import label_codes, refuse_fork, undecodable
+from lance_pipeline.images.loading.rows import StoredImages, refuse_fork, row_facts, undecodable
 from lance_pipeline.images.loading.views import Fit, Square
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
@@ -62,7 +62,8 @@ class ImageDataset(Dataset[Sample]):
             "transform": transform,
         }
         self.classes = classes or self.split.classes
-        self._labels = label_codes(self.split, self.classes).tolist()
+        labels, digests = row_facts(self.split, self.classes)
+        self._labels, self._stored = labels.tolist(), StoredImages(self.split, digests)
         self._view, self._transform = Square(image_size, fit), transform
         self._rows = RowAddresses(self.split.dataset)
         self._process = os.getpid()
@@ -83,6 +84,7 @@ class ImageDataset(Dataset[Sample]):
         wanted = np.array([row % len(self) for row in rows], np.int64)
         distinct = np.unique(wanted)
         encoded = EncodedRows(distinct, [self._rows.take(distinct, ["image"]).column(0)])
+        self._stored.require_intact(distinct, encoded.images())
         images = [self._image(row, data) for row, data in zip(wanted.tolist(), encoded.take(wanted), strict=True)]
         return [(image, self._labels[row]) for image, row in zip(images, wanted.tolist(), strict=True)]
 

@@ -25,7 +25,7 @@ def contact_sheet(split: LanceSplit, count: int = 24) -> bytes:
     """
     rows = len(split)
     numbers = [number * rows // min(count, rows) for number in range(min(count, rows))]
-    images = split.dataset.take(numbers, columns=["image"])["image"]
+    images = split.take(numbers, ["image"])["image"]
     step = _THUMBNAIL + _GAP
     sheet = Image.new("RGB", (_COLUMNS * step, math.ceil(len(numbers) / _COLUMNS) * step), _GAP_COLOUR)
     for position, data in enumerate(images):

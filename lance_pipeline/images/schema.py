@@ -4,6 +4,8 @@ from typing import Literal, get_args
 
 import pyarrow as pa
 
+from lance_pipeline.images.row_digests import IMAGE_DIGEST, ROW_DIGEST
+
 Reason = Literal[
     "empty", "not_an_image", "truncated", "corrupt", "unsupported", "too_large", "link", "unreadable", "not_a_file",
     "missing",
@@ -30,6 +32,8 @@ _SPLIT: list[tuple[str, pa.DataType, str]] = [
     ("mtime", pa.timestamp("ns", "UTC"), "The file's modification time when it was read"),
     ("channel_sum", _SUMS, "Sum over the pixels of red, green and blue, each 0 to 255"),
     ("channel_square_sum", _SUMS, "Sum of the squares of the same"),
+    (IMAGE_DIGEST, pa.uint64(), "XXH3-64 of the file's bytes, checked whenever the image is read"),
+    (ROW_DIGEST, pa.uint64(), "XXH3-64 of all other columns but the image"),
 ]
 _REJECTED: list[tuple[str, pa.DataType, str]] = [
     ("path", pa.string(), _PATH),

@@ -5,28 +5,43 @@ small JSON document of facts in the schema's metadata, committed together as one
 """
 
 import json
+import logging
 import os
-import re
 import secrets
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
+import xxhash
 from lance.commit import CommitConflictError
 from lance.fragment import DeletionFile, FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
-from lance_pipeline.errors import InputError
-from lance_pipeline.images.object_store import TEMPORARY, is_remote, join_uri, reach, storage_options, write_whole
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.images.damage import brief, is_unreadable, reading, unreadable, verify_command
+from lance_pipeline.images.object_store import (
+    CHECK_STORE,
+    TEMPORARY,
+    filesystem,
+    is_remote,
+    join_uri,
+    reach,
+    storage_options,
+    write_whole,
+)
 
-FACTS_KEY = b"lance_pipeline"
+_logger = logging.getLogger(__name__)
+FACTS_KEY, _DIGEST_KEY = b"lance_pipeline", b"lance_pipeline_xxh3"
 Facts = dict[str, Any]
 _ATTEMPTS = 5
 _FOREVER = timedelta(days=36500)
+_NOT_FOUND = pafs.FileType.NotFound
 _DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
 
 
@@ -38,12 +53,12 @@ def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch],
     """Write ``batches`` as the new version of the table at ``uri``, in one atomic commit.
 
     Memory holds a few batches at a time. Readers see the old version until the commit; of two
-    writers at once the later one's rows stay.
+    writers at once the later one's rows stay. A damaged table at ``uri`` is set aside.
 
     Raises:
         InputError: the table cannot be written.
     """
-    before = find_table(uri)
+    before = find_replaceable(uri)
     fragments = None
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -192,13 +207,30 @@ def remove_orphans(uri: str) -> None:
 
 
 def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
-    """The schema with these facts in its metadata."""
-    return schema.with_metadata({FACTS_KEY: json.dumps(facts).encode()})
+    """The schema with these facts in its metadata, and their digest, as a manifest has no checksum."""
+    raw = json.dumps(facts).encode()
+    return schema.with_metadata({FACTS_KEY: raw, _DIGEST_KEY: _digest(raw)})
 
 
 def read_facts(dataset: lance.LanceDataset) -> Facts:
-    """The facts of the dataset's version; empty when it was not written by this package."""
-    return json.loads((dataset.schema.metadata or {}).get(FACTS_KEY, b"{}"))
+    """The facts of the dataset's version; empty when it was not written by this package.
+
+    Raises:
+        DamagedError: they are not what was written.
+    """
+    metadata = dataset.schema.metadata or {}
+    raw = metadata.get(FACTS_KEY, b"{}")
+    # Tables of earlier releases have no digest.
+    if metadata.get(_DIGEST_KEY, _digest(raw)) != _digest(raw):
+        raise DamagedError(
+            f"the manifest of version {dataset.version} of {dataset.uri} is damaged: what it says of the rows is not "
+            f"what was written. To see how to repair it, run: {verify_command(dataset.uri)}"
+        )
+    return json.loads(raw)
+
+
+def _digest(raw: bytes) -> bytes:
+    return xxhash.xxh3_64_hexdigest(raw).encode()
 
 
 def find_table(uri: str) -> lance.LanceDataset | None:
@@ -206,16 +238,70 @@ def find_table(uri: str) -> lance.LanceDataset | None:
 
     Raises:
         InputError: the object store cannot be reached, or refuses.
+        DamagedError: the dataset cannot be read.
     """
     if not is_remote(uri) and not os.path.isdir(uri):
         return None
     try:
-        reach(uri)
-        return lance.dataset(uri, storage_options=storage_options(uri))
-    except (ValueError, OSError) as error:
-        if isinstance(error, ValueError) and "was not found" in str(error):
-            return None
-        raise cannot_open(uri, None, error) from error
+        return _opened(uri, None)
+    except TableNotFoundError:
+        return None
+
+
+def is_table(uri: str) -> bool:
+    """Whether there is a table, be it damaged.
+
+    Raises:
+        InputError: the object store cannot be reached, or refuses.
+    """
+    if is_remote(uri):
+        return find_table(uri) is not None
+    return any(os.path.isdir(os.path.join(uri, name)) for name in ("_versions", "data"))
+
+
+def find_replaceable(uri: str) -> lance.LanceDataset | None:
+    """As :func:`find_table`, for a table that its writer can make again: a damaged one is set aside.
+
+    Raises:
+        InputError: the table cannot be reached, or cannot be moved.
+    """
+    try:
+        found = find_table(uri)
+        if found is not None:
+            read_facts(found)
+        return found
+    except DamagedError as error:
+        _logger.warning("%s It is made again; what is left of it is now at %s.", error, set_aside(uri))
+        return None
+
+
+def set_aside(uri: str) -> str:
+    """Move a damaged table out of the way of a new one; returns where it is now, ``<uri>.damaged-<n>``.
+
+    The caller holds the lock of the table, if it has one. Nothing is deleted.
+
+    Raises:
+        InputError: it cannot be moved.
+    """
+    store, path = filesystem(uri)
+    place = free_place(uri)
+    try:
+        if is_remote(uri):
+            target = filesystem(place)[1]
+            pafs.copy_files(path, target, source_filesystem=store, destination_filesystem=store)
+            store.delete_dir(path)
+        else:
+            os.rename(path, place)
+    except OSError as error:
+        raise InputError(f"cannot move the damaged Lance dataset {uri} aside: {error}. Move or delete it.") from error
+    return place
+
+
+def free_place(uri: str) -> str:
+    """The first ``<uri>.damaged-<n>`` that is not there yet."""
+    places = (f"{uri}.damaged-{number}" for number in count(1))
+    store, _ = filesystem(uri)
+    return next(place for place in places if store.get_file_info(filesystem(place)[1]).type == _NOT_FOUND)
 
 
 def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
@@ -223,12 +309,35 @@ def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
 
     Raises:
         InputError: no dataset, or no such version, is there.
+        DamagedError: the dataset cannot be read.
     """
+    return _opened(uri, version)
+
+
+def _opened(uri: str, version: int | None) -> lance.LanceDataset:
     try:
         reach(uri)
-        return lance.dataset(uri, version=version, storage_options=storage_options(uri))
-    except (ValueError, OSError) as error:
-        raise cannot_open(uri, version, error) from error
+        dataset = lance.dataset(uri, version=version, storage_options=storage_options(uri))
+    except BaseException as error:
+        if not is_unreadable(error):
+            raise
+        if "not found" in str(error).lower() and isinstance(error, ValueError | FileNotFoundError):
+            raise TableNotFoundError(uri, version) from error
+        if is_remote(uri):
+            raise _unreachable(uri, error) from error
+        raise unreadable(uri, version, error) from error
+    if dataset.version < 1:
+        # What Lance makes of a manifest of zeros.
+        raise unreadable(uri, version, ValueError("its manifest is empty"))
+    return dataset
+
+
+class TableNotFoundError(InputError):
+    """There is no such dataset, or no such version of it."""
+
+    def __init__(self, uri: str, version: int | None) -> None:
+        which = "no Lance dataset" if version is None else f"no version {version} of a Lance dataset"
+        super().__init__(f"there is {which} at {uri}. Materialize the asset that writes it.")
 
 
 def make_parent(uri: str) -> None:
@@ -241,12 +350,10 @@ def make_parent(uri: str) -> None:
         os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
 
 
-def cannot_open(uri: str, version: int | None, error: Exception) -> InputError:
-    """What to say when a dataset cannot be opened."""
-    which = "" if version is None else f"version {version} of "
+def _unreachable(uri: str, error: BaseException) -> InputError:
     return InputError(
-        f"cannot open {which}the Lance dataset {uri}: {_brief(error)}. Materialize the asset that writes it again"
-        + ("; if the store refuses, check the AWS_… variables." if is_remote(uri) else ".")
+        f"cannot open the Lance dataset {uri}: {brief(error)}. {CHECK_STORE}. If the store is up, a file may be "
+        f"damaged; to see which, run: {verify_command(uri)}"
     )
 
 
@@ -258,12 +365,13 @@ def cannot_write(uri: str, error: Exception) -> InputError:
         else "Check that the disk has room and that the folder may be written; LANCE_PIPELINE_DATA moves all data "
         "elsewhere"
     )
-    return InputError(f"cannot write the Lance dataset {uri}: {_brief(error)}. {hint}. The previous version is intact.")
+    return InputError(f"cannot write the Lance dataset {uri}: {brief(error)}. {hint}. The previous version is intact.")
 
 
-def _brief(error: Exception) -> str:
-    """Lance's message without the places in its own source."""
-    return re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))
+def take_addresses(dataset: lance.LanceDataset, addresses: NDArray[np.uint64], columns: list[str]) -> pa.Table:
+    """Some columns of the rows at these addresses, in their order."""
+    # By address, which deletions leave as they are, there is no public way.
+    return dataset._take_rows(pa.array(addresses), columns=columns)  # noqa: SLF001
 
 
 class RowAddresses:
@@ -278,6 +386,10 @@ class RowAddresses:
 
     def __init__(self, dataset: lance.LanceDataset) -> None:
         self._dataset = dataset
+        with reading(dataset.uri, dataset.version):
+            self._find_rows(dataset)
+
+    def _find_rows(self, dataset: lance.LanceDataset) -> None:
         self._ids: NDArray[np.uint64] | None = None
         fragments = dataset.get_fragments()
         self._starts = np.cumsum([0, *(fragment.count_rows() for fragment in fragments)])
@@ -291,9 +403,13 @@ class RowAddresses:
                 self._left[place] = _row_ids(dataset, [fragment]) & np.uint64(0xFFFFFFFF)
 
     def take(self, rows: NDArray[np.int64], columns: list[str]) -> pa.Table:
-        """Some columns of these rows, in their order."""
-        # By position there is no public way that remembers what was deleted.
-        return self._dataset._take_rows(pa.array(self._addresses(rows)), columns=columns)  # noqa: SLF001
+        """Some columns of these rows, in their order.
+
+        Raises:
+            DamagedError: they cannot be read.
+        """
+        with reading(self._dataset.uri, self._dataset.version):
+            return take_addresses(self._dataset, self._addresses(rows), columns)
 
     def _addresses(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         if self._ids is not None:

@@ -89,7 +89,7 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
     from lance_pipeline.training.fit import fit_resnet34, training_identity
     from lance_pipeline.training.watch import Watch
 
-    train, val = (LanceSplit(one.uri, one.version) for one in (then.train, then.val))
+    train, val = (LanceSplit(**one.model_dump()) for one in (then.train, then.val))
     now = training_identity(train, val, then.recipe, then.image_size)
     _tell("data, recipe and code", differences(then.identity, now))
     where = {"device": then.device, "precision": then.precision}

@@ -102,7 +102,7 @@ def _save(path: Path, about: "Model", folder: Path, training: Training) -> None:
     from lance_pipeline.training.weights import load_model
 
     network, card = load_model(folder, training.sha256)
-    example = example_images(LanceSplit(training.val.uri, training.val.version), card)
+    example = example_images(LanceSplit(**training.val.model_dump()), card)
     images = TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))
     probabilities = TensorSpec(np.dtype(np.float32), (-1, len(card.classes)))
     about.metadata = {"classes": card.classes, "fit": card.fit}

@@ -9,6 +9,7 @@ import pyarrow as pa
 from PIL import Image
 
 from lance_pipeline.images import LanceSplit
+from lance_pipeline.images.row_digests import IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 from lance_pipeline.images.table import commit_table
 from lance_pipeline_tests.image_folders import encoded
@@ -19,7 +20,11 @@ Named = tuple[str, str, Image.Image]
 
 def small_split(folder: str | os.PathLike[str], name: str, images: Iterable[Named]) -> LanceSplit:
     """The images as ``<folder>/<name>.lance``, in the given order."""
-    table = pa.Table.from_pylist([_row(name, *image) for image in images], SPLIT_SCHEMA)
+    rows = pa.Table.from_pylist([_row(name, *image) for image in images], SPLIT_SCHEMA).combine_chunks()
+    digests = [pa.array(row_digests(batch)) for batch in rows.to_batches()]
+    table = rows.set_column(
+        rows.column_names.index(ROW_DIGEST), SPLIT_SCHEMA.field(ROW_DIGEST), pa.chunked_array(digests, pa.uint64())
+    )
     uri = os.path.join(folder, f"{name}.lance")
     commit_table(uri, SPLIT_SCHEMA, table.to_batches(), {})
     return LanceSplit(uri)
@@ -51,5 +56,7 @@ def _row(split: str, label: str, path: str, image: Image.Image) -> dict[str, obj
         "mtime": 0,
         "channel_sum": [0, 0, 0],
         "channel_square_sum": [0, 0, 0],
+        IMAGE_DIGEST: int(image_digests([data])[0]),
+        ROW_DIGEST: 0,
     }
     return values

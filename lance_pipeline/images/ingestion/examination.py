@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from lance_pipeline.images.decoding import DECODERS
 from lance_pipeline.images.ingestion.inspection import Inspected, bytes_digest, inspect_images
 from lance_pipeline.images.ingestion.reading import FileReader
-from lance_pipeline.images.ingestion.rows import Row, rows_to_batch, totals_of_rows
-from lance_pipeline.images.ingestion.totals import Totals
+from lance_pipeline.images.ingestion.rows import Row, rows_to_batch
+from lance_pipeline.images.ingestion.totals import Totals, totals_of
 from lance_pipeline.images.rejection import Rejected, RejectedFileError
 from lance_pipeline.images.schema import SEEN_SCHEMA
 from lance_pipeline.images.splitting import UNKNOWN, Assignment
@@ -97,10 +97,9 @@ def examine(job: Job, files: pa.RecordBatch) -> Outcome:
             codes[one.place] = job.assignment.code(one.sha256)
             rejected[one.place] = Rejected(one.path, one.label, one.size, reason, detail)
         seen.append((one.path, one.size, one.seen_mtime_ns, one.sha256, digest, reason, detail, decoders, written))
-    batches = {
-        split: (rows_to_batch(split, members), totals_of_rows(members)) for split, members in rows.items() if members
-    }
-    return Outcome(codes, rejected, _seen_batch(seen), batches)
+    batches = {split: rows_to_batch(split, members) for split, members in rows.items() if members}
+    totals = {split: (batch, totals_of(batch)) for split, batch in batches.items()}
+    return Outcome(codes, rejected, _seen_batch(seen), totals)
 
 
 def _read(job: Job, files: pa.RecordBatch) -> tuple[list[_Content], dict[int, Rejected]]:

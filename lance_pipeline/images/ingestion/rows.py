@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.images.ingestion.inspection import Inspected, perceptual_hashes
-from lance_pipeline.images.ingestion.totals import Totals, totals_of
 from lance_pipeline.images.names import unescape_name
+from lance_pipeline.images.row_digests import IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 
 
@@ -44,20 +44,14 @@ def rows_to_batch(split: str, rows: list[Row]) -> pa.RecordBatch:
         "mtime": np.array(times, dtype="datetime64[ns]"),
         "channel_sum": _triples(sums),
         "channel_square_sum": _triples(square_sums),
+        IMAGE_DIGEST: image_digests(data),
     }
-    arrays = [
-        columns[field.name] if isinstance(columns[field.name], pa.Array) else pa.array(columns[field.name], field.type)
-        for field in SPLIT_SCHEMA
-    ]
-    return pa.record_batch(arrays, schema=SPLIT_SCHEMA)
-
-
-def totals_of_rows(rows: list[Row]) -> Totals:
-    """What the rows add up to."""
-    paths, labels, _, _, _, digests, images = zip(*rows, strict=True)
-    pixels = (image.width * image.height for image in images)
-    sums, square_sums = ([image.measured[place] for image in images] for place in (2, 3))
-    return totals_of(paths, labels, digests, pixels, sums, square_sums)
+    arrays = {
+        name: values if isinstance(values, pa.Array) else pa.array(values, SPLIT_SCHEMA.field(name).type)
+        for name, values in columns.items()
+    }
+    arrays[ROW_DIGEST] = pa.array(row_digests(pa.RecordBatch.from_pydict(arrays)))
+    return pa.record_batch([arrays[name] for name in SPLIT_SCHEMA.names], schema=SPLIT_SCHEMA)
 
 
 def _filename(path: str) -> str:

@@ -1,5 +1,7 @@
 """What the Lance dataset of a split holds before an ingest, and the commit that changes it."""
 
+from collections.abc import Iterator
+
 import lance
 import numpy as np
 import pyarrow as pa
@@ -8,16 +10,22 @@ from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import positions
+from lance_pipeline.images.damage import damaged_set, reading
 from lance_pipeline.images.decoding import DECODERS
 from lance_pipeline.images.ingestion.totals import Totals, totals_of
+from lance_pipeline.images.recovery import recovered_table, set_aside_remains
+from lance_pipeline.images.row_digests import DESCRIBED, ROW_DIGEST, row_digests
 from lance_pipeline.images.schema import SPLIT_SCHEMA
-from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows
+from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows, take_addresses
+from lance_pipeline.images.verification import DamagedRow, verify_rows
 
 # Raised when the same files would make other rows than before: everything is then read again.
-INGEST_VERSION = "3"
+INGEST_VERSION = "4"
 
-_KNOWN = ["path", "sha256", "pixel_digest"]
-_MEASURED = ["path", "label", "sha256", "width", "height", "channel_sum", "channel_square_sum"]
+_KNOWN = pa.schema(
+    [*(SPLIT_SCHEMA.field(name) for name in ("path", "sha256", "pixel_digest")), pa.field("_rowaddr", pa.uint64())]
+)
+_TAKEN_ROWS = 1024
 
 
 class StoredSplit:
@@ -26,18 +34,23 @@ class StoredSplit:
     Args:
         split: the split.
         uri: its Lance dataset.
+        repair: whether to read all rows and to leave out those that are damaged, so that they are written again.
 
     Attributes:
         dataset: the version that this describes; None where rows are to be written from scratch.
         rows: the columns ``path``, ``sha256``, ``pixel_digest`` and ``_rowaddr`` of its rows.
+        damaged: the rows that were left out.
 
     Raises:
         InputError: the dataset cannot be opened, or is none of ours.
+        DamagedError: its rows cannot be read; never with ``repair``.
     """
 
-    def __init__(self, split: str, uri: str) -> None:
+    def __init__(self, split: str, uri: str, *, repair: bool = False) -> None:
         self.split, self.uri = split, uri
-        found = find_table(uri)
+        found = recovered_table(uri) if repair else find_table(uri)
+        if found is None:
+            set_aside_remains(uri)
         facts = {} if found is None else read_facts(found)
         if found is not None and "ingest_version" not in facts:
             raise InputError(
@@ -46,11 +59,18 @@ class StoredSplit:
         self._outdated = found
         self.dataset = found if facts.get("ingest_version") == INGEST_VERSION else None
         self.facts: Facts = {} if self.dataset is None else facts
-        if self.dataset is not None:
-            self.rows = self.dataset.to_table(columns=_KNOWN, with_row_address=True).combine_chunks()
+        self.damaged: list[DamagedRow] = []
+        self.rows = _KNOWN.empty_table()
+        if self.dataset is None:
+            return
+        if repair:
+            verification = verify_rows(self.dataset)
+            self.damaged = verification.damaged
+            self.rows = _taken(self.dataset, verification.intact)
         else:
-            empty = pa.schema([*(SPLIT_SCHEMA.field(name) for name in _KNOWN), pa.field("_rowaddr", pa.uint64())])
-            self.rows = empty.empty_table()
+            with reading(uri, self.dataset.version):
+                rows = self.dataset.to_table(columns=_KNOWN.names[:-1], with_row_address=True)
+            self.rows = rows.combine_chunks()
 
     @property
     def mode(self) -> str:
@@ -91,7 +111,7 @@ class StoredSplit:
             InputError: the dataset cannot be written.
         """
         classes: list[str] = facts["classes"]
-        now = self.totals().plus(self._totals(~kept), -1).plus(totals)
+        now = self._kept_totals(kept).plus(totals)
         decoders = set(self.facts.get("decoders", [])) | ({DECODERS} if added else set())
         facts |= {
             "split": self.split,
@@ -99,46 +119,83 @@ class StoredSplit:
             "counts": {label: now.counts.get(label, 0) for label in classes},
             "channels": now.channels.model_dump(mode="json"),
             "fingerprint": now.fingerprint,
+            "digests": now.digests.model_dump(mode="json"),
             "decoders": sorted(decoders),
             "ingest_version": INGEST_VERSION,
         }
         if self.dataset is None:
             return replace_rows(self.uri, self._outdated, SPLIT_SCHEMA, added, facts)
-        if kept.all() and not added and facts == self.facts:
+        if kept.all() and not added and not self.damaged and facts == self.facts:
             return self.dataset
         return change_rows(self.dataset, self._left(kept), added, facts)
 
     def totals(self) -> Totals:
-        """Of all rows, as the dataset's facts tell; counted again where another tool has added or removed rows."""
-        if self.facts.get("rows", 0) != len(self.rows):
-            return self._totals(np.ones(len(self.rows), dtype=bool))
-        if not self.facts:
-            return Totals()
-        return Totals(
-            counts=self.facts["counts"], channels=self.facts["channels"], fingerprint=self.facts["fingerprint"]
-        )
+        """Of ``rows``, counted one by one."""
+        return self._totals(np.ones(len(self.rows), dtype=bool))[0]
 
-    def _totals(self, gone: NDArray[np.bool_]) -> Totals:
-        """Of some of the rows, read a batch at a time in the order of ``rows``."""
-        if self.dataset is None or not gone.any():
+    def _kept_totals(self, kept: NDArray[np.bool_]) -> Totals:
+        """Of the rows of ``kept``: what the facts say less the others.
+
+        Counted row by row where another tool has added or removed rows, or where a row that leaves is damaged, as what
+        it says of itself was never added.
+
+        Raises:
+            DamagedError: a row that stays is damaged.
+        """
+        if self.dataset is None:
             return Totals()
+        if self.facts["rows"] == len(self.rows):
+            gone, intact = self._totals(~kept)
+            if intact:
+                return Totals.model_validate(self.facts).plus(gone, -1)
+        totals, intact = self._totals(kept)
+        if not intact:
+            raise damaged_set(self.uri, self.dataset.version, "rows are not what was ingested")
+        return totals
+
+    def _totals(self, wanted: NDArray[np.bool_]) -> tuple[Totals, bool]:
+        """Of some of the rows, read a batch at a time in the order of ``rows``; and whether they are intact."""
         totals, start = Totals(), 0
-        for batch in self.dataset.to_batches(columns=_MEASURED):
-            mask = gone[start : start + len(batch)]
+        for batch in self._batches([*DESCRIBED, ROW_DIGEST]) if wanted.any() else ():
+            mask = wanted[start : start + len(batch)]
             start += len(batch)
             if mask.any():
-                path, label, digest, width, height, *sums = (
-                    column.to_pylist() for column in batch.filter(pa.array(mask)).columns
-                )
-                pixels = (w * h for w, h in zip(width, height, strict=True))
-                totals = totals.plus(totals_of(path, label, digest, pixels, *sums))
-        return totals
+                rows = batch.filter(pa.array(mask))
+                if (row_digests(rows) != rows[ROW_DIGEST].to_numpy()).any():
+                    return totals, False
+                totals = totals.plus(totals_of(rows))
+        return totals, True
+
+    def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
+        """Some columns of the rows, in their order."""
+        if self.dataset is None:
+            return
+        with reading(self.uri, self.dataset.version):
+            if not self.damaged:
+                yield from self.dataset.to_batches(columns=columns)
+                return
+            # A scan would meet what cannot be read.
+            addresses = self.rows["_rowaddr"].to_numpy()
+            for start in range(0, len(addresses), _TAKEN_ROWS):
+                yield from take_addresses(self.dataset, addresses[start : start + _TAKEN_ROWS], columns).to_batches()
 
     def _left(self, kept: NDArray[np.bool_]) -> dict[int, NDArray[np.uint32]]:
         """For the id of each fragment that loses rows the physical offsets of those that it keeps.
 
         They are the two halves of a row's address.
         """
+        broken = {row.fragment for row in self.damaged}
         addresses = self.rows["_rowaddr"].to_numpy()
         fragments, offsets = addresses >> np.uint64(32), (addresses & np.uint64(0xFFFFFFFF)).astype(np.uint32)
-        return {int(number): offsets[kept & (fragments == number)] for number in np.unique(fragments[~kept])}
+        return {int(number): offsets[kept & (fragments == number)] for number in {*fragments[~kept].tolist(), *broken}}
+
+
+def _taken(dataset: lance.LanceDataset, addresses: NDArray[np.uint64]) -> pa.Table:
+    """The columns of _KNOWN at these addresses."""
+    names = _KNOWN.names[:-1]
+    parts = [
+        take_addresses(dataset, addresses[start : start + _TAKEN_ROWS], names)
+        for start in range(0, len(addresses), _TAKEN_ROWS)
+    ]
+    known = pa.concat_tables(parts) if parts else _KNOWN.empty_table().select(names)
+    return known.append_column(_KNOWN.field("_rowaddr"), pa.array(addresses)).combine_chunks()

@@ -1,22 +1,29 @@
 """What a set of rows adds up to; sums can be taken apart and put together in any order."""
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
 from typing import Self
 
 import numpy as np
+import pyarrow as pa
 from pydantic import BaseModel
 
 from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.fingerprint import Fingerprint
+from lance_pipeline.images.row_digests import IMAGE_DIGEST, ROW_DIGEST, DigestSums, digest_sums
+
+SUMMED = (
+    "path", "label", "sha256", "width", "height", "channel_sum", "channel_square_sum", IMAGE_DIGEST, ROW_DIGEST,
+)  # fmt: skip
+"""The columns that totals are computed from."""
 
 
 class Totals(BaseModel):
-    """Rows per label, exact channel sums, and the fingerprint of (path, label, bytes)."""
+    """Rows per label, exact channel sums, the fingerprint of (path, label, bytes), and the sums of the digests."""
 
     counts: dict[str, int] = {}
     channels: ChannelSums = ChannelSums()
     fingerprint: str = Fingerprint().hexdigest()
+    digests: DigestSums = DigestSums()
 
     @property
     def rows(self) -> int:
@@ -32,23 +39,24 @@ class Totals(BaseModel):
             counts=counts,
             channels=self.channels.plus(other.channels, sign),
             fingerprint=Fingerprint(self.fingerprint).plus(Fingerprint(other.fingerprint), sign).hexdigest(),
+            digests=self.digests.plus(other.digests, sign),
         )
 
 
-def totals_of(
-    paths: Iterable[str],
-    labels: Iterable[str],
-    digests: Iterable[bytes],
-    pixels: Iterable[int],
-    sums: Sequence[Sequence[int]],
-    square_sums: Sequence[Sequence[int]],
-) -> Totals:
-    """The totals of some rows, given column by column: SHA-256 of the bytes, pixels, and sums of three channels."""
-    fingerprint = Fingerprint()
-    labels = list(labels)
-    for path, label, digest in zip(paths, labels, digests, strict=True):
+def totals_of(rows: pa.RecordBatch) -> Totals:
+    """The totals of some rows, which have the columns ``SUMMED``."""
+    labels, fingerprint = rows["label"].to_pylist(), Fingerprint()
+    for path, label, digest in zip(rows["path"].to_pylist(), labels, rows["sha256"].to_pylist(), strict=True):
         fingerprint.add(path, label, digest)
+    pixels = int((rows["width"].to_numpy().astype(np.int64) * rows["height"].to_numpy()).sum())
     # Far from the end of 64 bits: an image adds less than 2**44 to a sum of squares.
-    (r, g, b), (rr, gg, bb) = (np.array(values, dtype=np.int64).sum(axis=0).tolist() for values in (sums, square_sums))
-    channels = ChannelSums(pixels=sum(pixels), total=(r, g, b), squares=(rr, gg, bb))
-    return Totals(counts=Counter(labels), channels=channels, fingerprint=fingerprint.hexdigest())
+    (r, g, b), (rr, gg, bb) = (
+        rows[name].flatten().to_numpy().reshape(-1, 3).sum(axis=0).tolist()
+        for name in ("channel_sum", "channel_square_sum")
+    )
+    return Totals(
+        counts=Counter(labels),
+        channels=ChannelSums(pixels=pixels, total=(r, g, b), squares=(rr, gg, bb)),
+        fingerprint=fingerprint.hexdigest(),
+        digests=digest_sums(rows),
+    )

@@ -1,7 +1,9 @@
 """Decoded images in a memory-mapped file, shared by all processes of a machine and by the runs to come.
 
-A cache is a folder named by what it holds. While it is being filled, by any number of processes at once, a byte for
-each row tells whether its pixels are there; all of them would write the same. Deleting a folder is safe at any time.
+A cache is a folder named by what it holds. While it is being filled, by any number of processes at once, the digest of
+each row's pixels is written once they are there; all processes write the same. A whole cache has a digest for each
+block of rows instead. A process compares what it did not write itself with these digests, once, and decodes damaged
+rows again. Deleting a folder is safe at any time.
 """
 
 import errno
@@ -21,14 +23,16 @@ from numpy.typing import NDArray
 
 from lance_pipeline.images.augmentation import Pixels
 from lance_pipeline.images.columns import Indices, Mask
+from lance_pipeline.images.damage import reading
 from lance_pipeline.images.decoding import DECODERS
+from lance_pipeline.images.loading.cache_digests import BlockDigests, RowDigests
 from lance_pipeline.images.loading.cache_place import CachePlace, locked_folder
 from lance_pipeline.images.loading.views import Square, View
 
 _log = logging.getLogger(__name__)
-_PIXELS, _FILLED, _WHOLE = "pixels.u8", "filled.u8", "whole.json"
-# Raised when the same image would give another view than before.
-_FORMAT = "1"
+_PIXELS, _ROWS, _BLOCKS = "pixels.u8", "rows.u64", "blocks.u64"
+# Raised when the same image would give another view than before, or the files have another form.
+_FORMAT = "2"
 _BOOT = "/proc/sys/kernel/random/boot_id"
 
 
@@ -46,7 +50,6 @@ class PixelCache:
 
     Attributes:
         path: the folder.
-        complete: whether all rows are there.
 
     Raises:
         NoCacheError: it would exceed the budget, the disk is full or may not be written, or the images' sizes are not
@@ -54,7 +57,8 @@ class PixelCache:
     """
 
     def __init__(self, place: CachePlace, dataset: lance.LanceDataset, view: View) -> None:
-        self._shapes, self._starts = _layout(dataset, view)
+        with reading(dataset.uri, dataset.version):
+            self._shapes, self._starts = _layout(dataset, view)
         self._rows = dataset.count_rows()
         self.path = os.path.join(place.path, _key(dataset, view))
         try:
@@ -75,41 +79,45 @@ class PixelCache:
         return self._pixels.reshape(self._rows, *self._shapes[0], 3)
 
     def has(self, rows: Indices) -> Mask:
-        """Which of these rows are there."""
-        return np.ones(len(rows), dtype=bool) if self.complete else self._filled[rows] != 0
+        """Which of these rows are there; what another process has written is compared with its digest once."""
+        return self._digests.has(rows)
 
     def get(self, row: int) -> Pixels:
         """The pixels of a row that is there, (height, width, 3)."""
-        height, width = self._shape(row)
-        start = int(self._starts[row])
-        return self._pixels[start : start + height * width * 3].reshape(height, width, 3)
+        return self._between(row, row + 1).reshape(*self._shape(row), 3)
 
     def put(self, row: int, pixels: Pixels) -> None:
         """Keep the pixels of a row; its shape must be that of the layout."""
         if pixels.shape[:2] == self._shape(row):
             self.get(row)[:] = pixels
-            self._filled[row] = 1
+            self._digests.written(row)
 
     def finish(self) -> bool:
         """Whether all rows are there, which is noted for others."""
-        if not self.complete and self._filled.all():
+        if isinstance(self._digests, RowDigests) and self._digests.all():
+            self._digests = whole = BlockDigests(self._rows, self._between)
             try:
-                self._note_whole()
+                self._note_whole(whole)
             except OSError as error:
                 # Somebody has deleted it, or the disk is full: what is mapped serves this process nevertheless.
                 _log.warning("%s is not kept for later: %s", self.path, error)
-            self.complete = True
         return self.complete
 
-    def _note_whole(self) -> None:
+    @property
+    def complete(self) -> bool:
+        """Whether all rows are there, but for damaged ones."""
+        return isinstance(self._digests, BlockDigests)
+
+    def _note_whole(self, whole: BlockDigests) -> None:
         with open(os.path.join(self.path, _PIXELS), "rb") as file:
             if os.fstat(file.fileno()).st_ino != self._inode:
                 raise FileNotFoundError(errno.ENOENT, "it was deleted, and another one has taken its place")
             os.fsync(file.fileno())
-        work = os.path.join(self.path, f".{_WHOLE}.{os.getpid()}")
-        with open(work, "w") as file:
-            json.dump({"rows": self._rows, "bytes": self.nbytes}, file)
-        os.replace(work, os.path.join(self.path, _WHOLE))
+        whole.save(os.path.join(self.path, _BLOCKS))
+
+    def _between(self, first: int, stop: int) -> Pixels:
+        """The pixels of these rows, one after the other."""
+        return self._pixels[int(self._starts[first]) : int(self._starts[stop])]
 
     def close(self) -> None:
         """Let others delete it."""
@@ -121,7 +129,8 @@ class PixelCache:
 
     def _enter(self, place: CachePlace) -> None:
         """Begin to use the cache, which is made unless it is there."""
-        allowed, there = place.allowed(), os.path.exists(os.path.join(self.path, _WHOLE))
+        pixels, blocks = (os.path.join(self.path, name) for name in (_PIXELS, _BLOCKS))
+        allowed, there = place.allowed(), os.path.exists(blocks)
         # One that is whole takes no more of the disk, however little is left there now.
         if self.nbytes > allowed and not (there and place.budget is None):
             raise NoCacheError(
@@ -129,31 +138,35 @@ class PixelCache:
             )
         # Held as long as the cache is in use; whoever wants to delete it asks for it alone.
         self._lock = locked_folder(self.path, fcntl.LOCK_SH)
-        self.complete = os.path.exists(os.path.join(self.path, _WHOLE))
-        if _bytes_of(os.path.join(self.path, _PIXELS)) < self.nbytes:
-            # Somebody has deleted a part of it: what it says of the rest is no longer so.
-            self.complete = False
-            for path in glob.glob(os.path.join(glob.escape(self.path), f"{_FILLED}.*")):
+        whole = BlockDigests.load(blocks, self._rows, self._between)
+        if _bytes_of(pixels) < self.nbytes:
+            # What it says of the rest is no longer so.
+            if whole is not None:
+                _log.warning("%s is cut off or gone; the images are decoded again", pixels)
+            whole = None
+            for path in glob.glob(os.path.join(glob.escape(self.path), f"{_ROWS}.*")):
                 os.unlink(path)
+        if whole is None:
             with suppress(FileNotFoundError):
-                os.unlink(os.path.join(self.path, _WHOLE))
-        if not self.complete and not place.make_room(self.path, self.nbytes, allowed):
-            raise NoCacheError(f"caches in use leave no room for {self.nbytes / 1e9:.2f} GB in {place.path}")
+                os.unlink(blocks)
+            if not place.make_room(self.path, self.nbytes, allowed):
+                raise NoCacheError(f"caches in use leave no room for {self.nbytes / 1e9:.2f} GB in {place.path}")
         os.utime(self.path)
-        self._pixels, self._filled = self._open()
-        self._inode = os.stat(os.path.join(self.path, _PIXELS)).st_ino
+        self._digests: RowDigests | BlockDigests = whole or RowDigests(self._filled(), self._between)
+        self._pixels = _mapped(pixels, self.nbytes)
+        self._inode = os.stat(pixels).st_ino
 
-    def _open(self) -> tuple[Pixels, NDArray[np.uint8]]:
-        """The two files, made with all their space, for a full disk would kill whoever writes to a mapped file."""
-        names = [os.path.join(self.path, name) for name in (_PIXELS, f"{_FILLED}.{_boot()}")]
-        if self.complete:
-            filled = np.empty(0, np.uint8)
-            return _mapped(names[0], self.nbytes, write=False), filled
-        for name, size in zip(names, (self.nbytes, self._rows), strict=True):
+    def _filled(self) -> NDArray[np.uint64]:
+        """The digests of the rows, all 0 where the cache is new.
+
+        Both files are made with all their space, as writing to a mapped file on a full disk would kill the process.
+        """
+        filled = os.path.join(self.path, f"{_ROWS}.{_boot()}")
+        for name, size in ((os.path.join(self.path, _PIXELS), self.nbytes), (filled, self._rows * 8)):
             with open(name, "ab") as file:
                 if size > (there := os.fstat(file.fileno()).st_size):
                     _reserve(file.fileno(), there, size)
-        return _mapped(names[0], self.nbytes, write=True), _mapped(names[1], self._rows, write=True)
+        return _mapped(filled, self._rows * 8).view(np.uint64)
 
 
 def _layout(dataset: lance.LanceDataset, view: View) -> tuple[NDArray[np.int32], Indices]:
@@ -209,10 +222,9 @@ def _bytes_of(path: str) -> int:
     return os.path.getsize(path) if os.path.exists(path) else 0
 
 
-def _mapped(path: str, size: int, *, write: bool) -> NDArray[np.uint8]:
-    with open(path, "r+b" if write else "rb") as file:
-        memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_WRITE if write else mmap.ACCESS_READ)
-    if not write:
-        # In order and ahead: at random the first epoch would wait for the disk at each row.
-        memory.madvise(mmap.MADV_WILLNEED)
+def _mapped(path: str, size: int) -> NDArray[np.uint8]:
+    with open(path, "r+b") as file:
+        memory = mmap.mmap(file.fileno(), size, access=mmap.ACCESS_WRITE)
+    # In order and ahead: at random the first epoch would wait for the disk at each row.
+    memory.madvise(mmap.MADV_WILLNEED)
     return np.frombuffer(memory, np.uint8)

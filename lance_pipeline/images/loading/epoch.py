@@ -7,7 +7,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-import lance
 import numpy as np
 
 from lance_pipeline.freed_memory import give_back_freed_memory, share_freed_memory
@@ -18,6 +17,7 @@ from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.order import Order
 from lance_pipeline.images.loading.reading import WindowReader
+from lance_pipeline.images.loading.rows import StoredImages
 from lance_pipeline.images.loading.views import Square
 
 # To copy so many bytes from a whole cache takes less time than handing them from thread to thread.
@@ -71,7 +71,7 @@ class EpochBatches:
     """Assembles the batches of an epoch.
 
     Args:
-        dataset: the rows.
+        stored: the images.
         order: in which they come.
         share: what this process gets of them.
         assembler: makes the batches.
@@ -82,7 +82,7 @@ class EpochBatches:
 
     def __init__(
         self,
-        dataset: lance.LanceDataset,
+        stored: StoredImages,
         order: Order,
         share: Share,
         assembler: Assembler,
@@ -90,7 +90,7 @@ class EpochBatches:
         threads: int,
         meter: Meter,
     ) -> None:
-        self._dataset, self._order, self._share = dataset, order, share
+        self._stored, self._order, self._share = stored, order, share
         self.assembler, self._cache, self._threads, self._meter = assembler, cache, threads, meter
         self._rows_in = lru_cache(maxsize=8)(order.rows_in)
         self._reader: WindowReader | None = None
@@ -100,7 +100,7 @@ class EpochBatches:
         """The batches of these numbers, which ascend, in their order.
 
         Raises:
-            InputError: an image cannot be decoded.
+            InputError: an image cannot be decoded, or is not what was ingested.
         """
         size, together = self.assembler.size, self._share.together(self.assembler.size)
         groups = [numbers[start : start + together] for start in range(0, len(numbers), together)]
@@ -112,12 +112,16 @@ class EpochBatches:
 
     def _at_once(self, groups: Sequence[Sequence[int]]) -> Iterator[Assembled]:
         """The batches of each group, assembled when the first of them is asked for."""
-        for numbers in groups:
-            with self._meter.timed("waiting"), one_thread():
-                group = _Group(self, numbers)
-                group.fill(slice(None))
-                batches = group.batches()
-            yield from self._counted(batches)
+        try:
+            for numbers in groups:
+                with self._meter.timed("waiting"), one_thread():
+                    group = _Group(self, numbers)
+                    group.fill(slice(None))
+                    batches = group.batches()
+                self._forget_until(numbers[-1])
+                yield from self._counted(batches)
+        finally:
+            self._close()
 
     def _ahead(self, groups: Sequence[Sequence[int]]) -> Iterator[Assembled]:
         """The batches of each group, assembled by threads before they are asked for."""
@@ -146,10 +150,14 @@ class EpochBatches:
                 for _, futures in ahead:
                     for future in futures:
                         future.cancel()
-                if self._reader is not None:
-                    self._reader.close()
-                    # Or the threads of the next epoch would leave as much behind again.
-                    give_back_freed_memory()
+                self._close()
+
+    def _close(self) -> None:
+        """End the reading."""
+        if self._reader is not None:
+            self._reader.close()
+            # Or the threads of the next epoch would leave as much behind again.
+            give_back_freed_memory()
 
     def _counted(self, batches: list[Assembled]) -> Iterator[Assembled]:
         """The batches, each let go of before the next."""
@@ -191,7 +199,7 @@ class EpochBatches:
         """The reader, made when the first row is missing in the cache."""
         with self._lock:
             if self._reader is None:
-                self._reader = WindowReader(self._dataset, self._missing_in, self._meter)
+                self._reader = WindowReader(self._stored, self._missing_in, self._meter)
             return self._reader
 
     def _missing_in(self, window: int) -> Indices:

@@ -1,15 +1,15 @@
 """Encoded images from a Lance dataset, read ahead window by window."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 
-import lance
 import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.images.columns import Indices, Mask
 from lance_pipeline.images.loading.meter import Meter
+from lance_pipeline.images.loading.rows import StoredImages
 from lance_pipeline.images.object_store import is_remote
 from lance_pipeline.images.table import RowAddresses
 
@@ -46,6 +46,11 @@ class EncodedRows:
         """Which of these rows are among them."""
         return np.append(self._rows, -1)[np.searchsorted(self._rows, rows)] == rows
 
+    def images(self) -> Iterator[memoryview]:
+        """All of them in the order of their rows, not copied."""
+        for chunk, begin, end in zip(*(of.tolist() for of in (self._chunks, self._begins, self._ends)), strict=True):
+            yield self._data[chunk][begin:end]
+
     def take(self, rows: Indices) -> list[bytes]:
         """The bytes of some of the images."""
         positions = np.searchsorted(self._rows, rows)
@@ -57,22 +62,26 @@ class WindowReader:
     """Reads windows of rows, and those that come after them ahead of time.
 
     Args:
-        dataset: with a column ``image``.
+        stored: the images.
         rows_of: the rows that are wanted of a window; none past the last.
         meter: counts the time.
     """
 
-    def __init__(self, dataset: lance.LanceDataset, rows_of: Callable[[int], Indices], meter: Meter) -> None:
-        self._dataset, self._rows_of, self._meter = dataset, rows_of, meter
-        self._addresses = RowAddresses(dataset)
-        self._parts, threads, self._ahead = _REMOTE if is_remote(dataset.uri) else _LOCAL
+    def __init__(self, stored: StoredImages, rows_of: Callable[[int], Indices], meter: Meter) -> None:
+        self._stored, self._rows_of, self._meter = stored, rows_of, meter
+        self._addresses = RowAddresses(stored.dataset)
+        self._parts, threads, self._ahead = _REMOTE if is_remote(stored.dataset.uri) else _LOCAL
         self._parts_pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._windows_pool = ThreadPoolExecutor(self._ahead + 1, thread_name_prefix="windows")
         self._windows: dict[int, Future[EncodedRows]] = {}
         self._lock = threading.Lock()
 
     def __getitem__(self, window: int) -> EncodedRows:
-        """The images of a window; waits for them."""
+        """The images of a window; waits for them.
+
+        Raises:
+            DamagedError: they cannot be read, or are not what was ingested.
+        """
         with self._lock:
             for number in range(window, window + self._ahead + 1):
                 if number not in self._windows:
@@ -94,7 +103,12 @@ class WindowReader:
     def _begin(self, window: int) -> Future[EncodedRows]:
         rows = np.sort(self._rows_of(window))
         parts = [self._parts_pool.submit(self._read, part) for part in np.array_split(rows, self._parts) if len(part)]
-        return self._windows_pool.submit(lambda: EncodedRows(rows, [part.result() for part in parts]))
+        return self._windows_pool.submit(self._checked, rows, parts)
+
+    def _checked(self, rows: Indices, parts: list[Future[pa.ChunkedArray]]) -> EncodedRows:
+        encoded = EncodedRows(rows, [part.result() for part in parts])
+        self._stored.require_intact(rows, encoded.images())
+        return encoded
 
     def _read(self, rows: Indices) -> pa.ChunkedArray:
         with self._meter.timed("reading"):

@@ -1,43 +1,105 @@
-"""Facts of rows that loaders need, and where they must not be asked for."""
+"""Row metadata for loaders, the check of what they read, and the guard against forks."""
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import Indices
+from lance_pipeline.images.damage import damaged_set
 from lance_pipeline.images.rejection import UndecodableImageError
+from lance_pipeline.images.row_digests import IMAGE_DIGEST, Digests, image_digests, sums_by_class
 from lance_pipeline.images.split import LanceSplit
 
+_log = logging.getLogger(__name__)
+_EXAMPLES = 5
 
-def label_codes(split: LanceSplit, classes: list[str]) -> Indices:
-    """The class index of each row, int64 (rows,).
+
+class RowFacts(NamedTuple):
+    """What is known of the rows of a split before any image is read.
+
+    Attributes:
+        labels: the class index of each row, int64 (rows,).
+        digests: of each image, uint64 (rows,); None in a dataset that has none.
+    """
+
+    labels: Indices
+    digests: Digests | None
+
+
+def row_facts(split: LanceSplit, classes: list[str]) -> RowFacts:
+    """Read labels and digests of all rows, and compare their sums with the facts of the dataset.
 
     Raises:
         InputError: there are labels outside of the classes.
+        DamagedError: rows are missing, doubled or under another label than they were ingested with.
     """
     index = {label: number for number, label in enumerate(classes)}
-    codes, unknown = [np.empty(0, np.int64)], set()
-    for batch in split.to_batches(["label"], batch_size=1 << 16):
+    columns = ["label", *({IMAGE_DIGEST} & set(split.dataset.schema.names))]
+    codes, digests, unknown = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], set()
+    for batch in split.to_batches(columns, batch_size=1 << 16):
         labels = batch["label"].dictionary_encode()
         names = labels.dictionary.to_pylist()
         unknown |= set(names) - index.keys()
         codes.append(np.array([index.get(name, -1) for name in names], np.int64)[labels.indices.to_numpy()])
+        if len(columns) > 1:
+            digests.append(batch[IMAGE_DIGEST].to_numpy())
+    facts = RowFacts(np.concatenate(codes), np.concatenate(digests) if len(columns) > 1 else None)
+    if facts.digests is None:
+        _log.warning("%s has no digests, so that damage to its images goes unnoticed; ingest it again", split.uri)
+    elif "digests" in split.facts:
+        _require_sums(split, classes, facts.labels, facts.digests)
     if unknown:
         raise InputError(f"{split.uri} has labels outside of the model's classes: {sorted(unknown)}. Train anew.")
-    return np.concatenate(codes)
+    return facts
 
 
-def paths_of(split: LanceSplit, rows: Sequence[int]) -> list[str]:
-    """The path of each row or, where the dataset has none, its file name."""
-    names = [name for name in ("path", "filename") if name in split.dataset.schema.names]
-    return split.dataset.take(list(rows), columns=names[:1]).column(0).to_pylist()
+def _require_sums(split: LanceSplit, classes: list[str], labels: Indices, digests: Digests) -> None:
+    if split.facts["rows"] != len(labels):
+        _log.warning(
+            "%s has %d rows, and had %d when it was ingested: another tool has changed it, so that missing rows go "
+            "unnoticed; ingest it again", split.uri, len(labels), split.facts["rows"],
+        )  # fmt: skip
+        return
+    known = labels >= 0
+    found = dict(zip(classes, sums_by_class(labels[known], digests[known], len(classes)), strict=True))
+    expected: dict[str, int] = split.facts["digests"]["images"]
+    if wrong := [label for label in {*found, *expected} if found.get(label, 0) != expected.get(label, 0)]:
+        labels_shown = ", ".join(sorted(wrong)[:_EXAMPLES])
+        raise damaged_set(split.uri, split.version, f"the images under {labels_shown} are not those that were ingested")
+
+
+class StoredImages:
+    """The images of a split, which are compared with their digests as they are read.
+
+    Args:
+        split: where they are.
+        digests: of each image; None checks nothing.
+
+    Attributes:
+        dataset: the split's version.
+    """
+
+    def __init__(self, split: LanceSplit, digests: Digests | None) -> None:
+        self.dataset, self._split, self._digests = split.dataset, split, digests
+
+    def require_intact(self, rows: Indices, images: Iterable[memoryview]) -> None:
+        """Raise if any of these rows' images is not the one that was ingested.
+
+        Raises:
+            DamagedError: at least one is not.
+        """
+        if self._digests is not None:
+            damaged = rows[image_digests(images) != self._digests[rows]]
+            self._split.require_intact(damaged.tolist())
 
 
 def undecodable(split: LanceSplit, row: int, error: UndecodableImageError) -> InputError:
     """What to say of a row that cannot be decoded."""
-    (path,) = paths_of(split, [row])
+    (path,) = split.paths_of([row])
     return InputError(f"image {path!r} of {split.uri} cannot be decoded: {error}")
 
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+from pydantic import Field
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
@@ -29,6 +30,15 @@ if TYPE_CHECKING:
 CODE_VERSION = "2"
 
 
+class SplitsConfig(dg.Config):
+    """How one run brings the splits up to date."""
+
+    repair: bool = Field(
+        default=False,
+        description="Read all stored rows too, and write those that are damaged again, from their image files.",
+    )
+
+
 def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
     """The assets ``<dataset>/lance_train``, ``lance_val`` and ``lance_test``; any of them can be made alone."""
     specs = {
@@ -50,7 +60,9 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         ],
         can_subset=True,
     )
-    def lance_splits(context: dg.AssetExecutionContext, raw_images: RawImages, lance_store: LanceStore):
+    def lance_splits(
+        context: dg.AssetExecutionContext, config: SplitsConfig, raw_images: RawImages, lance_store: LanceStore
+    ):
         wanted = [split for split, spec in specs.items() if spec.key in context.selected_asset_keys]
         with clear_failures(), interruptible(context):
             if not wanted:
@@ -58,7 +70,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
                     f"the checks of {dataset.name} are made while its splits are. Materialize the asset that the check "
                     "is of; where no image has changed, that takes seconds."
                 )
-            reports = _ingested(context, dataset, raw_images, wanted, lance_store)
+            reports = _ingested(context, dataset, raw_images, wanted, lance_store, repair=config.repair)
             splits = _existing(dataset, lance_store)
         failures: list[str] = []
         for split in wanted:
@@ -83,7 +95,13 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
 
 
 def _ingested(
-    context: dg.AssetExecutionContext, dataset: Dataset, raw: RawImages, wanted: list[str], store: LanceStore
+    context: dg.AssetExecutionContext,
+    dataset: Dataset,
+    raw: RawImages,
+    wanted: list[str],
+    store: LanceStore,
+    *,
+    repair: bool,
 ) -> "dict[str, IngestReport]":
     """The wanted splits brought up to date: a folder at a time, or all of one folder in one pass."""
     from lance_pipeline.images.ingest import Limits, Watch, ingest
@@ -97,12 +115,20 @@ def _ingested(
             waiting=lambda uri: context.log.info(f"Waiting for another ingest, which is writing to {uri}."),
         )
         uris = {split: store.dataset_uri(f"{dataset.name}_{split}") for split in splits}
-        reports |= ingest(source, uris, limits=limits, watch=watch)
+        reports |= ingest(source, uris, limits=limits, watch=watch, repair=repair)
     for split, report in reports.items():
         context.log.info(
             f"{split}: version {report.version}, {report.added} rows added, {report.removed} removed, "
             f"{report.rejected} of {report.scanned} files rejected"
         )
+        if report.damaged:
+            context.log.warning(
+                f"{split}: {report.damaged} rows were damaged on the disk; {report.damaged - len(report.lost)} of them "
+                "were written again from their files."
+            )
+        if report.lost:
+            lost = ", ".join(path or "(unknown path)" for path in report.lost)
+            context.log.warning(f"{split}: {len(report.lost)} damaged rows are lost, as their files are gone: {lost}")
     return reports
 
 
@@ -176,6 +202,8 @@ def _metadata(record: Split, split: str, data: "LanceSplit", report: "IngestRepo
             f'`lance.dataset("{record.data.uri}", version={record.data.version}).to_table()`'
         ),
     }
+    if report.damaged:
+        metadata |= {"damaged": report.damaged, "lost": ", ".join(report.lost) or "none"}
     if report.reasons:
         rows = [{"reason": reason, "files": files} for reason, files in report.reasons.items()]
         metadata["rejected_by_reason"] = table(rows)

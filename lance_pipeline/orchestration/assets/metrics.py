@@ -101,7 +101,7 @@ def _evaluated(model: Model, data: Split, device: "Device", uri: str):
     from lance_pipeline.training.weights import load_model
 
     network, card = load_model(Path(model.folder), model.sha256)
-    loader = evaluation_loader(LanceSplit(data.data.uri, data.data.version), card, device)
+    loader = evaluation_loader(LanceSplit(**data.data.model_dump()), card, device)
     predictions = predict(network, loader, device)
     metrics = classification_metrics(predictions, card.classes)
     identity = hashlib.sha256(f"{CODE_VERSION} {model.sha256} {data.data.fingerprint}".encode()).hexdigest()

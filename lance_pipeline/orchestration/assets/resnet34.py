@@ -117,7 +117,7 @@ def _trained(
     from lance_pipeline.training.weights import save_model
 
     recipe, image_size = dataset.recipe, dataset.attributes.image_size
-    train_split, val_split = (LanceSplit(one.data.uri, one.data.version) for one in (train, val))
+    train_split, val_split = (LanceSplit(**one.data.model_dump()) for one in (train, val))
     identity = training_identity(train_split, val_split, recipe, image_size)
     folder = lance_store.checkpoint_folder(dataset.name)
     checkpoints = checkpoints_to_use(

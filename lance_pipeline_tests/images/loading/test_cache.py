@@ -12,11 +12,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lance_pipeline.images import ImageLoader
+from lance_pipeline.images import Augment, ImageLoader
 from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.cache_place import CachePlace
 from lance_pipeline.images.loading.views import Square
 from lance_pipeline.images.split import LanceSplit
+from lance_pipeline_tests.images.damages import DAMAGES, flip
 from lance_pipeline_tests.images.loading.loaders import ROWS, assert_same, batches, make
 from lance_pipeline_tests.images.small_splits import noise, small_split
 
@@ -183,3 +184,49 @@ def test_a_place_that_may_not_be_written_streams(uri, tmp_path):
     loader = cached(uri, tmp_path / "file" / "below", budget=10**9)
     assert "cannot be used" in loader.mode
     assert len(batches(loader)) == 10
+
+
+class TestDamage:
+    """Damaged files of a cache: the batches stay the same, and what is damaged is decoded again."""
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    @pytest.mark.parametrize("name", ["pixels.u8", "blocks.u64"])
+    @pytest.mark.parametrize("augment", [None, Augment(resized_crop=(0.3, 1.0))])
+    def test_a_whole_cache(self, name, damage, augment, uri, tmp_path, caplog):
+        def loader() -> ImageLoader:
+            return make(uri, augment=augment, cache=CachePlace(str(tmp_path)), cache_size=24)
+
+        expected = batches(loader())
+        cache = loader()._cache
+        assert cache is not None
+        assert cache.complete
+        path = Path(cache.path)
+        del cache
+        DAMAGES[damage](path / name)
+        for _ in range(2):
+            again = loader()
+            assert_same(batches(again), expected)
+        assert "decoded again" in caplog.text or (damage, name) == ("delete", "blocks.u64")
+        caplog.clear()
+        assert_same(batches(loader()), expected)
+        assert "damaged" not in caplog.text
+
+    def test_no_flipped_bit_reaches_a_batch(self, uri, tmp_path, caplog):
+        expected = batches(cached(uri, tmp_path))
+        pixels = next(tmp_path.glob("square-*/pixels.u8"))
+        whole = pixels.read_bytes()
+        for seed in range(20):
+            flip(pixels, seed)
+            assert_same(batches(cached(uri, tmp_path)), expected)
+            # It is healed too.
+            assert pixels.read_bytes() == whole
+        assert len(caplog.records) >= 20
+
+    def test_one_that_is_being_filled(self, uri, tmp_path):
+        expected = batches(make(uri))
+        next(iter(cached(uri, tmp_path)))
+        pixels = next(tmp_path.glob("square-*/pixels.u8"))
+        pixels.write_bytes(bytes(pixels.stat().st_size))
+        again = cached(uri, tmp_path)
+        assert "being cached" in again.mode
+        assert_same(batches(again), expected)

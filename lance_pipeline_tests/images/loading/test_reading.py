@@ -11,7 +11,9 @@ import pytest
 from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.reading import EncodedRows, WindowReader
-from lance_pipeline.images.table import commit_table, open_table
+from lance_pipeline.images.loading.rows import StoredImages
+from lance_pipeline.images.split import LanceSplit
+from lance_pipeline.images.table import commit_table
 from lance_pipeline_tests.browser.launcher import await_condition
 from lance_pipeline_tests.object_store import object_store
 from lance_pipeline_tests.slow_link import Link, slow_link
@@ -62,7 +64,7 @@ def test_what_is_far_away_is_read_side_by_side_and_ahead(link: Link):
     def taken(window: int) -> list[int]:
         return [image[0] for image in reader[window].take(rows_of(window))]
 
-    reader = WindowReader(open_table("s3://bucket/train.lance"), rows_of, Meter())
+    reader = WindowReader(StoredImages(LanceSplit("s3://bucket/train.lance"), None), rows_of, Meter())
     # Where the rows lie in the file is asked for once.
     assert taken(WINDOWS - 1) == rows_of(WINDOWS - 1).tolist()
     with ThreadPoolExecutor(1) as pool:

@@ -1,0 +1,117 @@
+"""Stored splits compared with their digests, and repaired: the command ``verify``."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.orchestration.resources import default_resources
+
+if TYPE_CHECKING:
+    from lance_pipeline.images.verification import Verification
+
+
+def verify(target: str, *, repair: bool) -> bool:
+    """Read all rows of a dataset's splits, or of one split, and print what is damaged.
+
+    Args:
+        target: the name of a dataset, or the path or URI of a split.
+        repair: whether to repair it: the splits of a dataset from their image files, by materializing them, and a split
+            that is given by its URI from its older versions.
+
+    Returns:
+        Whether nothing is damaged any more.
+
+    Raises:
+        InputError: there is no such dataset.
+    """
+    uris = _splits_of(target)
+    if not uris:
+        return _intact(target) or (repair and _restored(target))
+    damaged = [split for split, uri in uris.items() if not _intact(uri)]
+    if not damaged:
+        return True
+    command = _repair_command(target, damaged)
+    if not repair:
+        print(f"\nTo repair from the image files:  python -m lance_pipeline verify {target} --repair")
+        return False
+    print(f"\n{shlex.join(command)}", flush=True)
+    if subprocess.run([sys.executable, "-m", *command], check=False).returncode:  # noqa: S603
+        print("\nWhere the image files are gone, restore from older versions instead:")
+        for split in damaged:
+            print(f"  python -m lance_pipeline verify {shlex.quote(uris[split])} --repair")
+        return False
+    repaired = [_intact(uris[split]) for split in damaged]
+    return all(repaired)
+
+
+def _splits_of(target: str) -> dict[str, str]:
+    """The splits of the dataset of that name, by their URIs; empty where ``target`` is a path or URI."""
+    from lance_pipeline.images.table import is_table
+
+    if "/" in target or target.endswith(".lance"):
+        return {}
+    store = default_resources()["lance_store"]
+    uris = {split: store.dataset_uri(f"{target}_{split}") for split in SPLITS}
+    there = {split: uri for split, uri in uris.items() if is_table(uri)}
+    if not there:
+        raise InputError(
+            f"there are no Lance datasets of {target!r}; looked for {', '.join(uris.values())}. Give the name of a "
+            "dataset that was materialized, or the path of a Lance dataset."
+        )
+    return there
+
+
+def _intact(uri: str) -> bool:
+    """Verify one split and print the outcome."""
+    from lance_pipeline.images.table import open_table
+    from lance_pipeline.images.verification import verify_rows
+
+    try:
+        found = verify_rows(open_table(uri))
+    except DamagedError as error:
+        print(f"{uri}\n  {error}")
+        return False
+    rows = len(found.intact) + len(found.damaged)
+    outcome = "intact" if found.passed else f"{len(found.damaged)} damaged"
+    print(f"{uri}, version {found.version}: {rows} rows, {outcome}")
+    _print_damage(found)
+    return found.passed
+
+
+def _print_damage(found: "Verification") -> None:
+    if found.note:
+        print(f"  {found.note}")
+    for row in found.damaged:
+        if row.path:
+            print(f"  {row.path}: {row.detail}")
+    for detail, count in Counter(row.detail for row in found.damaged if not row.path).items():
+        print(f"  {count} rows of unknown path: {detail}")
+
+
+def _restored(uri: str) -> bool:
+    from lance_pipeline.images.repair import repair_from_versions
+
+    done = repair_from_versions(uri)
+    print(f"{uri}, now version {done.version}: {done.damaged - len(done.lost)} of {done.damaged} rows restored")
+    for row in done.lost:
+        print(f"  lost: {row.path or '(unknown path)'}")
+    if done.same:
+        print("  The rows are those that were ingested, by their fingerprint.")
+    return done.same
+
+
+def _repair_command(dataset: str, splits: list[str]) -> list[str]:
+    os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
+    selection = " or ".join(f'key:"{dataset}/lance_{split}"' for split in splits)
+    config = {"ops": {f"{dataset}__lance_splits": {"config": {"repair": True}}}}
+    return [
+        *("dagster", "asset", "materialize", "-m", "lance_pipeline.definitions"),
+        *("--select", selection, "--config-json", json.dumps(config)),
+    ]
