@@ -9,7 +9,7 @@ import pyarrow as pa
 from lance_pipeline.errors import DamagedError
 from lance_pipeline.images.damage import damaged_rows, reading, verify_command
 from lance_pipeline.images.recovery import require_original
-from lance_pipeline.images.row_digests import IMAGE_DIGEST, image_digests
+from lance_pipeline.images.row_digests import DESCRIBED, IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
 from lance_pipeline.images.table import Facts, open_table, read_facts
 
 if TYPE_CHECKING:
@@ -92,6 +92,24 @@ class LanceSplit:
             found = image_digests(value.as_buffer() for value in table["image"])
             self.require_intact(np.array(rows)[found != table[IMAGE_DIGEST].to_numpy()].tolist())
         return table.select(columns)
+
+    def paths(self) -> list[str]:
+        """The path of each row; all columns but the image are compared with their digests.
+
+        Raises:
+            DamagedError: they cannot be read, or are not what was ingested.
+        """
+        if ROW_DIGEST not in self.dataset.schema.names:
+            return self.to_table(["path"])["path"].to_pylist()
+        paths: list[str] = []
+        damaged: list[int] = []
+        for batch in self.to_batches([*DESCRIBED, ROW_DIGEST]):
+            wrong = np.flatnonzero(row_digests(batch) != batch[ROW_DIGEST].to_numpy())
+            damaged += (wrong + len(paths)).tolist()
+            # Damaged text need not be UTF-8.
+            paths += [""] * len(batch) if len(wrong) else batch["path"].to_pylist()
+        self.require_intact(damaged)
+        return paths
 
     def paths_of(self, rows: Sequence[int]) -> list[str]:
         """The path of each of these rows or, where the dataset has none, its file name."""

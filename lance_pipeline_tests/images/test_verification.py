@@ -8,7 +8,6 @@ from datetime import timedelta
 from pathlib import Path
 
 import lance
-import numpy as np
 import pytest
 
 from lance_pipeline.errors import DamagedError, InputError
@@ -118,12 +117,21 @@ def test_no_flipped_bit_changes_what_a_loader_gives(prepared, expected, tmp_path
 
 def flip_image(uri: Path, path: str) -> None:
     """One bit of an image of a split, in place."""
-    table = LanceSplit(str(uri)).to_table(["path", "image"])
-    data = table["image"][table["path"].to_pylist().index(path)].as_py()
+    _flip_value(uri, "image", path)
+
+
+def flip_digest(uri: Path, path: str) -> None:
+    """One bit of the SHA-256 of an image."""
+    _flip_value(uri, "sha256", path)
+
+
+def _flip_value(uri: Path, column: str, path: str) -> None:
+    rows = LanceSplit(str(uri)).to_table(["path", column]).to_pylist()
+    value = next(row[column] for row in rows if row["path"] == path)
     for file in (uri / "data").iterdir():
         stored = bytearray(file.read_bytes())
-        if (start := stored.find(data)) >= 0:
-            stored[start + len(data) // 2] ^= 0x10
+        if (start := stored.find(value)) >= 0:
+            stored[start + len(value) // 2] ^= 0x10
             file.write_bytes(stored)
 
 
@@ -143,6 +151,14 @@ def test_a_damaged_image_is_named_by_all_that_read_it(prepared, tmp_path):
             read()
     (row,) = verify_rows(open_table(str(uri))).damaged
     assert (row.path, row.label) == ("dog/007.png", "dog")
+
+
+def test_a_damaged_column_is_noticed_where_paths_are_read(prepared, tmp_path):
+    uri = prepared.copy(tmp_path / "lance")
+    assert LanceSplit(str(uri)).paths() == LanceSplit(str(uri)).to_table(["path"])["path"].to_pylist()
+    flip_digest(uri, "dog/007.png")
+    with pytest.raises(DamagedError, match=r"1 rows.*dog/007\.png"):
+        LanceSplit(str(uri)).paths()
 
 
 def test_compaction_leaves_damaged_tables_as_they_are(prepared, tmp_path):
@@ -182,15 +198,7 @@ def test_a_damaged_row_that_leaves_does_not_spoil_the_facts(prepared, tmp_path):
     root = tmp_path / "raw"
     shutil.copytree(prepared.root, root)
     uri = prepared.copy(tmp_path / "lance")
-    stored = bytearray((file := STORES["data"](uri)).read_bytes())
-    digest = (
-        LanceSplit(str(uri))
-        .to_table(["path", "sha256"])
-        .filter(np.array(LanceSplit(str(uri)).to_table(["path"])["path"].to_pylist()) == "dog/007.png")["sha256"][0]
-        .as_py()
-    )
-    stored[stored.find(digest)] ^= 1
-    file.write_bytes(stored)
+    flip_digest(uri, "dog/007.png")
     (root / "train" / "dog" / "007.png").unlink()
     report = ingest_split(str(root), "train", str(uri))
     assert report.fingerprint == ingest_split(str(root), "train", str(tmp_path / "rebuilt.lance")).fingerprint

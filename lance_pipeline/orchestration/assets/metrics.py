@@ -112,6 +112,5 @@ def _evaluated(model: Model, data: Split, device: "Device", uri: str):
         "fingerprint": identity,
         **metrics.scalars(),
     }
-    paths = loader.split.to_table(["path"])["path"].to_pylist()
-    written = write_predictions(uri, predictions, paths, card.classes, facts)
+    written = write_predictions(uri, predictions, loader.split.paths(), card.classes, facts)
     return metrics, LanceVersion(uri=uri, version=written.version, fingerprint=identity), written.schema

@@ -1,0 +1,45 @@
+"""``python -m lance_pipeline verify`` as a user runs it."""
+
+from pathlib import Path
+
+from lance_pipeline.images import LanceSplit
+from lance_pipeline_tests.conftest import Shell
+
+
+def flip_stored_images(uri: Path, count: int) -> list[str]:
+    """One bit in each of some images of a split, in place; returns their paths."""
+    rows = LanceSplit(str(uri)).to_table(["path", "image"]).slice(0, count).to_pylist()
+    (file,) = (uri / "data").iterdir()
+    stored = bytearray(file.read_bytes())
+    for row in rows:
+        stored[stored.index(row["image"]) + len(row["image"]) // 2] ^= 0x10
+    file.write_bytes(stored)
+    return [row["path"] for row in rows]
+
+
+def test_damaged_rows_are_named_and_repaired(shell: Shell):
+    made = shell.materialize('key:"digits/raw_images" or key:"digits/lance_test"')
+    assert made.returncode == 0, made.stderr
+    uri = shell.data / "lance" / "digits_test.lance"
+    before = LanceSplit(str(uri))
+    paths = flip_stored_images(uri, 3)
+
+    found = shell.run("lance_pipeline", "verify", "digits")
+    assert found.returncode == 1
+    assert all(path in found.stdout for path in paths)
+    command = found.stdout.split("lance_pipeline ")[-1].split()
+    assert command == ["verify", "digits", "--repair"]
+
+    repaired = shell.run("lance_pipeline", *command)
+    assert repaired.returncode == 0, repaired.stdout + repaired.stderr
+    again = shell.run("lance_pipeline", "verify", "digits")
+    assert (again.returncode, "270 rows, intact" in again.stdout) == (0, True)
+    assert LanceSplit(str(uri)).facts["fingerprint"] == before.facts["fingerprint"]
+
+
+def test_what_is_not_there_is_said(shell: Shell):
+    for target in ("nothing", str(shell.data / "nothing.lance")):
+        found = shell.run("lance_pipeline", "verify", target)
+        assert found.returncode == 1
+        assert target in found.stderr
+        assert "Traceback" not in found.stderr
