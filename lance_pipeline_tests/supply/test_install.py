@@ -63,12 +63,13 @@ def lock(project: Path) -> None:
     (project / "requirements.txt").write_text(f"thing==1.0 --hash=sha256:{digest}\n")
 
 
-def install(project: Path, python: Path) -> subprocess.CompletedProcess:
+def install(project: Path, python: Path, **settings: str) -> subprocess.CompletedProcess:
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "MAKE", "MFLAGS"))}
     environment = inherited | {
         "PIP_CONFIG_FILE": os.devnull,
         "PIP_NO_INDEX": "1",
         "PIP_FIND_LINKS": str(project / "archives"),
+        **settings,
     }
     command = ["make", f"PYTHON={python}", ".venv/.installed"]
     return subprocess.run(command, check=False, cwd=project, env=environment, capture_output=True, text=True)
@@ -88,9 +89,18 @@ def test_an_archive_with_another_hash_is_refused(project, python):
     assert not installed(project)
 
     lock(project)
-    ended = install(project, python)
+    # As careful users set it; the project itself, which is installed as it stands, has no hash.
+    ended = install(project, python, PIP_REQUIRE_HASHES="1")
     assert ended.returncode == 0, ended.stderr
     assert installed(project)
+
+
+def test_a_lock_file_without_hashes_is_refused(project, python):
+    (project / "requirements.txt").write_text("thing==1.0\n")
+    ended = install(project, python)
+    assert ended.returncode != 0
+    assert "--require-hashes" in ended.stderr
+    assert not installed(project)
 
 
 def test_a_source_archive_is_refused_as_its_build_could_fetch_anything(project, python):
