@@ -35,8 +35,7 @@ def test_all_that_is_installed_on_our_behalf_is_pinned():
 
 def test_nothing_is_pinned_that_nobody_asks_for():
     here = {name for name, pin in pins(RUNTIME).items() if pin.marker is None or pin.marker.evaluate()}
-    # torch asks for setuptools on newer Pythons only.
-    assert here - requirements.closure([*requirements.RUNTIME, *requirements.INSTALL]).keys() <= {"setuptools"}
+    assert here == requirements.closure([*requirements.RUNTIME, *requirements.INSTALL]).keys()
 
 
 @pytest.mark.parametrize("lock", [RUNTIME, DEVELOPMENT], ids=lambda path: path.name)
