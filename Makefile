@@ -1,4 +1,4 @@
-# Everything runs in .venv with the versions of constraints.txt; everything that runs write is below data/.
+# Everything runs in .venv with the archives whose hashes are in requirements*.txt; everything that runs write is below data/.
 
 PYTHON ?= python3
 PORT ?= 3000
@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export PYTHONWARNINGS := ignore:Function `asset_materialize_command`,ignore:Parameter `include_sources`
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format ui screenshots setup clean
+.PHONY: help demo test lint format ui lock sbom screenshots setup clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,9 @@ format: .venv/.installed-dev ## Format the code and mend what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
+sbom: .venv/.installed-dev ## Write what is installed, with licences and hashes, to dist/sbom.cdx.json
+	@$(BIN)/python -m supply.sbom dist/sbom.cdx.json
+
 screenshots: .venv/.installed-dev chromium ## Take the README's pictures anew from the UI
 	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser
 
@@ -63,19 +66,35 @@ instance: ## Make the Dagster instance in the data folder
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \
 	  sys.exit(None if ok else "Python 3.11 to 3.13 is needed, not " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
-	@# Debian keeps ensurepip in a package of its own; its pip can install one into the environment.
-	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv \
-	  && $(PYTHON) -m pip --python .venv/bin/python install -q pip; }
+	@# Debian keeps ensurepip in a package of its own; there the interpreter's pip installs into the environment.
+	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv; }
 
-.venv/.installed: pyproject.toml constraints.txt | .venv/bin/python
+# Wheels only: a source archive would run code and fetch build dependencies that nobody has pinned.
+define install
 	@echo "Installing into .venv; torch makes it about 6 GB, which takes some minutes."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e .
+	@pip="$(BIN)/python -m pip"; $$pip --version >/dev/null 2>&1 || pip="$(PYTHON) -m pip --python $(BIN)/python"; \
+	  $$pip install -q --disable-pip-version-check --require-hashes --only-binary :all: -r $(1) \
+	  && PIP_REQUIRE_HASHES=0 $$pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+endef
+
+.venv/.installed: pyproject.toml requirements.txt | .venv/bin/python
+	$(call install,requirements.txt)
 	@touch $@
 
-.venv/.installed-dev: pyproject.toml constraints.txt | .venv/bin/python
-	@echo "Installing into .venv; torch makes it about 6 GB, which takes some minutes."
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[dev]'
+.venv/.installed-dev: pyproject.toml requirements.txt requirements-dev.txt | .venv/bin/python
+	$(call install,requirements-dev.txt)
 	@touch $@ .venv/.installed
+
+# Versions stay, unless UPGRADE=--upgrade or UPGRADE=--upgrade-package=NAME. Extras stay in the pins for pip before 23.3,
+# which Python 3.11 and 3.12 bring: it takes gql[requests] for a package other than gql, with no hashes.
+COMPILE := $(BIN)/uv pip compile pyproject.toml --group install --universal --python-version 3.11 --only-binary :all: \
+  --generate-hashes --no-annotate --no-strip-extras --no-config --quiet --custom-compile-command "make lock"
+lock: .venv/.installed-dev ## Resolve the dependencies and write their versions and hashes
+	$(COMPILE) $(UPGRADE) -o requirements.txt
+	$(COMPILE) $(UPGRADE) --extra dev -c requirements.txt \
+	  $$(sed -n 's/^\([^ =[]*\).*==.*/--no-emit-package=\1/p' requirements.txt) -o requirements-dev.txt
+	@{ echo "-r requirements.txt"; grep -v '^-r ' requirements-dev.txt; } > .venv/requirements-dev.txt
+	@mv .venv/requirements-dev.txt requirements-dev.txt
 
 .PHONY: chromium
 chromium:
