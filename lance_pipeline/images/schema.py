@@ -6,7 +6,7 @@ import pyarrow as pa
 
 Reason = Literal[
     "empty", "not_an_image", "truncated", "corrupt", "unsupported", "too_large", "link", "unreadable", "not_a_file",
-    "missing",
+    "missing", "suspicious",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
