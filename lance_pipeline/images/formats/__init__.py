@@ -20,14 +20,17 @@ from lance_pipeline.images.formats.gif import check_frame, check_gif
 from lance_pipeline.images.formats.jpeg import check_jpeg
 from lance_pipeline.images.formats.plain import (
     bitmap_ends_early,
+    check_before_palette,
     check_icon_rows,
     check_netpbm,
     check_runs,
+    check_sgi_rows,
     icon_size,
     sgi_ends_early,
 )
 from lance_pipeline.images.formats.png import SIGNATURE, check_png, check_rows, png_ends_early
 from lance_pipeline.images.formats.tiff import check_exif, check_tiff, tiff_ends_early
+from lance_pipeline.images.formats.tiff_strips import check_strips
 from lance_pipeline.images.limits import check_size
 
 _JPEG, _PNG, _GIF, _BMP = (b"\xff\xd8\xff",), (SIGNATURE,), (b"GIF87a", b"GIF89a"), (b"BM",)
@@ -87,6 +90,12 @@ def check_decoded(data: bytes, image: Image.Image) -> None:
         check_frame(data, image)
     elif image.format == "ICO":
         check_icon_rows(data)
+    elif image.format == "TIFF":
+        check_strips(data, image)
+    elif image.format == "PCX":
+        check_before_palette(data)
+    elif image.format == "SGI":
+        check_sgi_rows(data)
 
 
 def _exif(image: Image.Image) -> bytes:

@@ -170,6 +170,12 @@ def segments(data: bytes) -> Iterator[Segment]:
     raise UndecodableImageError("suspicious", f"more than {MAX_SEGMENTS} segments before the first scan")
 
 
+def frame_of(data: bytes) -> Frame | None:
+    """The frame header, if there is one before the first scan."""
+    found = (segment for segment in segments(data) if segment.marker in _FRAMES)
+    return next((_frame(one.marker, data[one.begin : one.end]) for one in found), None)
+
+
 def _frame(kind: int, content: bytes) -> Frame:
     height, width = int.from_bytes(content[1:3], "big"), int.from_bytes(content[3:5], "big")
     return Frame(kind, width, height, content[6::3])

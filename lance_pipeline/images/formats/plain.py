@@ -7,6 +7,7 @@ Source: the manual pages of Netpbm; Microsoft, "Bitmap Storage"; ZSoft, "PCX Tec
 import io
 import re
 import struct
+from collections.abc import Iterator
 
 from PIL import IcoImagePlugin, Image
 
@@ -20,7 +21,7 @@ _NETPBM_FIELD = re.compile(rb"(?:\s|#[^\n\r]*[\n\r])*([^\s#]+)")
 _ASCII, _BITMAPS, _GREY, _COLOUR = (b"P1", b"P2", b"P3"), (b"P1", b"P4"), (b"P2", b"P5"), (b"P3", b"P6")
 # A directory of icons can tell up to 256 pixels; larger ones in PNG say 256, or 0.
 _MAX_ICON_SIDE = 1024
-_BMP_HEADER, _SGI_HEADER = 54, 512
+_BMP_HEADER, _SGI_HEADER, _PCX_PALETTE = 54, 512, 769
 _RUNS = {"PCX": 8 * 32, "TGA": 128}
 
 
@@ -137,13 +138,55 @@ def sgi_ends_early(data: bytes) -> bool:
     rows = height * channels
     if not data[2] or _SGI_HEADER + 8 * rows > len(data):
         return True
+    return any(end > len(data) for _, end in _sgi_rows(data, rows))
+
+
+def _sgi_rows(data: bytes, rows: int) -> Iterator[tuple[int, int]]:
     places = struct.unpack_from(f">{2 * rows}I", data, _SGI_HEADER)
-    return any(begin + size > len(data) for begin, size in zip(places[:rows], places[rows:], strict=True))
+    return ((begin, begin + size) for begin, size in zip(places[:rows], places[rows:], strict=True))
+
+
+def check_sgi_rows(data: bytes) -> None:
+    """Refuse an SGI image whose runs do not fill its rows: Pillow leaves the rest black.
+
+    Raises:
+        UndecodableImageError: ``truncated``.
+    """
+    bytes_a_value, (width, height, channels) = data[3], struct.unpack_from(">HHH", data, 6)
+    if not data[2] or bytes_a_value != 1:
+        return
+    for begin, end in _sgi_rows(data, height * channels):
+        values, place = 0, begin
+        while place < end and (count := data[place] & 0x7F):
+            values += count
+            place += 1 + (count if data[place] & 0x80 else 1)
+        if values < width:
+            raise UndecodableImageError("truncated", f"a row of {values} pixels, not {width}")
+
+
+def check_before_palette(data: bytes) -> None:
+    """Refuse a PCX whose palette Pillow has taken for pixels, as it does where these end early.
+
+    Raises:
+        UndecodableImageError: ``truncated``.
+    """
+    if not _has_palette(data):
+        return
+    try:
+        with Image.open(io.BytesIO(data[:-_PCX_PALETTE]), formats=["PCX"]) as image:
+            image.load()
+    except OSError as error:
+        raise UndecodableImageError("truncated", "its pixels do not end before its palette") from error
+
+
+def _has_palette(data: bytes) -> bool:
+    """Whether it is a PCX of 256 colours or greys with the palette behind its pixels."""
+    version, bits, planes = data[1], data[3], data[65]
+    return (version, bits, planes) == (5, 8, 1) and len(data) > 128 + _PCX_PALETTE and data[-_PCX_PALETTE] == 12
 
 
 def _check_palette(data: bytes) -> None:
     """Of 256 colours the palette is the last of the file; without it Pillow takes their numbers for greys."""
     version, bits, planes, grey = data[1], data[3], data[65], data[68] == 2
-    palette = len(data) > 128 + 769 and data[-769] == 12
-    if (version, bits, planes) == (5, 8, 1) and not palette and not grey:
+    if (version, bits, planes) == (5, 8, 1) and not grey and not _has_palette(data):
         raise UndecodableImageError("truncated", "the palette at its end is missing")
