@@ -19,9 +19,15 @@ from cv2.typing import MatLike
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from lance_pipeline.images.formats import begins_like_image, check_decoded, check_header, check_opened, is_short
+from lance_pipeline.images.formats import (
+    begins_like_image,
+    check_decoded,
+    check_header,
+    check_opened,
+    for_pillow,
+    is_short,
+)
 from lance_pipeline.images.formats.jpeg import check_decodes, check_scans
-from lance_pipeline.images.formats.png import with_plain_texts
 from lance_pipeline.images.headers import BROKEN, ORIENTATION, PlainHeader, plain_jpeg, plain_png
 from lance_pipeline.images.limits import SMALL_PIXELS
 from lance_pipeline.images.memory_budget import default_budget
@@ -48,7 +54,7 @@ _FORMATS = (
 # The most memory that decoding takes, in bytes a pixel: by the fast decoders, where libjpeg keeps all coefficients, and
 # by Pillow, whose plugins and conversions keep copies. Measuring the pixels afterwards takes no more.
 _FAST_BYTES, _COEFFICIENTS_BYTES, _PILLOW_BYTES = 7, 13, 20
-_COSTLY_BYTES = {"WEBP": 28, "AVIF": 28, "JPEG2000": 44}
+_COSTLY_BYTES: dict[str, int] = dict.fromkeys(("WEBP", "AVIF", "JPEG2000"), 28)
 
 # libjpeg leaves out frequencies to decode at these fractions of the size; others are slower than the whole.
 _SCALES = (8, 4, 2)
@@ -249,7 +255,7 @@ def _pillow_image(data: bytes, room: ExitStack) -> DecodedImage:
     try:
         if width * height > SMALL_PIXELS:
             room.enter_context(_memory.reserved(_COSTLY_BYTES["WEBP"] * width * height))
-        with Image.open(io.BytesIO(with_plain_texts(data)), formats=_KNOWN_FORMATS) as image:
+        with Image.open(io.BytesIO(for_pillow(data)), formats=_KNOWN_FORMATS) as image:
             check_opened(data, image)
             kind = image.format or ""
             if not width and image.width * image.height > SMALL_PIXELS:

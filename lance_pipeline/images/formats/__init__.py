@@ -27,8 +27,9 @@ from lance_pipeline.images.formats.plain import (
     check_sgi_rows,
     icon_size,
     sgi_ends_early,
+    without_comments,
 )
-from lance_pipeline.images.formats.png import SIGNATURE, check_png, check_rows, png_ends_early
+from lance_pipeline.images.formats.png import SIGNATURE, check_png, check_rows, png_ends_early, with_plain_texts
 from lance_pipeline.images.formats.tiff import check_exif, check_tiff, tiff_ends_early
 from lance_pipeline.images.formats.tiff_strips import check_strips
 from lance_pipeline.images.limits import check_size
@@ -64,6 +65,15 @@ def check_header(data: bytes) -> tuple[int, int]:
     if data[4:8] == _AVIF:
         check_avif(data)
     return 0, 0
+
+
+def for_pillow(data: bytes) -> bytes:
+    """The same image, in bytes that Pillow opens without trouble.
+
+    Raises:
+        UndecodableImageError: ``suspicious``.
+    """
+    return without_comments(with_plain_texts(data))
 
 
 def check_opened(data: bytes, image: Image.Image) -> None:
@@ -139,4 +149,4 @@ _ENDS_EARLY: tuple[tuple[tuple[bytes, ...], Callable[[bytes], bool]], ...] = (
     (_JPEG2000, jpeg2000_ends_early),
 )
 _OF_RUNS = {"BMP", "DIB", "PCX", "TGA", "SGI", "AVIF"}
-__all__ = ["begins_like_image", "check_decoded", "check_header", "check_opened", "is_short"]
+__all__ = ["begins_like_image", "check_decoded", "check_header", "check_opened", "for_pillow", "is_short"]

@@ -21,8 +21,9 @@ MAX_SEGMENTS = 1 << 14
 _USUAL_SCANS, _MAX_SCANNED_PIXELS = 32, 1 << 31
 # Bytes between segments, which decoders pass over one by one.
 _MAX_JUNK = 1 << 16
-# Decoding stops at the last pixel; padding is one byte repeated, a little else is harmless.
-_MAX_LEFT_OVER = 1 << 10
+# Decoding stops at the last pixel. Padding is one byte repeated, and a little else is harmless; more are pixels that
+# damage before them has pushed out of the image.
+_MAX_LEFT_OVER = 1 << 8
 _EOI, _SOS, _APP0, _APP1, _APP2, _APP15, _COMMENT = 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEF, 0xFE
 _ALONE = {0x01, *range(0xD0, 0xD9)}
 _SEQUENTIAL = (0xC0, 0xC1, 0xC3, 0xC9, 0xCB)

@@ -17,11 +17,12 @@ from lance_pipeline.images.rejection import UndecodableImageError
 
 _WIDTH, _HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS = 256, 257, 259, 266, 278
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 322, 323, 324, 325
-_JPEG_TABLES, _GROUP_3, _GROUP_4, _JPEG = 347, 3, 4, 7
+_JPEG_TABLES, _HUFFMAN, _GROUP_3, _GROUP_4, _JPEG = 347, 2, 3, 4, 7
 # An end of line is at least so many zeros and a one; no other codes have as many. Two in a row end the image.
 _EOL_ZEROS, _EOL_TAG = 11, 1
-# In T.6 a row that begins with a black pixel, by runs of no white and one black.
-_MARKED_ROW = [int(bit) for bit in "00100110101010"]
+# A row that begins with a black pixel: runs of no white and one black, which T.6 announces.
+_MARKED_ROW = [int(bit) for bit in "00110101010"]
+_RUNS_IN_T6 = [0, 0, 1]
 
 
 def check_strips(data: bytes, image: Image.Image) -> None:
@@ -36,7 +37,7 @@ def check_strips(data: bytes, image: Image.Image) -> None:
     """
     directory = Directory.at(data)
     compression = directory.number(_COMPRESSION, 0) if directory else 0
-    if directory is None or compression not in (_GROUP_3, _GROUP_4, _JPEG):
+    if directory is None or compression not in (_HUFFMAN, _GROUP_3, _GROUP_4, _JPEG):
         return
     width, height = directory.number(_WIDTH, 0), directory.number(_HEIGHT, 0)
     if compression == _JPEG:
@@ -54,9 +55,10 @@ def check_strips(data: bytes, image: Image.Image) -> None:
         found = _rows_between(bits, ends)
         missing = len(ends) > 0 and found < rows
     else:
-        codes = bits[: ends[0] - _EOL_ZEROS] if len(ends) else bits
+        codes = bits[: ends[0] - _EOL_ZEROS] if compression == _GROUP_4 and len(ends) else bits
         # Ones repeat the row above to its end.
-        marks = np.array(_MARKED_ROW + [1] * width, np.uint8)
+        row = (_RUNS_IN_T6 if compression == _GROUP_4 else []) + _MARKED_ROW + [1] * width
+        marks = np.array(row, np.uint8)
         missing = _is_other_image(directory, np.concatenate([codes, marks]), image)
     if missing:
         raise UndecodableImageError("truncated", f"its last strip of fax data has fewer rows than {rows}")
@@ -92,8 +94,11 @@ def _is_other_image(directory: Directory, bits: NDArray[np.uint8], image: Image.
             return False
         struct.pack_into(directory.order + code, other, at + (count - 1) * size, value)
     other += strip
-    with Image.open(io.BytesIO(other), formats=["TIFF"]) as changed:
-        return changed.size == image.size and changed.tobytes() != image.tobytes()
+    try:
+        with Image.open(io.BytesIO(other), formats=["TIFF"]) as changed:
+            return changed.size == image.size and changed.tobytes() != image.tobytes()
+    except OSError:
+        return True
 
 
 def _check_jpegs(directory: Directory, width: int, height: int) -> None:
