@@ -80,7 +80,7 @@ def test_contents_are_rejected_for_the_right_reason(root, target):
         row = quarantine(report)[f"dog/{name}"]
         assert (row["label"], row["size"]) == ("dog", len(data))
         assert row["detail"]
-    assert report.reasons["truncated"] == 3
+    assert report.reasons["truncated"] == 4
     facts = LanceSplit(target).facts
     assert facts["quarantine"] == {
         "uri": report.rejected_uri,
