@@ -2,43 +2,59 @@
 
 Pillow is the reference for what the pixels are. Plain JPEG and PNG files, recognised by their
 headers, go through faster decoders that give the same pixels; whatever those refuse or might see
-otherwise is Pillow's to judge.
+otherwise is Pillow's to judge. What Pillow would take although it ends early, or costs far more than
+its bytes can be worth, is refused by what :mod:`lance_pipeline.images.formats` knows of its format.
 """
 
 import io
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from typing import NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
 import PIL
 import simplejpeg
+from cv2.typing import MatLike
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from lance_pipeline.images.formats import (
+    begins_like_image,
+    check_decoded,
+    check_header,
+    check_opened,
+    for_pillow,
+    is_short,
+)
+from lance_pipeline.images.formats.jpeg import check_decodes, check_scans
 from lance_pipeline.images.headers import BROKEN, ORIENTATION, PlainHeader, plain_jpeg, plain_png
+from lance_pipeline.images.limits import SMALL_PIXELS
+from lance_pipeline.images.memory_budget import default_budget
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.scratch import Scratch
 
-# A 16-bit RGB image of this size takes about 1 GB; larger ones are refused from the header.
-MAX_PIXELS = 178_956_970
-DECODERS = f"pillow {PIL.__version__}, opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}"
-# Source: JEITA CP-3451 (Exif 2.3), 4.6.4.
-_TURNED = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
+# Changes where other files are rejected than before: what other rules rejected is judged again.
+_RULES = 2
+DECODERS = f"pillow {PIL.__version__}, opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}, rules {_RULES}"
+# How OpenCV turns an image of each EXIF orientation upright. Source: JEITA CP-3451 (Exif 2.3), 4.6.4.
+_TURNS: dict[int, Callable[[MatLike], MatLike]] = {
+    2: lambda pixels: cv2.flip(pixels, 1),
+    3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
+    4: lambda pixels: cv2.flip(pixels, 0),
+    5: cv2.transpose,
+    6: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_CLOCKWISE),
+    7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
+    8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
 # Of Pillow's formats those that hold one picture in pixels; EPS, for one, would start Ghostscript.
 _FORMATS = (
     "JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM", "PCX", "TGA", "ICO", "SGI",
 )  # fmt: skip
-_SIGNATURES = (
-    b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"\0\0\0\x0cjP",
-)  # fmt: skip
+# The most memory that decoding takes, in bytes a pixel: by the fast decoders, where libjpeg keeps all coefficients, and
+# by Pillow, whose plugins and conversions keep copies. Measuring the pixels afterwards takes no more.
+_FAST_BYTES, _COEFFICIENTS_BYTES, _PILLOW_BYTES = 7, 13, 20
+_COSTLY_BYTES: dict[str, int] = dict.fromkeys(("WEBP", "AVIF", "JPEG2000"), 28)
 
 # libjpeg leaves out frequencies to decode at these fractions of the size; others are slower than the whole.
 _SCALES = (8, 4, 2)
@@ -51,7 +67,9 @@ _TOO_MUCH = "extraneous bytes before marker"
 cv2.setNumThreads(1)
 Image.init()
 _scratch = Scratch()
+_memory = default_budget()
 _KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+_T = TypeVar("_T")
 
 
 class DecodedImage(NamedTuple):
@@ -65,23 +83,58 @@ def decode_image(data: bytes) -> DecodedImage:
     """Decode an encoded image to 8-bit RGB, upright by its EXIF orientation.
 
     Greyscale, palette and other modes are converted to RGB as Pillow does (an alpha channel is
-    dropped), 16 bits are scaled to 8; of an animation the first frame is taken. An image of more
-    than ``MAX_PIXELS`` pixels is refused before it is decoded.
+    dropped), 16 bits are scaled to 8; of an animation the first frame is taken. What is too large, or
+    claims more pixels than its bytes can hold, is refused before it is decoded; large images wait until
+    others leave memory for them.
 
     Raises:
-        UndecodableImageError: empty, not an image, truncated, corrupt, unsupported or too large.
+        UndecodableImageError: empty, not an image, truncated, corrupt, unsupported, suspicious or too large.
+    """
+    return decode_and_use(data, _unchanged)
+
+
+def decode_and_use(data: bytes, use: Callable[[DecodedImage], _T]) -> _T:
+    """Decode as :func:`decode_image`, and hand the image over while the memory for it is still reserved.
+
+    Args:
+        data: of the file.
+        use: is given the image; it must not decode another.
+
+    Returns:
+        What ``use`` returns.
+
+    Raises:
+        UndecodableImageError: as :func:`decode_image`.
     """
     if not data:
         raise UndecodableImageError("empty", "the file is empty")
     if header := plain_jpeg(data):
-        pixels = _decode_jpeg(data, header)
-        if pixels is not None:
-            return DecodedImage(pixels, "JPEG")
+        kind, decode = "JPEG", _decode_jpeg
     elif header := plain_png(data):
-        pixels = _decode_png(data, header)
+        kind, decode = "PNG", _decode_png
+    else:
+        return _decode_by_pillow(data, use)
+    if header.width * header.height <= SMALL_PIXELS:
+        pixels = decode(data, header)
         if pixels is not None:
-            return DecodedImage(pixels, "PNG")
-    return _decode_by_pillow(data)
+            return use(DecodedImage(pixels, kind))
+    else:
+        with _room_for(data, header, kind):
+            pixels = decode(data, header)
+            if pixels is not None:
+                return use(DecodedImage(pixels, kind))
+    return _decode_by_pillow(data, use)
+
+
+def _unchanged(image: DecodedImage) -> DecodedImage:
+    return image
+
+
+def _room_for(data: bytes, header: PlainHeader, kind: str) -> AbstractContextManager[None]:
+    """Reserve the memory for a large plain image whose header can be true."""
+    check_header(data)
+    nbytes = _COEFFICIENTS_BYTES if kind == "JPEG" and not header.height_at else _FAST_BYTES
+    return _memory.reserved(nbytes * header.width * header.height)
 
 
 def decode_scaled(data: bytes, header: PlainHeader, least_height: float, least_width: float) -> NDArray[np.uint8]:
@@ -90,7 +143,12 @@ def decode_scaled(data: bytes, header: PlainHeader, least_height: float, least_w
     Raises:
         UndecodableImageError: as :func:`decode_image`.
     """
-    pixels = _decode_jpeg(data, header, _scale(header, least_height, least_width))
+    scale = _scale(header, least_height, least_width)
+    if header.width * header.height <= SMALL_PIXELS:
+        pixels = _decode_jpeg(data, header, scale)
+    else:
+        with _room_for(data, header, "JPEG"):
+            pixels = _decode_jpeg(data, header, scale)
     return _decode_by_pillow(data).pixels if pixels is None else pixels
 
 
@@ -114,11 +172,15 @@ def decode_top(data: bytes, header: PlainHeader, least_height: float, least_widt
     Raises:
         UndecodableImageError: as :func:`decode_image`.
     """
-    _check_size(header.width, header.height)
     scale = _scale(header, least_height, least_width)
     rows = min(bottom + _MARGIN * scale, header.height) if header.height_at else header.height
-    pixels = _scratch.array(-(-rows // scale), -(-header.width // scale), 3)
-    if not _decode_rows(data, header, rows, pixels):
+    shape = -(-rows // scale), -(-header.width // scale), 3
+    if header.width * header.height <= SMALL_PIXELS:
+        pixels = _decode_rows(data, header, rows, shape)
+    else:
+        with _room_for(data, header, "JPEG"):
+            pixels = _decode_rows(data, header, rows, shape)
+    if pixels is None:
         pixels = _decode_by_pillow(data).pixels
         return Top(pixels, *pixels.shape[:2])
     return Top(pixels, -(-header.height // scale), pixels.shape[1])
@@ -143,33 +205,39 @@ def decode_rgb(data: bytes) -> Image.Image:
 
 
 def _decode_jpeg(data: bytes, header: PlainHeader, scale: int = 1) -> NDArray[np.uint8] | None:
-    _check_size(header.width, header.height)
-    height, width = -(-header.height // scale), -(-header.width // scale)
+    if header.frame_at and not header.height_at:
+        check_scans(data, header.frame_at)
+    return _decode_strictly(data, -(-header.height // scale), -(-header.width // scale))
+
+
+def _decode_strictly(data: bytes, height: int, width: int) -> NDArray[np.uint8] | None:
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
-        # It is strict about whatever libjpeg warns of: Pillow tells the harmless from the broken.
+        # It is strict about whatever libjpeg warns of: others tell the harmless from the broken.
         return None
 
 
-def _decode_rows(data: bytes, header: PlainHeader, rows: int, pixels: NDArray[np.uint8]) -> bool:
-    """Fill ``pixels`` with so many rows, at the scale that gives them its size; False where Pillow is to judge."""
+def _decode_rows(data: bytes, header: PlainHeader, rows: int, shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+    """So many rows, at the scale that gives them this shape; None where Pillow is to judge."""
     source = data
-    if rows < header.height:
+    if header.frame_at and not header.height_at:
+        check_scans(data, header.frame_at)
+    elif rows < header.height:
         # Told that the image has no others, libjpeg stops there: in a baseline JPEG they come one after the other.
         source = bytearray(data)
         source[header.height_at : header.height_at + 2] = rows.to_bytes(2, "big")
-    height, width, _ = pixels.shape
+    pixels = _scratch.array(*shape)
     try:
-        simplejpeg.decode_jpeg(source, "RGB", min_height=height, min_width=width, buffer=pixels)
+        simplejpeg.decode_jpeg(source, "RGB", min_height=shape[0], min_width=shape[1], buffer=pixels)
     except ValueError as error:
         # It tells of the first warning: nothing is wrong with the rows before those that are too many.
-        return rows < header.height and _TOO_MUCH in str(error)
-    return True
+        return pixels if rows < header.height and _TOO_MUCH in str(error) else None
+    return pixels
 
 
 def _decode_png(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
-    _check_size(header.width, header.height)
+    del header
     try:
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
@@ -177,41 +245,60 @@ def _decode_png(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
     return cast("NDArray[np.uint8] | None", pixels)
 
 
-def _decode_by_pillow(data: bytes) -> DecodedImage:
+def _decode_by_pillow(data: bytes, use: Callable[[DecodedImage], _T] = _unchanged) -> _T:
+    with ExitStack() as room:
+        return use(_pillow_image(data, room))
+
+
+def _pillow_image(data: bytes, room: ExitStack) -> DecodedImage:
+    width, height = check_header(data)
     try:
-        with Image.open(io.BytesIO(data), formats=_KNOWN_FORMATS) as image:
-            _check_size(*image.size)
+        if width * height > SMALL_PIXELS:
+            room.enter_context(_memory.reserved(_COSTLY_BYTES["WEBP"] * width * height))
+        with Image.open(io.BytesIO(for_pillow(data)), formats=_KNOWN_FORMATS) as image:
+            check_opened(data, image)
             kind = image.format or ""
-            image.load()
-            rgb = _eight_bit(_upright(image)).convert("RGB")
+            if not width and image.width * image.height > SMALL_PIXELS:
+                nbytes = _COSTLY_BYTES.get(kind, _PILLOW_BYTES)
+                room.enter_context(_memory.reserved(nbytes * image.width * image.height))
+            pixels = _jpeg_of_pillow(data, image) if kind in ("JPEG", "MPO") else None
+            if pixels is None:
+                image.load()
+                check_decoded(data, image)
+                pixels = np.asarray(_eight_bit(image).convert("RGB"))
+            return DecodedImage(_upright(pixels, image), kind)
     except UndecodableImageError:
         raise
     except UnidentifiedImageError as error:
-        if data.startswith(_SIGNATURES):
-            raise UndecodableImageError("corrupt", "it begins like an image, but its header cannot be read") from error
-        raise UndecodableImageError("not_an_image", "not an image in a format that is read here") from error
-    except Image.DecompressionBombError as error:
-        raise UndecodableImageError("too_large", str(error)) from error
+        if not begins_like_image(data):
+            raise UndecodableImageError("not_an_image", "not an image in a format that is read here") from error
+        if is_short(data, error):
+            raise UndecodableImageError("truncated", f"its {len(data)} bytes end within its header") from error
+        raise UndecodableImageError("corrupt", "it begins like an image, but its header cannot be read") from error
+    except (Image.DecompressionBombError, MemoryError) as error:
+        raise UndecodableImageError("too_large", str(error) or "there is not enough memory for it") from error
     except BROKEN as error:
-        cut = isinstance(error, EOFError) or "truncated" in str(error).lower()
-        raise UndecodableImageError("truncated" if cut else "corrupt", f"{type(error).__name__}: {error}") from error
-    return DecodedImage(np.asarray(rgb), kind)
+        reason = "truncated" if is_short(data, error) else "corrupt"
+        raise UndecodableImageError(reason, f"{type(error).__name__}: {error}") from error
 
 
-def _upright(image: Image.Image) -> Image.Image:
-    """The image turned as its EXIF orientation says; as it lies where that cannot be read, as viewers show it."""
+def _jpeg_of_pillow(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
+    """The pixels of a JPEG that Pillow has opened, without its orientation; None where Pillow must decode it."""
+    if image.mode != "CMYK":
+        pixels = _decode_strictly(data, image.height, image.width)
+        if pixels is not None:
+            return pixels
+    check_decodes(data)
+    return None
+
+
+def _upright(pixels: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
+    """The pixels turned as the EXIF orientation says; as they lie where that cannot be read, as viewers show it."""
     try:
-        turned = _TURNED.get(image.getexif().get(ORIENTATION, 1))
+        turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
     except BROKEN:
-        return image
-    return image if turned is None else image.transpose(turned)
-
-
-def _check_size(width: int, height: int) -> None:
-    if width * height > MAX_PIXELS:
-        raise UndecodableImageError(
-            "too_large", f"{width}x{height} pixels are more than the limit of {MAX_PIXELS} pixels"
-        )
+        return pixels
+    return pixels if turn is None else cast("NDArray[np.uint8]", turn(pixels))
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

@@ -8,7 +8,10 @@ import struct
 import zlib
 from typing import NamedTuple
 
-from PIL import Image
+from lance_pipeline.images.formats.jpeg import MAX_SEGMENTS
+from lance_pipeline.images.formats.tiff import Directory
+from lance_pipeline.images.limits import MAX_CHUNKS
+from lance_pipeline.images.rejection import UndecodableImageError
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks that say nothing of the pixels as Pillow converts them.
@@ -26,6 +29,7 @@ _GREY, _RGB, _PALETTE = 0, 2, 3
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _SCAN, _APP1, _APP2, _ADOBE = 0xDA, 0xE1, 0xE2, 0xEE
 _ADOBE_YCBCR = 1
+_SHORT = 3
 ORIENTATION = 0x0112
 """The EXIF tag."""
 BROKEN = (
@@ -42,11 +46,13 @@ class PlainHeader(NamedTuple):
         width: in pixels.
         height: in pixels.
         height_at: where the two bytes of the height are, in a JPEG whose rows come one after the other; 0 in others.
+        frame_at: where the content of the frame header begins, in a JPEG.
     """
 
     width: int
     height: int
     height_at: int = 0
+    frame_at: int = 0
 
 
 def plain_png(data: bytes) -> PlainHeader | None:
@@ -70,7 +76,9 @@ def plain_png(data: bytes) -> PlainHeader | None:
 
 def _harmless_chunks(data: bytes, position: int) -> bool:
     """Whether the chunks from ``position`` to the end are sound and leave the pixels as they are."""
-    while position + 8 <= len(data):
+    for _ in range(MAX_CHUNKS):
+        if position + 8 > len(data):
+            return False
         size, kind = _CHUNK_HEAD.unpack_from(data, position)
         if kind not in _HARMLESS_CHUNKS or data.startswith(_RAW_PROFILE, position + 8):
             return False
@@ -96,7 +104,9 @@ def plain_jpeg(data: bytes) -> PlainHeader | None:
     if not data.startswith(b"\xff\xd8\xff"):
         return None
     header, components, position = None, 0, 2
-    while position + 4 <= len(data) and data[position] == 0xFF:
+    for _ in range(MAX_SEGMENTS):
+        if position + 4 > len(data) or data[position] != 0xFF:
+            break
         marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
         if marker == _SCAN:
             whole = header is not None and data[position + 4 : position + 5] == bytes([components])
@@ -108,7 +118,8 @@ def plain_jpeg(data: bytes) -> PlainHeader | None:
             width, height = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
             if not width or not height:
                 return None
-            header, components = PlainHeader(width, height, 0 if marker == _PROGRESSIVE else position + 5), segment[5]
+            height_at = 0 if marker == _PROGRESSIVE else position + 5
+            header, components = PlainHeader(width, height, height_at, position + 4), segment[5]
         elif marker in (_APP1, _APP2, _ADOBE) and not _harmless(marker, data[position + 4 : position + 2 + size]):
             return None
         position += 2 + size
@@ -125,9 +136,9 @@ def _harmless(marker: int, segment: bytes) -> bool:
         return b"Orientation" not in segment
     if ORIENTATION.to_bytes(2, "little") not in segment and ORIENTATION.to_bytes(2, "big") not in segment:
         return True
-    exif = Image.Exif()
     try:
-        exif.load(segment)
-        return exif.get(ORIENTATION, 1) == 1
-    except BROKEN:
+        directory = Directory.at(segment.removeprefix(b"Exif\0\0"))
+    except UndecodableImageError:
         return False
+    kind, _, _ = directory.tags.get(ORIENTATION, (_SHORT, 1, 0)) if directory else (0, 0, 0)
+    return bool(directory) and kind == _SHORT and directory.number(ORIENTATION, 1) == 1

@@ -8,7 +8,7 @@ from lance_pipeline.images.row_digests import IMAGE_DIGEST, ROW_DIGEST
 
 Reason = Literal[
     "empty", "not_an_image", "truncated", "corrupt", "unsupported", "too_large", "link", "unreadable", "not_a_file",
-    "missing",
+    "missing", "suspicious",
 ]  # fmt: skip
 REASONS: tuple[Reason, ...] = get_args(Reason)
 

@@ -11,7 +11,7 @@ import xxhash
 from numpy.typing import NDArray
 
 from lance_pipeline.images.channels import IntTriple
-from lance_pipeline.images.decoding import DecodedImage, decode_image
+from lance_pipeline.images.decoding import DecodedImage, decode_and_use
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.scratch import Scratch
 
@@ -56,20 +56,25 @@ def inspect_images(files: Sequence[bytes]) -> list[Inspected | UndecodableImageE
     small: dict[tuple[int, ...], list[tuple[int, DecodedImage]]] = defaultdict(list)
     for place, data in enumerate(files):
         try:
-            image = decode_image(data)
+            found = decode_and_use(data, _measured_unless_small)
         except UndecodableImageError as error:
-            results[place] = error
-            continue
-        height, width, _ = image.pixels.shape
-        if height * width <= _SMALL:
-            small[image.pixels.shape].append((place, image))
+            found = error
+        if isinstance(found, DecodedImage):
+            small[found.pixels.shape].append((place, found))
         else:
-            results[place] = Inspected(width, height, image.format, measure_image(image.pixels))
+            results[place] = found
     for (height, width, _), members in small.items():
         stack = np.stack([image.pixels for _, image in members])
         for (place, image), measured in zip(members, measure_stack(stack), strict=True):
             results[place] = Inspected(width, height, image.format, measured)
     return [results[place] for place in range(len(files))]
+
+
+def _measured_unless_small(image: DecodedImage) -> Inspected | DecodedImage:
+    height, width, _ = image.pixels.shape
+    if height * width <= _SMALL:
+        return image
+    return Inspected(width, height, image.format, measure_image(image.pixels))
 
 
 def bytes_digest(data: bytes) -> bytes:

@@ -57,6 +57,11 @@ CONTENTS = {
     "empty.png": (b"", "empty"),
     "text.jpg": (b"no image at all", "not_an_image"),
     "script.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not_an_image"),
+    "ended.jpg": (JPEG[: len(JPEG) * 3 // 4] + b"\xff\xd9", "truncated"),
+    "claim.gif": (
+        b"GIF89a" + b"\x41\x34" * 2 + encoded(class_image(0, np.random.default_rng(0), 8), "GIF")[10:],
+        "suspicious",
+    ),
     "cut.png": (GOOD[: len(GOOD) // 2], "truncated"),
     "cut.jpg": (JPEG[: len(JPEG) // 2], "truncated"),
     "head.png": (GOOD[:20], "truncated"),
@@ -75,7 +80,7 @@ def test_contents_are_rejected_for_the_right_reason(root, target):
         row = quarantine(report)[f"dog/{name}"]
         assert (row["label"], row["size"]) == ("dog", len(data))
         assert row["detail"]
-    assert report.reasons["truncated"] == 3
+    assert report.reasons["truncated"] == 4
     facts = LanceSplit(target).facts
     assert facts["quarantine"] == {
         "uri": report.rejected_uri,
