@@ -1,7 +1,9 @@
 """Folders of images to Lance datasets: every file accounted for, only changes worked on."""
 
+import logging
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from functools import reduce
 
@@ -29,6 +31,7 @@ from lance_pipeline.images.object_store import join_uri
 from lance_pipeline.images.splitting import Assignment, OfFolder
 from lance_pipeline.images.table import ConflictError, read_facts, remove_orphans
 
+_log = logging.getLogger(__name__)
 _ATTEMPTS = 5
 _EXAMPLES = 5
 
@@ -72,15 +75,17 @@ class IngestReport:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told while an ingest runs.
+    """Callbacks for what happens while an ingest runs.
 
     Attributes:
         progress: called with (files read, files to read) now and then; unchanged files are not read.
         waiting: called with the URI of a dataset that somebody else is writing to.
+        warning: called, from any thread, with a line about something that went wrong and was made good.
     """
 
     progress: Callable[[int, int], None] = lambda done, total: None
     waiting: Callable[[str], None] = lambda uri: None
+    warning: Callable[[str], None] = _log.warning
 
 
 @dataclass(frozen=True)
@@ -223,23 +228,33 @@ def _work(
     threads: int | None,
 ) -> None:
     """Read the backlog, and complete the plan."""
-    reader = FileReader(source.root, source.folder)
-    job = Job(reader, source.assignment, frozenset(stored))
     intake = Intake(plan, stored, seen)
     done = 0
     watch.progress(done, backlog.files)
-    try:
-        for positions, outcome in outcomes(job, backlog, lambda files: plan.stored_digests(files, stored), threads):
-            intake.take(positions, outcome)
-            if outcome.rejected and limits.exceeded(len(plan.rejected), len(plan.codes)):
-                intake.finish_step()
-                _check_limits(source, plan, limits, complete=False)
-            done += len(positions)
-            watch.progress(done, backlog.files)
-        intake.finish_step()
-    except BaseException:
-        intake.abandon()
-        raise
+    with FileReader(source.root, source.folder) as reader:
+        job = Job(reader, source.assignment, frozenset(stored))
+        examined = outcomes(
+            job,
+            backlog,
+            lambda files: plan.stored_digests(files, stored),
+            threads,
+            warn=watch.warning,
+            guarded=seen.killed,
+        )
+        try:
+            with closing(examined):
+                for positions, outcome in examined:
+                    intake.take(positions, outcome)
+                    if outcome.rejected and limits.exceeded(len(plan.rejected), len(plan.codes)):
+                        intake.finish_step()
+                        _check_limits(source, plan, limits, complete=False)
+                    done += len(positions)
+                    watch.progress(done, backlog.files)
+            intake.finish_step()
+        except BaseException:
+            intake.abandon()
+            seen.stop()
+            raise
 
 
 def _check_limits(source: Source, plan: Plan, limits: Limits, *, complete: bool) -> None:

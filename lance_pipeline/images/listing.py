@@ -78,8 +78,7 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
                 "`splits: {val: valid}`, or cut one folder of classes into splits with "
                 "`splits: {fractions: {train: 0.7, val: 0.15, test: 0.15}}`."
             )
-        _require_inside(root, path)
-        tables.append(_classes_of(FolderScan(path, path, split), path, ignored))
+        tables.append(_classes_of(FolderScan(root, folder, split), path, ignored))
     listing = Listing(root, folders, _in_order(folders, tables), _labels(tables[0]), ignored)
     for split, labels in listing.counts().items():
         if unknown := [label for label in labels if label not in listing.classes]:
@@ -106,8 +105,7 @@ def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
                 f"the folder {path}, named under `splits.fractions.pool`, is missing. {root} holds "
                 f"{_names(subfolders(root)) or 'no folders'}."
             )
-        _require_inside(root, path)
-        tables.append(_classes_of(FolderScan(path, root, UNSPLIT), path, ignored))
+        tables.append(_classes_of(FolderScan(root, folder, UNSPLIT, from_root=True), path, ignored))
     table = _sorted(tables) if len(tables) > 1 else tables[0].combine_chunks()
     return _checked(Listing(root, {UNSPLIT: ""}, table, _labels(table), ignored))
 
@@ -196,16 +194,6 @@ def _require_root(root: str) -> None:
         f"the folder {root} is missing{there}. Set `source: {{folder: …}}` to a folder of "
         "<split>/<label>/<file>, or put the images there."
     )
-
-
-def _require_inside(root: str, folder: str) -> None:
-    """A split's folder that is a link may lead to another folder of the data set alone."""
-    target = folder if is_remote(folder) else os.path.realpath(folder)
-    if not is_remote(root) and not os.path.join(target, "").startswith(os.path.join(os.path.realpath(root), "")):
-        raise InputError(
-            f"the folder {folder} is a link that leaves {root}, to {target}. Put the folder itself there, mount it "
-            "there, or give the folder that holds it as the source."
-        )
 
 
 def _names(names: list[str]) -> str:

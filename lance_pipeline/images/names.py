@@ -24,10 +24,3 @@ def escape_names(names: list[str]) -> list[str]:
 def unescape_name(name: str) -> bytes:
     """The bytes that :func:`escape_name` was given."""
     return unquote_to_bytes(name)
-
-
-def join_escaped(root: str, escaped: str) -> bytes:
-    """The path, as bytes, of an escaped relative path below ``root``."""
-    if "%" not in escaped:
-        return f"{root}/{escaped}".encode(errors="surrogateescape")
-    return os.path.join(os.fsencode(root), unescape_name(escaped))

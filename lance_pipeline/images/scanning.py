@@ -1,5 +1,6 @@
 """The files of one folder of classes, from a disk or an object store, as columns."""
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -12,8 +13,9 @@ import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.names import escape_name, escape_names
-from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote
+from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote, join_uri
 from lance_pipeline.images.schema import LATEST_NS
+from lance_pipeline.storage.confined import ConfinedFolder, LinkError
 
 LISTING_SCHEMA = pa.schema(
     [
@@ -28,6 +30,8 @@ LISTING_SCHEMA = pa.schema(
 _LITTER = {"thumbs.db", "desktop.ini"}
 # Python objects take ten times the memory of Arrow's columns: they live for this many files, few enough for the caches.
 _CHUNK = 1 << 8
+# What the system says of a folder that was removed, or replaced by a file or a link.
+_GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def folder_exists(folder: str) -> bool:
@@ -60,31 +64,32 @@ def subfolders(folder: str) -> list[str]:
 
 
 class FolderScan:
-    """Lists ``<folder>/<label>/…/<file>`` with sizes and times.
+    """Lists ``<root>/<folder>/<label>/…/<file>`` with sizes and times.
 
     Args:
-        folder: the folder of classes.
-        base: the folder that the paths are relative to; ``folder`` or one above it.
+        root: the dataset's folder, which no link may leave.
+        folder: the folder of classes, relative to ``root``.
         split: goes into the column of that name.
+        from_root: whether the paths are relative to ``root`` instead of to ``folder``.
 
     Attributes:
         ignored: hidden files and files outside of class folders, found so far, by escaped path.
         empty: class folders without files.
     """
 
-    def __init__(self, folder: str, base: str, split: str) -> None:
+    def __init__(self, root: str, folder: str, split: str, *, from_root: bool = False) -> None:
         self.ignored: list[str] = []
         self.empty: list[str] = []
-        self.split, self._folder = split, folder
-        below = folder.removeprefix(base).strip("/")
-        self._prefix = escape_name(os.fsencode(below)) + "/" if below else ""
+        self.split = split
+        self._root, self._below, self._folder = root, folder, join_uri(root, folder)
+        self._prefix = escape_name(os.fsencode(folder.strip("/"))) + "/" if from_root and folder.strip("/") else ""
 
     def table(self) -> pa.Table:
         """All files as a table of LISTING_SCHEMA, in the order of label and path.
 
         Raises:
-            InputError: a folder cannot be read, a class has a name that is not UTF-8, or a class
-                folder is a link.
+            InputError: a folder cannot be read, a class has a name that is not UTF-8, a class
+                folder is a link, or the folder is one that leaves the root.
         """
         batches = self._remote() if is_remote(self._folder) else self._local()
         # Class by class: sorting all at once would take a multiple of the memory.
@@ -101,7 +106,7 @@ class FolderScan:
 
     def _local(self) -> Iterator[pa.RecordBatch]:
         links = []
-        with _opened(self._folder) as entries:
+        with _confined(self._root, self._below) as confined, self._listed(confined, "") as (_, entries):
             for entry in entries:
                 path = os.path.join(self._folder, entry.name)
                 if _is_litter(entry.name) or not _is_folder(entry):
@@ -109,7 +114,7 @@ class FolderScan:
                 elif entry.is_symlink():
                     links.append(f"{_shown(path)}, a link to {_shown(os.path.realpath(path))}")
                 else:
-                    yield from self._local_class(path, os.fsencode(entry.name))
+                    yield from self._local_class(confined, entry.name)
         if links:
             raise InputError(
                 f"{len(links)} class folders of {_shown(self._folder)} are links, which are not followed:\n  "
@@ -117,56 +122,105 @@ class FolderScan:
                 links,
             )  # fmt: skip
 
-    def _local_class(self, folder: str, name: bytes) -> Iterator[pa.RecordBatch]:
+    def _local_class(self, confined: ConfinedFolder, name: str) -> Iterator[pa.RecordBatch]:
         try:
-            label = name.decode("utf-8")
+            label = os.fsencode(name).decode("utf-8")
         except UnicodeDecodeError as error:
-            raise InputError(
-                f"the class folder {os.fsencode(folder)!r} has a name that is not UTF-8. Rename it."
-            ) from error
+            folder = os.fsencode(os.path.join(self._folder, name))
+            raise InputError(f"the class folder {folder!r} has a name that is not UTF-8. Rename it.") from error
         empty = True
-        for files in self._walk(folder, self._prefix + escape_name(name) + "/"):
+        for files in self._walk(confined, name):
             empty = False
             yield self._batch(label, *files)
         if empty:
             self.empty.append(label)
 
-    def _walk(self, folder: str, prefix: str) -> Iterator[tuple[list[str], list[int], list[int]]]:
-        """Paths, sizes and times of all that is no folder below ``folder``; whether it can be read is seen later.
+    def _walk(self, confined: ConfinedFolder, name: str) -> Iterator[tuple[list[str], list[int], list[int]]]:
+        """Paths, sizes and times of everything but folders below the class folder; reading finds out what it is.
 
         Whatever is done for each file is done for many in one go: the rest is hardly more than asking the system.
         """
-        below = [(folder, prefix)]
+        below = [name]
         while below:
-            path, deeper = below.pop()
-            # One that is gone since it was listed.
-            if path == folder or os.path.isdir(path):
-                yield from self._files(path, deeper, below)
+            folder = below.pop()
+            try:
+                yield from self._files(confined, folder, below)
+            except _GoneError as error:
+                # A folder that became a link must not hide what it held: reading rejects it by name.
+                if error.is_link:
+                    yield [self._escaped(folder)], [0], [0]
 
     def _files(
-        self, folder: str, prefix: str, below: list[tuple[str, str]]
+        self, confined: ConfinedFolder, folder: str, below: list[str]
     ) -> Iterator[tuple[list[str], list[int], list[int]]]:
-        """The same of one folder alone; those in it go to ``below``."""
-        with _opened(folder) as entries:
+        """The same of one folder alone; the folders in it are added to ``below``."""
+        prefix = self._escaped(folder) + "/"
+        with self._listed(confined, folder) as (descriptor, entries):
             while chunk := list(islice(entries, _CHUNK)):
                 found = [entry for entry in chunk if not _is_litter(entry.name)]
                 if len(found) < len(chunk):
                     litter = escape_names([entry.name for entry in chunk if _is_litter(entry.name)])
                     self.ignored += [prefix + name for name in litter]
-                found, statuses = _looked_at(folder, found)
-                names = escape_names([entry.name for entry in found])
+                found, statuses = self._examined(folder, descriptor, found)
                 kinds = {stat.S_IFMT(status.st_mode) for status in statuses}
                 if stat.S_IFLNK in kinds:
-                    statuses = list(map(_followed, found, statuses))
+                    statuses = [
+                        _followed(confined, f"{folder}/{entry.name}", status)
+                        for entry, status in zip(found, statuses, strict=True)
+                    ]
+                names = escape_names([entry.name for entry in found])
                 if stat.S_IFDIR in kinds:
                     folders = [stat.S_ISDIR(status.st_mode) for status in statuses]
-                    there = compress(zip(found, names, strict=True), folders)
-                    below += [(os.path.join(folder, entry.name), f"{prefix}{name}/") for entry, name in there]
+                    below += [f"{folder}/{entry.name}" for entry in compress(found, folders)]
                     files = list(map(not_, folders))
                     names, statuses = list(compress(names, files)), list(compress(statuses, files))
                 if names:
                     sizes, times = [one.st_size for one in statuses], [one.st_mtime_ns for one in statuses]
                     yield [prefix + name for name in names], sizes, times
+
+    def _escaped(self, path: str) -> str:
+        return self._prefix + escape_name(os.fsencode(path))
+
+    @contextmanager
+    def _listed(self, confined: ConfinedFolder, path: str) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
+        """A folder's descriptor and its entries.
+
+        Raises:
+            InputError: the folder cannot be read.
+            _GoneError: it lies in a class and is no folder any more.
+        """
+        try:
+            descriptor = confined.open_folder(os.fsencode(path))
+            try:
+                with os.scandir(descriptor) as entries:
+                    yield descriptor, entries
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno in _GONE and "/" in path:
+                raise _GoneError(is_link=error.errno == errno.ELOOP) from error
+            raise self._unreadable(path, error) from error
+
+    def _examined(
+        self, folder: str, descriptor: int, entries: list[os.DirEntry[str]]
+    ) -> tuple[list[os.DirEntry[str]], list[os.stat_result]]:
+        """The entries with what the system says of each, without those that are gone since they were listed."""
+        try:
+            try:
+                return entries, [entry.stat(follow_symlinks=False) for entry in entries]
+            except FileNotFoundError:
+                there = [entry for entry in entries if _is_there(descriptor, entry.name)]
+                return there, [entry.stat(follow_symlinks=False) for entry in there]
+        except OSError as error:
+            raise self._unreadable(os.path.join(folder, error.filename or ""), error) from error
+
+    def _unreadable(self, path: str, error: OSError) -> InputError:
+        if isinstance(error, PermissionError):
+            todo = "Give yourself the right to read it"
+        else:
+            todo = "Run again if the folder was changing; otherwise repair it, or move it away"
+        where = os.path.join(self._folder, path) if path else self._folder
+        return InputError(f"{_shown(where)} cannot be read: {error.strerror}. {todo}.")
 
     def _remote(self) -> Iterator[pa.RecordBatch]:
         _, base = filesystem(self._folder)
@@ -208,39 +262,26 @@ def _remote_files(folder: str, *, recursive: bool) -> list[pafs.FileInfo]:
         raise InputError(f"{folder} cannot be listed: {error}. {CHECK_STORE}.") from error
 
 
-@contextmanager
-def _opened(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
-    """What is in the folder, by names alone, which the system finds sooner than whole paths.
+class _GoneError(Exception):
+    """A folder was removed, or replaced by something else, after it was listed."""
 
-    Raises:
-        InputError: it cannot be read.
-    """
+    def __init__(self, *, is_link: bool) -> None:
+        super().__init__()
+        self.is_link = is_link
+
+
+def _confined(root: str, folder: str) -> ConfinedFolder:
     try:
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            with os.scandir(descriptor) as entries:
-                yield entries
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        todo = (
-            "Give yourself the right to read it" if isinstance(error, PermissionError) else "Mend it, or move it away"
-        )
-        raise InputError(f"the folder {_shown(folder)} cannot be read: {error.strerror}. {todo}.") from error
-
-
-def _looked_at(folder: str, entries: list[os.DirEntry[str]]) -> tuple[list[os.DirEntry[str]], list[os.stat_result]]:
-    """The entries with what the system tells of each, but those that are gone since they were listed."""
-    try:
-        try:
-            return entries, [entry.stat(follow_symlinks=False) for entry in entries]
-        except FileNotFoundError:
-            there = [entry for entry in entries if os.path.lexists(os.path.join(folder, entry.name))]
-            return there, [entry.stat(follow_symlinks=False) for entry in there]
+        return ConfinedFolder(root, folder)
+    except LinkError as error:
+        raise InputError(
+            f"the folder {join_uri(root, folder)} is {error}. Put the folder itself there, mount it there, or give the "
+            "folder that holds it as the source."
+        ) from error
     except OSError as error:
         raise InputError(
-            f"{_shown(os.path.join(folder, error.filename))} cannot be looked at: {error.strerror}. If the folder was "
-            "changing, try again."
+            f"the folder {join_uri(root, folder)} cannot be read: {error.strerror}. Correct its path, or give yourself "
+            "the right to read it."
         ) from error
 
 
@@ -252,11 +293,19 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def _followed(entry: os.DirEntry[str], status: os.stat_result) -> os.stat_result:
-    """Size and time of the file or, of a link to a file, of that; a link to anything else stands for itself."""
+def _is_there(folder: int, name: str) -> bool:
+    try:
+        os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _followed(confined: ConfinedFolder, path: str, status: os.stat_result) -> os.stat_result:
+    """Size and time of the file; for a link to a file those of its target. Any other link counts as itself."""
     if stat.S_ISLNK(status.st_mode):
-        with suppress(OSError):
-            target = entry.stat()
+        with suppress(OSError, LinkError):
+            target = confined.status_of_target(os.fsencode(path))
             return target if stat.S_ISREG(target.st_mode) else status
     return status
 

@@ -14,7 +14,7 @@ from lance_pipeline.images.listing import (
     list_unsplit_folders,
     store_listing,
 )
-from lance_pipeline.images.scanning import LISTING_SCHEMA, _looked_at, _opened
+from lance_pipeline.images.scanning import LISTING_SCHEMA
 from lance_pipeline.images.schema import LATEST_NS
 from lance_pipeline_tests.image_folders import write_image_folder
 
@@ -265,16 +265,6 @@ def test_a_time_that_no_column_holds_becomes_the_last_one(root, tmp_path):
     uri = str(tmp_path / "train.lance")
     ingest_split(str(root), "train", uri)
     assert ingest_split(str(root), "train", uri).added == 0
-
-
-def test_files_that_go_while_they_are_listed_are_left_out(root):
-    cat = Path(root, "train", "cat")
-    with _opened(str(cat)) as entries:
-        listed = sorted(entries, key=lambda entry: entry.name)
-        (cat / "001.png").unlink()
-        there, statuses = _looked_at(str(cat), listed)
-    assert [entry.name for entry in there] == ["000.png", "002.png", "003.png"]
-    assert len(statuses) == 3
 
 
 def test_linked_class_folders_are_all_named(root):

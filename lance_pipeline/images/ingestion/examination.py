@@ -15,13 +15,15 @@ from lance_pipeline.images.ingestion.inspection import Inspected, bytes_digest, 
 from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.ingestion.rows import Row, rows_to_batch
 from lance_pipeline.images.ingestion.totals import Totals, totals_of
-from lance_pipeline.images.rejection import Rejected, RejectedFileError
+from lance_pipeline.images.rejection import Rejected, RejectedFileError, UndecodableImageError
 from lance_pipeline.images.schema import SEEN_SCHEMA
 from lance_pipeline.images.splitting import UNKNOWN, Assignment
 
 # The coarsest clock of a file system, FAT's: within it two contents can have one time.
 _SETTLED_NS = 2_000_000_000
 _UNSETTLED = -1
+# By how many bytes the files of a stretch may have grown since they were listed: stretches are cut to fit into memory.
+_GROWTH_BYTES = 64 << 20
 FILES = ("path", "label", "size", "mtime_ns", "stored_sha256", "stored_pixel_digest")
 """The columns of the files to examine: their listing, and the digests of the row that each may still equal."""
 
@@ -64,12 +66,13 @@ class _Content(NamedTuple):
     stored_pixel_digest: bytes | None
 
 
-def examine(job: Job, files: pa.RecordBatch) -> Outcome:
+def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outcome:
     """Read files and, unless their bytes are stored already, decode them in full.
 
     Args:
         job: what is the same for all files.
         files: with the columns of FILES.
+        verdict: why they are corrupt, where that is known; they are then not decoded.
 
     Raises:
         InputError: the storage failed.
@@ -80,7 +83,11 @@ def examine(job: Job, files: pa.RecordBatch) -> Outcome:
         # Of a rejected file other bytes stand in for those of the pixels that it lacks.
         codes[place] = job.assignment.code(one.path.encode())
     new = [one for one in contents if one.stored_pixel_digest is None]
-    found = dict(zip((one.place for one in new), inspect_images([one.data for one in new]), strict=True))
+    if verdict is None:
+        images = inspect_images([one.data for one in new])
+    else:
+        images = [UndecodableImageError("corrupt", verdict)] * len(new)
+    found = dict(zip((one.place for one in new), images, strict=True))
     seen, rows = [], {split: [] for split in job.wanted}
     for one in contents:
         image = found.get(one.place)
@@ -102,16 +109,28 @@ def examine(job: Job, files: pa.RecordBatch) -> Outcome:
     return Outcome(codes, rejected, _seen_batch(seen), totals)
 
 
+def reject_unread(job: Job, files: pa.RecordBatch, verdict: str) -> Outcome:
+    """Files that are corrupt and cannot even be read; they are not remembered."""
+    columns = [files[name].to_pylist() for name in ("path", "label", "size")]
+    rejected = {
+        place: Rejected(path, label, size, "corrupt", verdict)
+        for place, (path, label, size) in enumerate(zip(*columns, strict=True))
+    }
+    codes = np.array([job.assignment.code(one.path.encode()) for one in rejected.values()], np.int8)
+    return Outcome(codes, rejected, _seen_batch([]), {})
+
+
 def _read(job: Job, files: pa.RecordBatch) -> tuple[list[_Content], dict[int, Rejected]]:
-    contents, rejected = [], {}
+    contents, rejected, growth = [], {}, _GROWTH_BYTES
     columns = [files[name].to_pylist() for name in FILES]
     for place, (path, label, size, mtime_ns, stored, pixel_digest) in enumerate(zip(*columns, strict=True)):
         began = time.time_ns()
         try:
-            data, size_then, time_then = job.reader.read(path, size, mtime_ns)
+            data, size_then, time_then = job.reader.read(path, size, mtime_ns, growth)
         except RejectedFileError as rejection:
             rejected[place] = Rejected(path, label, size, rejection.reason, str(rejection))
             continue
+        growth -= max(size_then - size, 0)
         sha256 = bytes_digest(data)
         seen_time = time_then if time_then < began - _SETTLED_NS else _UNSETTLED
         same = pixel_digest if sha256 == stored else None

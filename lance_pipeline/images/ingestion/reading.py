@@ -1,23 +1,32 @@
 """The bytes of one raw file, from a folder or an object store."""
 
 import errno
+import hashlib
 import os
 import stat
 from contextlib import suppress
-from typing import NamedTuple
+from datetime import datetime
+from types import TracebackType
+from typing import NamedTuple, Self
 
+import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.names import join_escaped, unescape_name
+from lance_pipeline.images.names import unescape_name
 from lance_pipeline.images.object_store import filesystem, is_remote, join_uri
 from lance_pipeline.images.rejection import RejectedFileError
 from lance_pipeline.images.schema import LATEST_NS
+from lance_pipeline.storage.confined import ConfinedFolder, LinkError
 
 # The name that Arrow gives to a store's refusal; its errors have no numbers.
 _REFUSED = "ACCESS_DENIED"
 # Larger files are refused unread: no picture of MAX_PIXELS needs as much.
 MAX_BYTES = 1 << 30
+# How often a file is read that changes meanwhile.
+_ATTEMPTS = 3
+_PART = 1 << 20
+_SECOND = 10**9
 
 
 class Content(NamedTuple):
@@ -29,39 +38,95 @@ class Content(NamedTuple):
 
 
 class FileReader:
-    """Reads the files of one folder by their escaped paths; safe to share between threads.
+    """Reads the files of one folder by their escaped paths; safe to share between threads, and to pickle.
 
     Args:
         root: the dataset's folder or URI, which no link may leave.
         folder: the folder below ``root`` that the paths are relative to.
+
+    Raises:
+        InputError: the folder cannot be opened, or is a link that leaves ``root``.
     """
 
     def __init__(self, root: str, folder: str) -> None:
         self.base = join_uri(root, folder)
-        self._root = root
-        self._filesystem, self._path = filesystem(self.base) if is_remote(root) else (None, "")
+        self._root, self._folder = root, folder
+        self._place: pafs.FileSystem | ConfinedFolder
+        if is_remote(root):
+            self._place, self._path = filesystem(self.base)
+            return
+        try:
+            self._place = ConfinedFolder(root, folder)
+        except LinkError as error:
+            raise InputError(f"the folder {self.base} is {error}. Put the folder itself there.") from error
+        except OSError as error:
+            raise InputError(
+                f"cannot read the folder {self.base}: {error.strerror}. Repair the storage or the access to it and run "
+                "again."
+            ) from error
 
-    def read(self, path: str, size: int, mtime_ns: int) -> Content:
-        """The file's content; ``size`` and ``mtime_ns`` are the listing's.
+    def read(self, path: str, size: int, mtime_ns: int, growth: int = MAX_BYTES) -> Content:
+        """The file's content.
+
+        Args:
+            path: where it is.
+            size: of the file as listed.
+            mtime_ns: its time as listed.
+            growth: by how many bytes it may have grown since.
 
         Raises:
             RejectedFileError: there is no such file, or one that may not be read.
             InputError: the storage failed.
         """
-        if self._filesystem is None:
-            return self._read_local(path)
-        if size > MAX_BYTES:
-            raise _too_large(size)
+        if isinstance(self._place, pafs.FileSystem):
+            return self._read_remote(self._place, path, size, mtime_ns, growth)
         try:
-            with self._filesystem.open_input_file(f"{self._path}/{unescape_name(path).decode()}") as file:
-                data = file.read()
+            descriptor = self._place.open(unescape_name(path) if "%" in path else path.encode())
+        except LinkError as error:
+            raise RejectedFileError("link", str(error)) from error
+        except OSError as error:
+            raise self._rejection(path, error) from error
+        try:
+            return _read_unchanged(descriptor, size, mtime_ns) or _read_settled(descriptor, size, growth)
+        except OSError as error:
+            raise self._rejection(path, error) from error
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if isinstance(self._place, ConfinedFolder):
+            self._place.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self._root, self._folder)
+
+    def _read_remote(self, store: pafs.FileSystem, path: str, size: int, mtime_ns: int, growth: int) -> Content:
+        name = f"{self._path}/{unescape_name(path).decode()}"
+        _require_size(size, size, growth)
+        try:
+            for _ in range(_ATTEMPTS):
+                with store.open_input_file(name) as file:
+                    found = _Version.of(file)
+                    _require_size(found.size, size, growth)
+                    data = file.read()
+                if found.is_of(data) or _Version.at(store, name) == found:
+                    return Content(data, len(data), found.mtime_ns(size, mtime_ns))
         except FileNotFoundError as error:
             raise _missing() from error
         except OSError as error:
-            if self._refuses_alone(self._filesystem, error):
+            if self._refuses_alone(store, error):
                 raise RejectedFileError("unreadable", "the store refuses to give it out") from error
             raise self._storage_failure(path, error) from error
-        return Content(data, len(data), mtime_ns)
+        raise _changing()
 
     def _refuses_alone(self, store: pafs.FileSystem, error: OSError) -> bool:
         """Whether the store refuses one object, and not everything by now, as when a key has expired."""
@@ -71,74 +136,134 @@ class FileReader:
             return bool(store.get_file_info(pafs.FileSelector(self._path)))
         return False
 
-    def _read_local(self, path: str) -> Content:
-        name = join_escaped(self.base, path)
-        try:
-            # Without O_NONBLOCK the opening of a pipe would wait for its writer.
-            descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
-        except OSError as error:
-            if not os.path.islink(name):
-                raise self._rejection(path, error) from error
-            descriptor = self._open_link(path, name)
-        try:
-            status = os.fstat(descriptor)
-            if not stat.S_ISREG(status.st_mode):
-                raise RejectedFileError("not_a_file", "neither a file nor a folder, such as a pipe or a device")
-            if status.st_size > MAX_BYTES:
-                raise _too_large(status.st_size)
-            data = _read_whole(descriptor, status.st_size)
-        except OSError as error:
-            raise self._rejection(path, error) from error
-        finally:
-            os.close(descriptor)
-        return Content(data, len(data), min(status.st_mtime_ns, LATEST_NS))
-
-    def _open_link(self, path: str, name: bytes) -> int:
-        target, root = os.path.realpath(name), os.path.realpath(os.fsencode(self._root))
-        shown = target.decode("utf-8", "backslashreplace")
-        if not target.startswith(os.path.join(root, b"")):
-            raise RejectedFileError("link", f"a link that leaves the dataset's folder, to {shown}")
-        if os.path.isdir(target):
-            raise RejectedFileError("link", f"a link to the folder {shown}")
-        try:
-            return os.open(target, os.O_RDONLY | os.O_NONBLOCK)
-        except OSError as error:
-            if error.errno in (errno.ENOENT, errno.ELOOP):
-                raise RejectedFileError("link", f"a link that leads nowhere, to {shown}") from error
-            raise self._rejection(path, error) from error
-
     def _rejection(self, path: str, error: OSError) -> Exception:
         """What an error says of the file alone; an error of the storage is no reason to reject a file."""
-        if isinstance(error, FileNotFoundError):
-            return _missing()
         if isinstance(error, PermissionError):
             return RejectedFileError("unreadable", f"{error.strerror}: the file may not be read")
-        if isinstance(error, IsADirectoryError | NotADirectoryError):
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return _missing()
+        if isinstance(error, BlockingIOError):
+            return RejectedFileError("unreadable", "another program has reserved it for itself")
         if error.errno == errno.ENXIO:
-            return RejectedFileError("not_a_file", "neither a file nor a folder, such as a pipe or a device")
+            return _not_a_file()
         return self._storage_failure(path, error)
 
     def _storage_failure(self, path: str, error: OSError) -> InputError:
         return InputError(
-            f"cannot read {join_uri(self.base, path)}: {error.strerror or error}. Mend the storage or the access "
+            f"cannot read {join_uri(self.base, path)}: {error.strerror or error}. Repair the storage or the access "
             "to it and run again; what has been read so far is kept."
         )
 
 
-def _read_whole(descriptor: int, size: int) -> bytes:
-    """All bytes; one read is enough unless the file is growing or the file system reads in parts."""
-    data = os.read(descriptor, size + 1)
-    if len(data) == size:
-        return data
-    parts = [data]
-    while more := os.read(descriptor, 1 << 20):
-        parts.append(more)
+class _Version(NamedTuple):
+    """What a store says of an object when it is opened."""
+
+    size: int
+    headers: dict[str, bytes]
+
+    @classmethod
+    def of(cls, file: pa.NativeFile) -> Self:
+        return cls(file.size(), dict(file.metadata() or {}))
+
+    @classmethod
+    def at(cls, store: pafs.FileSystem, name: str) -> Self:
+        with store.open_input_file(name) as file:
+            return cls.of(file)
+
+    def is_of(self, data: bytes) -> bool:
+        """Whether these are its bytes for certain: stores mostly name an object by its MD5."""
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return self.headers.get("ETag", b"").strip(b'"') == digest.encode()
+
+    def mtime_ns(self, size: int, listed_ns: int) -> int:
+        """The time that the listing says, unless the object has changed since; stores say the seconds alone."""
+        modified = self.headers.get("Last-Modified")
+        if modified is None:
+            return listed_ns
+        seconds = round(datetime.fromisoformat(modified.decode()).timestamp())
+        return listed_ns if (self.size, seconds) == (size, listed_ns // _SECOND) else seconds * _SECOND
+
+
+def _read_unchanged(descriptor: int, size: int, mtime_ns: int) -> Content | None:
+    """The content of a file that is as it was listed, None of any other."""
+    if size > MAX_BYTES:
+        return None
+    try:
+        data = os.read(descriptor, size + 1)
+    except OSError:
+        return None
+    # Asked afterwards, so that nothing has changed while it was read.
+    status = os.fstat(descriptor)
+    if len(data) == size == status.st_size and status.st_mtime_ns == mtime_ns and stat.S_ISREG(status.st_mode):
+        return Content(data, size, mtime_ns)
+    return None
+
+
+def _read_settled(descriptor: int, listed: int, growth: int) -> Content:
+    """A file's content at one moment: one that changes while it is read is read again.
+
+    Raises:
+        RejectedFileError: it is no file, too large, or never stays the same.
+        OSError: it cannot be read.
+    """
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        raise _not_a_file()
+    for _ in range(_ATTEMPTS):
+        _require_size(before.st_size, listed, growth)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        data = os.read(descriptor, before.st_size + 1)
+        after = os.fstat(descriptor)
+        if len(data) != before.st_size and _same(before, after):
+            # The file system reads in parts, or does not know the size.
+            data = _read_rest(descriptor, data)
+            after = os.fstat(descriptor)
+        if _same(before, after):
+            return Content(data, len(data), min(after.st_mtime_ns, LATEST_NS))
+        before = after
+    raise _changing()
+
+
+def _same(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
+
+
+def _read_rest(descriptor: int, data: bytes) -> bytes:
+    parts, total = [data], len(data)
+    while part := os.read(descriptor, _PART):
+        parts.append(part)
+        total += len(part)
+        if total > MAX_BYTES:
+            raise _too_large(total)
     return b"".join(parts)
+
+
+def _require_size(size: int, listed: int, growth: int) -> None:
+    """Raise RejectedFileError for a file of more bytes than may be read."""
+    if size > MAX_BYTES:
+        raise _too_large(size)
+    if size > listed + growth:
+        raise RejectedFileError(
+            "unreadable",
+            f"it has grown from {listed} to {size} bytes since it was listed, more than there is memory for beside "
+            "others; list the folder again",
+        )
 
 
 def _missing() -> RejectedFileError:
     return RejectedFileError("missing", "it was listed, but is gone")
+
+
+def _not_a_file() -> RejectedFileError:
+    return RejectedFileError("not_a_file", "neither a file nor a folder, such as a pipe or a device")
+
+
+def _changing() -> RejectedFileError:
+    return RejectedFileError("unreadable", f"it changed each of the {_ATTEMPTS} times that it was read")
 
 
 def _too_large(size: int) -> RejectedFileError:

@@ -7,6 +7,7 @@ it can be found out again from the images; it may be deleted at any time.
 
 import json
 from collections.abc import Collection
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -18,7 +19,8 @@ from lance_pipeline.images.object_store import CHECK_STORE, TEMPORARY, filesyste
 from lance_pipeline.images.schema import SEEN_SCHEMA
 
 _STEP, _SUFFIX = "step-", ".arrow"
-_STARTED = "started"
+# Holds nothing while files are examined in the ingest's own process, which one of them might end.
+_STARTED, _NO_FILE_TO_BLAME = "started", b"no file to blame"
 # So many files, or twice as many rows as there are images, are worth one tidy file.
 _MOST_FILES = 32
 _WRITTEN = b"lance_pipeline"
@@ -38,6 +40,7 @@ class SeenFiles:
     Attributes:
         steps: what is remembered, the newest first.
         unfinished: whether an ingest began and never came to its end.
+        killed: whether its process ended without a word, so that one of the files that it examined may be to blame.
 
     Raises:
         InputError: (from every method) the folder cannot be read or written.
@@ -47,7 +50,7 @@ class SeenFiles:
         self._uri = uri
         self._store, self._folder = filesystem(uri)
         self.steps: list[Step] = []
-        self.unfinished = False
+        self.unfinished = self.killed = False
 
     def load(self) -> pa.Table:
         """Read all steps, the newest first.
@@ -57,6 +60,7 @@ class SeenFiles:
         """
         found = self._names()
         self.unfinished = _STARTED in found
+        self.killed = self.unfinished and not self._read_bytes(_STARTED)
         names = sorted((name for name in found if name.startswith(_STEP) and name.endswith(_SUFFIX)), reverse=True)
         read = [(name, rows) for name in names if (rows := self._read(name)) is not None]
         self.steps = [Step(name, len(rows), _written_of(rows)) for name, rows in read]
@@ -87,9 +91,14 @@ class SeenFiles:
         return all(info.is_file for info in infos)
 
     def begin(self) -> None:
-        """Note that an ingest is at work."""
-        if not self.unfinished:
-            self._write(_STARTED, b"")
+        """Note that an ingest is at work; after one that was killed its own process examines no files."""
+        self._write(_STARTED, _NO_FILE_TO_BLAME if self.killed else b"")
+
+    def stop(self) -> None:
+        """Note that an error or a person stopped the ingest."""
+        # What stopped it matters more than a note without which the next one only takes more care.
+        with suppress(InputError):
+            self._write(_STARTED, _NO_FILE_TO_BLAME)
 
     def append(self, rows: pa.Table, written: list[dict[str, Any]]) -> None:
         """Remember one more step."""
@@ -126,13 +135,19 @@ class SeenFiles:
 
     def _read(self, name: str) -> pa.Table | None:
         """The rows of a step, with what was written in the metadata; None where there is no such file any more."""
+        if (data := self._read_bytes(name)) is None:
+            return None
         try:
-            with self._store.open_input_file(f"{self._folder}/{name}") as file:
-                return pa.ipc.open_file(pa.py_buffer(file.read())).read_all()
+            return pa.ipc.open_file(pa.py_buffer(data)).read_all()
         except pa.ArrowInvalid:
             # Cut off by a power failure: what it said is found out again.
             self._delete(name)
             return None
+
+    def _read_bytes(self, name: str) -> bytes | None:
+        try:
+            with self._store.open_input_file(f"{self._folder}/{name}") as file:
+                return file.read()
         except OSError as error:
             if name not in self._names():
                 # A writer on another host has tidied up; a store tells of it in its own words.

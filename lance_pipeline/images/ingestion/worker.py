@@ -2,7 +2,7 @@
 
 Python runs one thread at a time; small images are mostly Python's work, so that only processes can share it. The
 process is started by its own command instead of by :mod:`multiprocessing`, which would run a user's script again. It
-writes nothing, hence may die at any time, and ends when the ingest does, as its connection is then closed.
+writes nothing, so it may die at any time, and ends when the ingest does, as its connection is then closed.
 """
 
 import os
@@ -10,14 +10,19 @@ import signal
 import socket
 import subprocess
 import sys
+import traceback
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from typing import Self
+from typing import Self, cast
 
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.ingestion.examination import Job, Outcome, examine
+
+
+class ProcessEndedError(Exception):
+    """A process ended without an answer; the message says with which status."""
 
 
 class WorkerProcess:
@@ -29,36 +34,47 @@ class WorkerProcess:
 
     def __init__(self, job: Job) -> None:
         ours, theirs = socket.socketpair()
-        with theirs:
-            self._connection = Connection(ours.detach())
-            command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
-            environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-            self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])  # noqa: S603
-        self._connection.send(job)
+        self._connection = Connection(ours.detach())
+        command = [sys.executable, "-P", "-m", __name__, str(theirs.fileno())]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        try:
+            with theirs:
+                self._process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])  # noqa: S603
+        except OSError:
+            self._connection.close()
+            raise
+        self._send(job)
 
     def ready(self) -> bool:
-        """Whether it has come up."""
+        """Whether it has started, or ended while starting."""
         return self._connection.poll()
 
     def welcome(self) -> Self:
-        """Note that it has come up.
+        """Wait until it has started.
 
         Raises:
-            InputError: it has ended instead.
+            ProcessEndedError: it has ended instead.
         """
-        self._receive("starting")
+        self._receive()
         return self
 
-    def examine(self, files: pa.RecordBatch) -> Outcome:
+    def alive(self) -> bool:
+        """Whether it still runs."""
+        return self._process.poll() is None
+
+    def examine(self, files: pa.RecordBatch, verdict: str | None = None) -> Outcome:
         """As :func:`examination.examine`.
 
         Raises:
-            InputError: the storage failed, or the process ended.
+            InputError: the storage failed.
+            ProcessEndedError: the process ended.
+            RuntimeError: an error that is nobody's but the code's.
         """
-        # If it is gone, the receiving says why.
-        with suppress(OSError):
-            self._connection.send(files)
-        return self._receive(f"reading files from {files['path'][0]} to {files['path'][-1]}")
+        self._send((files, verdict))
+        received = self._receive()
+        if isinstance(received, Exception):
+            raise received
+        return cast("Outcome", received)
 
     def close(self) -> None:
         """End it, whatever it is doing."""
@@ -66,17 +82,17 @@ class WorkerProcess:
         self._process.kill()
         self._process.wait()
 
-    def _receive(self, doing: str) -> Outcome:
+    def _send(self, message: object) -> None:
+        # If it is gone, receiving says why.
+        with suppress(OSError):
+            self._connection.send(message)
+
+    def _receive(self) -> object:
         try:
-            received = self._connection.recv()
+            return self._connection.recv()
         except (EOFError, OSError) as error:
-            raise InputError(
-                f"a process that examines files ended with status {self._process.wait()} while {doing}: what it said "
-                "is above; status -9 mostly means that memory ran out. Run again; what has been read so far is kept."
-            ) from error
-        if isinstance(received, InputError):
-            raise received
-        return received
+            self._connection.close()
+            raise ProcessEndedError(_status(self._process.wait())) from error
 
 
 def main(descriptor: int) -> None:
@@ -88,14 +104,31 @@ def main(descriptor: int) -> None:
         job: Job = connection.recv()
         connection.send(None)
         while True:
-            files: pa.RecordBatch = connection.recv()
-            try:
-                outcome = examine(job, files)
-            except InputError as error:
-                outcome = error
-            connection.send(outcome)
+            files, verdict = connection.recv()
+            connection.send(_answer(job, files, verdict))
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return
+
+
+def _answer(job: Job, files: pa.RecordBatch, verdict: str | None) -> Outcome | Exception:
+    try:
+        return examine(job, files, verdict)
+    except InputError as error:
+        return error
+    except MemoryError:
+        # Only a new process surely has what this one could not get.
+        raise
+    except Exception:  # noqa: BLE001 -- raised again where the ingest can show it
+        return RuntimeError(f"a process that examines files failed:\n{traceback.format_exc()}")
+
+
+def _status(number: int) -> str:
+    """How a process ended, for people."""
+    if number >= 0:
+        return f"status {number}"
+    with suppress(ValueError):
+        return f"status {number} ({signal.Signals(-number).name})"
+    return f"status {number}"
 
 
 if __name__ == "__main__":

@@ -113,6 +113,7 @@ def _ingested(
         watch = Watch(
             progress=progress_reporter(context, dataset.key(f"lance_{splits[0]}"), " and ".join(splits), "files"),
             waiting=lambda uri: context.log.info(f"Waiting for another ingest, which is writing to {uri}."),
+            warning=context.log.warning,
         )
         uris = {split: store.dataset_uri(f"{dataset.name}_{split}") for split in splits}
         reports |= ingest(source, uris, limits=limits, watch=watch, repair=repair)

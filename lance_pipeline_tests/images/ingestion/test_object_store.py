@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
@@ -25,9 +26,12 @@ from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.listing import list_split_folders
 from lance_pipeline.images.object_store import storage_options
+from lance_pipeline.images.rejection import RejectedFileError
+from lance_pipeline.images.scanning import FolderScan
 from lance_pipeline.images.table import find_table
 from lance_pipeline_tests.image_folders import class_image, encoded
 from lance_pipeline_tests.object_store import ObjectStore, object_store
+from lance_pipeline_tests.storage.test_confined import repeated
 
 ODD_NAMES = ["a b.png", "grüße 日本.png", "e\u0301.png", "100%.png", "a%20b.png", "new\nline.png", "q?#+&.png"]
 LITTER = ["cat/.DS_Store", "cat/Thumbs.db", ".hidden/x.png", "beside the classes.png"]
@@ -226,9 +230,9 @@ def test_increments(where, raw, store, tmp_path, monkeypatch):
     read: list[str] = []
     real = FileReader.read
 
-    def noted(self: FileReader, path: str, size: int, mtime_ns: int):
+    def noted(self: FileReader, path: str, *listed: int):
         read.append(path)
-        return real(self, path, size, mtime_ns)
+        return real(self, path, *listed)
 
     monkeypatch.setattr(FileReader, "read", noted)
     pets, lances = raw.pets[where], place(store, where[1], f"lance of {' '.join(where)}", tmp_path)
@@ -420,6 +424,47 @@ def test_a_key_that_has_expired_is_no_reason_to_reject_a_file(store, tmp_path, m
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "expired")
     with pytest.raises(InputError, match=r"cannot read .*cat/one\.png: .*what has been read so far is kept"):
         reader.read("cat/one.png", 0, 0)
+
+
+def test_an_object_that_is_replaced_has_the_size_and_the_bytes_of_one_moment(remote):
+    """Arrow asks for the size first, and then for so many bytes of whatever is there."""
+    whole, turn = (b"a" * 50_000, b"b" * 90_000), [0]
+    remote.write("train/cat/x.png", whole[0])
+
+    def replace() -> None:
+        turn[0] += 1
+        remote.write("train/cat/x.png", whole[turn[0] % 2])
+
+    found, reader = [], FileReader(remote.uri, "train")
+    with repeated(replace):
+        for _ in range(60):
+            with suppress(RejectedFileError):
+                found.append(reader.read("cat/x.png", 50_000, 0))
+    assert found
+    assert {content.data for content in found} <= set(whole)
+    assert all(content.size == len(content.data) for content in found)
+
+
+def test_an_object_that_was_replaced_since_it_was_listed_has_its_own_time(remote):
+    remote.write("train/cat/x.png", image(1))
+    (row,) = FolderScan(remote.uri, "train", "train").table().to_pylist()
+    reader = FileReader(remote.uri, "train")
+    assert reader.read("cat/x.png", row["size"], row["mtime_ns"]).mtime_ns == row["mtime_ns"]
+    # Stores say the seconds alone.
+    time.sleep(1.1)
+    remote.write("train/cat/x.png", image(2))
+    (later,) = FolderScan(remote.uri, "train", "train").table().to_pylist()
+    content = reader.read("cat/x.png", row["size"], row["mtime_ns"])
+    assert (content.data, content.size) == (image(2), later["size"])
+    assert content.mtime_ns // 10**9 == later["mtime_ns"] // 10**9 > row["mtime_ns"] // 10**9
+
+
+def test_an_object_that_has_grown_is_not_read_beyond_what_there_is_memory_for(remote):
+    remote.write("train/cat/x.png", bytes(5000))
+    reader = FileReader(remote.uri, "train")
+    with pytest.raises(RejectedFileError, match="from 1000 to 5000 bytes"):
+        reader.read("cat/x.png", 1000, 0, 3999)
+    assert reader.read("cat/x.png", 1000, 0, 4000).size == 5000
 
 
 @pytest.mark.parametrize(("what", "told"), [("list", "AWS_ENDPOINT_URL"), ("open", "AWS_… variables")])
