@@ -107,15 +107,18 @@ class FolderScan:
                 if _is_litter(entry.name) or not _is_folder(entry):
                     self.ignored.append(self._prefix + escape_name(os.fsencode(entry.name)))
                 elif entry.is_symlink():
-                    links.append(f"{_shown(path)}, a link to {_shown(os.path.realpath(path))}")
+                    links.append(f"{path}, a link to {os.path.realpath(path)}")
                 else:
                     yield from self._local_class(path, os.fsencode(entry.name))
         if links:
             raise InputError(
-                f"{len(links)} class folders of {_shown(self._folder)} are links, which are not followed:\n  "
-                + "\n  ".join(links[:5]) + "\nPut the folders themselves there, or mount them there.",
+                [
+                    f"{len(links)} class folders of {self._folder} are links, which are not followed:",
+                    *(f"  {link}" for link in links[:5]),
+                    "Put the folders themselves there, or mount them there.",
+                ],
                 links,
-            )  # fmt: skip
+            )
 
     def _local_class(self, folder: str, name: bytes) -> Iterator[pa.RecordBatch]:
         try:
@@ -226,7 +229,7 @@ def _opened(folder: str) -> Iterator[Iterator[os.DirEntry[str]]]:
         todo = (
             "Give yourself the right to read it" if isinstance(error, PermissionError) else "Mend it, or move it away"
         )
-        raise InputError(f"the folder {_shown(folder)} cannot be read: {error.strerror}. {todo}.") from error
+        raise InputError(f"the folder {folder} cannot be read: {error.strerror}. {todo}.") from error
 
 
 def _looked_at(folder: str, entries: list[os.DirEntry[str]]) -> tuple[list[os.DirEntry[str]], list[os.stat_result]]:
@@ -239,7 +242,7 @@ def _looked_at(folder: str, entries: list[os.DirEntry[str]]) -> tuple[list[os.Di
             return there, [entry.stat(follow_symlinks=False) for entry in there]
     except OSError as error:
         raise InputError(
-            f"{_shown(os.path.join(folder, error.filename))} cannot be looked at: {error.strerror}. If the folder was "
+            f"{os.path.join(folder, error.filename)} cannot be looked at: {error.strerror}. If the folder was "
             "changing, try again."
         ) from error
 
@@ -263,8 +266,3 @@ def _followed(entry: os.DirEntry[str], status: os.stat_result) -> os.stat_result
 
 def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
-
-
-def _shown(path: str) -> str:
-    """The path as text for people, also where its bytes are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
