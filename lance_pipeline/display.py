@@ -15,29 +15,34 @@ _HIDDEN = re.compile(
 )
 # What a spreadsheet takes for the beginning of a formula, in half and full width; and our own mark.
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")
+# What stands in for the middle of a long text. One that has it itself is treated as long: it could pose as another.
+_CUT = "…["
 
 
-def printable(text: str, limit: int | None = None) -> str:
+def printable(text: str) -> str:
     r"""The text on one line, without anything that a terminal, a log or a page would obey or hide.
 
     Control characters (line breaks and escape codes too), characters that turn the direction of writing, take no room
     or look like a space, and bytes that are not UTF-8 become ``\u{1b}`` and the like. All other letters stay.
-
-    Args:
-        text: from anywhere.
-        limit: the most characters; of a longer text beginning, end, length and a part of its SHA-256 are shown.
     """
-    if limit is None:
-        return _escaped(text)
-    if len(text) <= limit:
-        shown = _escaped(text)
-        if len(shown) <= limit:
-            return shown
+    if text.isprintable() and not _HIDDEN.search(text):
+        return text
+    text = _HIDDEN.sub(lambda match: _code(match.group()), text)
+    return "".join(letter if letter.isprintable() else _code(letter) for letter in text)
+
+
+def shortened(text: str, limit: int = 300) -> str:
+    """The text or, if it would be shown as more than about ``limit`` characters, its ends, its length and its digest.
+
+    It is not escaped yet: what is put into an ``InputError`` is escaped by that.
+    """
+    sample = text[:limit]
+    room = limit * len(sample) // max(len(printable(sample)), 1)
+    if len(text) <= room and _CUT not in text:
+        return text
     digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:8]
-    # As an escape, which no name can contain.
-    what = rf"\u{{… {len(text):,} characters, SHA-256 {digest}… }}"
-    half = max(limit - len(what), 0) // 2
-    return f"{_escaped(text[:half])[:half]}{what}{_escaped(text[-half:])[-half:] if half else ''}"
+    half = room // 2
+    return f"{text[:half]}{_CUT}{len(text):,} characters, SHA-256 {digest}…]…{text[len(text) - half :]}"
 
 
 def markdown_code(text: str) -> str:
@@ -61,13 +66,6 @@ def csv_cell(text: str) -> str:
 def from_csv_cell(cell: str) -> str:
     """The text that :func:`csv_cell` was given."""
     return _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), cell.removeprefix("'"))
-
-
-def _escaped(text: str) -> str:
-    if text.isprintable() and not _HIDDEN.search(text):
-        return text
-    text = _HIDDEN.sub(lambda match: _code(match.group()), text)
-    return "".join(letter if letter.isprintable() else _code(letter) for letter in text)
 
 
 def _code(letter: str) -> str:

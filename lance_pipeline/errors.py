@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from lance_pipeline.display import printable
+from lance_pipeline.display import printable, shortened
 
 # Of one line; what a library or a server says could have any length, and messages are kept in the event log.
 _LONGEST_LINE = 4000
@@ -23,12 +23,16 @@ class InputError(ValueError):
     def __init__(self, message: str | Sequence[str], details: Sequence[str] = ()) -> None:
         # As it was given, as exceptions are pickled by their arguments.
         super().__init__(message)
-        self.details = [printable(line, _LONGEST_LINE) for line in details]
+        self.details = [_shown(line) for line in details]
 
     def __str__(self) -> str:
         message: str | Sequence[str] = self.args[0]
         lines = [message] if isinstance(message, str) else message
-        return "\n".join(printable(line, _LONGEST_LINE) for line in lines)
+        return "\n".join(_shown(line) for line in lines)
+
+
+def _shown(line: str) -> str:
+    return printable(line if len(line) <= _LONGEST_LINE else shortened(line, _LONGEST_LINE))
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong

@@ -29,7 +29,12 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         "raw_images",
         "The folder of images: found or made, listed once, its shape checked and the order of the classes fixed.",
         {"file"},
-        settings_version(CODE_VERSION, attributes.source, attributes.splits),
+        # How fast an archive has to come makes no other images of it.
+        settings_version(
+            CODE_VERSION,
+            attributes.source.model_dump_json(exclude={"archive": {"min_bytes_per_second"}}),
+            attributes.splits,
+        ),
     )
     check = dg.AssetCheckSpec(
         "same_classes",
@@ -138,6 +143,7 @@ def _unpack(archive: Archive, dataset: Dataset, context: dg.AssetExecutionContex
         dataset.folder,
         max_bytes=archive.max_bytes,
         max_members=archive.max_members,
+        min_bytes_per_second=archive.min_bytes_per_second,
         on_progress=on_progress,
     ):
         checked = f"of checksum {archive.checksum}" if archive.checksum else "of unchecked content"
