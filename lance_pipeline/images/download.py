@@ -204,7 +204,10 @@ def _answer(session: PacedSession, url: str, headers: dict[str, str]) -> request
         if target is None:
             return response
         response.close()
-        url = urljoin(response.url, requote_uri(target))
+        try:
+            url = urljoin(response.url, requote_uri(target))
+        except ValueError as error:
+            raise requests.exceptions.InvalidURL(f"a redirect leads to {target!r}: {error}") from error
     raise requests.TooManyRedirects(f"there are more than {_REDIRECTS} redirects")
 
 
@@ -229,6 +232,8 @@ def _receive(
         if validator.exists():  # the rest of another version of the file is of no use
             headers["If-Range"] = validator.read_text()
     with _answer(session, url, headers) as response:
+        # The headers of a connection that was ended look as if they were complete.
+        pace.require()
         first, total = _extent(response, url)
         if first != start:
             file.truncate(0)
@@ -246,6 +251,7 @@ def _receive(
                 pace.count(len(block))
                 on_progress(file.tell(), total)
                 require_within(file.tell(), max_bytes, "bytes", "max_bytes", url)
+        pace.require()
         if total is not None and file.tell() != total:
             raise ProtocolError(f"the connection ended after {file.tell():,} of {total:,} bytes")
 

@@ -53,10 +53,18 @@ class Pace:
         """Include a connection.
 
         Raises:
-            TooSlowError: all were ended.
+            TooSlowError: the connections were ended.
         """
         # One that is wrapped for TLS is another object, of the same connection.
         self._sockets.append(connection.dup())
+        self.require()
+
+    def require(self) -> None:
+        """Continue only while enough comes.
+
+        Raises:
+            TooSlowError: the connections were ended.
+        """
         if self.too_slow:
             raise TooSlowError
 
