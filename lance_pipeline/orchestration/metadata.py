@@ -21,6 +21,12 @@ def shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return {name: printable(value) if isinstance(value, str) else value for name, value in metadata.items()}
 
 
+def link(url: str) -> dg.UrlMetadataValue | dg.TextMetadataValue:
+    """An address that can be clicked; one that is not of the web, such as of a script, stays text."""
+    safe = printable(url)
+    return dg.MetadataValue.url(safe) if safe.startswith(("http://", "https://")) else dg.MetadataValue.text(safe)
+
+
 def picture(data: bytes) -> dg.MarkdownMetadataValue:
     """PNG or JPEG bytes as a picture in the page; they live in the event log, so keep them small."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"

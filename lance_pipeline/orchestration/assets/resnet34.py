@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import picture, shown, table
+from lance_pipeline.orchestration.metadata import link, picture, shown, table
 from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.resumption import checkpoints_to_use
@@ -214,7 +214,7 @@ def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"])
         "device": device.name,
         "device_reason": device.reason,
         "precision": device.precision,
-        "mlflow_run": dg.MetadataValue.url(url),
+        "mlflow_run": link(url),
         "mlflow_run_id": record.mlflow_run_id,
         "dagster/uri": record.folder,
         "weights_sha256": record.sha256,
