@@ -105,7 +105,7 @@ def test_a_text_cannot_pose_as_a_cut_one():
 @given(_TEXTS)
 def test_a_code_span_holds_all_of_the_text(text):
     code = markdown_code(text)
-    fence = re.match("`+", code).group()
+    (fence,) = re.findall("^`+", code)
     assert fence not in re.findall("`+", code[len(fence) : -len(fence)])
     assert code.endswith(fence)
     assert printable(text) in code

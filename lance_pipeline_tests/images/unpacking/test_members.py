@@ -92,7 +92,7 @@ def test_streams_of_xz_one_after_the_other(tmp_path):
     assert made(content, tmp_path) == FILES
 
 
-def zip_end(content: bytes) -> int:
+def zip_end(content: bytes | bytearray) -> int:
     return content.rindex(b"PK\5\6")
 
 
