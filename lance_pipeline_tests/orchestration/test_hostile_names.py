@@ -160,6 +160,7 @@ def test_lance_keeps_names_as_they_are(finished):
 def test_a_failure_shows_no_name_as_it_is(graph: Graph):
     shutil.rmtree(graph.images)
     write_images(graph.images)
+    graph.attributes["ingest"] = {"max_rejected_fraction": 0}
     run = graph.materialize("raw_images", "lance_train")
     message = failure_of(run)
     assert_harmless(message)
