@@ -3,6 +3,7 @@
 import numpy as np
 from matplotlib.figure import Figure
 
+from lance_pipeline.display import printable
 from lance_pipeline.evaluation.metrics import ClassificationMetrics
 from lance_pipeline.images.pictures import figure_png
 from lance_pipeline.training.history import Epoch
@@ -14,7 +15,7 @@ _LEGIBLE = 30
 def confusion_picture(metrics: ClassificationMetrics, title: str) -> bytes:
     """The confusion matrix, each row coloured by the share of its true class."""
     counts = np.array(metrics.confusion)
-    names = [one.label for one in metrics.per_class]
+    names = [printable(one.label) for one in metrics.per_class]
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side = min(3 + 0.45 * len(names), 11)
     figure = Figure(figsize=(side + 1, side), layout="constrained")

@@ -1,25 +1,25 @@
 """Datasets published as an archive: fetched once and unpacked."""
 
-import errno
 import gzip
 import lzma
 import os
 import shutil
-import stat
+import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Iterator
-from pathlib import Path, PurePosixPath
-from typing import IO, cast
+from pathlib import Path
 
 from filelock import FileLock
 
+from lance_pipeline.display import shortened
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.download import Progress, fetch, require_address, require_checksum_form, require_within
+from lance_pipeline.images.download import MIN_BYTES_PER_SECOND, Progress, fetch, require_address, require_checksum_form
+from lance_pipeline.images.unpacking.meter import Meter, UnusableArchiveError
+from lance_pipeline.images.unpacking.tar_members import tar_members
+from lance_pipeline.images.unpacking.tree import Tree
+from lance_pipeline.images.unpacking.zip_members import zip_members
 
-_BLOCK_BYTES = 1 << 18
-_TELL_PUBLISHER = "Use another archive, or tell its publisher."
 # What the libraries raise on a damaged archive; of OSError only gzip's own.
 _DAMAGED = (
     EOFError,
@@ -27,14 +27,11 @@ _DAMAGED = (
     ValueError,
     gzip.BadGzipFile,
     lzma.LZMAError,
+    struct.error,
     tarfile.TarError,
     zipfile.BadZipFile,
     zlib.error,
 )
-
-
-class _UnusableError(Exception):
-    """No later call can unpack this archive; the message goes on after "the archive …"."""
 
 
 def make_from_archive(
@@ -45,6 +42,7 @@ def make_from_archive(
     max_bytes: int,
     max_members: int,
     on_progress: Progress,
+    min_bytes_per_second: int = MIN_BYTES_PER_SECOND,
 ) -> bool:
     """Make ``folder`` of what an archive holds unless a folder is there; returns whether it was made.
 
@@ -61,6 +59,8 @@ def make_from_archive(
         max_bytes: the most that the archive, and also what it unpacks to, may measure.
         max_members: the most files and folders that it may hold.
         on_progress: told the bytes that are here and, if the server says, the bytes in all.
+        min_bytes_per_second: a download ends when less than that comes, on average over a minute; the next call
+            continues it.
 
     Raises:
         InputError: the address or the checksum has no known form, the download fails or is not what
@@ -80,10 +80,17 @@ def make_from_archive(
             if target.exists():  # another process made it meanwhile
                 return False
             work.mkdir(exist_ok=True)
-            archive = fetch(url, checksum, work, max_bytes=max_bytes, on_progress=on_progress)
+            archive = fetch(
+                url,
+                checksum,
+                work,
+                max_bytes=max_bytes,
+                on_progress=on_progress,
+                min_bytes_per_second=min_bytes_per_second,
+            )
             try:
-                _make_from_file(archive, target, work / "unpacked", _Meter(url, max_bytes, max_members))
-            except _UnusableError as error:
+                _make_from_file(archive, target, work / "unpacked", Meter(url, max_bytes, max_members))
+            except UnusableArchiveError as error:
                 if archive.parent == work:
                     archive.unlink()
                 raise InputError(f"the archive {url} {error}") from error
@@ -96,28 +103,7 @@ def make_from_archive(
     return True
 
 
-class _Meter:
-    """Reads from ``source``, and refuses to go on past the limits; headers may lie, so it counts what comes."""
-
-    def __init__(self, url: str, max_bytes: int, max_members: int) -> None:
-        self.source: IO[bytes]
-        self.tail = b""
-        self._url, self._max_bytes, self._max_members = url, max_bytes, max_members
-        self._bytes = self._members = 0
-
-    def read(self, size: int) -> bytes:
-        data = self.source.read(size)
-        self._bytes += len(data)
-        require_within(self._bytes, self._max_bytes, "bytes unpacked", "max_bytes", self._url)
-        self.tail = (self.tail + data)[-tarfile.BLOCKSIZE :]
-        return data
-
-    def count_member(self) -> None:
-        self._members += 1
-        require_within(self._members, self._max_members, "files and folders", "max_members", self._url)
-
-
-def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: _Meter) -> None:
+def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: Meter) -> None:
     """Unpack beside the target, then move what came out into its place in one step."""
     shutil.rmtree(unpacked, ignore_errors=True)  # a process may have been killed while it unpacked
     try:
@@ -125,81 +111,24 @@ def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: _Meter) 
         _unpack(archive, unpacked, meter)
         entries = list(unpacked.iterdir())
         if not entries:
-            raise _UnusableError("is empty. Correct the address.")
+            raise UnusableArchiveError("is empty. Correct the address.")
         os.rename(entries[0] if len(entries) == 1 and entries[0].is_dir() else unpacked, target)
     finally:
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _unpack(archive: Path, folder: Path, meter: _Meter) -> None:
-    """Write the archive's files below ``folder``, with the rights and times of any new file."""
+def _unpack(archive: Path, folder: Path, meter: Meter) -> None:
+    """Write the archive's files below ``folder``."""
     with open(archive, "rb") as file:
-        magic = file.read(6)
-    members = _zip_members(archive, meter) if magic.startswith(b"PK") else _tar_members(archive, magic, meter)
+        is_zip = file.read(2) == b"PK"
+    tree = Tree(folder, meter)
     try:
-        for name, stream in members:
-            meter.count_member()
-            path = folder / _inner_path(name)
-            (path if stream is None else path.parent).mkdir(parents=True, exist_ok=True)
-            if stream is not None:
-                with open(path, "wb") as file:
-                    shutil.copyfileobj(stream, file)
+        for name, stream in zip_members(archive, meter) if is_zip else tar_members(archive, meter):
+            tree.add(name, stream)
     except InputError:
         raise
     except _DAMAGED as error:
-        raise _UnusableError(
-            f"cannot be read to its end as .tar, .tar.gz, .tar.xz or .zip: {error}. Run this again to fetch it anew; "
-            "if it comes out the same, correct the address or ask its publisher."
+        raise UnusableArchiveError(
+            f"cannot be read to its end as .tar, .tar.gz, .tar.xz or .zip: {shortened(str(error), 200)}. Run this "
+            "again to fetch it again; if it comes out the same, correct the address or ask its publisher."
         ) from error
-    except OSError as error:
-        if error.errno != errno.ENAMETOOLONG:
-            raise
-        raise _UnusableError(
-            f"has a member whose name is too long for this disk: {os.path.relpath(error.filename, folder)}. Unpack it "
-            "yourself under shorter names and set `source: {folder: …}`, or tell its publisher."
-        ) from error
-
-
-def _inner_path(name: str) -> PurePosixPath:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts:
-        raise _UnusableError(f"is not safe to unpack: its member {name!r} would leave the folder. {_TELL_PUBLISHER}")
-    return path
-
-
-def _not_plain(name: str) -> _UnusableError:
-    return _UnusableError(
-        f"is not safe to unpack: its member {name!r} is a link, a device or a sparse file, and only plain files and "
-        f"folders are taken. {_TELL_PUBLISHER}"
-    )
-
-
-def _tar_members(archive: Path, magic: bytes, meter: _Meter) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Each member's name and bytes; None for a folder."""
-    opener = gzip.open if magic.startswith(b"\x1f\x8b") else lzma.open if magic == b"\xfd7zXZ\0" else open
-    with opener(archive, "rb") as plain:
-        meter.source = cast("IO[bytes]", plain)
-        with tarfile.open(fileobj=cast("IO[bytes]", meter), mode="r|") as tar:
-            for member in tar:
-                regular = member.isreg() and not member.issparse()
-                if not regular and not member.isdir():
-                    raise _not_plain(member.name)
-                yield member.name, tar.extractfile(member) if regular else None
-        # tarfile stops before gzip's checksum, and also, without a word, at a header that is cut off.
-        while meter.read(_BLOCK_BYTES):
-            pass
-        if meter.tail.strip(b"\0"):
-            raise EOFError("the mark of its end is missing")
-
-
-def _zip_members(archive: Path, meter: _Meter) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Each member's name and bytes; None for a folder."""
-    with zipfile.ZipFile(archive) as file:
-        for member in file.infolist():
-            if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
-                raise _not_plain(member.filename)
-            if member.is_dir():
-                yield member.filename, None
-                continue
-            with file.open(member) as meter.source:
-                yield member.filename, cast("IO[bytes]", meter)

@@ -3,37 +3,44 @@
 import hashlib
 import os
 import re
+import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import IO
-from urllib.parse import urlsplit
+from typing import IO, NamedTuple
+from urllib.parse import urljoin, urlsplit
 from urllib.request import url2pathname
 
 import requests
-from requests.adapters import HTTPAdapter
+from requests.utils import requote_uri
 from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Retry
 
+from lance_pipeline.display import shortened
 from lance_pipeline.errors import InputError
+from lance_pipeline.images.pace import Pace, PacedSession, TooSlowError
 
-# Waits 0, 2, 4 and 8 seconds. A server's wish for more is no reason to stand still: a later run goes on.
-_RETRY = Retry(
-    total=4,
-    backoff_factor=1,
-    status_forcelist=(429, 500, 502, 503, 504),
-    raise_on_status=False,
-    respect_retry_after_header=False,
-)
+# For a connection that cannot be made or gives no answer: after 0, 2, 4 and 8 seconds. Not for an answer, the body of
+# which would be read into memory.
+_RETRY = Retry(total=4, backoff_factor=1, respect_retry_after_header=False)
+# Waits for a busy server. Its wish for more is no reason to stand still: a later run continues.
+_BUSY = (429, 500, 502, 503, 504)
+_BUSY_SECONDS = (0, 2, 4, 8)
+_REDIRECTS = 10
 _CONNECT_AND_READ_SECONDS = (10, 60)
 _CONNECTIONS = 10
 _BLOCK_BYTES = 1 << 18
 _NOTHING_LEFT = 416
 _URL = re.compile(r"https?://[^\s/?#]\S*|file:///.+")
+_VERSION = re.compile(r"[ -~]{1,200}")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
-_CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
+_LENGTH = re.compile(r"[0-9]{1,18}")
+_CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
 # Told the bytes that are here and, if the server says, the bytes in all.
 Progress = Callable[[int, int | None], None]
+
+MIN_BYTES_PER_SECOND = 10_000
+"""The least speed of a download, on average over a minute."""
 
 
 def require_address(url: str) -> None:
@@ -75,7 +82,15 @@ def require_within(number: int, limit: int, what: str, name: str, url: str) -> N
         )
 
 
-def fetch(url: str, checksum: str | None, work: Path, *, max_bytes: int, on_progress: Progress) -> Path:
+def fetch(
+    url: str,
+    checksum: str | None,
+    work: Path,
+    *,
+    max_bytes: int,
+    on_progress: Progress,
+    min_bytes_per_second: int = MIN_BYTES_PER_SECOND,
+) -> Path:
     """The checked file of an address, downloaded into ``work`` unless the address is one on disk.
 
     A download goes on with what an earlier one left in ``work``. One that comes out other than
@@ -87,11 +102,15 @@ def fetch(url: str, checksum: str | None, work: Path, *, max_bytes: int, on_prog
         work: a folder that exists.
         max_bytes: the most that a download may measure.
         on_progress: told the bytes that are here and, if the server says, the bytes in all.
+        min_bytes_per_second: a download ends when less than that comes, on average over a minute.
 
     Raises:
-        InputError: there is no such file, the download fails, or it is not what the checksum says.
+        InputError: there is no such file, it is too large, the download fails or is too slow, or it is not what the
+            checksum says.
     """
-    file = _local_file(url) or _downloaded_file(url, work, max_bytes, on_progress)
+    file = _local_file(url, max_bytes)
+    if file is None:
+        file = _downloaded_file(url, work, _Limits(max_bytes, min_bytes_per_second), on_progress)
     if checksum is not None:
         name, expected = checksum.lower().split(":")
         got = _checksum(file, name)
@@ -111,24 +130,34 @@ def _checksum(path: Path, name: str) -> str:
         return hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
 
 
-def _local_file(url: str) -> Path | None:
+class _Limits(NamedTuple):
+    bytes: int
+    bytes_per_second: int
+
+
+class _BusyError(Exception):
+    """The server may answer better in a moment."""
+
+
+def _local_file(url: str, max_bytes: int) -> Path | None:
     """The file of a ``file://`` address."""
     if not url.startswith("file:"):
         return None
     path = Path(url2pathname(urlsplit(url).path))
     if not path.is_file():
         raise InputError(f"there is no file {path}. Correct the archive's address, {url}, or put the archive there.")
+    require_within(path.stat().st_size, max_bytes, "bytes", "max_bytes", url)
     return path
 
 
-def _downloaded_file(url: str, work: Path, max_bytes: int, on_progress: Progress) -> Path:
+def _downloaded_file(url: str, work: Path, limits: _Limits, on_progress: Progress) -> Path:
     """The whole file in ``work``, going on with what an earlier call left there."""
     # Another address may hold another file: the two must not be mixed.
     whole = work / hashlib.sha256(url.encode()).hexdigest()[:16]
     if not whole.exists():
         unfinished, validator = whole.with_suffix(".part"), whole.with_suffix(".validator")
         with open(unfinished, "ab") as file:
-            _download(url, file, validator, max_bytes, on_progress)
+            _download(url, file, validator, limits, on_progress)
         os.rename(unfinished, whole)
         validator.unlink(missing_ok=True)
     size = whole.stat().st_size
@@ -136,26 +165,60 @@ def _downloaded_file(url: str, work: Path, max_bytes: int, on_progress: Progress
     return whole
 
 
-def _download(url: str, file: IO[bytes], validator: Path, max_bytes: int, on_progress: Progress) -> None:
-    """Append what ``file`` lacks; a connection lost on the way is made anew."""
-    with requests.Session() as session:
-        for scheme in ("http://", "https://"):
-            session.mount(scheme, HTTPAdapter(max_retries=_RETRY))
+def _download(url: str, file: IO[bytes], validator: Path, limits: _Limits, on_progress: Progress) -> None:
+    """Append what ``file`` lacks; a lost connection is made again."""
+    waits = iter(_BUSY_SECONDS)
+    with Pace(limits.bytes_per_second) as pace, PacedSession(pace, _RETRY) as session:
         for left in reversed(range(_CONNECTIONS)):
             try:
-                return _receive(session, url, file, validator, max_bytes, on_progress)
-            except (requests.RequestException, HTTPError) as error:
+                return _receive(session, pace, url, file, validator, limits.bytes, on_progress)
+            except _BusyError as busy:
+                seconds = next(waits, None)
+                if seconds is None or not left:
+                    raise InputError(str(busy)) from busy
+                time.sleep(seconds)
+            except (requests.RequestException, HTTPError, TooSlowError) as error:
+                here = f"the {file.tell():,} bytes that are here"
+                if pace.too_slow:
+                    raise InputError(
+                        f"cannot download {url}: less than {limits.bytes_per_second:,} bytes a second came over a "
+                        f"minute, the limit `min_bytes_per_second`. Run this again later: it continues after {here}. "
+                        "If the network is that slow, lower the limit."
+                    ) from error
                 # The former could not connect in spite of its own tries, the latter was cut off.
                 if isinstance(error, requests.RequestException) or not left:
                     raise InputError(
-                        f"cannot download {url}: {error}. Check the address and the network, then run this again: it "
-                        f"goes on after the {file.tell():,} bytes that are here."
+                        f"cannot download {url}: {shortened(str(error))}. Check the address and the network, then run "
+                        f"this again: it continues after {here}."
                     ) from error
     return None
 
 
+def _answer(session: PacedSession, url: str, headers: dict[str, str]) -> requests.Response:
+    """The answer to a request, after redirects, of which no body is read."""
+    for _ in range(_REDIRECTS):
+        response = session.get(
+            url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS, allow_redirects=False
+        )
+        target = session.get_redirect_target(response)
+        if target is None:
+            return response
+        response.close()
+        try:
+            url = urljoin(response.url, requote_uri(target))
+        except ValueError as error:
+            raise requests.exceptions.InvalidURL(f"a redirect leads to {target!r}: {error}") from error
+    raise requests.TooManyRedirects(f"there are more than {_REDIRECTS} redirects")
+
+
 def _receive(
-    session: requests.Session, url: str, file: IO[bytes], validator: Path, max_bytes: int, on_progress: Progress
+    session: PacedSession,
+    pace: Pace,
+    url: str,
+    file: IO[bytes],
+    validator: Path,
+    max_bytes: int,
+    on_progress: Progress,
 ) -> None:
     """Append what one answer of the server brings, which must be the rest of the file or the whole.
 
@@ -168,7 +231,9 @@ def _receive(
         headers["Range"] = f"bytes={start}-"
         if validator.exists():  # the rest of another version of the file is of no use
             headers["If-Range"] = validator.read_text()
-    with session.get(url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS) as response:
+    with _answer(session, url, headers) as response:
+        # The headers of a connection that was ended look as if they were complete.
+        pace.require()
         first, total = _extent(response, url)
         if first != start:
             file.truncate(0)
@@ -181,10 +246,12 @@ def _receive(
         on_progress(file.tell(), total)
         if response.status_code != _NOTHING_LEFT:
             # As sent: some servers declare gzip, the archive's own compression, to be the transfer's.
-            for block in response.raw.stream(_BLOCK_BYTES, decode_content=False):
+            while block := response.raw.read1(_BLOCK_BYTES, decode_content=False):
                 file.write(block)
+                pace.count(len(block))
                 on_progress(file.tell(), total)
                 require_within(file.tell(), max_bytes, "bytes", "max_bytes", url)
+        pace.require()
         if total is not None and file.tell() != total:
             raise ProtocolError(f"the connection ended after {file.tell():,} of {total:,} bytes")
 
@@ -192,7 +259,7 @@ def _receive(
 def _remember_version(response: requests.Response, validator: Path) -> None:
     """Keep what names this version of the file; a weak tag does not tell versions apart byte by byte."""
     version = response.headers.get("ETag") or response.headers.get("Last-Modified") or "W/"
-    if version.startswith("W/"):
+    if version.startswith("W/") or not _VERSION.fullmatch(version):
         validator.unlink(missing_ok=True)
     else:
         validator.write_text(version)
@@ -205,12 +272,13 @@ def _extent(response: requests.Response, url: str) -> tuple[int | None, int | No
     first, size = match.groups() if match else (None, None)
     total = int(size) if size and size != "*" else None
     if response.status_code == 200:
-        return 0, int(length) if length.isdecimal() else None
+        return 0, int(length) if _LENGTH.fullmatch(length) else None
     if response.status_code == 206:
         return int(first) if first else None, total
     if response.status_code == _NOTHING_LEFT:
         return total, total
-    raise InputError(
-        f"cannot download {url}: the server answers {response.status_code} {response.reason}. Open the address in a "
-        "browser to see whether it has moved; if the server is at fault, try again later."
+    message = (
+        f"cannot download {url}: the server answers {response.status_code} {shortened(str(response.reason))}. Open the "
+        "address in a browser to see whether it has moved; if the server is at fault, try again later."
     )
+    raise _BusyError(message) if response.status_code in _BUSY else InputError(message)

@@ -9,6 +9,7 @@ import pyarrow as pa
 from matplotlib import get_data_path
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
+from lance_pipeline.display import printable
 from lance_pipeline.images.decoding import decode_rgb
 from lance_pipeline.images.split import LanceSplit
 
@@ -104,7 +105,7 @@ def _write_caption(sheet: Image.Image, tile: _Tile, corner: tuple[int, int], col
 
 def _fitted(text: str, font: ImageFont.FreeTypeFont) -> str:
     """As much of the text's beginning as is as wide as a thumbnail."""
-    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    text = printable(text)
     if font.getlength(text) <= _SIDE:
         return text
     # A thumbnail has no room for more letters than pixels.

@@ -6,6 +6,7 @@ import math
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 
+from lance_pipeline.display import printable
 from lance_pipeline.images.decoding import decode_rgb
 from lance_pipeline.images.split import LanceSplit
 
@@ -48,8 +49,9 @@ def class_counts_picture(counts: dict[str, int], title: str) -> bytes:
     axes.set_ylabel("images")
     axes.set_title(title, parse_math=False)
     if len(counts) <= 30:
-        tilted = max(map(len, counts)) > 3
-        axes.set_xticks(range(len(counts)), [shortened(label) for label in counts], parse_math=False)
+        names = [shortened(label) for label in counts]
+        tilted = max(map(len, names)) > 3
+        axes.set_xticks(range(len(counts)), names, parse_math=False)
         if tilted:
             axes.tick_params(axis="x", labelrotation=45)
             for text in axes.get_xticklabels():
@@ -62,6 +64,7 @@ def class_counts_picture(counts: dict[str, int], title: str) -> bytes:
 
 def shortened(label: str) -> str:
     """The label as it fits beside a plot."""
+    label = printable(label)
     return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
 
 

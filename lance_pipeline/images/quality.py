@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pyarrow import csv
 
+from lance_pipeline.display import csv_cell
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.columns import positions
 from lance_pipeline.images.near_duplicates import (
@@ -172,8 +173,9 @@ def smaller_images(index: pa.Table, image_size: int) -> pa.Table:
 def write_csv(rows: pa.Table, path: str) -> None:
     """Write all rows as a CSV file in UTF-8, whole or not at all; makes the folder.
 
-    Text is quoted, numbers are not. To have labels such as 007 or NA as they are, read it back with
-    ``pandas.read_csv(path, dtype={"label": str}, keep_default_na=False)``.
+    Text is quoted, numbers are not. Names are shown as :func:`lance_pipeline.display.csv_cell` shows them, so that no
+    spreadsheet runs them as a formula; ``from_csv_cell`` there gives them back. To have labels such as 007 or NA as
+    they are, read it with ``pandas.read_csv(path, dtype={"label": str}, keep_default_na=False)``.
 
     Raises:
         InputError: the file cannot be written.
@@ -183,7 +185,7 @@ def write_csv(rows: pa.Table, path: str) -> None:
     try:
         os.makedirs(folder, exist_ok=True)
         with open(work, "wb") as file:
-            csv.write_csv(rows, file)
+            csv.write_csv(_as_cells(rows), file)
         os.replace(work, path)
     except OSError as error:
         with suppress(OSError):
@@ -191,6 +193,14 @@ def write_csv(rows: pa.Table, path: str) -> None:
         raise InputError(
             f"cannot write the list {path}: {error}. Free some space, or move all data with LANCE_PIPELINE_DATA."
         ) from error
+
+
+def _as_cells(rows: pa.Table) -> pa.Table:
+    columns = [
+        pa.array(map(csv_cell, column.to_pylist()), pa.string()) if pa.types.is_string(column.type) else column
+        for column in rows.columns
+    ]
+    return pa.table(columns, rows.column_names)
 
 
 def _first_of_same_pixels(index: pa.Table) -> Positions:

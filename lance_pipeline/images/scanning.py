@@ -112,15 +112,18 @@ class FolderScan:
                 if _is_litter(entry.name) or not _is_folder(entry):
                     self.ignored.append(self._prefix + escape_name(os.fsencode(entry.name)))
                 elif entry.is_symlink():
-                    links.append(f"{_shown(path)}, a link to {_shown(os.path.realpath(path))}")
+                    links.append(f"{path}, a link to {os.path.realpath(path)}")
                 else:
                     yield from self._local_class(confined, entry.name)
         if links:
             raise InputError(
-                f"{len(links)} class folders of {_shown(self._folder)} are links, which are not followed:\n  "
-                + "\n  ".join(links[:5]) + "\nPut the folders themselves there, or mount them there.",
+                [
+                    f"{len(links)} class folders of {self._folder} are links, which are not followed:",
+                    *(f"  {link}" for link in links[:5]),
+                    "Put the folders themselves there, or mount them there.",
+                ],
                 links,
-            )  # fmt: skip
+            )
 
     def _local_class(self, confined: ConfinedFolder, name: str) -> Iterator[pa.RecordBatch]:
         try:
@@ -220,7 +223,7 @@ class FolderScan:
         else:
             todo = "Run again if the folder was changing; otherwise repair it, or move it away"
         where = os.path.join(self._folder, path) if path else self._folder
-        return InputError(f"{_shown(where)} cannot be read: {error.strerror}. {todo}.")
+        return InputError(f"{where} cannot be read: {error.strerror}. {todo}.")
 
     def _remote(self) -> Iterator[pa.RecordBatch]:
         _, base = filesystem(self._folder)
@@ -312,8 +315,3 @@ def _followed(confined: ConfinedFolder, path: str, status: os.stat_result) -> os
 
 def _is_litter(name: str) -> bool:
     return name.startswith(".") or name.lower() in _LITTER
-
-
-def _shown(path: str) -> str:
-    """The path as text for people, also where its bytes are not UTF-8."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")

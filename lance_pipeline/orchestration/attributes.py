@@ -41,6 +41,12 @@ class Archive(StrictModel):
         default=20_000_000_000, gt=0, description="The most bytes that it, and also what it unpacks to, may measure."
     )
     max_members: int = Field(default=5_000_000, gt=0, description="The most files and folders that it may hold.")
+    min_bytes_per_second: int = Field(
+        default=10_000,
+        ge=0,
+        description="A download ends when less than that comes, on average over a minute; the next run continues it. "
+        "With 0 it may be as slow as it likes.",
+    )
 
     @field_validator("url", "checksum")
     @classmethod

@@ -1,12 +1,30 @@
 """Metadata for the asset pages."""
 
 import base64
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from lance_pipeline.display import printable
+
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+def shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """The metadata with every plain text as :func:`lance_pipeline.display.printable` shows it.
+
+    Whatever is made of names passes through here on its way to a page; values with a type of their own are shown by
+    the function that makes them.
+    """
+    return {name: printable(value) if isinstance(value, str) else value for name, value in metadata.items()}
+
+
+def link(url: str) -> dg.UrlMetadataValue | dg.TextMetadataValue:
+    """An address that can be clicked; one that is not of the web, such as of a script, stays text."""
+    safe = printable(url)
+    return dg.MetadataValue.url(safe) if safe.startswith(("http://", "https://")) else dg.MetadataValue.text(safe)
 
 
 def picture(data: bytes) -> dg.MarkdownMetadataValue:
@@ -31,4 +49,4 @@ def column_schema(schema: "pa.Schema") -> dg.TableSchemaMetadataValue:
 
 def table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
     """Rows of equal keys as a table."""
-    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows])
+    return dg.MetadataValue.table([dg.TableRecord(shown(row)) for row in rows])

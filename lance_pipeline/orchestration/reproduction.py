@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.records import Training
 from lance_pipeline.orchestration.resources import default_resources
@@ -130,4 +131,4 @@ def _weights_changes(kept: "Weights", trained: "Trained") -> list[str]:
 
 
 def _tell(what: str, changes: list[Any]) -> None:
-    print(f"  {what:<22} {'; '.join(changes) or 'as then'}", flush=True)
+    print(printable(f"  {what:<22} {'; '.join(changes) or 'as then'}"), flush=True)

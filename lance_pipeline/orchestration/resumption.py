@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ def checkpoints_to_use(
         others = _others_unfinished(context, folder, own)
         latest = next(iter(others.values()), None)
         reasons = reasons or _reasons_to_begin(context, latest, identity, fresh=fresh)
-        context.log.info(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew")
+        context.log.info(printable(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew"))
         kept = next((path for path, other in others.items() if other.state is not None), None)
         for path in folder.glob("*/"):
             if path not in (own, kept):
@@ -59,7 +60,7 @@ def checkpoints_to_use(
         return Checkpoints.begun(own, identity, environments=[now], every=every)
     changes = differences(found.environments[-1], now)
     where = f", in another environment: {'; '.join(changes)}" if changes else ""
-    context.log.info(f"Goes on with the interrupted training {found.training_id}{where}")
+    context.log.info(printable(f"Goes on with the interrupted training {found.training_id}{where}"))
     environments = [*found.environments, now] if changes else found.environments
     return Checkpoints(own, found.training_id, identity, environments, found.state, every)
 

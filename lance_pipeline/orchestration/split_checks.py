@@ -11,7 +11,7 @@ import dagster as dg
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Checks
-from lance_pipeline.orchestration.metadata import picture
+from lance_pipeline.orchestration.metadata import picture, shown
 from lance_pipeline.orchestration.records import Split
 
 if TYPE_CHECKING:
@@ -83,7 +83,9 @@ class SplitCheck:
             check_name=self.name,
             passed=finding.passed,
             severity=dg.AssetCheckSeverity.ERROR if self.blocks(examined.settings) else dg.AssetCheckSeverity.WARN,
-            metadata=finding.numbers | _evidence(finding, examined, reports / f"{examined.name}_{self.name}.csv"),
+            metadata=shown(
+                finding.numbers | _evidence(finding, examined, reports / f"{examined.name}_{self.name}.csv")
+            ),
         )
 
 
@@ -115,9 +117,12 @@ def require_blocking(failures: list[str]) -> None:
     """
     if failures:
         raise InputError(
-            "Nothing is built on splits that fail these checks:\n  " + "\n  ".join(failures) + "\n"
-            "Mend the folder, or set what a check stops at under `checks`. If another tool has changed the "
-            "Lance dataset, delete it and materialize it again."
+            [
+                "Blocking checks failed:",
+                *(f"  {failure}" for failure in failures),
+                "Fix the folder, or set what a check stops at under `checks`.",
+                "If another tool has changed the Lance dataset, delete it and materialize it again.",
+            ]
         )
 
 

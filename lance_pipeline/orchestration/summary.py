@@ -5,6 +5,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.paths import data_root
@@ -40,9 +41,9 @@ def print_summary(dataset: str) -> None:
         "see it": "make ui   (then the addresses it prints; Ctrl-C stops it)",
         "again": f"dagster asset materialize -m lance_pipeline.definitions --select 'group:{dataset}'",
     }
-    print(f"\n{dataset}")
+    print(f"\n{printable(dataset)}")
     for name, value in lines.items():
-        print(f"  {name:<12} {value}")
+        print(printable(f"  {name:<12} {value}"))
 
 
 def _accuracy(split: str, metrics: Metrics, model: Model) -> str:

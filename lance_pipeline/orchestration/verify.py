@@ -8,6 +8,7 @@ import sys
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from lance_pipeline.display import printable
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.paths import data_root
@@ -90,7 +91,7 @@ def _print_damage(found: "Verification") -> None:
         print(f"  {found.note}")
     for row in found.damaged:
         if row.path:
-            print(f"  {row.path}: {row.detail}")
+            print(f"  {printable(row.path)}: {row.detail}")
     for detail, count in Counter(row.detail for row in found.damaged if not row.path).items():
         print(f"  {count} rows of unknown path: {detail}")
 
@@ -101,7 +102,7 @@ def _restored(uri: str) -> bool:
     done = repair_from_versions(uri)
     print(f"{uri}, now version {done.version}: {done.damaged - len(done.lost)} of {done.damaged} rows restored")
     for row in done.lost:
-        print(f"  lost: {row.path or '(unknown path)'}")
+        print(f"  lost: {printable(row.path) or '(unknown path)'}")
     if done.same:
         print("  The rows are those that were ingested, by their fingerprint.")
     return done.same

@@ -1,8 +1,10 @@
 """A web server of one archive on loopback, for tests."""
 
+import socket
+import socketserver
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -83,4 +85,29 @@ def serving(content: bytes) -> Iterator[Server]:
             yield told
         finally:
             http.shutdown()
+            thread.join()
+
+
+@contextmanager
+def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
+    """The address of a server on loopback that reads a request and has ``answer`` write to the connection."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            with suppress(OSError):  # the client may have gone
+                while self.rfile.readline().strip():
+                    pass
+                answer(self.connection)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        block_on_close = False
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_address[1]}/a.zip"
+        finally:
+            server.shutdown()
             thread.join()

@@ -6,6 +6,7 @@ import pyarrow as pa
 import pytest
 from PIL import Image
 
+from lance_pipeline.display import from_csv_cell
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import quality
 from lance_pipeline_tests.images.small_splits import noise, small_split
@@ -269,8 +270,8 @@ def test_csv_keeps_names(tmp_path):
     quality.write_csv(rows, path)
     frame = pd.read_csv(path, dtype={"label": str, "other_label": str}, keep_default_na=False)
     assert list(frame.columns) == PAIR
-    assert frame["label"].tolist() == STRANGE[1:]
-    assert frame["path"].tolist() == [f"{name}/{n}.png" for n, name in enumerate(STRANGE)][1:]
+    assert frame["label"].map(from_csv_cell).tolist() == STRANGE[1:]
+    assert frame["path"].map(from_csv_cell).tolist() == [f"{name}/{n}.png" for n, name in enumerate(STRANGE)][1:]
     assert frame["row"].tolist() == list(range(1, len(STRANGE)))
     assert os.listdir(tmp_path / "deep" / "er") == ["list.csv"]
 

@@ -52,20 +52,23 @@ class Limits:
         lines = [f"{one.path}: {one.reason}: {one.detail}" for one in rejected]
         count = f"{'' if complete else 'at least '}{len(rejected)}"
         raise InputError(
-            f"{count} of {scanned} files of {where} cannot be read as images, {what}:\n{_digest(rejected)}\n"
-            f"{advice}. Nothing was committed; what has been read is kept, so that the next run goes on from here.",
+            [
+                f"{count} of {scanned} files of {where} cannot be read as images, {what}:",
+                *_digest(rejected),
+                f"{advice}. Nothing was committed; what has been read is kept, so that the next run goes on from here.",
+            ],
             lines,
         )
 
 
-def _digest(rejected: list[Rejected]) -> str:
+def _digest(rejected: list[Rejected]) -> list[str]:
     """The commonest reasons with examples, as lines."""
     lines = []
     for reason, count in Counter(one.reason for one in rejected).most_common(_REASONS_SHOWN):
         lines.append(f"  {reason}: {count}")
         examples = [one for one in rejected if one.reason == reason][:_EXAMPLES]
         lines += [f"    {one.path}: {one.detail}" for one in examples]
-    return "\n".join(lines)
+    return lines
 
 
 def rejected_uri(uri: str) -> str:

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from lance_pipeline.display import markdown_code, printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import column_schema, picture, table
+from lance_pipeline.orchestration.metadata import column_schema, picture, shown, table
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split, TableVersion
 from lance_pipeline.orchestration.split_checks import (
@@ -86,7 +87,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
                     asset_key=specs[split].key,
                     value=record,
                     data_version=dg.DataVersion(record.data.fingerprint),
-                    metadata=_metadata(record, split, splits[split], reports[split]),
+                    metadata=shown(_metadata(record, split, splits[split], reports[split])),
                 )
         with clear_failures():
             require_blocking(failures)
@@ -112,8 +113,8 @@ def _ingested(
     for source, splits in _sources(dataset, raw, wanted, store):
         watch = Watch(
             progress=progress_reporter(context, dataset.key(f"lance_{splits[0]}"), " and ".join(splits), "files"),
-            waiting=lambda uri: context.log.info(f"Waiting for another ingest, which is writing to {uri}."),
-            warning=context.log.warning,
+            waiting=lambda uri: context.log.info(printable(f"Waiting for another ingest, which is writing to {uri}.")),
+            warning=lambda text: context.log.warning(printable(text)),
         )
         uris = {split: store.dataset_uri(f"{dataset.name}_{split}") for split in splits}
         reports |= ingest(source, uris, limits=limits, watch=watch, repair=repair)
@@ -129,7 +130,8 @@ def _ingested(
             )
         if report.lost:
             lost = ", ".join(path or "(unknown path)" for path in report.lost)
-            context.log.warning(f"{split}: {len(report.lost)} damaged rows are lost, as their files are gone: {lost}")
+            gone = f"{split}: {len(report.lost)} damaged rows are lost, as their files are gone: {lost}"
+            context.log.warning(printable(gone))
     return reports
 
 
@@ -200,7 +202,7 @@ def _metadata(record: Split, split: str, data: "LanceSplit", report: "IngestRepo
         "classes": picture(class_counts_picture(record.counts, f"{split}: images per class")),
         "samples": picture(contact_sheet(data)),
         "read_it": dg.MetadataValue.md(
-            f'`lance.dataset("{record.data.uri}", version={record.data.version}).to_table()`'
+            markdown_code(f'lance.dataset("{record.data.uri}", version={record.data.version}).to_table()')
         ),
     }
     if report.damaged:

@@ -5,10 +5,11 @@ from datetime import timedelta
 
 import dagster as dg
 
+from lance_pipeline.display import printable
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import table
+from lance_pipeline.orchestration.metadata import shown, table
 from lance_pipeline.orchestration.supervision import interruptible
 
 
@@ -32,16 +33,19 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
         with clear_failures(), interruptible(context):
             for uri, seen_uri in _tables(dataset, lance_store):
                 one = tidy(uri, keep, seen_uri)
-                context.log.info(
+                line = (
                     f"{uri}: {one.versions_before} versions are now {one.versions}, {one.data_files_before} data files "
                     f"are now {one.data_files}, {one.bytes_removed} bytes removed{one.note and f'; {one.note}'}"
                 )
+                context.log.info(printable(line))
                 tidied.append(one)
         return dg.MaterializeResult(
-            metadata={
-                "tables": table([one._asdict() for one in tidied]),
-                "bytes_removed": sum(one.bytes_removed for one in tidied),
-            }
+            metadata=shown(
+                {
+                    "tables": table([one._asdict() for one in tidied]),
+                    "bytes_removed": sum(one.bytes_removed for one in tidied),
+                }
+            )
         )
 
     return maintenance

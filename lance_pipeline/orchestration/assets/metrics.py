@@ -10,7 +10,7 @@ from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import column_schema, picture, table
+from lance_pipeline.orchestration.metadata import column_schema, link, picture, shown, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, Split
 from lance_pipeline.orchestration.supervision import interruptible
@@ -72,20 +72,22 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
         return dg.MaterializeResult(
             value=record,
             data_version=dg.DataVersion(predictions.fingerprint),
-            metadata={
-                **result.scalars(),
-                "images": result.images,
-                "confusion": picture(confusion),
-                "per_class": table([one.model_dump() for one in result.per_class]),
-                "predictions": predictions.uri,
-                "predictions_version": predictions.version,
-                "dagster/row_count": result.images,
-                "dagster/column_schema": column_schema(schema),
-                "dagster/uri": predictions.uri,
-                "model_sha256": model.sha256,
-                "lance_version": data.data.version,
-                "mlflow_run": dg.MetadataValue.url(run.url),
-            },
+            metadata=shown(
+                {
+                    **result.scalars(),
+                    "images": result.images,
+                    "confusion": picture(confusion),
+                    "per_class": table([one.model_dump() for one in result.per_class]),
+                    "predictions": predictions.uri,
+                    "predictions_version": predictions.version,
+                    "dagster/row_count": result.images,
+                    "dagster/column_schema": column_schema(schema),
+                    "dagster/uri": predictions.uri,
+                    "model_sha256": model.sha256,
+                    "lance_version": data.data.version,
+                    "mlflow_run": link(run.url),
+                }
+            ),
         )
 
     return metrics

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Archive
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import column_schema, table
+from lance_pipeline.orchestration.metadata import column_schema, shown, table
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import LanceVersion, RawImages
 from lance_pipeline.orchestration.supervision import interruptible
@@ -28,7 +29,12 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         "raw_images",
         "The folder of images: found or made, listed once, its shape checked and the order of the classes fixed.",
         {"file"},
-        settings_version(CODE_VERSION, attributes.source, attributes.splits),
+        # How fast an archive has to come makes no other images of it.
+        settings_version(
+            CODE_VERSION,
+            attributes.source.model_dump_json(exclude={"archive": {"min_bytes_per_second"}}),
+            attributes.splits,
+        ),
     )
     check = dg.AssetCheckSpec(
         "same_classes",
@@ -61,7 +67,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
             asset_key=key,
             check_name="same_classes",
             passed=not any(missing.values()),
-            metadata={f"missing_in_{split or 'all'}": ", ".join(labels) for split, labels in missing.items()},
+            metadata=shown({f"missing_in_{split or 'all'}": ", ".join(labels) for split, labels in missing.items()}),
         )
         with clear_failures():
             _require_classes(listing.root, missing)
@@ -73,22 +79,24 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
             asset_key=key,
             value=record,
             data_version=dg.DataVersion(fingerprint),
-            metadata={
-                "dagster/uri": listing.root,
-                "dagster/row_count": listing.files.num_rows,
-                "dagster/column_schema": column_schema(LISTING_SCHEMA),
-                "classes": ", ".join(listing.classes),
-                "images_per_class": table(
-                    [
-                        {"label": label, **{split or "files": counts[split][label] for split in counts}}
-                        for label in listing.classes
-                    ]
-                ),
-                "listing": uri,
-                "lance_version": version,
-                "ignored": len(listing.ignored),
-                "ignored_examples": ", ".join(listing.ignored[:5]),
-            },
+            metadata=shown(
+                {
+                    "dagster/uri": listing.root,
+                    "dagster/row_count": listing.files.num_rows,
+                    "dagster/column_schema": column_schema(LISTING_SCHEMA),
+                    "classes": ", ".join(listing.classes),
+                    "images_per_class": table(
+                        [
+                            {"label": label, **{split or "files": counts[split][label] for split in counts}}
+                            for label in listing.classes
+                        ]
+                    ),
+                    "listing": uri,
+                    "lance_version": version,
+                    "ignored": len(listing.ignored),
+                    "ignored_examples": ", ".join(listing.ignored[:5]),
+                }
+            ),
         )
 
     return raw_images
@@ -112,7 +120,7 @@ def _list(dataset: Dataset, context: dg.AssetExecutionContext) -> "Listing":
     attributes = dataset.attributes
     source = attributes.source
     if source.sample and make_sample(source.sample, dataset.folder):
-        context.log.info(f"Made the sample {source.sample!r} at {dataset.folder}")
+        context.log.info(printable(f"Made the sample {source.sample!r} at {dataset.folder}"))
     if source.archive:
         _unpack(source.archive, dataset, context)
     if attributes.splits.fractions:
@@ -135,7 +143,8 @@ def _unpack(archive: Archive, dataset: Dataset, context: dg.AssetExecutionContex
         dataset.folder,
         max_bytes=archive.max_bytes,
         max_members=archive.max_members,
+        min_bytes_per_second=archive.min_bytes_per_second,
         on_progress=on_progress,
     ):
         checked = f"of checksum {archive.checksum}" if archive.checksum else "of unchecked content"
-        context.log.info(f"Unpacked {archive.url}, {checked}, to {dataset.folder}")
+        context.log.info(printable(f"Unpacked {archive.url}, {checked}, to {dataset.folder}"))

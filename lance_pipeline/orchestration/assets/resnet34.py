@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
+from lance_pipeline.display import printable
 from lance_pipeline.errors import Stopped
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import picture, table
+from lance_pipeline.orchestration.metadata import link, picture, shown, table
 from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.resumption import checkpoints_to_use
@@ -75,8 +76,8 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         what, run_id = context.asset_key.to_user_string(), context.run.run_id
 
         def on_wait(text: str) -> None:
-            context.log.info(text)
-            context.log_event(dg.AssetObservation(context.asset_key, metadata={"waiting": text}))
+            context.log.info(printable(text))
+            context.log_event(dg.AssetObservation(context.asset_key, metadata=shown({"waiting": text})))
 
         with clear_failures(), supervised(context) as stop:
             # Before anything is waited for.
@@ -130,7 +131,7 @@ def _trained(
         keep_version(data.uri, data.version, f"trained.{checkpoints.training_id}")
 
     def describe(run: TrackedRun) -> None:
-        context.log.info(f"MLflow run {run.run_id}: {run.url}")
+        context.log.info(printable(f"MLflow run {run.run_id}: {run.url}"))
         run.kill_others(place)
         run.log_tags(_tags(context, device, checkpoints.environments[-1]["code"], train, val) | place)
         run.log_params(recipe.model_dump() | {"image_size": image_size})
@@ -154,7 +155,7 @@ def _trained(
                 downloads=lance_store.downloads,
                 cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
                 checkpoints=checkpoints,
-                watch=Watch(report.on_epoch, report.on_step, context.log.info, stop),
+                watch=Watch(report.on_epoch, report.on_step, lambda line: context.log.info(printable(line)), stop),
             )
             run = report.settled(trained.history, stop)
         folder = lance_store.model_folder(dataset.name, context.run.run_id)
@@ -180,7 +181,7 @@ def _trained(
         "mlflow_model": model_uri,
         "learning_curve": picture(curve),
     }
-    metadata = _metadata(record, device, run.url, trained.history) | more
+    metadata = shown(_metadata(record, device, run.url, trained.history) | more)
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata)
 
 
@@ -213,7 +214,7 @@ def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"])
         "device": device.name,
         "device_reason": device.reason,
         "precision": device.precision,
-        "mlflow_run": dg.MetadataValue.url(url),
+        "mlflow_run": link(url),
         "mlflow_run_id": record.mlflow_run_id,
         "dagster/uri": record.folder,
         "weights_sha256": record.sha256,

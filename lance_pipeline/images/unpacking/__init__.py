@@ -1,0 +1,1 @@
+"""Archives to files: each format's members, within limits, and the folder that they are written to."""
