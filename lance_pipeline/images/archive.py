@@ -13,10 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import IO, cast
 
-from filelock import FileLock
-
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.download import Progress, fetch, require_address, require_checksum_form, require_within
+from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.locking import locked_file
+from lance_pipeline.storage.redaction import redact
 
 _BLOCK_BYTES = 1 << 18
 _TELL_PUBLISHER = "Use another archive, or tell its publisher."
@@ -38,7 +39,7 @@ class _UnusableError(Exception):
 
 
 def make_from_archive(
-    url: str,
+    url: Address | str,
     checksum: str | None,
     folder: str,
     *,
@@ -55,7 +56,7 @@ def make_from_archive(
     calls at once one makes the folder and the others wait; the empty ``.<name>.lock`` stays.
 
     Args:
-        url: a .tar, .tar.gz, .tar.xz or .zip archive at an http, https or file address.
+        url: an address, or its text: a .tar, .tar.gz, .tar.xz or .zip archive at an http, https or file address.
         checksum: ``sha256:…`` or ``md5:…`` in hexadecimal digits; ``None`` trusts what comes.
         folder: the folder to make.
         max_bytes: the most that the archive, and also what it unpacks to, may measure.
@@ -67,6 +68,7 @@ def make_from_archive(
             the checksum says, the archive is damaged, too large or not safe to unpack, or the
             folder cannot be written.
     """
+    url = Address(url)
     require_address(url)
     if checksum is not None:
         require_checksum_form(checksum)
@@ -76,7 +78,7 @@ def make_from_archive(
     work = target.parent / f".{target.name}.download"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{target.name}.lock"):
+        with locked_file(target.parent / f".{target.name}.lock", "LANCE_PIPELINE_DATA"):
             if target.exists():  # another process made it meanwhile
                 return False
             work.mkdir(exist_ok=True)
@@ -90,8 +92,8 @@ def make_from_archive(
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"cannot make {folder} from {url}: {error}. Free space on the disk or choose a folder that you may write "
-            f"to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run goes on with what {work} holds."
+            f"cannot make {folder} from {url}: {redact(error)}. Free space on the disk or choose a folder that you may "
+            f"write to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run goes on with what {work} holds."
         ) from error
     return True
 
@@ -99,7 +101,7 @@ def make_from_archive(
 class _Meter:
     """Reads from ``source``, and refuses to go on past the limits; headers may lie, so it counts what comes."""
 
-    def __init__(self, url: str, max_bytes: int, max_members: int) -> None:
+    def __init__(self, url: Address, max_bytes: int, max_members: int) -> None:
         self.source: IO[bytes]
         self.tail = b""
         self._url, self._max_bytes, self._max_members = url, max_bytes, max_members

@@ -16,6 +16,9 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Retry
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.redacted_errors import redacted
+from lance_pipeline.storage.redaction import redact
 
 # Waits 0, 2, 4 and 8 seconds. A server's wish for more is no reason to stand still: a later run goes on.
 _RETRY = Retry(
@@ -36,13 +39,13 @@ _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)")
 Progress = Callable[[int, int | None], None]
 
 
-def require_address(url: str) -> None:
+def require_address(url: Address) -> None:
     """Check the form of an address; whether anything is there, only the attempt can show.
 
     Raises:
-        InputError: it is no http, https or file address.
+        InputError: it is no http, https or file address, or it is not clear where its user part ends.
     """
-    if not _URL.fullmatch(url):
+    if not _URL.fullmatch(url.full()):
         raise InputError(
             f"the archive's address is {url!r}. Expected https://<server>/<path>, http://<server>/<path> or "
             "file:///<path> of a .tar, .tar.gz, .tar.xz or .zip archive."
@@ -62,7 +65,7 @@ def require_checksum_form(checksum: str) -> None:
         )
 
 
-def require_within(number: int, limit: int, what: str, name: str, url: str) -> None:
+def require_within(number: int, limit: int, what: str, name: str, url: Address) -> None:
     """Refuse what is larger than the setting ``name`` allows.
 
     Raises:
@@ -75,7 +78,7 @@ def require_within(number: int, limit: int, what: str, name: str, url: str) -> N
         )
 
 
-def fetch(url: str, checksum: str | None, work: Path, *, max_bytes: int, on_progress: Progress) -> Path:
+def fetch(url: Address, checksum: str | None, work: Path, *, max_bytes: int, on_progress: Progress) -> Path:
     """The checked file of an address, downloaded into ``work`` unless the address is one on disk.
 
     A download goes on with what an earlier one left in ``work``. One that comes out other than
@@ -111,20 +114,20 @@ def _checksum(path: Path, name: str) -> str:
         return hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
 
 
-def _local_file(url: str) -> Path | None:
+def _local_file(url: Address) -> Path | None:
     """The file of a ``file://`` address."""
-    if not url.startswith("file:"):
+    if not url.full().startswith("file:"):
         return None
-    path = Path(url2pathname(urlsplit(url).path))
+    path = Path(url2pathname(urlsplit(url.full()).path))
     if not path.is_file():
         raise InputError(f"there is no file {path}. Correct the archive's address, {url}, or put the archive there.")
     return path
 
 
-def _downloaded_file(url: str, work: Path, max_bytes: int, on_progress: Progress) -> Path:
+def _downloaded_file(url: Address, work: Path, max_bytes: int, on_progress: Progress) -> Path:
     """The whole file in ``work``, going on with what an earlier call left there."""
     # Another address may hold another file: the two must not be mixed.
-    whole = work / hashlib.sha256(url.encode()).hexdigest()[:16]
+    whole = work / hashlib.sha256(url.full().encode()).hexdigest()[:16]
     if not whole.exists():
         unfinished, validator = whole.with_suffix(".part"), whole.with_suffix(".validator")
         with open(unfinished, "ab") as file:
@@ -136,7 +139,7 @@ def _downloaded_file(url: str, work: Path, max_bytes: int, on_progress: Progress
     return whole
 
 
-def _download(url: str, file: IO[bytes], validator: Path, max_bytes: int, on_progress: Progress) -> None:
+def _download(url: Address, file: IO[bytes], validator: Path, max_bytes: int, on_progress: Progress) -> None:
     """Append what ``file`` lacks; a connection lost on the way is made anew."""
     with requests.Session() as session:
         for scheme in ("http://", "https://"):
@@ -148,14 +151,14 @@ def _download(url: str, file: IO[bytes], validator: Path, max_bytes: int, on_pro
                 # The former could not connect in spite of its own tries, the latter was cut off.
                 if isinstance(error, requests.RequestException) or not left:
                     raise InputError(
-                        f"cannot download {url}: {error}. Check the address and the network, then run this again: it "
-                        f"goes on after the {file.tell():,} bytes that are here."
-                    ) from error
+                        f"cannot download {url}: {redact(error)}. Check the address and the network, then run this "
+                        f"again: it goes on after the {file.tell():,} bytes that are here."
+                    ) from redacted(error)
     return None
 
 
 def _receive(
-    session: requests.Session, url: str, file: IO[bytes], validator: Path, max_bytes: int, on_progress: Progress
+    session: requests.Session, url: Address, file: IO[bytes], validator: Path, max_bytes: int, on_progress: Progress
 ) -> None:
     """Append what one answer of the server brings, which must be the rest of the file or the whole.
 
@@ -168,7 +171,7 @@ def _receive(
         headers["Range"] = f"bytes={start}-"
         if validator.exists():  # the rest of another version of the file is of no use
             headers["If-Range"] = validator.read_text()
-    with session.get(url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS) as response:
+    with session.get(url.full(), headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS) as response:
         first, total = _extent(response, url)
         if first != start:
             file.truncate(0)
@@ -198,7 +201,7 @@ def _remember_version(response: requests.Response, validator: Path) -> None:
         validator.write_text(version)
 
 
-def _extent(response: requests.Response, url: str) -> tuple[int | None, int | None]:
+def _extent(response: requests.Response, url: Address) -> tuple[int | None, int | None]:
     """The position of the answer's first byte in the file, and the file's size; None is unknown."""
     length = response.headers.get("Content-Length", "")
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
