@@ -58,7 +58,8 @@ setup: .venv/.installed instance
 # The shell's dagster, make and the UI find one instance by .env, which dagster reads in this folder.
 .PHONY: instance
 instance: ## Make the Dagster instance in the data folder
-	@mkdir -p "$(DAGSTER_HOME)"
+	@# Nobody else's, unless the data folder is shared by its group.
+	@umask $$([ -g "$(DATA)" ] && echo 007 || echo 077) && mkdir -p "$(DAGSTER_HOME)"
 	@ln -sf "$(CURDIR)/dagster.yaml" "$(DAGSTER_HOME)/dagster.yaml"
 	@echo 'DAGSTER_HOME=$(if $(findstring ://,$(GIVEN)),$(DATA),$${LANCE_PIPELINE_DATA:-$(CURDIR)/data})/dagster' > .env
 	@echo 'MLFLOW_DISABLE_TELEMETRY=true' >> .env

@@ -4,6 +4,7 @@ import argparse
 import sys
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage.redaction import redact
 
 
 def main() -> int:
@@ -26,6 +27,10 @@ def main() -> int:
     ui.add_argument("--mlflow-port", type=int, default=5000, help="of the MLflow UI (default: %(default)s)")
     ui.add_argument("--workspace", default=None, help="a workspace.yaml (default: the project's)")
     arguments = parser.parse_args()
+    # Dagster is imported only by commands that need it.
+    from lance_pipeline.orchestration.own_process import keep_to_the_user
+
+    keep_to_the_user()
     try:
         if arguments.command == "summary":
             from lance_pipeline.orchestration.summary import print_summary
@@ -44,7 +49,7 @@ def main() -> int:
 
         return serve(arguments.port, arguments.mlflow_port, arguments.workspace)
     except InputError as error:
-        print(f"lance-pipeline: {error}", file=sys.stderr)
+        print(f"lance-pipeline: {redact(error)}", file=sys.stderr)
         return 1
 
 

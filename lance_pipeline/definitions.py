@@ -4,8 +4,11 @@ from pathlib import Path
 
 import dagster as dg
 
+from lance_pipeline.orchestration.own_process import keep_to_the_user
+
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Every dataset's assets, checks, job and schedule, with the resources that they share."""
+    keep_to_the_user()
     return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)

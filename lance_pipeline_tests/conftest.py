@@ -96,8 +96,9 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     for name in _UNSET:
         os.environ.pop(name, None)
     os.environ["LANCE_PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
-    # Where devices are held.
     os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("host"))
+    # Where devices are held.
+    os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
 
 
 @pytest.fixture

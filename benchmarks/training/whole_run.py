@@ -90,8 +90,9 @@ def _run(work: str, data: str, *arguments: str) -> subprocess.CompletedProcess[s
         "LANCE_PIPELINE_DEVICE": "cpu",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONPATH": REPO,
-        # Devices are held for each temporary folder: no other training is waited for.
         "TMPDIR": work,
+        # Devices are held for each runtime folder: no other training is waited for.
+        "XDG_RUNTIME_DIR": work,
     }
     # What the runs before have written must not be flushed to the disk during this one.
     os.sync()

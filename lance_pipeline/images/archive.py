@@ -10,8 +10,6 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from filelock import FileLock
-
 from lance_pipeline.display import shortened
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.download import MIN_BYTES_PER_SECOND, Progress, fetch, require_address, require_checksum_form
@@ -19,6 +17,9 @@ from lance_pipeline.images.unpacking.meter import Meter, UnusableArchiveError
 from lance_pipeline.images.unpacking.tar_members import tar_members
 from lance_pipeline.images.unpacking.tree import Tree
 from lance_pipeline.images.unpacking.zip_members import zip_members
+from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.locking import locked_file
+from lance_pipeline.storage.redaction import redact
 
 # What the libraries raise on a damaged archive; of OSError only gzip's own.
 _DAMAGED = (
@@ -35,7 +36,7 @@ _DAMAGED = (
 
 
 def make_from_archive(
-    url: str,
+    url: Address | str,
     checksum: str | None,
     folder: str,
     *,
@@ -53,7 +54,7 @@ def make_from_archive(
     calls at once one makes the folder and the others wait; the empty ``.<name>.lock`` stays.
 
     Args:
-        url: a .tar, .tar.gz, .tar.xz or .zip archive at an http, https or file address.
+        url: an address, or its text: a .tar, .tar.gz, .tar.xz or .zip archive at an http, https or file address.
         checksum: ``sha256:…`` or ``md5:…`` in hexadecimal digits; ``None`` trusts what comes.
         folder: the folder to make.
         max_bytes: the most that the archive, and also what it unpacks to, may measure.
@@ -67,6 +68,7 @@ def make_from_archive(
             the checksum says, the archive is damaged, too large or not safe to unpack, or the
             folder cannot be written.
     """
+    url = Address(url)
     require_address(url)
     if checksum is not None:
         require_checksum_form(checksum)
@@ -76,7 +78,7 @@ def make_from_archive(
     work = target.parent / f".{target.name}.download"
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(target.parent / f".{target.name}.lock"):
+        with locked_file(target.parent / f".{target.name}.lock", "LANCE_PIPELINE_DATA"):
             if target.exists():  # another process made it meanwhile
                 return False
             work.mkdir(exist_ok=True)
@@ -97,8 +99,8 @@ def make_from_archive(
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"cannot make {folder} from {url}: {error}. Free space on the disk or choose a folder that you may write "
-            f"to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run goes on with what {work} holds."
+            f"cannot make {folder} from {url}: {redact(error)}. Free space on the disk or choose a folder that you may "
+            f"write to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run goes on with what {work} holds."
         ) from error
     return True
 

@@ -19,6 +19,9 @@ from urllib3.util import Retry
 from lance_pipeline.display import shortened
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.pace import Pace, PacedSession, TooSlowError
+from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.redacted_errors import redacted
+from lance_pipeline.storage.redaction import redact
 
 # For a connection that cannot be made or gives no answer: after 0, 2, 4 and 8 seconds. Not for an answer, the body of
 # which would be read into memory.
@@ -43,13 +46,13 @@ MIN_BYTES_PER_SECOND = 10_000
 """The least speed of a download, on average over a minute."""
 
 
-def require_address(url: str) -> None:
+def require_address(url: Address) -> None:
     """Check the form of an address; whether anything is there, only the attempt can show.
 
     Raises:
-        InputError: it is no http, https or file address.
+        InputError: it is no http, https or file address, or it is not clear where its user part ends.
     """
-    if not _URL.fullmatch(url):
+    if not _URL.fullmatch(url.full()):
         raise InputError(
             f"the archive's address is {url!r}. Expected https://<server>/<path>, http://<server>/<path> or "
             "file:///<path> of a .tar, .tar.gz, .tar.xz or .zip archive."
@@ -69,7 +72,7 @@ def require_checksum_form(checksum: str) -> None:
         )
 
 
-def require_within(number: int, limit: int, what: str, name: str, url: str) -> None:
+def require_within(number: int, limit: int, what: str, name: str, url: Address) -> None:
     """Refuse what is larger than the setting ``name`` allows.
 
     Raises:
@@ -83,7 +86,7 @@ def require_within(number: int, limit: int, what: str, name: str, url: str) -> N
 
 
 def fetch(
-    url: str,
+    url: Address,
     checksum: str | None,
     work: Path,
     *,
@@ -139,21 +142,21 @@ class _BusyError(Exception):
     """The server may answer better in a moment."""
 
 
-def _local_file(url: str, max_bytes: int) -> Path | None:
+def _local_file(url: Address, max_bytes: int) -> Path | None:
     """The file of a ``file://`` address."""
-    if not url.startswith("file:"):
+    if not url.full().startswith("file:"):
         return None
-    path = Path(url2pathname(urlsplit(url).path))
+    path = Path(url2pathname(urlsplit(url.full()).path))
     if not path.is_file():
         raise InputError(f"there is no file {path}. Correct the archive's address, {url}, or put the archive there.")
     require_within(path.stat().st_size, max_bytes, "bytes", "max_bytes", url)
     return path
 
 
-def _downloaded_file(url: str, work: Path, limits: _Limits, on_progress: Progress) -> Path:
+def _downloaded_file(url: Address, work: Path, limits: _Limits, on_progress: Progress) -> Path:
     """The whole file in ``work``, going on with what an earlier call left there."""
     # Another address may hold another file: the two must not be mixed.
-    whole = work / hashlib.sha256(url.encode()).hexdigest()[:16]
+    whole = work / hashlib.sha256(url.full().encode()).hexdigest()[:16]
     if not whole.exists():
         unfinished, validator = whole.with_suffix(".part"), whole.with_suffix(".validator")
         with open(unfinished, "ab") as file:
@@ -165,7 +168,7 @@ def _downloaded_file(url: str, work: Path, limits: _Limits, on_progress: Progres
     return whole
 
 
-def _download(url: str, file: IO[bytes], validator: Path, limits: _Limits, on_progress: Progress) -> None:
+def _download(url: Address, file: IO[bytes], validator: Path, limits: _Limits, on_progress: Progress) -> None:
     """Append what ``file`` lacks; a lost connection is made again."""
     waits = iter(_BUSY_SECONDS)
     with Pace(limits.bytes_per_second) as pace, PacedSession(pace, _RETRY) as session:
@@ -188,9 +191,9 @@ def _download(url: str, file: IO[bytes], validator: Path, limits: _Limits, on_pr
                 # The former could not connect in spite of its own tries, the latter was cut off.
                 if isinstance(error, requests.RequestException) or not left:
                     raise InputError(
-                        f"cannot download {url}: {shortened(str(error))}. Check the address and the network, then run "
-                        f"this again: it continues after {here}."
-                    ) from error
+                        f"cannot download {url}: {shortened(redact(error))}. Check the address and the network, then "
+                        f"run this again: it continues after {here}."
+                    ) from redacted(error)
     return None
 
 
@@ -214,7 +217,7 @@ def _answer(session: PacedSession, url: str, headers: dict[str, str]) -> request
 def _receive(
     session: PacedSession,
     pace: Pace,
-    url: str,
+    url: Address,
     file: IO[bytes],
     validator: Path,
     max_bytes: int,
@@ -231,7 +234,7 @@ def _receive(
         headers["Range"] = f"bytes={start}-"
         if validator.exists():  # the rest of another version of the file is of no use
             headers["If-Range"] = validator.read_text()
-    with _answer(session, url, headers) as response:
+    with _answer(session, url.full(), headers) as response:
         # The headers of a connection that was ended look as if they were complete.
         pace.require()
         first, total = _extent(response, url)
@@ -265,7 +268,7 @@ def _remember_version(response: requests.Response, validator: Path) -> None:
         validator.write_text(version)
 
 
-def _extent(response: requests.Response, url: str) -> tuple[int | None, int | None]:
+def _extent(response: requests.Response, url: Address) -> tuple[int | None, int | None]:
     """The position of the answer's first byte in the file, and the file's size; None is unknown."""
     length = response.headers.get("Content-Length", "")
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))

@@ -3,8 +3,9 @@
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
+from lance_pipeline.storage.addresses import IN_FULL, Address, remember_variables, require_no_user
 from lance_pipeline.training.device_names import device_names
 from lance_pipeline.training.recipe import Recipe, StrictModel
 
@@ -31,7 +32,10 @@ def _known_timezone(timezone: str) -> str:
 class Archive(StrictModel):
     """An archive of images, .tar, .tar.gz, .tar.xz or .zip: downloaded once, checked and unpacked."""
 
-    url: str = Field(description="Its address: https, http, or file:///… for an archive on disk.")
+    url: Address = Field(
+        description="Its address: https, http, or file:///… for an archive on disk. A user part, and secrets in the "
+        "query, are shown nowhere."
+    )
     checksum: str | None = Field(
         default=None,
         description="`sha256:…` or `md5:…` as its publisher tells it; any other archive is refused. "
@@ -48,15 +52,30 @@ class Archive(StrictModel):
         "With 0 it may be as slow as it likes.",
     )
 
-    @field_validator("url", "checksum")
+    @field_validator("url")
     @classmethod
-    def _known_form(cls, text: str | None, field: ValidationInfo) -> str | None:
-        from lance_pipeline.images.download import require_address, require_checksum_form
+    def _known_scheme(cls, url: Address) -> Address:
+        from lance_pipeline.images.download import require_address
 
         # Such as {{ env.MIRROR }}: checked again once it is filled in.
-        if text is not None and "{{" not in text:
-            (require_address if field.field_name == "url" else require_checksum_form)(text)
-        return text
+        if not url.is_template:
+            require_address(url)
+        return url
+
+    # The last, and thus the first to run: an error quotes what it was given.
+    @field_validator("url", mode="before")
+    @classmethod
+    def _address(cls, url: object) -> object:
+        return Address(url) if isinstance(url, str) else url
+
+    @field_validator("checksum")
+    @classmethod
+    def _known_form(cls, checksum: str | None) -> str | None:
+        from lance_pipeline.images.download import require_checksum_form
+
+        if checksum is not None and "{{" not in checksum:
+            require_checksum_form(checksum)
+        return checksum
 
 
 class Source(StrictModel):
@@ -256,5 +275,11 @@ class ImageClassifierAttributes(StrictModel):
 
 def rendered(attributes: ImageClassifierAttributes, render: Any) -> ImageClassifierAttributes:
     """The attributes with ``{{ env.NAME }}`` and the like filled in by Dagster's ``render``."""
-    values = attributes.model_dump(exclude_unset=True)
-    return ImageClassifierAttributes.model_validate(render(values))
+    archive = attributes.source.archive
+    if archive is not None:
+        remember_variables(archive.url)
+    filled = ImageClassifierAttributes.model_validate(
+        render(attributes.model_dump(exclude_unset=True, context=IN_FULL))
+    )
+    require_no_user(filled.source.folder or "")
+    return filled

@@ -15,6 +15,7 @@ from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
 from lance_pipeline.orchestration.automation import build_maintenance_job, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.storage.redacted_errors import without_secrets
 
 
 class ImageClassifier(dg.Component):
@@ -37,7 +38,9 @@ class ImageClassifier(dg.Component):
         """The component of a ``defs.yaml``."""
         attributes = ImageClassifierAttributes.model_validate(attributes)
         resolution = context.resolution_context.at_path("attributes")
-        return cls(rendered(attributes, resolution.resolve_value))
+        # An error quotes values that were filled in.
+        with without_secrets():
+            return cls(rendered(attributes, resolution.resolve_value))
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Assets, checks, the retraining job and, where asked for, its schedule."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.paths import data_root, resolve_path
+from lance_pipeline.storage.redaction import redact
 from lance_pipeline.training.recipe import Recipe
 
 SPLITS = ("train", "val", "test")
@@ -38,7 +39,7 @@ class Dataset:
         about = f"\n\n{self.attributes.description}" if self.attributes.description else ""
         return dg.AssetSpec(
             self.key(asset),
-            description=description + about,
+            description=redact(description + about),
             kinds=kinds,
             code_version=code_version,
             group_name=self.name,

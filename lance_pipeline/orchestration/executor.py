@@ -3,12 +3,14 @@
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from filelock import FileLock, Timeout
+
+from lance_pipeline.orchestration.own_process import keep_to_the_user
+from lance_pipeline.orchestration.paths import DATA_VARIABLE
+from lance_pipeline.storage.locking import Lock, locked_file, try_lock
 
 if TYPE_CHECKING:
     from dagster._core.execution.context.system import PlanOrchestrationContext
@@ -25,7 +27,7 @@ They must start no threads that do not survive a fork, as Lance does.
 # Names of what is missing are passed over.
 _PRELOADED = ["lance_pipeline.orchestration.fork_server", "dagster._core.storage.sqlite_storage"]
 # Until this process ends, for a run ends a moment after its executor.
-_held: list[FileLock] = []
+_held: list[Lock] = []
 
 
 def default_executor() -> dg.ExecutorDefinition:
@@ -80,6 +82,7 @@ class _TidyExecutor(dg.Executor):
     def execute(
         self, plan_context: "PlanOrchestrationContext", execution_plan: "ExecutionPlan"
     ) -> Iterator[dg.DagsterEvent]:
+        keep_to_the_user()
         instance, run_id = plan_context.instance, plan_context.run_id
         instance.add_run_tags(run_id, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"})
         _end_dead_runs(instance, run_id)
@@ -115,15 +118,17 @@ def _end_dead_runs(instance: dg.DagsterInstance, run_id: str) -> None:
     folder = Path(instance.root_directory, "running")
     folder.mkdir(parents=True, exist_ok=True)
     # One at a time, or somebody could come upon this run's file before it is locked.
-    with FileLock(folder / "sweep.lock"):
+    with locked_file(folder / "sweep.lock", DATA_VARIABLE):
         for path in folder.glob("*.run"):
-            # Of a run that lives the file is locked.
-            with suppress(Timeout), FileLock(path, timeout=0):
-                _end_dead_run(instance, path.stem)
-                path.unlink()
-        lock = FileLock(folder / f"{run_id}.run", thread_local=False)
-        lock.acquire()
-        _held.append(lock)
+            # A live run holds its lock.
+            if lock := try_lock(path, DATA_VARIABLE):
+                try:
+                    _end_dead_run(instance, path.stem)
+                    path.unlink()
+                finally:
+                    lock.release()
+        if lock := try_lock(folder / f"{run_id}.run", DATA_VARIABLE):
+            _held.append(lock)
 
 
 def _end_dead_run(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -7,6 +7,8 @@ import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError
 
 from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.storage.redacted_errors import without_secrets
+from lance_pipeline.storage.redaction import redact
 
 # The list lives in the event log.
 _LARGEST_LIST = 1000
@@ -16,13 +18,15 @@ _LARGEST_LIST = 1000
 def clear_failures() -> Iterator[None]:
     """Turns an InputError into the step's failure, described by its message and never retried.
 
-    A step that stopped as it was asked to is interrupted for Dagster.
+    A step that stopped as it was asked to is interrupted for Dagster. Dagster stores messages and causes of all errors,
+    which therefore quote no secrets.
     """
-    try:
-        yield
-    except Stopped as stopped:
-        raise DagsterExecutionInterruptedError(str(stopped)) from None
-    except InputError as error:
-        shown = error.details[:_LARGEST_LIST]
-        metadata = {"details": "\n".join(shown), "details_in_all": len(error.details)} if shown else None
-        raise dg.Failure(description=str(error), metadata=metadata, allow_retries=False) from None
+    with without_secrets():
+        try:
+            yield
+        except Stopped as stopped:
+            raise DagsterExecutionInterruptedError(str(stopped)) from None
+        except InputError as error:
+            shown = [redact(line) for line in error.details[:_LARGEST_LIST]]
+            metadata = {"details": "\n".join(shown), "details_in_all": len(error.details)} if shown else None
+            raise dg.Failure(description=redact(error), metadata=metadata, allow_retries=False) from None

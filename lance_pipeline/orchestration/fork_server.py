@@ -6,6 +6,9 @@ Steps add what they need themselves, with a tag. Never lance, whose threads do n
 import signal
 
 import lance_pipeline.orchestration.component  # noqa: F401
+from lance_pipeline.orchestration.own_process import keep_to_the_user
+
+keep_to_the_user()
 
 # A SIGTERM to the whole process group is for the executor, which tells the steps. The fork server ends after them, or
 # the executor would not learn how they ended. (It ignores SIGINT by itself.)

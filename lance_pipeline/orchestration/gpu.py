@@ -63,8 +63,8 @@ class GpuResource(dg.ConfigurableResource):
             stop: asked while it waits; a reason, such as ``SIGTERM``, ends the waiting.
 
         Raises:
-            InputError: a configured device is absent, or cannot do the precision, or the host's temporary folder
-                cannot be written.
+            InputError: a configured device is absent, or cannot do the precision, or there is no folder for
+                its lock.
             Stopped: `stop` gave a reason.
         """
         from lance_pipeline.training.occupancy import occupied

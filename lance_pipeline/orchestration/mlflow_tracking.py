@@ -3,19 +3,21 @@
 import errno
 import logging
 import os
-import re
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
-from filelock import FileLock
-from pydantic import Field, field_validator
+from pydantic import ConfigDict, Field, field_validator
 
 from lance_pipeline.errors import InputError, Stopped
-from lance_pipeline.orchestration.paths import data_root, make_folder
+from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_folder
 from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.locking import locked_file
+from lance_pipeline.storage.redacted_errors import redacted
+from lance_pipeline.storage.redaction import redact
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 DEFAULT_UI = "http://127.0.0.1:5000"
 TRAINING_TAG = "training_id"
+_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 # What has no more to do with a server than that its files are written.
@@ -78,8 +81,12 @@ class TrainingRun:
 class MlflowTracking(dg.ConfigurableResource):
     """Experiments and runs on an MLflow tracking server; sqlite and a local folder by default."""
 
+    model_config = ConfigDict(hide_input_in_errors=True)
+
     tracking_uri: str | None = Field(
-        default=None, description="The tracking server; `mlflow/mlflow.db` in the data folder when unset."
+        default=None,
+        description="The tracking server or database, without a user part, as everybody sees it; when unset "
+        "MLFLOW_TRACKING_URI, which may have one, or else `mlflow/mlflow.db` in the data folder.",
     )
     ui_url: str | None = Field(
         default=None,
@@ -105,20 +112,39 @@ class MlflowTracking(dg.ConfigurableResource):
             raise ValueError(f"{value!r} is neither `fail` nor `continue`; see LANCE_PIPELINE_MLFLOW_UNREACHABLE")
         return value
 
+    @field_validator("tracking_uri")
+    @classmethod
+    def _without_secrets(cls, value: str | None) -> str | None:
+        if value is not None and str(Address(value)) != value:
+            raise ValueError(
+                f"{Address(value)} was given with a user part or another secret, and Dagster shows and stores "
+                "configuration. Set the environment variable MLFLOW_TRACKING_URI instead"
+            )
+        return value
+
+    @field_validator("ui_url")
+    @classmethod
+    def _shown(cls, value: str | None) -> str | None:
+        return value and str(Address(value))
+
     @property
     def _folder(self) -> Path:
         return data_root() / "mlflow"
 
     @property
-    def uri(self) -> str:
-        """The tracking URI in use."""
+    def _given(self) -> str | None:
+        return self.tracking_uri or os.environ.get(_TRACKING_VARIABLE) or None
+
+    @property
+    def address(self) -> Address:
+        """The tracking server or database in use."""
         # A slash at the end of a server's address would be doubled in the addresses below it.
-        return (self.tracking_uri or f"sqlite:///{self._folder / 'mlflow.db'}").rstrip("/")
+        return Address((self._given or f"sqlite:///{self._folder / 'mlflow.db'}").rstrip("/"))
 
     @property
     def remote(self) -> bool:
-        """Whether the tracking URI is a server's address."""
-        return self.uri.startswith(("http://", "https://"))
+        """Whether it is a server."""
+        return str(self.address).startswith(("http://", "https://"))
 
     @contextmanager
     def clear_errors(self) -> Iterator[None]:
@@ -136,13 +162,12 @@ class MlflowTracking(dg.ConfigurableResource):
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 todo = "Free some space there, or give yourself the right to write"
             raise InputError(
-                _without_password(f"MLflow at {self.uri} cannot be used: {error}. ")
-                + f"{todo}, then materialize again."
-            ) from error
+                f"MLflow at {self.address} cannot be used: {redact(error)}. {todo}, then materialize again."
+            ) from redacted(error)
 
     def _lock(self) -> AbstractContextManager[object]:
         """Two processes that make one sqlite database at once would break it; a server sees to that itself."""
-        return nullcontext() if self.remote else FileLock(make_folder(self._folder) / ".lock")
+        return nullcontext() if self.remote else locked_file(make_folder(self._folder) / ".lock", DATA_VARIABLE)
 
     def client(self) -> "MlflowClient":
         """A client whose tracking server answers, or whose database is in place.
@@ -155,9 +180,23 @@ class MlflowTracking(dg.ConfigurableResource):
         for name, value in (_HTTP | _QUIET).items():
             os.environ.setdefault(name, value)
         with self.clear_errors(), self._lock():
-            client = MlflowClient(self.uri)
+            client = MlflowClient(self._uri())
             client.search_experiments(max_results=1)
             return client
+
+    def _uri(self) -> str:
+        """The address for MLflow, which gets a server's user and password as it wants them, by the environment.
+
+        Raises:
+            InputError: it is not clear where the user part ends.
+        """
+        address = self.address
+        user, password = address.user()
+        if not (self.remote and user and password):
+            return address.full()
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", user)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
+        return address.without_user()
 
     def require_start(self) -> None:
         """See that a training may begin.
@@ -170,7 +209,7 @@ class MlflowTracking(dg.ConfigurableResource):
 
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""
-        ui = self.ui_url or (_without_password(self.uri) if self.remote else DEFAULT_UI)
+        ui = self.ui_url or (str(self.address) if self.remote else DEFAULT_UI)
         return f"{ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
@@ -216,9 +255,9 @@ class MlflowTracking(dg.ConfigurableResource):
             client.search_logged_models([experiment_id], max_results=1)
         except MlflowException as error:
             raise InputError(
-                _without_password(f"MLflow at {self.uri} does not keep models as version 3 does: {error}. ")
-                + "Expected a server of MLflow 3: pip install -U mlflow, there."
-            ) from error
+                f"MLflow at {self.address} does not keep models as version 3 does: {redact(error)}. Expected a server "
+                "of MLflow 3: pip install -U mlflow, there."
+            ) from redacted(error)
         # Unless somebody has deleted it.
         found = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{tags[TRAINING_TAG]}'", max_results=1)
         if found:
@@ -239,9 +278,9 @@ class MlflowTracking(dg.ConfigurableResource):
             run = client.get_run(run_id)
         except MlflowException as error:
             raise InputError(
-                _without_password(f"MLflow at {self.uri} does not know the run {run_id}: {error}. ")
-                + "Correct MLFLOW_TRACKING_URI, or materialize the model again."
-            ) from error
+                f"MLflow at {self.address} does not know the run {run_id}: {redact(error)}. Correct "
+                "MLFLOW_TRACKING_URI, or materialize the model again."
+            ) from redacted(error)
         return TrackedRun(client, run, self.url(run.info.experiment_id, run_id))
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
@@ -254,14 +293,10 @@ class MlflowTracking(dg.ConfigurableResource):
             if experiment := client.get_experiment_by_name(name):
                 if experiment.lifecycle_stage == "deleted":
                     raise InputError(
-                        f"the experiment {name!r} was deleted from MLflow at {_without_password(self.uri)}. Restore it "
+                        f"the experiment {name!r} was deleted from MLflow at {self.address}. Restore it "
                         f"(with MLFLOW_TRACKING_URI set to that: mlflow experiments restore --experiment-id "
                         f"{experiment.experiment_id}), then materialize again."
                     )
                 return experiment.experiment_id
-            location = None if self.tracking_uri else (self._folder / "artifacts" / name).as_uri()
+            location = None if self._given else (self._folder / "artifacts" / name).as_uri()
             return client.create_experiment(name, artifact_location=location)
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]*@", "//", text)

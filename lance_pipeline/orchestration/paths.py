@@ -1,11 +1,17 @@
 """Where the data lives."""
 
 import os
+import stat
+from contextlib import suppress
 from pathlib import Path
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage.addresses import require_no_user
+from lance_pipeline.storage.private import is_shared, narrow_folder
 
 DATA_VARIABLE = "LANCE_PIPELINE_DATA"
+IN_DATA = {"README.md", "cache", "checkpoints", "dagster", "lance", "mlflow", "models", "raw", "reports"}
+"""All that a data folder holds."""
 
 
 def project_root() -> Path:
@@ -28,9 +34,10 @@ def lance_root() -> str:
     """The folder or object-store URI of the Lance datasets: ``lance`` in ``LANCE_PIPELINE_DATA``.
 
     Raises:
-        InputError: a local folder cannot be written.
+        InputError: a local folder cannot be written, or the URI holds credentials.
     """
     given = os.environ.get(DATA_VARIABLE, "")
+    require_no_user(given)
     return f"{given.rstrip('/')}/lance" if "://" in given else str(make_folder(data_root() / "lance"))
 
 
@@ -49,12 +56,18 @@ def resolve_path(path: str, project: Path) -> str:
 
 
 def make_folder(path: Path) -> Path:
-    """The folder, made where it was missing.
+    """The folder, made where it was missing; below the data root for this user alone, whatever the umask is.
 
     Raises:
         InputError: it cannot be made or written to.
     """
     try:
+        root = data_root()
+        if path.is_relative_to(root):
+            root.parent.mkdir(parents=True, exist_ok=True)
+            _make_own(root)
+            narrow_data(root)
+            _make_first(root, path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(
@@ -67,3 +80,36 @@ def make_folder(path: Path) -> Path:
             f"or set {DATA_VARIABLE} to a folder that you may write to."
         )
     return path
+
+
+def private_umask() -> int:
+    """The umask for all that is written below the data root: nobody else, or the group that shares it."""
+    root = data_root()
+    return 0o007 if root.is_dir() and is_shared(root.stat()) else 0o077
+
+
+def narrow_data(root: Path) -> None:
+    """Take the data root from everybody else.
+
+    One that holds other things than a data folder does, such as a home, keeps its mode: the folders below it are
+    narrowed. So does one that is shared by its group, which has the setgid bit, or that belongs to somebody else.
+    """
+    if root.is_dir() and {entry.name for entry in os.scandir(root)} <= IN_DATA:
+        narrow_folder(root)
+
+
+def _make_first(root: Path, path: Path) -> None:
+    """Make the folder right below the root in which a path lies, or take it from everybody else."""
+    for name in path.relative_to(root).parts[:1]:
+        first = root / name
+        _make_own(first)
+        # A link or a mounted disk is a folder of the user's choice.
+        if not first.is_symlink() and first.stat().st_dev == root.stat().st_dev and not is_shared(root.stat()):
+            narrow_folder(first)
+
+
+def _make_own(folder: Path) -> None:
+    """Make a folder for this user, and the group that shares the data; one that is there keeps its mode."""
+    with suppress(FileExistsError):
+        folder.mkdir()
+        folder.chmod(stat.S_IMODE(folder.stat().st_mode) & stat.S_ISGID | ~private_umask() & 0o777)

@@ -18,9 +18,9 @@ def default_resources() -> dict[str, Any]:
     """``gpu``, ``mlflow``, ``lance_store`` and the IO manager, set by the environment.
 
     ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device (several with commas between them)
-    and precision, ``MLFLOW_TRACKING_URI`` another tracking server, ``LANCE_PIPELINE_MLFLOW_UI``
-    the address that links to MLflow start with, and ``LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue`` has
-    a training begin without the server.
+    and precision, ``LANCE_PIPELINE_MLFLOW_UI`` the address that links to MLflow start with, and
+    ``LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue`` has a training begin without the server. ``MLFLOW_TRACKING_URI``,
+    which may hold a password, is no configuration: the resource reads it where it connects.
     """
 
     def variable(name: str) -> str | None:
@@ -31,7 +31,6 @@ def default_resources() -> dict[str, Any]:
             device=variable(DEVICE_VARIABLE) or "auto", precision=variable(PRECISION_VARIABLE) or "auto"
         ),
         "mlflow": MlflowTracking(
-            tracking_uri=variable("MLFLOW_TRACKING_URI"),
             ui_url=variable(MLFLOW_UI_VARIABLE),
             on_unreachable=variable(MLFLOW_UNREACHABLE_VARIABLE) or "fail",
         ),

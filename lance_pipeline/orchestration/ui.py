@@ -42,13 +42,13 @@ def serve(port: int, mlflow_port: int, workspace: str | None = None) -> int:
     # A tracking server of the user's has its own UI.
     addresses = {
         "Dagster": f"http://{HOST}:{port}",
-        "MLflow": tracking.uri if tracking.remote else f"http://{HOST}:{mlflow_port}",
+        "MLflow": str(tracking.address) if tracking.remote else f"http://{HOST}:{mlflow_port}",
     }
     home = os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
     _give_instance_its_settings(make_folder(Path(home)))
     commands = {"Dagster": ["dagster", "dev", "-w", workspace or str(project_root() / "workspace.yaml"), *_on(port)]}
     if not tracking.remote:
-        store = ["--backend-store-uri", tracking.uri]
+        store = ["--backend-store-uri", tracking.address.full()]
         commands["MLflow"] = ["mlflow", "server", *store, "--workers", "1", *_on(mlflow_port)]
     return _run(commands, addresses, _environment(addresses["MLflow"]), stop)
 

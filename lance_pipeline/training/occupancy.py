@@ -1,7 +1,6 @@
 """One training at a time on each device of a host, and in each folder of checkpoints."""
 
 import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from datetime import UTC, datetime
@@ -9,7 +8,8 @@ from pathlib import Path
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
 
-from lance_pipeline.images.locking import first_free, unwritable
+from lance_pipeline.storage.locking import first_free, read_note, unwritable
+from lance_pipeline.storage.private import user_folder
 
 
 class Holder(BaseModel):
@@ -37,11 +37,11 @@ def occupied(
     on_wait: Callable[[str], None],
     stop: Callable[[], str | None] = lambda: None,
 ) -> AbstractContextManager[str]:
-    """Have the first free one of these devices to oneself, and yield it; sleep while all are taken.
+    """Acquire the first free one of these devices exclusively, and yield it; sleep while all are taken.
 
-    The files of `held` are in the host's temporary folder. They are this user's alone, and have the user's number in
-    their names: that folder is sticky, and in it Linux refuses to open another user's file for writing. So two users
-    of a host, and two values of TMPDIR, do not see each other's trainings.
+    The lock files are in the user's own folder, see `user_folder`. All runs of one user on one host see each other's
+    trainings, whatever TMPDIR and LANCE_PIPELINE_DATA are set to, as long as they agree on XDG_RUNTIME_DIR or have
+    none; those of two users, and of two containers, do not.
 
     Args:
         devices: the devices, the preferred one first: what to call each of them, and its name on this host.
@@ -52,11 +52,11 @@ def occupied(
 
     Raises:
         Stopped: `stop` gave a reason.
-        InputError: the temporary folder cannot be written.
+        InputError: there is no folder for the locks, or a file in it cannot be used.
     """
-    folder = Path(tempfile.gettempdir())
-    locks = {device: folder / f"lance_pipeline-{os.getuid()}-{name}.lock" for device, name in devices.items()}
-    return held(locks, "TMPDIR", what, run_id, on_wait=on_wait, stop=stop)
+    folder = user_folder()
+    locks = {device: folder / f"{name}.lock" for device, name in devices.items()}
+    return held(locks, "XDG_RUNTIME_DIR", what, run_id, on_wait=on_wait, stop=stop)
 
 
 @contextmanager
@@ -69,10 +69,10 @@ def held(
     on_wait: Callable[[str], None],
     stop: Callable[[], str | None] = lambda: None,
 ) -> Iterator[str]:
-    """Have the first free one of these things to oneself, and yield its name; sleep while all are taken.
+    """Acquire the first free one of these things exclusively, and yield its name; sleep while all are taken.
 
-    Each has a lock file, with a small JSON file beside it that tells the others who holds it (a `Holder`). It is free
-    again when the context or the process ends, however it ends.
+    Each has a lock file, in which its `Holder` is noted for those who wait. It is free again when the context or the
+    process ends, however it ends.
 
     Args:
         locks: their lock files by what they are called, the preferred one first.
@@ -84,43 +84,29 @@ def held(
 
     Raises:
         Stopped: `stop` gave a reason.
-        InputError: a file cannot be written.
+        InputError: a file cannot be used.
     """
     names = {str(lock): name for name, lock in locks.items()}
-    with first_free(list(names), variable, lambda: _waiting(locks), on_wait, stop) as path:
-        note = _note(Path(path))
+    with first_free(list(names), variable, lambda: _waiting(locks), on_wait, stop) as lock:
         try:
-            _write(note, Holder(what=what, run_id=run_id), variable)
-            yield names[path]
-        finally:
-            note.unlink(missing_ok=True)
+            lock.note(Holder(what=what, run_id=run_id).model_dump_json())
+        except OSError as error:
+            raise unwritable(lock.path, error, variable) from error
+        yield names[lock.path]
 
 
 def _waiting(locks: Mapping[str, Path]) -> str:
     """What is waited for, and who has it."""
-    having = []
+    having: list[str] = []
     for name, lock in locks.items():
-        holder, it = _read(_note(lock)), name if len(locks) > 1 else "it"
+        holder, it = _holder(lock), name if len(locks) > 1 else "it"
         having.append(f"{holder.what} has {it} ({holder})" if holder else f"another process has {it}")
     return f"waiting for {' or '.join(locks)}: {', '.join(having)}"
 
 
-def _note(lock: Path) -> Path:
-    return lock.with_suffix(".json")
-
-
-def _write(note: Path, holder: Holder, variable: str) -> None:
-    work = note.with_suffix(".tmp")
+def _holder(lock: Path) -> Holder | None:
+    """None for the moment before it is noted, and where another version has noted something else."""
     try:
-        work.write_text(holder.model_dump_json() + "\n")
-        os.replace(work, note)
-    except OSError as error:
-        raise unwritable(str(work), error, variable) from error
-
-
-def _read(note: Path) -> Holder | None:
-    """None for the moment between lock and note, and where another version left a note of its own kind."""
-    try:
-        return Holder.model_validate_json(note.read_bytes())
-    except (FileNotFoundError, ValidationError):
+        return Holder.model_validate_json(read_note(str(lock)))
+    except (OSError, ValidationError):
         return None

@@ -28,12 +28,14 @@ class Server:
     asked: list[str | None] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
+    authorizations: list[str | None] = field(default_factory=list)
     url: str = ""
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
         self.asked.append(wanted)
         self.sent.append(0)
+        self.authorizations.append(handler.headers.get("Authorization"))
         request = len(self.sent) - 1
         size, start = len(self.content), 0
         status = self.statuses.pop(0) if self.statuses else 200

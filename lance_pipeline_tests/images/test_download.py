@@ -1,11 +1,13 @@
 """Downloads that go on after a loss, and what is told of those that cannot."""
 
+import base64
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -249,3 +251,20 @@ def test_a_server_that_cannot_be(url, target):
 def test_no_server(target):
     with pytest.raises(InputError, match=r"cannot download http://127\.0\.0\.1:9/a\.zip: .*Check the address"):
         make("http://127.0.0.1:9/a.zip", target)
+
+
+@pytest.mark.parametrize("statuses", [[302] * 9, [403]])
+def test_no_secret_of_an_address_is_told(statuses, server, target):
+    server.statuses = statuses
+    server.headers = {"Location": "http://me:other-word@127.0.0.1:9/x.tar?X-Amz-Signature=third-word"}
+    url = server.url.replace("://", "://me:one-word@") + "&token=fourth-word#fifth-word"
+    with pytest.raises(InputError, match=r"cannot download http://127\.0\.0\.1:") as caught:
+        make(url, target)
+    # As a notebook shows it, with all causes.
+    told = "".join(traceback.format_exception(caught.value))
+    assert [word for word in ("one", "other", "third", "fourth", "fifth") if f"{word}-word" in told] == []
+
+
+def test_a_user_and_a_password_are_sent(server, target):
+    assert make(server.url.replace("://", "://me:p@ss word@"), target)
+    assert server.authorizations == ["Basic " + base64.b64encode(b"me:p@ss word").decode()]

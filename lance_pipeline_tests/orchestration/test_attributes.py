@@ -1,10 +1,13 @@
 """A defs.yaml that is wrong fails at load, with the file, the key and what was expected."""
 
+import traceback
+
 import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
 
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
+from lance_pipeline.orchestration.resources import default_resources
 
 SOURCE = "  source: {folder: data/raw/flowers}\n"
 ARCHIVE = "  source: {archive: {url: 'https://flowers.org/all.zip', "
@@ -89,6 +92,42 @@ def test_environment_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch):
     assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
     for spec in (spec for asset in assets for spec in asset.specs):
         assert (spec.description or "").endswith("From the botanical garden")
+
+
+def shown(definitions: dg.Definitions) -> str:
+    """What Dagster shows and stores of the definitions."""
+    with_resources = dg.Definitions.merge(definitions, dg.Definitions(resources=default_resources()))
+    repository = with_resources.get_repository_def()
+    snapshots = [dg.serialize_value(job.get_job_snapshot()) for job in repository.get_all_jobs()]
+    assets = [asset for asset in definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
+    specs = [(spec.description, spec.metadata, spec.code_version) for asset in assets for spec in asset.specs]
+    return f"{snapshots} {specs}"
+
+
+def test_a_secret_in_an_address_is_in_no_definition(monkeypatch: pytest.MonkeyPatch):
+    text = (
+        "  source: {archive: {url: \"https://me:{{ env.ONE }}@host/{{ env('TWO') }}/x.zip?sig={{ env.THREE }}\"}}\n"
+        '  description: "From {{ env.TWO }}"\n'
+    )
+    found = []
+    for turn in ("first", "other"):
+        for name in ("ONE", "TWO", "THREE"):
+            monkeypatch.setenv(name, f"{turn}-secret-{name}")
+        definitions = load(text)
+        assert "-secret-" not in shown(definitions)
+        found.append(definitions.get_assets_def(["flowers", "raw_images"]).code_versions_by_key)
+    # Another password is no other source.
+    assert found[0] == found[1]
+
+
+@pytest.mark.parametrize("url", ["ftp://me:letmein1@host/x.zip", "s3://me:letmein1@bucket/x", "{{ env.URL }}"])
+def test_a_secret_in_an_address_that_is_wrong_is_not_quoted(url: str, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("URL", "ftp://me:letmein1@host/x.zip")
+    source = f'folder: "{url}"' if url.startswith("s3") else f'archive: {{url: "{url}"}}'
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it, version by version otherwise
+        load(f"  source: {{{source}}}\n")
+    assert "://host/x.zip" in _messages(caught.value) or "://bucket/x" in _messages(caught.value)
+    assert "letmein1" not in "".join(traceback.format_exception(caught.value))
 
 
 @pytest.mark.parametrize("device", ["cuda:0, cuda:1", "[cuda:0, cuda:1]", "auto", '"{{ env.FLOWERS_DEVICE }}"'])

@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -27,9 +26,9 @@ dg.materialize([resnet34], resources={"gpu": GpuResource(device="cpu")})
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A host of its own, for these tests and their processes."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
 def unasked(text: str) -> None:
@@ -42,7 +41,6 @@ def test_a_run_waits_for_the_device_and_then_trains():
             [sys.executable, "-c", RUN],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"TMPDIR": tempfile.gettempdir()},
         )
         assert process.stdout is not None
         waiting = process.stdout.readline()

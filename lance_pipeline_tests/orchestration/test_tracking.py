@@ -84,7 +84,7 @@ def _artifacts(client: MlflowClient, run_id: str) -> set[str]:
 
 def _load(model_uri: str) -> PyFuncModel:
     """The model, as somebody loads it who has nothing but MLflow."""
-    mlflow.set_tracking_uri(MlflowTracking().uri)
+    mlflow.set_tracking_uri(MlflowTracking().address.full())
     return load_from_mlflow(model_uri)
 
 
@@ -216,8 +216,13 @@ def test_the_evaluation_has_the_precision_of_the_recipe(graph: Graph, monkeypatc
     assert graph.materialize().success
 
 
-def test_no_password_is_shown():
-    tracking = MlflowTracking(tracking_uri="http://somebody:s3cret@127.0.0.1:9")
+def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:s3cret@127.0.0.1:9")
+    tracking = MlflowTracking()
+    # Dagster shows and stores configuration.
+    with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI") as refusal:
+        MlflowTracking(tracking_uri="http://somebody:s3cret@127.0.0.1:9")
+    assert "s3cret" not in str(refusal.value)
     with pytest.raises(InputError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be used") as failure:
         tracking.client()
     assert "s3cret" not in str(failure.value)

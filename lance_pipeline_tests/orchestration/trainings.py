@@ -117,9 +117,10 @@ class Project:
 def training_project(root: Path, epochs: int = EPOCHS) -> Project:
     """The project below ``root``, with its splits, and no model."""
     write_small_project(root)
-    # Devices are held for each temporary folder: no other test's training is waited for. Its path must be short, for
-    # sockets are made there.
-    variables = {"TMPDIR": tempfile.mkdtemp(), "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    # Devices are held for each runtime folder: no other test's training is waited for. The path of the folder for
+    # temporary files must be short, for sockets are made there.
+    folder = tempfile.mkdtemp()
+    variables = {"TMPDIR": folder, "XDG_RUNTIME_DIR": folder, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
     project = Project(new_shell(root, root / "data", variables))
     project.defs.write_text(project.defs.read_text().replace("epochs: 2", f"epochs: {epochs}"))
     project.materialize("raw_images", "lance_train", "lance_val")

@@ -3,9 +3,9 @@
 import json
 import os
 import signal
+import stat
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import Stopped
 from lance_pipeline.training.occupancy import occupied
 from lance_pipeline_tests.processes import processor_seconds
 
@@ -44,7 +44,6 @@ class Training:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"TMPDIR": tempfile.gettempdir()},
         )
 
     def next_line(self) -> str:
@@ -63,10 +62,12 @@ class Training:
 
 
 @pytest.fixture(autouse=True)
-def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A host of its own, for these tests and their processes."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    return tmp_path
+    folder = tmp_path / "runtime"
+    folder.mkdir(mode=0o700)
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    return folder / "lance-pipeline"
 
 
 @pytest.fixture
@@ -189,10 +190,10 @@ def test_threads_of_one_process_wait_for_each_other():
     assert had.is_set()
 
 
-def test_the_files_bear_the_users_number(temporary):
+def test_the_files_are_the_users_alone(locks):
     with occupied(ONE, "a/resnet34", on_wait=unasked):
-        found = {path.name for path in temporary.iterdir()}
-    assert found == {f"lance_pipeline-{os.getuid()}-cpu{ending}" for ending in (".lock", ".json")}
+        assert [path.name for path in locks.iterdir()] == ["cpu.lock"]
+        assert [stat.S_IMODE(path.stat().st_mode) for path in (locks, locks / "cpu.lock")] == [0o700, 0o600]
 
 
 def test_a_failed_training_leaves_its_device():
@@ -202,17 +203,7 @@ def test_a_failed_training_leaves_its_device():
         assert device == "cpu"
 
 
-def test_a_note_that_says_nothing(train, temporary):
+def test_a_note_that_says_nothing(train, locks):
     with occupied(ONE, "a/resnet34", on_wait=unasked):
-        (temporary / f"lance_pipeline-{os.getuid()}-cpu.json").write_text('{"what": ')
+        (locks / "cpu.lock").write_text('{"what": ')
         assert train(ONE, "b/resnet34").next_line() == "waiting for cpu: another process has it"
-
-
-def test_a_temporary_folder_that_cannot_be_written(temporary, monkeypatch):
-    (temporary / "file").touch()
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary / "file" / "below"))
-    with (
-        pytest.raises(InputError, match=r"cannot write .*below/lance_pipeline-.*TMPDIR moves it"),
-        occupied(ONE, "a/resnet34", on_wait=unasked),
-    ):
-        raise AssertionError

@@ -79,13 +79,18 @@ def locked_folder(folder: str, kind: int) -> IO[bytes]:
     path = os.path.join(folder, _LOCK)
     while True:
         os.makedirs(folder, exist_ok=True)
-        file = open(path, "ab")  # noqa: SIM115
+        file = open(path, "ab", opener=_own)  # noqa: SIM115
         fcntl.flock(file, kind)
         # Whoever deleted the folder meanwhile has left the lock of a file that nobody else will open.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         file.close()
+
+
+def _own(path: str, flags: int) -> int:
+    """Open a lock without following a link, or waiting for the other end of a pipe."""
+    return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
@@ -117,7 +122,7 @@ def _last_used(entry: os.DirEntry[str]) -> float:
 def _delete_unused(path: str) -> bool:
     """Whether the cache was in use by nobody and is gone."""
     try:
-        with open(os.path.join(path, _LOCK), "ab") as lock:
+        with open(os.path.join(path, _LOCK), "ab", opener=_own) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
     except FileNotFoundError:

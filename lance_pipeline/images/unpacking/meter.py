@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import IO
 
 from lance_pipeline.images.download import require_within
+from lance_pipeline.storage.addresses import Address
 
 LARGEST_HEADER = 1 << 18
 """The most bytes of a member's own header: names have 4,096 at most, attributes seldom more than a few thousand."""
@@ -23,7 +24,7 @@ class Meter:
         max_members: the most files and folders.
     """
 
-    def __init__(self, url: str, max_bytes: int, max_members: int) -> None:
+    def __init__(self, url: Address, max_bytes: int, max_members: int) -> None:
         self.source: IO[bytes]
         self._url, self._max_bytes, self._max_members = url, max_bytes, max_members
         self._bytes = self._members = 0

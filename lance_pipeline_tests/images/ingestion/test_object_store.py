@@ -133,9 +133,9 @@ def versions(uri: str) -> int:
     return len(lance.dataset(uri, storage_options=storage_options(uri)).versions())
 
 
-def start(root: str, target: str, temporary: Path | None = None) -> subprocess.Popen[str]:
+def start(root: str, target: str, runtime: Path | None = None) -> subprocess.Popen[str]:
     """A process with all imports done, ready for ingests."""
-    environment = os.environ | ({"TMPDIR": str(temporary)} if temporary else {})
+    environment = os.environ | ({"XDG_RUNTIME_DIR": str(runtime)} if runtime else {})
     process = subprocess.Popen(
         [sys.executable, "-c", INGEST, root, target],
         stdin=subprocess.PIPE,
@@ -333,12 +333,12 @@ def test_killed_midway_the_next_run_goes_on(raw, remote):
 
 
 def test_writers_on_two_hosts(remote, tmp_path):
-    """They share no lock: each has a temporary folder of its own, where the locks of remote datasets are."""
+    """They share no lock: each has a runtime folder of its own, where the locks of remote datasets are."""
     images = fill(remote, 120)
     target = f"{remote.uri}/train.lance"
     folders = [tmp_path / "host0", tmp_path / "host1"]
     for folder in folders:
-        folder.mkdir()
+        folder.mkdir(mode=0o700)
     processes = [start(remote.uri, target, folder) for folder in folders]
     for turn in range(3):
         for process in processes:
@@ -355,7 +355,7 @@ def test_writers_on_two_hosts(remote, tmp_path):
     for process in processes:
         process.communicate(timeout=30)
     assert [process.returncode for process in processes] == [0, 0]
-    assert all(list(folder.glob("lance_pipeline-*.lock")) for folder in folders)
+    assert all(list(folder.glob("lance-pipeline/*.lock")) for folder in folders)
 
 
 def test_a_restart_of_the_server_is_survived(raw, store, remote):

@@ -13,6 +13,7 @@ import pytest
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.unpacking.meter import Meter, UnusableArchiveError
 from lance_pipeline.images.unpacking.tree import Tree
+from lance_pipeline.storage.addresses import Address
 from lance_pipeline_tests.images.archives import FILES, FORMATS, add, content_of, make, packed, tar_writer
 
 
@@ -81,7 +82,7 @@ class Caseless(Tree):
 @pytest.mark.parametrize(("first", "second"), [("a/Cat/1", "a/cat/2"), ("a/Cat.png", "a/cat.png")])
 def test_names_that_clash_by_case_alone(first, second, tmp_path, monkeypatch):
     """There is no such disk here: another spelling of what is there leads to it, by a link."""
-    tree = Caseless(tmp_path, Meter("file:///a", 100, 100))
+    tree = Caseless(tmp_path, Meter(Address("file:///a"), 100, 100))
     tree.add(first, io.BytesIO(b"1"))
     for one, other in zip(Path(first).parts, Path(second).parts, strict=True):
         if one.lower() == other.lower() and one != other:

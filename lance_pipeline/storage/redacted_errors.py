@@ -1,0 +1,66 @@
+"""Errors without secrets, for whatever shows or stores them: their messages, and those of all that caused them."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from lance_pipeline.storage.redaction import redact
+
+
+@contextmanager
+def without_secrets() -> Iterator[None]:
+    """What is raised within quotes no secrets when it leaves, and neither do its causes."""
+    try:
+        yield
+    except Exception as error:
+        if (safe := redacted(error)) is error:
+            raise
+        raise safe from safe.__cause__
+
+
+def redacted(error: BaseException) -> BaseException:
+    """The error or, where it or one of its causes quotes a secret, a copy that does not.
+
+    The copy is of a subclass that looks like the error's class; it has the traceback, and none of the attributes.
+    """
+    return _copy(error, {}) if any(_quotes_secrets(one) for one in _related(error, set())) else error
+
+
+def _quotes_secrets(error: BaseException) -> bool:
+    return any(redact(text) != text for text in (str(error), *getattr(error, "__notes__", ())))
+
+
+def _cause(error: BaseException) -> BaseException | None:
+    """What a traceback shows above the error."""
+    return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def _related(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
+    if error is None or id(error) in seen:
+        return
+    seen.add(id(error))
+    yield error
+    yield from _related(_cause(error), seen)
+    for one in error.exceptions if isinstance(error, BaseExceptionGroup) else ():
+        yield from _related(one, seen)
+
+
+def _copy(error: BaseException, done: dict[int, BaseException]) -> BaseException:
+    if id(error) in done:
+        return done[id(error)]
+    kind, message = type(error), redact(error)
+    looks = {"__str__": lambda self: message, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    try:
+        like = type(kind.__name__, (kind,), looks)
+    except TypeError:
+        # One that nobody may derive from, such as Rust's.
+        like = type(kind.__name__, (Exception,), looks)
+    if isinstance(error, BaseExceptionGroup):
+        copy = like.__new__(like, message, [_copy(one, done) for one in error.exceptions])
+    else:
+        copy = like.__new__(like, message)
+    done[id(error)] = copy
+    for note in getattr(error, "__notes__", ()):
+        copy.add_note(redact(note))
+    cause = _cause(error)
+    copy.__cause__ = None if cause is None else _copy(cause, done)
+    return copy.with_traceback(error.__traceback__)
