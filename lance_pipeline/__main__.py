@@ -14,10 +14,17 @@ def main() -> int:
     summary.add_argument("dataset", help="the dataset's name, such as digits")
     reproduce = commands.add_parser("reproduce", help="train again from an MLflow run's record, and compare")
     reproduce.add_argument("run_id", help="the MLflow run of a finished training")
-    ui = commands.add_parser("ui", help="serve the Dagster UI and the MLflow UI on loopback until Ctrl-C")
-    ui.add_argument("--port", type=int, default=3000, help="of the Dagster UI (default: %(default)s)")
-    ui.add_argument("--mlflow-port", type=int, default=5000, help="of the MLflow UI (default: %(default)s)")
+    ui = commands.add_parser("ui", help="serve Dagster, MLflow and reports on one port of loopback until Ctrl-C")
+    ui.add_argument("--port", type=int, default=3000, help="the port (default: %(default)s)")
     ui.add_argument("--workspace", default=None, help="a workspace.yaml (default: the project's)")
+    ui.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME:PORT",
+        help="another name by which browsers open it, as through an SSH tunnel; repeatable, or LANCE_PIPELINE_UI_HOSTS",
+    )
+    ui.add_argument("--mlflow-port", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     try:
         if arguments.command == "summary":
@@ -29,9 +36,11 @@ def main() -> int:
             from lance_pipeline.orchestration.reproduction import reproduce as reproduced
 
             return 0 if reproduced(arguments.run_id) else 1
-        from lance_pipeline.orchestration.ui import serve
+        from lance_pipeline.orchestration.ui.launcher import serve
 
-        return serve(arguments.port, arguments.mlflow_port, arguments.workspace)
+        if arguments.mlflow_port:
+            print("MLflow has no port of its own any more: --mlflow-port (MLFLOW_PORT) is ignored.", file=sys.stderr)
+        return serve(arguments.port, arguments.workspace, arguments.allow_host)
     except InputError as error:
         print(f"lance-pipeline: {error}", file=sys.stderr)
         return 1

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import dagster as dg
 
+from lance_pipeline.orchestration.isolation import load_datasets
+
 
 @dg.definitions
 def defs() -> dg.Definitions:
     """Every dataset's assets, checks, job and schedule, with the resources that they share."""
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    return load_datasets(Path(__file__).parent)

@@ -4,10 +4,10 @@ import errno
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 from filelock import FileLock
@@ -15,13 +15,14 @@ from pydantic import Field, field_validator
 
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.paths import data_root, make_folder
+from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _logger = logging.getLogger(__name__)
-DEFAULT_UI = "http://127.0.0.1:5000"
+DEFAULT_UI = "http://127.0.0.1:3000/mlflow"
 TRAINING_TAG = "training_id"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -75,8 +76,10 @@ class TrainingRun:
                 self._run.end(status)
 
 
-class MlflowTracking(dg.ConfigurableResource):
+class MlflowTracking(Settled, dg.ConfigurableResource):
     """Experiments and runs on an MLflow tracking server; sqlite and a local folder by default."""
+
+    at_launch: ClassVar[Mapping[str, Any]] = {"on_unreachable": str, "patience": float}
 
     tracking_uri: str | None = Field(
         default=None, description="The tracking server; `mlflow/mlflow.db` in the data folder when unset."
@@ -168,10 +171,14 @@ class MlflowTracking(dg.ConfigurableResource):
         if self.on_unreachable == "fail":
             self.client()
 
+    @property
+    def ui(self) -> str:
+        """Where people open the MLflow UI."""
+        return self.ui_url or (_without_password(self.uri) if self.remote else DEFAULT_UI)
+
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""
-        ui = self.ui_url or (_without_password(self.uri) if self.remote else DEFAULT_UI)
-        return f"{ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"{self.ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
     def training_run(
