@@ -89,10 +89,8 @@ def _load_alone(folder: Path) -> dg.Definitions:
 
 def _asset_keys(definitions: dg.Definitions) -> set[dg.AssetKey]:
     # Without resolving them: the resources are defined elsewhere.
-    keys: set[dg.AssetKey] = set()
-    for asset in definitions.assets or ():
-        keys.update(asset.keys if isinstance(asset, dg.AssetsDefinition) else [asset.key])
-    return keys
+    assets = [asset for asset in definitions.assets or () if isinstance(asset, dg.AssetsDefinition)]
+    return {key for asset in assets for key in asset.keys}
 
 
 def _datasets(definitions: dg.Definitions) -> set[str]:

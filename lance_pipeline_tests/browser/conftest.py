@@ -17,6 +17,8 @@ from lance_pipeline_tests.small_project import write_small_project
 PICTURES = os.environ.get("LANCE_PIPELINE_SCREENSHOTS")
 HOSTILE = "hostile.example"
 """A name of somebody else's that leads to this host, in the browser alone."""
+TUNNEL, PROXY = "Tunnel.example:8888", "proxy.example"
+"""Names that the UI is told to answer as well."""
 _PICTURES_DATA = os.environ.get("LANCE_PIPELINE_SCREENSHOT_DATA")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS = (
@@ -56,7 +58,8 @@ def ui(
     if PICTURES:
         shutil.copytree(_PICTURES_DATA or request.getfixturevalue("demo").shell.data, data)
     workspace = write_small_project(folder / "project")
-    with Launcher(folder / "elsewhere", data, workspace) as launcher:
+    options, variables = ["--allow-host", TUNNEL], {"LANCE_PIPELINE_UI_HOSTS": f"{PROXY}, "}
+    with Launcher(folder / "elsewhere", data, workspace, options=options, variables=variables) as launcher:
         launcher.await_ready()
         yield launcher
     assert launcher.process.returncode == 0, launcher.output

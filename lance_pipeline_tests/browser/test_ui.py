@@ -190,8 +190,9 @@ class TestStopping:
 def test_a_taken_port_is_named(tmp_path: Path):
     with socket.create_server((HOST, 0)) as listening:
         port = listening.getsockname()[1]
-        with Launcher(tmp_path, tmp_path / "data", port=port) as launcher:
+        with Launcher(tmp_path, tmp_path / "data", port=port, options=["--mlflow-port", "5001"]) as launcher:
             assert launcher.process.wait(60) == 1
+    assert "--mlflow-port (MLFLOW_PORT) is ignored" in launcher.output
     assert f"port {port} on {HOST} cannot be used" in launcher.output
     assert "Traceback" not in launcher.output
 

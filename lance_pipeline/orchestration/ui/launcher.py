@@ -15,7 +15,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.paths import data_root, make_folder, project_root
 from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_resources
 from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, MLFLOW_PATH, REPORTS_PATH, allowed_hosts
@@ -44,12 +43,10 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
     given = os.environ.get(HOSTS_VARIABLE, "").split(",")
     answered = allowed_hosts(port, [*hosts, *(name.strip() for name in given if name.strip())])
     with _listening(port) as listening, tempfile.TemporaryDirectory(prefix="lance-pipeline-ui-") as private:
-        tracking: MlflowTracking = default_resources()["mlflow"]
-        tracking.client()
         home = os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
         _give_instance_its_settings(make_folder(Path(home)))
         services = Path(private) / "workspace.yaml"
-        servers = _Servers(_environment(port, tracking))
+        servers = _Servers(_environment(port))
         try:
             servers.start(
                 "web server",
@@ -144,10 +141,10 @@ def _stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(came)
 
 
-def _environment(port: int, tracking: MlflowTracking) -> dict[str, str]:
+def _environment(port: int) -> dict[str, str]:
     warnings = [os.environ.get("PYTHONWARNINGS", ""), *(f"ignore:{text}" for text in _NOISE)]
     # A tracking server of the user's has its own pages.
-    pages = {} if tracking.remote else {MLFLOW_UI_VARIABLE: f"http://{HOST}:{port}{MLFLOW_PATH}"}
+    pages = {} if default_resources()["mlflow"].remote else {MLFLOW_UI_VARIABLE: f"http://{HOST}:{port}{MLFLOW_PATH}"}
     return (
         # As `dagster dev` has it: a wrong definition is shown without Dagster's own stack.
         {"MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_IS_DEV_CLI": "1"}

@@ -8,7 +8,9 @@ import argparse
 import os
 import signal
 import socket
+import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -26,6 +28,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
@@ -37,8 +40,8 @@ _CODE_LOG_LEVEL = "warning"
 _STOP_SECONDS = 3
 
 
-def main() -> None:
-    """Serve until SIGTERM."""
+def main() -> int:
+    """Serve until SIGTERM; returns the exit status."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--socket", type=int, required=True, help="the descriptor of the listening socket")
     parser.add_argument("--workspace", required=True, help="which code locations to load")
@@ -47,26 +50,36 @@ def main() -> None:
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, _exit)
     configure_loggers(formatter="colored", log_level="INFO")
-    with dg.DagsterInstance.get() as instance, _dagster(instance, arguments.workspace, arguments.services) as dagster:
-        pages = Starlette(
-            routes=[
-                Mount(REPORTS_PATH, routes=reports_routes(data_root() / "reports")),
-                *_mlflow_routes(default_resources()["mlflow"]),
-                Mount("/", dagster),
-            ]
-        )
-        config = uvicorn.Config(
-            Guard(pages, frozenset(arguments.host)),
-            # The parser that refuses what is ambiguous, such as two Host headers.
-            http="h11",
-            log_level="warning",
-            lifespan="off",
-            # What these say of a request's origin is not to be believed.
-            proxy_headers=False,
-            server_header=False,
-            timeout_graceful_shutdown=_STOP_SECONDS,
-        )
-        uvicorn.Server(config).run(sockets=[socket.socket(fileno=arguments.socket)])
+    try:
+        with ThreadPoolExecutor(1) as beside, dg.DagsterInstance.get() as instance:
+            # MLflow takes seconds to import, and the code servers to start.
+            mlflow = beside.submit(_mlflow_routes, default_resources()["mlflow"])
+            with _dagster(instance, arguments.workspace, arguments.services) as dagster:
+                reports = Mount(REPORTS_PATH, routes=reports_routes(data_root() / "reports"))
+                pages = Starlette(routes=[reports, *mlflow.result(), Mount("/", dagster)])
+                _serve(Guard(pages, frozenset(arguments.host)), arguments.socket)
+    except InputError as error:
+        print(f"lance-pipeline: {error}", file=sys.stderr)
+        return 1
+    except SystemExit:
+        # From SIGTERM.
+        return 0
+    return 0
+
+
+def _serve(app: ASGIApp, descriptor: int) -> None:
+    config = uvicorn.Config(
+        app,
+        # The parser that refuses what is ambiguous, such as two Host headers.
+        http="h11",
+        log_level="warning",
+        lifespan="off",
+        # What these say of a request's origin is not to be believed.
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
 
 
 def _exit(_: int, __: FrameType | None) -> None:
@@ -90,7 +103,12 @@ def _dagster(instance: dg.DagsterInstance, workspace: str, services: Path) -> It
 
 
 def _mlflow_routes(tracking: MlflowTracking) -> list[BaseRoute]:
-    """MLflow's own server over the tracking database, or the way to the server that is tracked on."""
+    """MLflow's own server over the tracking database, or the way to the server that is tracked on.
+
+    Raises:
+        InputError: the server or the database cannot be used.
+    """
+    tracking.client()
     if tracking.remote:
         return [Route(MLFLOW_PATH + "{path:path}", lambda _: RedirectResponse(tracking.ui))]
     files = data_root() / "mlflow" / "uploads"
@@ -111,4 +129,8 @@ def _mlflow_routes(tracking: MlflowTracking) -> list[BaseRoute]:
 
 
 if __name__ == "__main__":
-    main()
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is stopped by now; Python would spend seconds on taking its modules apart.
+    os._exit(status)
