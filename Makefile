@@ -2,7 +2,6 @@
 
 PYTHON ?= python3
 PORT ?= 3000
-MLFLOW_PORT ?= 5000
 
 BIN := .venv/bin
 # As an absolute path; LANCE_PIPELINE_DATA moves all data elsewhere.
@@ -26,8 +25,8 @@ demo: setup ## Run the whole pipeline on the embedded sample (about 3 minutes af
 	$(BIN)/dagster asset materialize -m lance_pipeline.definitions --select 'group:digits'
 	@$(BIN)/python -m lance_pipeline summary digits
 
-ui: setup ## Serve the Dagster UI and the MLflow UI on loopback until Ctrl-C
-	@exec $(BIN)/python -m lance_pipeline ui --port $(PORT) --mlflow-port $(MLFLOW_PORT)
+ui: setup ## Serve Dagster, MLflow and reports on one port of loopback until Ctrl-C
+	@exec $(BIN)/python -m lance_pipeline ui --port $(PORT) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
 
 test: .venv/.installed-dev chromium ## Run all tests
 	@# Trainings in several processes get in each other's way, unless each has one thread.

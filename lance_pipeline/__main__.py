@@ -22,10 +22,17 @@ def main() -> int:
         action="store_true",
         help="write damaged rows again from their image files or, given a path, restore them from older versions",
     )
-    ui = commands.add_parser("ui", help="serve the Dagster UI and the MLflow UI on loopback until Ctrl-C")
-    ui.add_argument("--port", type=int, default=3000, help="of the Dagster UI (default: %(default)s)")
-    ui.add_argument("--mlflow-port", type=int, default=5000, help="of the MLflow UI (default: %(default)s)")
+    ui = commands.add_parser("ui", help="serve Dagster, MLflow and reports on one port of loopback until Ctrl-C")
+    ui.add_argument("--port", type=int, default=3000, help="the port (default: %(default)s)")
     ui.add_argument("--workspace", default=None, help="a workspace.yaml (default: the project's)")
+    ui.add_argument(
+        "--allow-host",
+        action="append",
+        default=[],
+        metavar="NAME:PORT",
+        help="another name by which browsers open it, as through an SSH tunnel; repeatable, or LANCE_PIPELINE_UI_HOSTS",
+    )
+    ui.add_argument("--mlflow-port", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     # Dagster is imported only by commands that need it.
     from lance_pipeline.orchestration.own_process import keep_to_the_user
@@ -45,9 +52,11 @@ def main() -> int:
             from lance_pipeline.orchestration.verify import verify as verified
 
             return 0 if verified(arguments.target, repair=arguments.repair) else 1
-        from lance_pipeline.orchestration.ui import serve
+        from lance_pipeline.orchestration.ui.launcher import serve
 
-        return serve(arguments.port, arguments.mlflow_port, arguments.workspace)
+        if arguments.mlflow_port:
+            print("MLflow has no port of its own any more: --mlflow-port (MLFLOW_PORT) is ignored.", file=sys.stderr)
+        return serve(arguments.port, arguments.workspace, arguments.allow_host)
     except InputError as error:
         print(f"lance-pipeline: {redact(error)}", file=sys.stderr)
         return 1

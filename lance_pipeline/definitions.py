@@ -4,6 +4,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from lance_pipeline.orchestration.isolation import load_datasets
 from lance_pipeline.orchestration.own_process import keep_to_the_user
 
 
@@ -11,4 +12,4 @@ from lance_pipeline.orchestration.own_process import keep_to_the_user
 def defs() -> dg.Definitions:
     """Every dataset's assets, checks, job and schedule, with the resources that they share."""
     keep_to_the_user()
-    return dg.load_from_defs_folder(path_within_project=Path(__file__).parent)
+    return load_datasets(Path(__file__).parent)

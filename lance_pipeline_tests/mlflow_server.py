@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from lance_pipeline_tests.browser.launcher import HOST, await_condition, free_ports
+from lance_pipeline_tests.browser.launcher import HOST, await_condition, free_port
 
 _SECONDS = 120
 
@@ -18,7 +18,7 @@ class MlflowServer:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        (self._port,) = free_ports(1)
+        self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
     @property

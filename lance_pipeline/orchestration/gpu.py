@@ -1,19 +1,23 @@
 """The accelerator as a resource."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 from pydantic import Field
+
+from lance_pipeline.orchestration.settled import Settled
 
 if TYPE_CHECKING:
     from lance_pipeline.training.device import Device
 
 
-class GpuResource(dg.ConfigurableResource):
+class GpuResource(Settled, dg.ConfigurableResource):
     """Picks the device that trains and evaluates: CUDA, then MPS, then the CPU, or what is configured."""
+
+    at_launch: ClassVar[Mapping[str, Any]] = {"device": str, "precision": str}
 
     # A text, for Dagster's configuration knows no "text or list".
     device: str = Field(

@@ -1,15 +1,20 @@
 """Where Lance datasets and models are kept, as a resource."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any, ClassVar
 
 import dagster as dg
 from pydantic import Field
 
 from lance_pipeline.orchestration.paths import data_root, lance_root, make_folder
+from lance_pipeline.orchestration.settled import Settled
 
 
-class LanceStore(dg.ConfigurableResource):
+class LanceStore(Settled, dg.ConfigurableResource):
     """Names the places of Lance datasets and model files."""
+
+    at_launch: ClassVar[Mapping[str, Any]] = {"cache_budget": dg.Noneable(int)}
 
     datasets: str | None = Field(
         default=None,

@@ -3,16 +3,17 @@
 import errno
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_folder
+from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.storage.addresses import Address
 from lance_pipeline.storage.locking import locked_file
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _logger = logging.getLogger(__name__)
-DEFAULT_UI = "http://127.0.0.1:5000"
+DEFAULT_UI = "http://127.0.0.1:3000/mlflow"
 TRAINING_TAG = "training_id"
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
@@ -78,10 +79,11 @@ class TrainingRun:
                 self._run.end(status)
 
 
-class MlflowTracking(dg.ConfigurableResource):
+class MlflowTracking(Settled, dg.ConfigurableResource):
     """Experiments and runs on an MLflow tracking server; sqlite and a local folder by default."""
 
     model_config = ConfigDict(hide_input_in_errors=True)
+    at_launch: ClassVar[Mapping[str, Any]] = {"on_unreachable": str, "patience": float}
 
     tracking_uri: str | None = Field(
         default=None,
@@ -207,10 +209,14 @@ class MlflowTracking(dg.ConfigurableResource):
         if self.on_unreachable == "fail":
             self.client()
 
+    @property
+    def ui(self) -> str:
+        """Where people open the MLflow UI."""
+        return self.ui_url or (str(self.address) if self.remote else DEFAULT_UI)
+
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""
-        ui = self.ui_url or (str(self.address) if self.remote else DEFAULT_UI)
-        return f"{ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        return f"{self.ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
     def training_run(

@@ -11,11 +11,12 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.paths import data_root, make_folder
 from lance_pipeline.orchestration.records import Record, TableVersion
+from lance_pipeline.orchestration.settled import Settled
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 
 
-class RecordIOManager(dg.ConfigurableIOManager):
+class RecordIOManager(Settled, dg.ConfigurableIOManager):
     """Keeps each asset's record as ``<folder>/<asset key>/<run id>.json``.
 
     The Lance versions that an asset's latest record names are tagged, so that no clean-up removes

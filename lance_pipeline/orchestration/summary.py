@@ -38,7 +38,7 @@ def print_summary(dataset: str) -> None:
         "model": _short(f"{model.folder}/model.safetensors"),
         "predictions": "   ".join(_short(one.predictions.uri) for one in metrics.values()),
         "MLflow run": f"{run.run_id}   {run.url}",
-        "see it": "make ui   (then the addresses it prints; Ctrl-C stops it)",
+        "see it": "make ui   (then the address it prints; Ctrl-C stops it)",
         "again": f"dagster asset materialize -m lance_pipeline.definitions --select 'group:{dataset}'",
     }
     print(f"\n{printable(dataset)}")

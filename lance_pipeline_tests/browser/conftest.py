@@ -15,6 +15,10 @@ from lance_pipeline_tests.browser.launcher import Launcher
 from lance_pipeline_tests.small_project import write_small_project
 
 PICTURES = os.environ.get("LANCE_PIPELINE_SCREENSHOTS")
+HOSTILE = "hostile.example"
+"""A name of somebody else's that leads to this host, in the browser alone."""
+TUNNEL, PROXY = "Tunnel.example:8888", "proxy.example"
+"""Names that the UI is told to answer as well."""
 _PICTURES_DATA = os.environ.get("LANCE_PIPELINE_SCREENSHOT_DATA")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS = (
@@ -34,7 +38,8 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
-    arguments = [*_ARGUMENTS.split(), "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
+    names = f"MAP {HOSTILE} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    arguments = [*_ARGUMENTS.split(), f"--host-resolver-rules={names}"]
     if os.getuid() == 0:
         arguments.append("--no-sandbox")
     with sync_playwright() as playwright:
@@ -47,13 +52,14 @@ def browser() -> Iterator[Browser]:
 def ui(
     browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launcher]:
-    """Both UIs over this project and the small one; for pictures, with the demo's data."""
+    """The UI over this project and the small one; for pictures, with the demo's data."""
     folder = tmp_path_factory.mktemp("ui")
     data = folder / "data"
     if PICTURES:
         shutil.copytree(_PICTURES_DATA or request.getfixturevalue("demo").shell.data, data)
     workspace = write_small_project(folder / "project")
-    with Launcher(folder / "elsewhere", data, workspace) as launcher:
+    options, variables = ["--allow-host", TUNNEL], {"LANCE_PIPELINE_UI_HOSTS": f"{PROXY}, "}
+    with Launcher(folder / "elsewhere", data, workspace, options=options, variables=variables) as launcher:
         launcher.await_ready()
         yield launcher
     assert launcher.process.returncode == 0, launcher.output

@@ -6,8 +6,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -27,13 +26,11 @@ def await_condition(condition: Callable[[], bool], seconds: float, what: str) ->
         time.sleep(0.1)
 
 
-def free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind((HOST, 0))
-        return [one.getsockname()[1] for one in sockets]
+def free_port() -> int:
+    """A port that nothing listens on."""
+    with socket.socket() as free:
+        free.bind((HOST, 0))
+        return free.getsockname()[1]
 
 
 def is_free(port: int) -> bool:
@@ -54,16 +51,24 @@ class Launcher:
         folder: where it runs; its output goes to a file there, so that no full pipe can hold it up.
         data: the data folder.
         workspace: the ``workspace.yaml`` to serve; the project's own when unset.
-        ports: of the Dagster UI and of the MLflow UI; free ones when unset.
+        port: a free one when unset.
+        options: more words for its command line.
+        variables: more environment variables.
     """
 
     def __init__(
-        self, folder: Path, data: Path, workspace: Path | None = None, ports: tuple[int, int] | None = None
+        self,
+        folder: Path,
+        data: Path,
+        workspace: Path | None = None,
+        port: int | None = None,
+        options: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.data = data
-        self.port, self.mlflow_port = ports or free_ports(2)
-        command = ["lance_pipeline", "ui", "--port", str(self.port), "--mlflow-port", str(self.mlflow_port)]
+        self.port = port or free_port()
+        command = ["lance_pipeline", "ui", "--port", str(self.port), *options]
         if workspace is not None:
             command += ["--workspace", str(workspace)]
         self._log = folder / "ui.log"
@@ -71,7 +76,7 @@ class Launcher:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 cwd=folder,
-                env=os.environ | {"LANCE_PIPELINE_DATA": str(data)},
+                env=os.environ | {"LANCE_PIPELINE_DATA": str(data)} | dict(variables or {}),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -96,7 +101,7 @@ class Launcher:
     @property
     def mlflow(self) -> str:
         """The address of the MLflow UI."""
-        return f"http://{HOST}:{self.mlflow_port}"
+        return f"{self.dagster}/mlflow"
 
     @property
     def output(self) -> str:
@@ -104,13 +109,13 @@ class Launcher:
         return self._log.read_text(errors="replace")
 
     def await_ready(self) -> None:
-        """Wait until it says that both UIs are there."""
+        """Wait until it says that the UI is there."""
 
         def ready() -> bool:
             assert self.process.poll() is None, self.output
-            return "Ctrl-C stops both." in self.output
+            return "Ctrl-C stops it." in self.output
 
-        await_condition(ready, _START_SECONDS, "the UIs are there")
+        await_condition(ready, _START_SECONDS, "the UI is there")
 
     def children(self) -> dict[int, str]:
         """The command lines of the living processes that it started, directly or not, by process id."""

@@ -12,7 +12,7 @@ from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
 
 from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.browser.conftest import PICTURES, save_picture
-from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, free_ports, is_free
+from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, is_free
 from lance_pipeline_tests.small_project import CLASSES, IMAGES, LEAK
 
 ASSETS = ("raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
@@ -164,7 +164,6 @@ class TestStopping:
         with Launcher(tmp_path, tmp_path / "data") as launcher:
             launcher.await_ready()
             assert not is_free(launcher.port)
-            assert not is_free(launcher.mlflow_port)
             assert launcher.stop(signal.SIGINT) == 0
             _assert_nothing_is_left(launcher)
         assert "Traceback" not in launcher.output
@@ -172,29 +171,28 @@ class TestStopping:
     @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["terminated", "terminal closed"])
     def test_it_can_be_stopped_while_it_starts(self, tmp_path: Path, number: signal.Signals):
         with Launcher(tmp_path, tmp_path / "data") as launcher:
-            await_condition(lambda: launcher.child("mlflow server") is not None, 120, "the servers are started")
+            await_condition(lambda: launcher.child("ui.web") is not None, 120, "the servers are started")
             assert launcher.stop(number) == 0
             _assert_nothing_is_left(launcher)
 
-    def test_a_server_that_ends_is_named_and_takes_the_other_along(self, tmp_path: Path):
+    @pytest.mark.parametrize(("words", "name"), [("ui.web", "web server"), ("dagster._daemon", "Dagster daemon")])
+    def test_a_server_that_ends_is_named_and_takes_the_other_along(self, tmp_path: Path, words: str, name: str):
         with Launcher(tmp_path, tmp_path / "data") as launcher:
-            await_condition(lambda: launcher.child("mlflow server") is not None, 120, "the servers are started")
-            server = launcher.child("mlflow server")
+            await_condition(lambda: launcher.child(words) is not None, 120, "the servers are started")
+            server = launcher.child(words)
             assert server is not None
             os.kill(server, signal.SIGKILL)
             assert launcher.process.wait(60) == 1
             _assert_nothing_is_left(launcher)
-        assert "the MLflow server ended" in launcher.output
+        assert f"the {name} ended with status -9" in launcher.output
 
 
-@pytest.mark.parametrize("taken", [0, 1], ids=["dagster", "mlflow"])
-def test_a_taken_port_is_named(tmp_path: Path, taken: int):
-    (free,) = free_ports(1)
+def test_a_taken_port_is_named(tmp_path: Path):
     with socket.create_server((HOST, 0)) as listening:
         port = listening.getsockname()[1]
-        ports = (port, free) if taken == 0 else (free, port)
-        with Launcher(tmp_path, tmp_path / "data", ports=ports) as launcher:
+        with Launcher(tmp_path, tmp_path / "data", port=port, options=["--mlflow-port", "5001"]) as launcher:
             assert launcher.process.wait(60) == 1
+    assert "--mlflow-port (MLFLOW_PORT) is ignored" in launcher.output
     assert f"port {port} on {HOST} cannot be used" in launcher.output
     assert "Traceback" not in launcher.output
 
@@ -255,8 +253,7 @@ def _save_dialog(name: str, page: Page, dialog: Locator) -> None:
 def _assert_nothing_is_left(launcher: Launcher) -> None:
     # A killed process is gone a moment after the signal.
     await_condition(lambda: not launcher.children(), 5, "all of its processes have ended")
-    for port in (launcher.port, launcher.mlflow_port):
-        assert is_free(port)
+    assert is_free(launcher.port)
 
 
 def _around(locators: list[Locator], margin: float = 12) -> FloatRect:

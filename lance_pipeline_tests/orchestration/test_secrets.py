@@ -18,7 +18,7 @@ from urllib.parse import quote, quote_plus
 import dagster as dg
 import pytest
 
-from lance_pipeline_tests.browser.launcher import await_condition, free_ports
+from lance_pipeline_tests.browser.launcher import await_condition, free_port
 from lance_pipeline_tests.conftest import Shell, new_shell
 from lance_pipeline_tests.images.archive_server import serving
 from lance_pipeline_tests.mlflow_server import MlflowServer
@@ -86,9 +86,9 @@ class Watched:
 
     def serve(self) -> None:
         """Start and stop the web interface."""
-        dagster, mlflow = free_ports(2)
+        port = free_port()
         log = self.shell.folder / "ui.log"
-        words = ["lance_pipeline", "ui", "--port", str(dagster), "--mlflow-port", str(mlflow)]
+        words = ["lance_pipeline", "ui", "--port", str(port)]
         with log.open("wb") as file:
             process = subprocess.Popen(
                 [sys.executable, "-m", *words, "--workspace", str(self.shell.folder / "workspace.yaml")],
@@ -116,7 +116,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         archive, behind, lost = (stack.enter_context(serving(packed(root / "images" / "flowers"))) for _ in range(3))
         for server, location in (
             (archive, f"{behind.url}&X-Amz-Security-Token={SECRETS['redirect']}"),
-            (lost, f"http://127.0.0.1:{free_ports(1)[0]}/x.tar?X-Goog-Signature={SECRETS['lost']}"),
+            (lost, f"http://127.0.0.1:{free_port()}/x.tar?X-Goog-Signature={SECRETS['lost']}"),
         ):
             server.statuses, server.headers = [302] * 100, {"Location": location}
         sources = {

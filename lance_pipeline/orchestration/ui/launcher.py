@@ -1,0 +1,184 @@
+"""Starts and stops what ``make ui`` serves."""
+
+import http.client
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.paths import data_root, make_folder, project_root
+from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_resources
+from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, MLFLOW_PATH, REPORTS_PATH, allowed_hosts
+
+HOST = "127.0.0.1"
+_START_SECONDS = 120
+_STOP_SECONDS = 15
+_LOOK_SECONDS = 0.2
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+# MLflow's server is built in a way that its own project warns of; nobody here can act on that.
+_NOISE = ("starlette.middleware.wsgi",)
+
+
+def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) -> int:
+    """Serve Dagster, MLflow and reports until Ctrl-C, SIGTERM, or the end of a server; returns the exit status.
+
+    Args:
+        port: of loopback.
+        workspace: a ``workspace.yaml``; the project's when unset.
+        hosts: values of the header ``Host`` that are answered beside loopback's names, such as those of an SSH tunnel.
+
+    Raises:
+        InputError: the port is taken, or a server does not come up or ends by itself.
+    """
+    stop = _stop_on_signals()
+    given = os.environ.get(HOSTS_VARIABLE, "").split(",")
+    answered = allowed_hosts(port, [*hosts, *(name.strip() for name in given if name.strip())])
+    with _listening(port) as listening, tempfile.TemporaryDirectory(prefix="lance-pipeline-ui-") as private:
+        home = os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
+        _give_instance_its_settings(make_folder(Path(home)))
+        services = Path(private) / "workspace.yaml"
+        servers = _Servers(_environment(port))
+        try:
+            servers.start(
+                "web server",
+                ["-m", "lance_pipeline.orchestration.ui.web", "--socket", str(listening.fileno())]
+                + ["--workspace", workspace or str(project_root() / "workspace.yaml"), "--services", str(services)]
+                + [f"--host={name}" for name in sorted(answered)],
+                listening.fileno(),
+            )
+            servers.wait(services.exists, "The Dagster code servers", stop)
+            if not stop():
+                daemon = ["-m", "dagster._daemon", "run", "--workspace", str(services)]
+                servers.start("Dagster daemon", [*daemon, "--code-server-log-level", "warning"])
+            address = f"http://{HOST}:{port}"
+            servers.wait(lambda: _answers(f"{address}/server_info"), address, stop)
+            if not stop():
+                print(
+                    f"\n  {address}\n  Dagster; MLflow is at {MLFLOW_PATH}/, reports of checks at {REPORTS_PATH}/. "
+                    "Ctrl-C stops it.\n",
+                    flush=True,
+                )
+            while not stop():
+                servers.require_running()
+                time.sleep(_LOOK_SECONDS)
+            return 0
+        finally:
+            servers.stop()
+
+
+class _Servers:
+    """The running servers by name, each in a session of its own, so that Ctrl-C reaches it once, by us."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._environment = environment
+        self._running: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, name: str, words: Sequence[str], *descriptors: int) -> None:
+        """Start a Python process that keeps these descriptors."""
+        self._running[name] = subprocess.Popen(  # noqa: S603
+            [sys.executable, *words],
+            env=self._environment,
+            pass_fds=descriptors,
+            start_new_session=True,
+            # Whoever may write to the socket of a code server commands it.
+            umask=0o077,
+        )
+
+    def wait(self, condition: Callable[[], bool], what: str, stop: Callable[[], bool]) -> None:
+        """Wait until the condition holds or somebody asks for the end.
+
+        Raises:
+            InputError: a server ends first, or it takes too long.
+        """
+        deadline = time.monotonic() + _START_SECONDS
+        while not stop() and not condition():
+            self.require_running()
+            if time.monotonic() > deadline:
+                raise InputError(f"{what} did not come up in {_START_SECONDS} seconds; the lines above say why.")
+            time.sleep(_LOOK_SECONDS)
+
+    def require_running(self) -> None:
+        """Raise an InputError that names a server that has ended."""
+        for name, server in self._running.items():
+            if server.poll() is not None:
+                raise InputError(f"the {name} ended with status {server.returncode}; the lines above say why.")
+
+    def stop(self) -> None:
+        """End all of them, with what is left of their children."""
+        for number in _SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+        _stop(self._running.values())
+
+
+def _stop(servers: Collection[subprocess.Popen[bytes]]) -> None:
+    for server in servers:
+        if server.poll() is None:
+            server.terminate()
+    deadline = time.monotonic() + _STOP_SECONDS
+    for server in servers:
+        with suppress(subprocess.TimeoutExpired):
+            server.wait(max(0.0, deadline - time.monotonic()))
+        with suppress(ProcessLookupError):
+            os.killpg(server.pid, signal.SIGKILL)
+
+
+def _stop_on_signals() -> Callable[[], bool]:
+    """Whether Ctrl-C or the like came; nothing is interrupted, so no server is started and then forgotten."""
+    came: list[int] = []
+    for number in _SIGNALS:
+        # What nohup ignores stays ignored. SIGINT does not: a shell ignores it for what it starts with `&`.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: came.append(number))
+    return lambda: bool(came)
+
+
+def _environment(port: int) -> dict[str, str]:
+    warnings = [os.environ.get("PYTHONWARNINGS", ""), *(f"ignore:{text}" for text in _NOISE)]
+    # A tracking server of the user's has its own pages.
+    pages = {} if default_resources()["mlflow"].remote else {MLFLOW_UI_VARIABLE: f"http://{HOST}:{port}{MLFLOW_PATH}"}
+    return (
+        # As `dagster dev` has it: a wrong definition is shown without Dagster's own stack.
+        {"MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_IS_DEV_CLI": "1"}
+        | pages
+        | os.environ
+        | {"PYTHONWARNINGS": ",".join(filter(None, warnings))}
+    )
+
+
+def _listening(port: int) -> socket.socket:
+    if not 0 < port < 2**16:
+        raise InputError(f"{port} is not a port; expected a number from 1 to 65535")
+    try:
+        return socket.create_server((HOST, port))
+    except OSError as error:
+        raise InputError(
+            f"port {port} on {HOST} cannot be used: {os.strerror(error.errno or 0)}. Stop what listens there, or "
+            "choose another: make ui PORT=3001"
+        ) from error
+
+
+def _give_instance_its_settings(home: Path) -> None:
+    """Without the project's dagster.yaml the instance would have other settings than `make` gives it."""
+    settings, ours = home / "dagster.yaml", project_root() / "dagster.yaml"
+    # A link whose target is gone is left by a checkout that was moved.
+    if not settings.exists() and ours.is_file():
+        settings.unlink(missing_ok=True)
+        shutil.copyfile(ours, settings)
+
+
+def _answers(url: str) -> bool:
+    # Past any proxy of the environment, which could not reach this machine's loopback.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    # The socket listens before anybody answers.
+    with suppress(OSError, http.client.HTTPException), opener.open(url, timeout=2):
+        return True
+    return False

@@ -1,0 +1,136 @@
+"""The process that serves the pages: ``python -m lance_pipeline.orchestration.ui.web``.
+
+Dagster's web server and MLflow's are applications in this one process, behind the guard, on the one socket that the
+launcher listens on. Neither has an address of its own that would lead past the guard.
+"""
+
+import argparse
+import os
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import dagster as dg
+import uvicorn
+import yaml
+from dagster._cli.proxy_server_manager import ProxyServerManager
+from dagster._core.workspace.context import WorkspaceProcessContext
+from dagster._core.workspace.load_target import WorkspaceFileTarget
+from dagster._utils.log import configure_loggers
+from dagster_webserver.app import create_app_from_workspace_process_context
+from starlette.applications import Starlette
+from starlette.responses import RedirectResponse
+from starlette.routing import BaseRoute, Mount, Route
+from starlette.types import ASGIApp
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.ui.guard import MLFLOW_PATH, REPORTS_PATH, Guard
+from lance_pipeline.orchestration.ui.reports import reports_routes
+
+_CODE_LOG_LEVEL = "warning"
+# Pages hold WebSockets open for as long as they are shown.
+_STOP_SECONDS = 3
+
+
+def main() -> int:
+    """Serve until SIGTERM; returns the exit status."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--socket", type=int, required=True, help="the descriptor of the listening socket")
+    parser.add_argument("--workspace", required=True, help="which code locations to load")
+    parser.add_argument("--services", type=Path, required=True, help="written: a workspace of the code servers started")
+    parser.add_argument("--host", action="append", default=[], help="a value of the header Host that is answered")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, _exit)
+    configure_loggers(formatter="colored", log_level="INFO")
+    try:
+        with ThreadPoolExecutor(1) as beside, dg.DagsterInstance.get() as instance:
+            # MLflow takes seconds to import, and the code servers to start.
+            mlflow = beside.submit(_mlflow_routes, default_resources()["mlflow"])
+            with _dagster(instance, arguments.workspace, arguments.services) as dagster:
+                reports = Mount(REPORTS_PATH, routes=reports_routes(data_root() / "reports"))
+                pages = Starlette(routes=[reports, *mlflow.result(), Mount("/", dagster)])
+                _serve(Guard(pages, frozenset(arguments.host)), arguments.socket)
+    except InputError as error:
+        print(f"lance-pipeline: {error}", file=sys.stderr)
+        return 1
+    except SystemExit:
+        # From SIGTERM.
+        return 0
+    return 0
+
+
+def _serve(app: ASGIApp, descriptor: int) -> None:
+    config = uvicorn.Config(
+        app,
+        # The parser that refuses what is ambiguous, such as two Host headers.
+        http="h11",
+        log_level="warning",
+        lifespan="off",
+        # What these say of a request's origin is not to be believed.
+        proxy_headers=False,
+        server_header=False,
+        timeout_graceful_shutdown=_STOP_SECONDS,
+    )
+    uvicorn.Server(config).run(sockets=[socket.socket(fileno=descriptor)])
+
+
+def _exit(_: int, __: FrameType | None) -> None:
+    # So that everything that was started is stopped on the way out.
+    raise SystemExit(0)
+
+
+@contextmanager
+def _dagster(instance: dg.DagsterInstance, workspace: str, services: Path) -> Iterator[ASGIApp]:
+    """Dagster's web server over code servers of its own, as `dagster dev` starts them."""
+    target = WorkspaceFileTarget([workspace])
+    with ProxyServerManager(instance, target, code_server_log_level=_CODE_LOG_LEVEL) as servers:
+        # Whole or not at all: the daemon reads it as soon as it is there.
+        work = services.with_suffix(".tmp")
+        work.write_text(yaml.safe_dump({"load_from": list(servers.get_code_server_specs())}))
+        os.replace(work, services)
+        with WorkspaceProcessContext(
+            instance, WorkspaceFileTarget([str(services)]), code_server_log_level=_CODE_LOG_LEVEL
+        ) as context:
+            yield create_app_from_workspace_process_context(context, live_data_poll_rate=2000)
+
+
+def _mlflow_routes(tracking: MlflowTracking) -> list[BaseRoute]:
+    """MLflow's own server over the tracking database, or the way to the server that is tracked on.
+
+    Raises:
+        InputError: the server or the database cannot be used.
+    """
+    tracking.client()
+    if tracking.remote:
+        return [Route(MLFLOW_PATH + "{path:path}", lambda _: RedirectResponse(tracking.ui))]
+    files = data_root() / "mlflow" / "uploads"
+    # MLflow's server takes its settings from the environment alone.
+    os.environ |= {
+        "_MLFLOW_SERVER_FILE_STORE": tracking.address.full(),
+        "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
+        "_MLFLOW_SERVER_ARTIFACT_DESTINATION": files.as_uri(),
+        "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
+        # Its eight processes serve language models; they are slow to start and to stop.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        # It answers every port of this host; the guard does not.
+        "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
+    }
+    from mlflow.server.fastapi_app import app
+
+    return [Route(MLFLOW_PATH, lambda _: RedirectResponse(f"{MLFLOW_PATH}/")), Mount(MLFLOW_PATH, app)]
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Everything is stopped by now; Python would spend seconds on taking its modules apart.
+    os._exit(status)

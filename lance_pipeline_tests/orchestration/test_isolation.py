@@ -1,0 +1,137 @@
+"""A broken ``defs.yaml`` fails by itself, and never in silence."""
+
+import itertools
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import dagster as dg
+import pytest
+
+from lance_pipeline.orchestration.isolation import load_datasets
+from lance_pipeline_tests.conftest import PROJECT, Shell
+
+GOOD = "type: lance_pipeline.ImageClassifier\nattributes:\n  source: {sample: digits}\n"
+_numbers = itertools.count()
+
+Project = Callable[[dict[str, str | bytes]], Path]
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """Writes a package of its own whose ``defs`` holds these files; returns the package's folder."""
+
+    def write(files: dict[str, str | bytes]) -> Path:
+        # Python imports a package of one name once.
+        name = f"project{next(_numbers)}"
+        package = tmp_path / name
+        (tmp_path / "pyproject.toml").write_text(
+            f'[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{name}"\n'
+        )
+        given = {
+            "../__init__.py": "",
+            "../definitions.py": "from pathlib import Path\nimport dagster as dg\n"
+            "from lance_pipeline.orchestration.isolation import load_datasets\n\n@dg.definitions\ndef defs():\n"
+            "    return load_datasets(Path(__file__).parent)\n",
+            "__init__.py": "",
+            "resources.py": (PROJECT / "lance_pipeline" / "defs" / "resources.py").read_text(),
+        }
+        for path, content in {**given, **files}.items():
+            file = package / "defs" / path
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+        monkeypatch.syspath_prepend(str(tmp_path))
+        return package
+
+    return write
+
+
+def datasets(definitions: dg.Definitions) -> set[str]:
+    return {spec.key.path[0] for spec in definitions.resolve_all_asset_specs()}
+
+
+def materialized(definitions: dg.Definitions, group: str) -> dg.ExecuteInProcessResult:
+    with dg.DagsterInstance.ephemeral() as instance:
+        return definitions.resolve_implicit_global_asset_job_def().execute_in_process(
+            instance=instance,
+            asset_selection=[spec.key for spec in definitions.resolve_all_asset_specs() if spec.group_name == group],
+            raise_on_error=False,
+        )
+
+
+def failure(result: dg.ExecuteInProcessResult) -> str:
+    (event,) = [event for event in result.all_events if event.event_type == dg.DagsterEventType.STEP_FAILURE]
+    data = event.step_failure_data.user_failure_data
+    return data.description or "" if data else ""
+
+
+BROKEN: dict[str, tuple[str | bytes, str]] = {
+    "a wrong value": (GOOD + "  image_size: large\n", "attributes.image_size"),
+    "an unknown key": (GOOD + "  epochs: 3\n", "epochs"),
+    "no YAML": (GOOD + "  recipe: {epochs: 3\n", "flowers/defs.yaml"),
+    "no text": (b"\x00\xff\xfe", "flowers/defs.yaml"),
+    "empty": ("", "flowers/defs.yaml"),
+    "another component": ("type: lance_pipeline.Nothing\n", "Nothing"),
+    "a key beside the attributes": (GOOD + "nothing: 1\n", "nothing"),
+    "a template that fails": (GOOD + "  description: '{{ 1 / 0 }}'\n", "division by zero"),
+    "a template of nothing": (GOOD + "  description: '{{ nothing }}'\n", "nothing"),
+}
+
+
+@pytest.mark.parametrize(("content", "named"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_data_set_fails_alone(
+    project: Project, caplog: pytest.LogCaptureFixture, content: str | bytes, named: str
+):
+    package = project({"digits/defs.yaml": GOOD, "flowers/defs.yaml": content})
+    with caplog.at_level(logging.ERROR):
+        definitions = load_datasets(package)
+    assert datasets(definitions) == {"digits", "flowers"}
+    assert {job.name for job in definitions.resolve_all_job_defs()} >= {"digits_maintenance"}
+    dg.Definitions.validate_loadable(definitions)
+    assert named in caplog.text
+    result = materialized(definitions, "flowers")
+    assert not result.success
+    assert named in failure(result)
+
+
+def test_two_data_sets_of_one_name_leave_one(project: Project, caplog: pytest.LogCaptureFixture):
+    package = project({"digits/defs.yaml": GOOD, "flowers/defs.yaml": GOOD + "  name: digits\n"})
+    definitions = load_datasets(package)
+    assert datasets(definitions) == {"digits", "digits_broken"}
+    dg.Definitions.validate_loadable(definitions)
+    assert "flowers/defs.yaml" in failure(materialized(definitions, "digits_broken"))
+
+
+def test_folders_of_one_name_are_not_passed_over_in_silence(project: Project, caplog: pytest.LogCaptureFixture):
+    package = project(
+        {"a/flowers/defs.yaml": GOOD + "  name: one\n", "b/flowers/defs.yaml": "type: x", "digits/defs.yaml": GOOD}
+    )
+    definitions = load_datasets(package)
+    assert datasets(definitions) == {"digits", "one", "flowers"}
+    assert not materialized(definitions, "one").success
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"flowers/defs.yaml": GOOD + "  image_size: large\n"},
+        {"digits/defs.yaml": GOOD, "resources.py": "1 / 0"},
+        {"digits/defs.yaml": GOOD, "flowers/defs.yaml": "type: x", "resources.py": "1 / 0"},
+    ],
+    ids=["the only data set", "shared code", "shared code too"],
+)
+def test_what_no_data_set_can_do_without_fails_all(project: Project, files: dict[str, str | bytes]):
+    with pytest.raises(Exception, match=r"image_size|resources\.py|division by zero"):
+        load_datasets(project(files))
+
+
+def test_the_command_line_shows_the_error(project: Project, shell: Shell):
+    package = project({"digits/defs.yaml": GOOD, "flowers/defs.yaml": GOOD + "  recipe: {epochs: three}\n"})
+    inside = Shell(package.parent, shell.data)
+    command = ("dagster", "asset", "materialize", "-m", f"{package.name}.definitions", "--select")
+    finished = inside.run(*command, 'key:"flowers/metrics_val"')
+    assert finished.returncode != 0
+    output = finished.stdout + finished.stderr
+    assert "attributes.recipe.epochs" in output
+    assert "flowers/defs.yaml:4" in output
+    assert "digits__" not in output
