@@ -19,6 +19,10 @@ class InputError(ValueError):
         self.details = list(details)
 
 
+class DamagedError(InputError):
+    """A file or table does not hold what was written to it."""
+
+
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
     """Somebody asked for the end of what was running, and it has ended where it can go on.
 

@@ -5,28 +5,41 @@ small JSON document of facts in the schema's metadata, committed together as one
 """
 
 import json
+import logging
 import os
 import re
 import secrets
 from collections.abc import Iterable
 from datetime import timedelta
+from itertools import count
 from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.fs as pafs
 from lance.commit import CommitConflictError
 from lance.fragment import DeletionFile, FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
-from lance_pipeline.errors import InputError
-from lance_pipeline.images.object_store import TEMPORARY, is_remote, join_uri, reach, storage_options, write_whole
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.images.object_store import (
+    TEMPORARY,
+    filesystem,
+    is_remote,
+    join_uri,
+    reach,
+    storage_options,
+    write_whole,
+)
 
+_logger = logging.getLogger(__name__)
 FACTS_KEY = b"lance_pipeline"
 Facts = dict[str, Any]
 _ATTEMPTS = 5
 _FOREVER = timedelta(days=36500)
+_NOT_FOUND = pafs.FileType.NotFound
 _DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
 
 
@@ -38,12 +51,12 @@ def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch],
     """Write ``batches`` as the new version of the table at ``uri``, in one atomic commit.
 
     Memory holds a few batches at a time. Readers see the old version until the commit; of two
-    writers at once the later one's rows stay.
+    writers at once the later one's rows stay. A damaged table at ``uri`` is set aside.
 
     Raises:
         InputError: the table cannot be written.
     """
-    before = find_table(uri)
+    before = find_replaceable(uri)
     fragments = None
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -218,6 +231,60 @@ def find_table(uri: str) -> lance.LanceDataset | None:
         raise cannot_open(uri, None, error) from error
 
 
+def find_replaceable(uri: str) -> lance.LanceDataset | None:
+    """As :func:`find_table`, for a table that its writer can make again: a damaged one is set aside.
+
+    Raises:
+        InputError: the table cannot be reached, or cannot be moved.
+    """
+    try:
+        found = find_table(uri)
+        if found is not None:
+            # Lance decodes the schema, which holds the facts, when it is first asked for.
+            read_facts(found)
+        return found
+    except BaseException as error:
+        if not is_damage(error):
+            raise
+        _logger.warning(
+            "The Lance dataset %s is damaged (%s). It is made again; what was left of it is now at %s.",
+            uri,
+            _brief(error),
+            set_aside(uri),
+        )
+        return None
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error of Lance's says that a file of a table does not hold what was written to it."""
+    if isinstance(error, InputError):
+        return isinstance(error, DamagedError) or (error.__cause__ is not None and is_damage(error.__cause__))
+    # A panic of Lance's Rust code is no Exception, and its class cannot be imported.
+    return isinstance(error, ValueError) or type(error).__name__ == "PanicException"
+
+
+def set_aside(uri: str) -> str:
+    """Move a damaged table out of the way of a new one; returns where it is now, ``<uri>.damaged-<n>``.
+
+    The caller holds the lock of the table, if it has one. Nothing is deleted.
+
+    Raises:
+        InputError: it cannot be moved.
+    """
+    store, path = filesystem(uri)
+    free = (number for number in count(1) if store.get_file_info(f"{path}.damaged-{number}").type == _NOT_FOUND)
+    suffix = f".damaged-{next(free)}"
+    try:
+        if is_remote(uri):
+            pafs.copy_files(path, f"{path}{suffix}", source_filesystem=store, destination_filesystem=store)
+            store.delete_dir(path)
+        else:
+            os.rename(path, f"{path}{suffix}")
+    except OSError as error:
+        raise InputError(f"cannot move the damaged Lance dataset {uri} aside: {error}. Move or delete it.") from error
+    return f"{uri}{suffix}"
+
+
 def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
     """Open the dataset at ``uri``, at ``version`` or the latest.
 
@@ -261,7 +328,7 @@ def cannot_write(uri: str, error: Exception) -> InputError:
     return InputError(f"cannot write the Lance dataset {uri}: {_brief(error)}. {hint}. The previous version is intact.")
 
 
-def _brief(error: Exception) -> str:
+def _brief(error: BaseException) -> str:
     """Lance's message without the places in its own source."""
     return re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))
 
