@@ -24,15 +24,8 @@ from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
 from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.images.object_store import (
-    TEMPORARY,
-    filesystem,
-    is_remote,
-    join_uri,
-    reach,
-    storage_options,
-    write_whole,
-)
+from lance_pipeline.images.object_store import filesystem, is_remote, join_uri, reach, storage_options, write_whole
+from lance_pipeline.storage.whole_files import TEMPORARY
 
 _logger = logging.getLogger(__name__)
 FACTS_KEY = b"lance_pipeline"

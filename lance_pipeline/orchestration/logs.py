@@ -1,0 +1,35 @@
+"""What the library logs, in the log of the step that calls it."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import dagster as dg
+
+
+class _StepLog(logging.Handler):
+    def __init__(self, context: dg.AssetExecutionContext) -> None:
+        super().__init__(logging.WARNING)
+        self._log = context.log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._log.log(record.levelno, record.getMessage())
+        except Exception:
+            # As the standard library's handlers do: a log that cannot be written ends nothing.
+            self.handleError(record)
+
+
+@contextmanager
+def library_warnings(context: dg.AssetExecutionContext) -> Iterator[None]:
+    """Show the warnings of this package's loggers on the page of the run.
+
+    Args:
+        context: the step's.
+    """
+    logger, handler = logging.getLogger("lance_pipeline"), _StepLog(context)
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
