@@ -8,26 +8,26 @@ import dagster as dg
 
 
 class _StepLog(logging.Handler):
-    def __init__(self, context: dg.AssetExecutionContext) -> None:
+    def __init__(self, log: dg.DagsterLogManager) -> None:
         super().__init__(logging.WARNING)
-        self._log = context.log
+        self._log = log
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self._log.log(record.levelno, record.getMessage())
-        except Exception:
+        except Exception:  # noqa: BLE001
             # As the standard library's handlers do: a log that cannot be written ends nothing.
             self.handleError(record)
 
 
 @contextmanager
-def library_warnings(context: dg.AssetExecutionContext) -> Iterator[None]:
+def library_warnings(log: dg.DagsterLogManager) -> Iterator[None]:
     """Show the warnings of this package's loggers on the page of the run.
 
     Args:
-        context: the step's.
+        log: the step's.
     """
-    logger, handler = logging.getLogger("lance_pipeline"), _StepLog(context)
+    logger, handler = logging.getLogger("lance_pipeline"), _StepLog(log)
     logger.addHandler(handler)
     try:
         yield

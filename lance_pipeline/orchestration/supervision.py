@@ -30,8 +30,8 @@ def supervised(context: dg.AssetExecutionContext) -> Iterator[Callable[[], str |
     For code that looks at this regularly, and raises ``Stopped`` when it has saved what it needs to go on. Within,
     SIGINT and SIGTERM set the reason and do nothing else, however often they come: Ctrl-C reaches a step twice, from
     the terminal and from its executor. A lost executor sets it too, and a run that was ended from outside. What must
-    not be cut short belongs within. Signals are left alone where the step does not run in the main thread. The step's log
-    shows the library's warnings.
+    not be cut short belongs within. Signals are left alone where the step does not run in the main thread. The step's
+    log shows the library's warnings.
 
     Args:
         context: the step's.
@@ -42,7 +42,7 @@ def supervised(context: dg.AssetExecutionContext) -> Iterator[Callable[[], str |
         for number in _SIGNALS:
             before[number] = signal.signal(number, lambda number, _: reasons.append(signal.Signals(number).name))
     try:
-        with library_warnings(context), _watched(context, reasons.append):
+        with library_warnings(context.log), _watched(context, reasons.append):
             yield lambda: reasons[0] if reasons else None
     finally:
         for number, handler in before.items():
@@ -70,7 +70,7 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
             # Dagster's handler turns it into its exception.
             os.kill(os.getpid(), signal.SIGINT)
 
-    with library_warnings(context), _watched(context, interrupt) if _in_main_thread() else nullcontext():
+    with library_warnings(context.log), _watched(context, interrupt) if _in_main_thread() else nullcontext():
         yield
 
 

@@ -132,7 +132,8 @@ class Checkpoints:
                 previous.unlink(missing_ok=True)
             with whole_file(latest, keep_the_one_before) as work, open(work, "wb") as file:
                 writer = SealingWriter(file)
-                torch.save(content, writer)
+                # All that torch asks of it.
+                torch.save(content, writer)  # pyright: ignore[reportArgumentType]
                 writer.seal()
         except (OSError, RuntimeError, DamagedError) as error:
             # torch turns some errors of the disk into a RuntimeError.

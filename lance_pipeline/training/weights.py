@@ -20,6 +20,7 @@ from lance_pipeline.training.recipe import Triple
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
 _WEIGHTS_KEY = "weights_sha256"
+_WAY_OUT = "Restore the files from a copy, or materialize the model again."
 
 
 class ModelCard(BaseModel):
@@ -88,10 +89,7 @@ def read_weights(folder: Path, sha256: str | None = None) -> dict[str, torch.Ten
     path = folder / WEIGHTS_FILE
     try:
         if sha256 is not None and _sha256(path) != sha256:
-            raise DamagedError(
-                f"the weights {path} are not those that were trained: their SHA-256 differs. "
-                "Materialize the model again."
-            )
+            raise DamagedError(f"the weights {path} are not those that were trained: their SHA-256 differs. {_WAY_OUT}")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
@@ -101,13 +99,13 @@ def _card_fields(path: Path) -> dict[str, Any]:
     try:
         return sealed.from_json(path.read_bytes(), str(path)).fields
     except DamagedError as error:
-        raise DamagedError(f"{error}. Materialize the model again.") from error
+        raise DamagedError(f"{error}. {_WAY_OUT}") from error
 
 
 def _unreadable(folder: Path, error: Exception) -> InputError:
     if isinstance(error, PermissionError):
         return InputError(f"cannot read the model in {folder}: {error}. Give yourself the right to read it.")
-    return DamagedError(f"cannot load the model in {folder}: {error}. Materialize the model again.")
+    return DamagedError(f"cannot load the model in {folder}: {error}. {_WAY_OUT}")
 
 
 def _sha256(path: Path) -> str:

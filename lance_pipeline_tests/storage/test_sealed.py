@@ -41,15 +41,17 @@ def test_a_document_is_plain_json_that_people_can_read():
 
 def test_no_flipped_bit_changes_what_a_document_says():
     document = to_json(FIELDS)
-    unchanged = 0
-    for bit in range(8 * len(document)):
-        try:
-            # Some white space is as good as other.
-            assert from_json(flipped(document, bit), "x.json") == (FIELDS, True)
-            unchanged += 1
-        except DamagedError as error:
-            assert str(error).startswith("x.json is damaged")
-    assert unchanged < 200
+    read = [_read(flipped(document, bit)) for bit in range(8 * len(document))]
+    # Some white space is as good as other.
+    assert all(one is None or one == (FIELDS, True) for one in read)
+    assert read.count(None) > 0.9 * len(read)
+
+
+def _read(document: bytes) -> object:
+    try:
+        return from_json(document, "x.json")
+    except DamagedError:
+        return None
 
 
 @pytest.mark.parametrize("cut", [0, 1, 20, -3, -90])

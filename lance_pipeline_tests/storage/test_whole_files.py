@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -27,15 +28,18 @@ def test_an_error_leaves_what_was_there(tmp_path, where):
     path = tmp_path / "file"
     write_whole(path, b"one")
 
+    def write() -> None:
+        with whole_file(path, check) as work:
+            Path(work).write_bytes(b"two")
+            if where == "writing":
+                raise ValueError(where)
+
     def check(work: str) -> None:
-        assert open(work, "rb").read() == b"two"
+        assert Path(work).read_bytes() == b"two"
         raise ValueError(where)
 
-    with pytest.raises(ValueError, match=where), whole_file(path, check) as work:
-        with open(work, "wb") as file:
-            file.write(b"two")
-        if where == "writing":
-            raise ValueError(where)
+    with pytest.raises(ValueError, match=where):
+        write()
     assert (os.listdir(tmp_path), path.read_bytes()) == (["file"], b"one")
 
 

@@ -326,12 +326,10 @@ def test_a_checkpoint_that_the_disk_gives_back_otherwise_does_not_replace_the_on
 
     before = (two_checkpoints / "checkpoint.pt").read_bytes()
     monkeypatch.setattr(checkpoint, "SealingWriter", Forgetful)
-    with (
-        Checkpoints(two_checkpoints, "", {}) as checkpoints,
-        pytest.raises(InputError, match="not what was written to it; the one before it is intact"),
-    ):
+    with Checkpoints(two_checkpoints, "", {}) as checkpoints:
         checkpoints.save({"weights": torch.zeros(2000)})
-        checkpoints.wait()
+        with pytest.raises(InputError, match="not what was written to it; the one before it is intact"):
+            checkpoints.wait()
     assert (two_checkpoints / "checkpoint.pt").read_bytes() == before
 
 

@@ -66,7 +66,7 @@ def test_weights_that_do_not_fit_the_card(tmp_path, saved):
 @pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
 def test_missing_file(tmp_path, saved, name):
     (tmp_path / name).unlink()
-    with pytest.raises(InputError, match=f"cannot load the model in .*{name}.*Materialize the model again"):
+    with pytest.raises(InputError, match=f"cannot load the model in .*{name}.*materialize the model again"):
         load_model(tmp_path)
 
 
@@ -83,7 +83,7 @@ def test_a_flipped_bit_is_noticed_without_a_record(tmp_path, saved, name):
     content = bytearray(path.read_bytes())
     for place in range(5, len(content), len(content) // 3):
         path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
-        with pytest.raises(DamagedError, match=rf"{name}.*Materialize the model again"):
+        with pytest.raises(DamagedError, match=rf"{name}.*materialize the model again"):
             load_model(tmp_path)
 
 
@@ -99,7 +99,7 @@ def test_truncated_weights(tmp_path, saved, length):
     path = tmp_path / WEIGHTS_FILE
     path.write_bytes(path.read_bytes()[:length])
     for loads in (load_model, read_weights):
-        with pytest.raises(DamagedError, match=r"model.*Materialize the model again"):
+        with pytest.raises(DamagedError, match=r"model.*materialize the model again"):
             loads(tmp_path)
 
 
