@@ -9,7 +9,7 @@ import logging
 import os
 import re
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -193,8 +193,14 @@ def remove_orphans(uri: str) -> None:
                     # Lance looks for orphans of this kind only among files older than all versions.
                     os.utime(path, (0, 0))
         dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
-    except OSError as error:
-        raise cannot_write(uri, error) from error
+    except BaseException as error:
+        if is_damage(error) or "corrupt file" in str(error):
+            # The latest version can be read; damage to an older one is no reason to stop.
+            _logger.warning("Nothing of %s was tidied up, as a version of it is damaged: %s", uri, _brief(error))
+            return
+        if isinstance(error, OSError):
+            raise cannot_write(uri, error) from error
+        raise
 
 
 def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
@@ -224,28 +230,41 @@ def find_table(uri: str) -> lance.LanceDataset | None:
         raise cannot_open(uri, None, error) from error
 
 
-def find_replaceable(uri: str) -> lance.LanceDataset | None:
+def find_replaceable(
+    uri: str, intact: Callable[[lance.LanceDataset], bool] = lambda stored: True
+) -> lance.LanceDataset | None:
     """As :func:`find_table`, for a table that its writer can make again: a damaged one is set aside.
+
+    Args:
+        uri: of the table.
+        intact: whether the latest version holds what was written; it may also raise what reading raises.
 
     Raises:
         InputError: the table cannot be reached, or cannot be moved.
     """
     try:
         found = find_table(uri)
-        if found is not None:
-            # Lance decodes the schema, which holds the facts, when it is first asked for.
-            read_facts(found)
-        return found
+        if found is None:
+            return None
+        # Lance opens a table whose manifest was overwritten with zeros as one without columns.
+        if (
+            found.schema.names
+            and sum(len(batch) for batch in found.to_batches()) == found.count_rows()
+            and intact(found)
+        ):
+            return found
+        reason = "it does not hold what was written"
     except BaseException as error:
         if not is_damage(error):
             raise
-        _logger.warning(
-            "The Lance dataset %s is damaged (%s). It is made again; what was left of it is now at %s.",
-            uri,
-            _brief(error),
-            set_aside(uri),
-        )
-        return None
+        reason = _brief(error)
+    _logger.warning(
+        "The Lance dataset %s is damaged (%s). It is made again; what was left of it is now at %s.",
+        uri,
+        reason,
+        set_aside(uri),
+    )
+    return None
 
 
 def is_damage(error: BaseException) -> bool:
@@ -253,7 +272,7 @@ def is_damage(error: BaseException) -> bool:
     if isinstance(error, InputError):
         return isinstance(error, DamagedError) or (error.__cause__ is not None and is_damage(error.__cause__))
     # A panic of Lance's Rust code is no Exception, and its class cannot be imported.
-    return isinstance(error, ValueError) or type(error).__name__ == "PanicException"
+    return isinstance(error, ValueError | pa.ArrowException) or type(error).__name__ == "PanicException"
 
 
 def set_aside(uri: str) -> str:

@@ -14,6 +14,7 @@ from filelock import FileLock
 from pydantic import Field, field_validator
 
 from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.paths import data_root, make_folder
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 
@@ -128,11 +129,15 @@ class MlflowTracking(dg.ConfigurableResource):
             InputError: in their place.
         """
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (MlflowException, OSError, ImportError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
             todo = "Start the server, or correct MLFLOW_TRACKING_URI"
+            if not self.tracking_uri:
+                require_sound_databases(self._folder / "mlflow.db")
+                todo = f"See that {self._folder} has room and may be written"
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 todo = "Free some space there, or give yourself the right to write"
             raise InputError(
@@ -154,6 +159,8 @@ class MlflowTracking(dg.ConfigurableResource):
 
         for name, value in (_HTTP | _QUIET).items():
             os.environ.setdefault(name, value)
+        if not self.tracking_uri:
+            require_sound_databases(self._folder / "mlflow.db")
         with self.clear_errors(), self._lock():
             client = MlflowClient(self.uri)
             client.search_experiments(max_results=1)

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.paths import data_root, make_folder, project_root
 from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_resources
 
@@ -30,12 +31,13 @@ def serve(port: int, mlflow_port: int, workspace: str | None = None) -> int:
     """Serve both until Ctrl-C, SIGTERM, or the end of one of them; returns the exit status.
 
     Raises:
-        InputError: a port is taken, or a server does not come up or ends by itself.
+        InputError: a port is taken, a database is damaged, or a server does not come up or ends by itself.
     """
     if port == mlflow_port:
         raise InputError(f"both UIs were given port {port}; choose two: make ui PORT=3000 MLFLOW_PORT=5000")
     for number in (port, mlflow_port):
         _require_free(number)
+    require_sound_databases()
     stop = _stop_on_signals()
     tracking = default_resources()["mlflow"]
     tracking.client()
