@@ -155,7 +155,7 @@ def files_of_split(uri: str, version: int, split: str, fingerprint: str) -> pa.T
         raise DamagedError(f"{_not_what_was_stored(uri, version)} ({error})") from error
     if not intact:
         raise DamagedError(_not_what_was_stored(uri, version))
-    return files_to_ingest(files.filter(pc.equal(files["split"], split)))
+    return files_to_ingest(files.filter(pc.field("split") == split))
 
 
 def _not_what_was_stored(uri: str, version: int) -> str:

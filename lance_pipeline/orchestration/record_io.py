@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.commands import materialize_command
+from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.logs import library_warnings
 from lance_pipeline.orchestration.paths import data_root, make_folder
@@ -86,7 +87,14 @@ def _write(path: Path, document: bytes) -> None:
 
 
 def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.EventLogEntry:
-    event = instance.get_latest_materialization_event(key)
+    try:
+        event = instance.get_latest_materialization_event(key)
+    except Exception as error:
+        require_sound_databases()
+        raise DamagedError(
+            f"Dagster's event log cannot tell what {key.to_user_string()} is ({type(error).__name__}: {error}). "
+            f"Run: {materialize_command(key)}"
+        ) from error
     if event is None:
         raise InputError(f"{key.to_user_string()} was never materialized. Run: {materialize_command(key)}")
     return event

@@ -116,6 +116,26 @@ def test_a_table_that_cannot_be_opened_is_set_aside_for_a_new_one(uri, damage, c
         assert Path(f"{uri}.damaged-{turn}", "_versions", latest.name).exists()
 
 
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "delete"])
+def test_a_table_whose_rows_are_lost_is_set_aside_for_a_new_one(uri, damage, caplog):
+    commit_table(uri, SCHEMA, batches([1]), {"turn": 1})
+    (rows,) = Path(uri, "data").iterdir()
+    if damage == "delete":
+        rows.unlink()
+    else:
+        rows.write_bytes(DAMAGES[damage](rows.read_bytes()))
+    assert numbers(commit_table(uri, SCHEMA, batches([7]), {})) == [7]
+    assert f"{uri}.damaged-1" in caplog.text
+
+
+def test_a_table_whose_manifests_are_gone_is_set_aside_for_a_new_one(uri, caplog):
+    commit_table(uri, SCHEMA, batches([1]), {"turn": 1})
+    for path in Path(uri, "_versions").iterdir():
+        path.unlink()
+    assert commit_table(uri, SCHEMA, batches([7]), {}).version == 1
+    assert f"{uri}.damaged-1" in caplog.text
+
+
 def test_a_table_that_may_not_be_read_is_not_set_aside(uri, tmp_path):
     commit_table(uri, SCHEMA, batches([1]), {})
     assert not is_damage(InputError("the store is away"))
