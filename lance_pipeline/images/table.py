@@ -244,14 +244,11 @@ def find_replaceable(
     """
     try:
         found = find_table(uri)
-        if found is None:
+        if found is None and (is_remote(uri) or not os.path.isdir(os.path.join(uri, "_versions"))):
             return None
-        # Lance opens a table whose manifest was overwritten with zeros as one without columns.
-        if (
-            found.schema.names
-            and sum(len(batch) for batch in found.to_batches()) == found.count_rows()
-            and intact(found)
-        ):
+        # Lance takes a table whose manifests were deleted for none, and opens one whose manifest was overwritten with
+        # zeros as one without columns.
+        if found and found.schema.names and _rows(found) == found.count_rows() and intact(found):
             return found
         reason = "it does not hold what was written"
     except BaseException as error:
@@ -265,6 +262,11 @@ def find_replaceable(
         set_aside(uri),
     )
     return None
+
+
+def _rows(stored: lance.LanceDataset) -> int:
+    """How many rows can be read."""
+    return sum(len(batch) for batch in stored.to_batches())
 
 
 def is_damage(error: BaseException) -> bool:

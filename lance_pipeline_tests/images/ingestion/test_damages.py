@@ -1,6 +1,5 @@
 """Damage to what lies beside a split: it is named, and the next ingest ends with all of it whole."""
 
-import shutil
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -8,9 +7,9 @@ from pathlib import Path
 import lance
 import pytest
 
-from lance_pipeline.images import ingest_split
+from lance_pipeline.images import IngestReport, ingest_split
 from lance_pipeline.images.ingest import Watch
-from lance_pipeline.images.ingestion.quarantine import Limits, rejected_uri
+from lance_pipeline.images.ingestion.quarantine import Limits
 from lance_pipeline_tests.image_folders import write_image_folder
 
 
@@ -28,18 +27,15 @@ DAMAGES: dict[str, Callable[[bytes], bytes] | None] = {
 LIMITS = Limits(max_rejected_fraction=0.5)
 
 
-@pytest.fixture(scope="module")
-def kept(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("kept")
-    write_image_folder(folder / "raw", {"train": {"cat": 3, "dog": 3}})
-    (folder / "raw" / "train" / "cat" / "broken.png").write_bytes(b"no image")
-    ingest_split(str(folder / "raw"), "train", str(folder / "train.lance"), limits=LIMITS)
-    return folder
+@pytest.fixture
+def ingested(tmp_path) -> IngestReport:
+    write_image_folder(tmp_path / "raw", {"train": {"cat": 3, "dog": 3}})
+    (tmp_path / "raw" / "train" / "cat" / "broken.png").write_bytes(b"no image")
+    return ingest_split(str(tmp_path / "raw"), "train", str(tmp_path / "train.lance"), limits=LIMITS)
 
 
-def damaged(kept: Path, folder: Path, pattern: str, damage: str) -> Path:
-    """A copy of what is kept with these files damaged; returns the last of them."""
-    shutil.copytree(kept, folder, dirs_exist_ok=True)
+def damaged(folder: Path, pattern: str, damage: str) -> Path:
+    """Damage the files of a pattern; returns the last of them."""
     paths = sorted(folder.glob(pattern))
     for path in paths:
         if change := DAMAGES[damage]:
@@ -50,22 +46,21 @@ def damaged(kept: Path, folder: Path, pattern: str, damage: str) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_a_damaged_memory_held_is_read_again(kept, tmp_path, damage, caplog):
-    path = damaged(kept, tmp_path, "train_seen/step-*", damage)
+def test_what_a_damaged_memory_held_is_read_again(ingested, tmp_path, damage, caplog):
+    path = damaged(tmp_path, "train_seen/step-*", damage)
     read = []
     watch = Watch(progress=lambda done, total: read.append(total))
-    again = ingest_split(str(tmp_path / "raw"), "train", str(tmp_path / "train.lance"), limits=LIMITS, watch=watch)
+    again = ingest_split(str(tmp_path / "raw"), "train", ingested.uri, limits=LIMITS, watch=watch)
     assert (again.version, again.rows, again.rejected, read[0]) == (1, 6, 1, 7)
     assert (str(path) in caplog.text) == (damage != "delete")
 
 
 @pytest.mark.parametrize("part", ["data/*.lance", "_versions/*.manifest"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_quarantine_is_replaced(kept, tmp_path, damage, part, caplog):
-    damaged(kept, tmp_path, f"train_rejected.lance/{part}", damage)
-    target = str(tmp_path / "train.lance")
-    again = ingest_split(str(tmp_path / "raw"), "train", target, limits=LIMITS)
-    expected = lance.dataset(rejected_uri(str(kept / "train.lance"))).to_table()
+def test_a_damaged_quarantine_is_replaced(ingested, tmp_path, damage, part, caplog):
+    expected = lance.dataset(ingested.rejected_uri).to_table()
+    damaged(tmp_path, f"train_rejected.lance/{part}", damage)
+    again = ingest_split(str(tmp_path / "raw"), "train", ingested.uri, limits=LIMITS)
     assert lance.dataset(again.rejected_uri, again.rejected_version).to_table() == expected
     # Not each flipped bit says anything.
     aside = Path(f"{again.rejected_uri}.damaged-1")
