@@ -119,7 +119,11 @@ def training_project(root: Path, epochs: int = EPOCHS) -> Project:
     write_small_project(root)
     # Devices are held for each temporary folder: no other test's training is waited for. Its path must be short, for
     # sockets are made there.
-    variables = {"TMPDIR": tempfile.mkdtemp(), "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    variables = {
+        "TMPDIR": tempfile.mkdtemp(),
+        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
+        "PYTHONUNBUFFERED": "1",
+    }
     project = Project(new_shell(root, root / "data", variables))
     project.defs.write_text(project.defs.read_text().replace("epochs: 2", f"epochs: {epochs}"))
     project.materialize("raw_images", "lance_train", "lance_val")

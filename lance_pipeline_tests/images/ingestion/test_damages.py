@@ -1,6 +1,6 @@
 """Damage to what lies beside a split: it is named, and the next ingest ends with all of it whole."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -18,7 +18,7 @@ def _flip(data: bytes, place: float) -> bytes:
     return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
 
 
-DAMAGES: dict[str, Callable[[bytes], bytes] | None] = {
+DAMAGES: Mapping[str, Callable[[bytes], bytes] | None] = {
     "cut": lambda data: data[: len(data) // 2],
     "zero": lambda data: bytes(len(data)),
     "empty": lambda data: b"",
