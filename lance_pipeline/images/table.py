@@ -248,7 +248,7 @@ def find_replaceable(
             return None
         # Lance takes a table whose manifests were deleted for none, and opens one whose manifest was overwritten with
         # zeros as one without columns.
-        if found and found.schema.names and _rows(found) == found.count_rows() and intact(found):
+        if found is not None and found.schema.names and _rows(found) == found.count_rows() and intact(found):
             return found
         reason = "it does not hold what was written"
     except BaseException as error:

@@ -28,8 +28,12 @@ def library_warnings(log: dg.DagsterLogManager) -> Iterator[None]:
         log: the step's.
     """
     logger, handler = logging.getLogger("lance_pipeline"), _StepLog(log)
+    level = logger.level
     logger.addHandler(handler)
+    # The root logger's does not count: mlflow.pytorch sets it to ERROR when it is imported.
+    logger.setLevel(logging.WARNING)
     try:
         yield
     finally:
         logger.removeHandler(handler)
+        logger.setLevel(level)

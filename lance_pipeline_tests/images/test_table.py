@@ -142,3 +142,10 @@ def test_a_table_that_may_not_be_read_is_not_set_aside(uri, tmp_path):
     assert not is_damage(PermissionError("not yours"))
     assert find_replaceable(uri) is not None
     assert not list(tmp_path.rglob("*.damaged-*"))
+
+
+def test_a_table_without_rows_is_sound(uri, caplog):
+    assert commit_table(uri, SCHEMA, batches(), {"turn": 1}).version == 1
+    assert find_replaceable(uri) is not None
+    assert commit_table(uri, SCHEMA, batches(), {"turn": 2}).version == 2
+    assert caplog.text == ""
