@@ -22,6 +22,8 @@ def main() -> int:
         action="store_true",
         help="write damaged rows again from their image files or, given a path, restore them from older versions",
     )
+    databases = commands.add_parser("databases", help="tell whether the databases of Dagster and MLflow are damaged")
+    databases.add_argument("--replace", action="store_true", help="move damaged ones aside for empty ones")
     ui = commands.add_parser("ui", help="serve Dagster, MLflow and reports on one port of loopback until Ctrl-C")
     ui.add_argument("--port", type=int, default=3000, help="the port (default: %(default)s)")
     ui.add_argument("--workspace", default=None, help="a workspace.yaml (default: the project's)")
@@ -48,6 +50,10 @@ def main() -> int:
             from lance_pipeline.orchestration.reproduction import reproduce as reproduced
 
             return 0 if reproduced(arguments.run_id) else 1
+        if arguments.command == "databases":
+            from lance_pipeline.orchestration.databases import check_databases
+
+            return 0 if check_databases(replace=arguments.replace) else 1
         if arguments.command == "verify":
             from lance_pipeline.orchestration.verify import verify as verified
 

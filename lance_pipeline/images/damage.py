@@ -11,6 +11,7 @@ from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.images.object_store import CHECK_STORE, is_remote
 
 _LONGEST = 500
+_NO_ACCESS = ("permission denied", "too many open files")
 # What Lance and Arrow raise when they read bytes that make no sense.
 _UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, pa.ArrowException)
 
@@ -25,12 +26,20 @@ def is_unreadable(error: BaseException) -> bool:
     return isinstance(error, _UNREADABLE) or type(error).__name__ == "PanicException"
 
 
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that a file does not hold what was written to it, and not that it cannot be reached."""
+    if isinstance(error, InputError):
+        return isinstance(error, DamagedError) or (error.__cause__ is not None and is_damage(error.__cause__))
+    return isinstance(error, ValueError | pa.ArrowException) or type(error).__name__ == "PanicException"
+
+
 @contextmanager
 def reading(uri: str, version: int | None) -> Iterator[None]:
     """Name the table in errors of reading it.
 
     Raises:
-        DamagedError: a file of the table is missing or damaged, or the object store fails.
+        DamagedError: a file of the table is missing or damaged.
+        InputError: it may not be read, or the object store fails.
     """
     try:
         yield
@@ -59,13 +68,20 @@ def damaged_set(uri: str, version: int, what: str) -> DamagedError:
     )
 
 
-def unreadable(uri: str, version: int | None, error: BaseException) -> DamagedError:
-    """The error for a table that cannot be read."""
+def unreadable(uri: str, version: int | None, error: BaseException) -> InputError:
+    """The error for a table that cannot be read: a DamagedError, but where access to it is at fault."""
     which = "the latest version" if version is None else f"version {version}"
-    store = f" {CHECK_STORE}; if the store is up:" if is_remote(uri) else ""
+    failure = f"cannot read {which} of the Lance dataset {uri}: {brief(error)}."
+    if any(sign in str(error).lower() for sign in _NO_ACCESS):
+        return InputError(f"{failure} Give yourself the right to read it, and run again.")
+    if is_remote(uri):
+        return InputError(
+            f"{failure} {CHECK_STORE}. If the store is up, a file may be damaged; to see which, run: "
+            f"{verify_command(uri)}"
+        )
     return DamagedError(
-        f"cannot read {which} of the Lance dataset {uri}: {brief(error)}. A file is missing or damaged.{store} "
-        f"To see what is damaged and how to repair it, run: {verify_command(uri)}"
+        f"{failure} A file is missing or damaged. To see what is damaged and how to repair it, run: "
+        f"{verify_command(uri)}"
     )
 
 

@@ -4,14 +4,23 @@ import hashlib
 import os
 from dataclasses import dataclass, field
 
+import lance
 import pyarrow as pa
+import pyarrow.compute as pc
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.images.columns import slices_of
 from lance_pipeline.images.locking import locked
 from lance_pipeline.images.object_store import is_remote, join_uri
 from lance_pipeline.images.scanning import LISTING_SCHEMA, FolderScan, folder_exists, subfolders
-from lance_pipeline.images.table import commit_table, find_table, open_table, read_facts, remove_orphans
+from lance_pipeline.images.table import (
+    commit_table,
+    find_replaceable,
+    is_damage,
+    open_table,
+    read_facts,
+    remove_orphans,
+)
 
 UNSPLIT = ""
 """The split of a file that is not assigned to one before its pixels are seen."""
@@ -50,14 +59,7 @@ class Listing:
 
     def fingerprint(self) -> str:
         """Changes with any file's split, label, path, size or time."""
-        digest = hashlib.sha256()
-        for name in ("split", "label", "path"):
-            for number, texts in enumerate(slices_of(self.files[name])):
-                # No name holds a NUL, so that names cannot run together.
-                digest.update(b"\0" * bool(number) + "\0".join(texts).encode())
-        for name in ("size", "mtime_ns"):
-            digest.update(self.files[name].to_numpy().tobytes())
-        return digest.hexdigest()
+        return _fingerprint(self.files)
 
 
 def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
@@ -113,27 +115,71 @@ def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
 def store_listing(listing: Listing, uri: str) -> tuple[int, str]:
     """Keep the listing as a Lance dataset; returns its version, new only if it changed, and fingerprint.
 
+    A damaged one is replaced.
+
     Raises:
         InputError: the dataset cannot be written.
     """
     fingerprint = listing.fingerprint()
     facts = {"fingerprint": fingerprint, "root": listing.root, "classes": listing.classes}
     with locked([uri]):
-        kept = find_table(uri)
-        if kept is None or read_facts(kept).get("fingerprint") != fingerprint:
+        kept = find_replaceable(uri, _is_intact)
+        if kept is None or read_facts(kept)["fingerprint"] != fingerprint:
             kept = commit_table(uri, LISTING_SCHEMA, listing.files.to_batches(), facts)
         # Of a run that was killed, even if what it found has changed back since.
         remove_orphans(uri)
     return kept.version, fingerprint
 
 
-def files_of_split(uri: str, version: int, split: str) -> pa.Table:
+def files_of_split(uri: str, version: int, split: str, fingerprint: str) -> pa.Table:
     """One split's files of a stored listing, as :func:`files_to_ingest`.
 
+    Args:
+        uri: the listing.
+        version: of the listing.
+        split: the split.
+        fingerprint: of the whole listing, as :func:`store_listing` gave it.
+
     Raises:
+        DamagedError: the listing is not what was stored.
         InputError: no such listing is at ``uri``.
     """
-    return files_to_ingest(open_table(uri, version).to_table(columns=_INGESTED, filter=f"split = '{split}'"))
+    try:
+        files = _files(open_table(uri, version))
+        intact = _fingerprint(files) == fingerprint
+    except BaseException as error:
+        if not is_damage(error):
+            raise
+        raise DamagedError(f"{_not_what_was_stored(uri, version)} ({error})") from error
+    if not intact:
+        raise DamagedError(_not_what_was_stored(uri, version))
+    return files_to_ingest(files.filter(pc.field("split") == split))
+
+
+def _not_what_was_stored(uri: str, version: int) -> str:
+    return (
+        f"version {version} of the listing {uri} is damaged or gone. Materialize raw_images again, which lists the "
+        "images and replaces it"
+    )
+
+
+def _is_intact(stored: lance.LanceDataset) -> bool:
+    return _fingerprint(_files(stored)) == read_facts(stored).get("fingerprint")
+
+
+def _files(stored: lance.LanceDataset) -> pa.Table:
+    return stored.to_table(columns=LISTING_SCHEMA.names).cast(LISTING_SCHEMA)
+
+
+def _fingerprint(files: pa.Table) -> str:
+    digest = hashlib.sha256()
+    for name in ("split", "label", "path"):
+        for number, texts in enumerate(slices_of(files[name])):
+            # No name holds a NUL, so that names cannot run together.
+            digest.update(b"\0" * bool(number) + "\0".join(texts).encode())
+    for name in ("size", "mtime_ns"):
+        digest.update(files[name].to_numpy().tobytes())
+    return digest.hexdigest()
 
 
 def files_to_ingest(files: pa.Table) -> pa.Table:

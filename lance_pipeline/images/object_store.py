@@ -12,9 +12,8 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage import whole_files
 
-TEMPORARY = ".tmp"
-"""How the name of a file ends that is not yet whole."""
 # A store that restarts is away for longer than Lance's two or three seconds of patience.
 _RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
 # With Arrow's waits, each twice as long as the one before: 25 seconds in all.
@@ -77,17 +76,13 @@ def write_whole(uri: str, data: bytes | pa.Buffer) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    store, path = filesystem(uri)
-    if is_remote(uri):
-        # Even an error would publish what was written before it: hence in one go.
-        with store.open_output_stream(path) as stream:
-            stream.write(data)
+    if not is_remote(uri):
+        whole_files.write_whole(uri, memoryview(data))
         return
-    store.create_dir(os.path.dirname(path))
-    work = path + TEMPORARY
-    with store.open_output_stream(work) as stream:
+    store, path = filesystem(uri)
+    # Even an error would publish what was written before it: hence in one go.
+    with store.open_output_stream(path) as stream:
         stream.write(data)
-    store.move(work, path)
 
 
 def _s3() -> pafs.FileSystem:

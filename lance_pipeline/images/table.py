@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from itertools import count
 from typing import Any
@@ -24,10 +24,8 @@ from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
 from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.images.damage import brief, is_unreadable, reading, unreadable, verify_command
+from lance_pipeline.images.damage import brief, is_damage, is_unreadable, reading, unreadable, verify_command
 from lance_pipeline.images.object_store import (
-    CHECK_STORE,
-    TEMPORARY,
     filesystem,
     is_remote,
     join_uri,
@@ -35,6 +33,7 @@ from lance_pipeline.images.object_store import (
     storage_options,
     write_whole,
 )
+from lance_pipeline.storage.whole_files import TEMPORARY
 
 _logger = logging.getLogger(__name__)
 FACTS_KEY, _DIGEST_KEY = b"lance_pipeline", b"lance_pipeline_xxh3"
@@ -202,8 +201,14 @@ def remove_orphans(uri: str) -> None:
                     # Lance looks for orphans of this kind only among files older than all versions.
                     os.utime(path, (0, 0))
         dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
-    except OSError as error:
-        raise cannot_write(uri, error) from error
+    except BaseException as error:
+        if is_damage(error) or "corrupt file" in str(error):
+            # The latest version can be read; damage to an older one is no reason to stop.
+            _logger.warning("Nothing of %s was tidied up, as a version of it is damaged: %s", uri, brief(error))
+            return
+        if isinstance(error, OSError):
+            raise cannot_write(uri, error) from error
+        raise
 
 
 def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
@@ -259,22 +264,6 @@ def is_table(uri: str) -> bool:
     return any(os.path.isdir(os.path.join(uri, name)) for name in ("_versions", "data"))
 
 
-def find_replaceable(uri: str) -> lance.LanceDataset | None:
-    """As :func:`find_table`, for a table that its writer can make again: a damaged one is set aside.
-
-    Raises:
-        InputError: the table cannot be reached, or cannot be moved.
-    """
-    try:
-        found = find_table(uri)
-        if found is not None:
-            read_facts(found)
-        return found
-    except DamagedError as error:
-        _logger.warning("%s It is made again; what is left of it is now at %s.", error, set_aside(uri))
-        return None
-
-
 def set_aside(uri: str) -> str:
     """Move a damaged table out of the way of a new one; returns where it is now, ``<uri>.damaged-<n>``.
 
@@ -304,6 +293,45 @@ def free_place(uri: str) -> str:
     return next(place for place in places if store.get_file_info(filesystem(place)[1]).type == _NOT_FOUND)
 
 
+def find_replaceable(
+    uri: str, intact: Callable[[lance.LanceDataset], bool] = lambda stored: True
+) -> lance.LanceDataset | None:
+    """As :func:`find_table`, for a table that its writer can make again: a damaged one is set aside.
+
+    Args:
+        uri: of the table.
+        intact: whether the latest version holds what was written; it may also raise what reading raises.
+
+    Raises:
+        InputError: the table cannot be reached, or cannot be moved.
+    """
+    try:
+        found = find_table(uri)
+        if found is None and (is_remote(uri) or not os.path.isdir(os.path.join(uri, "_versions"))):
+            return None
+        # Lance takes a table whose manifests were deleted for none, and opens one whose manifest was overwritten with
+        # zeros as one without columns.
+        if found is not None and found.schema.names and _rows(found) == found.count_rows() and intact(found):
+            return found
+        reason = "it does not hold what was written"
+    except BaseException as error:
+        if not is_damage(error):
+            raise
+        reason = brief(error)
+    _logger.warning(
+        "The Lance dataset %s is damaged (%s). It is made again; what was left of it is now at %s.",
+        uri,
+        reason,
+        set_aside(uri),
+    )
+    return None
+
+
+def _rows(stored: lance.LanceDataset) -> int:
+    """How many rows can be read."""
+    return sum(len(batch) for batch in stored.to_batches())
+
+
 def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
     """Open the dataset at ``uri``, at ``version`` or the latest.
 
@@ -323,8 +351,6 @@ def _opened(uri: str, version: int | None) -> lance.LanceDataset:
             raise
         if "not found" in str(error).lower() and isinstance(error, ValueError | FileNotFoundError):
             raise TableNotFoundError(uri, version) from error
-        if is_remote(uri):
-            raise _unreachable(uri, error) from error
         raise unreadable(uri, version, error) from error
     if dataset.version < 1:
         # What Lance makes of a manifest of zeros.
@@ -348,13 +374,6 @@ def make_parent(uri: str) -> None:
     """
     if not is_remote(uri):
         os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
-
-
-def _unreachable(uri: str, error: BaseException) -> InputError:
-    return InputError(
-        f"cannot open the Lance dataset {uri}: {brief(error)}. {CHECK_STORE}. If the store is up, a file may be "
-        f"damaged; to see which, run: {verify_command(uri)}"
-    )
 
 
 def cannot_write(uri: str, error: Exception) -> InputError:

@@ -12,6 +12,7 @@ import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
 from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_folder
 from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.orchestration.tracked_run import TrackedRun
@@ -156,11 +157,15 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
             InputError: in their place.
         """
         from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
 
         try:
             yield
-        except (MlflowException, OSError, ImportError) as error:
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
             todo = "Start the server, or correct MLFLOW_TRACKING_URI"
+            if not self._given:
+                require_sound_databases(self._folder / "mlflow.db")
+                todo = f"See that {self._folder} has room and may be written"
             if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
                 todo = "Free some space there, or give yourself the right to write"
             raise InputError(
@@ -181,6 +186,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
 
         for name, value in (_HTTP | _QUIET).items():
             os.environ.setdefault(name, value)
+        if not self._given:
+            require_sound_databases(self._folder / "mlflow.db")
         with self.clear_errors(), self._lock():
             client = MlflowClient(self._uri())
             client.search_experiments(max_results=1)

@@ -1,27 +1,36 @@
 """The IO manager of records."""
 
-import os
+import json
+import logging
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
 from pydantic import ValidationError
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.orchestration.commands import materialize_command
+from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.failures import clear_failures
+from lance_pipeline.orchestration.logs import library_warnings
 from lance_pipeline.orchestration.paths import data_root, make_folder
 from lance_pipeline.orchestration.records import Record, TableVersion
 from lance_pipeline.orchestration.settled import Settled
+from lance_pipeline.storage import sealed
+from lance_pipeline.storage.whole_files import write_whole
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
+_logger = logging.getLogger(__name__)
+_METADATA = "record"
 
 
 class RecordIOManager(Settled, dg.ConfigurableIOManager):
-    """Keeps each asset's record as ``<folder>/<asset key>/<run id>.json``.
+    """Keeps each asset's record as ``<folder>/<asset key>/<run id>.json``, and in the materialization's metadata.
 
-    The Lance versions that an asset's latest record names are tagged, so that no clean-up removes
-    them. An input is the current run's record, or else that of the asset's latest materialization in the
-    event log: what the lineage shows, never simply the newest file.
+    A record whose file is damaged or gone is restored from the metadata. The Lance versions that an asset's latest
+    record names are tagged, so that no clean-up removes them. An input is the current run's record, or else that of
+    the asset's latest materialization in the event log: what the lineage shows, never simply the newest file.
     """
 
     folder: str | None = None
@@ -33,23 +42,18 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
 
     def handle_output(self, context: dg.OutputContext, obj: Record) -> None:
         """Write the record, whole or not at all."""
-        path = self._path(context.asset_key, context.run_id)
-        work = path.with_suffix(".tmp")
+        path, document = self._path(context.asset_key, context.run_id), obj.to_json()
         with clear_failures():
-            make_folder(path.parent)
-            try:
-                work.write_text(obj.model_dump_json(indent=2) + "\n")
-                os.replace(work, path)
-            except OSError as error:
-                raise InputError(f"cannot write the record {path}: {error.strerror}. Free some space.") from error
+            _write(path, document)
             _keep_tables(context.asset_key, obj)
+        context.add_output_metadata({_METADATA: dg.MetadataValue.json(json.loads(document))})
 
     def load_input(self, context: dg.InputContext) -> Record:
         """Read the record for an asset's parameter, by the parameter's type."""
         record_type = context.dagster_type.typing_type
         if not (isinstance(record_type, type) and issubclass(record_type, Record)):
             raise TypeError(f"the parameter for {context.asset_key.to_user_string()} must be annotated with its record")
-        with clear_failures():
+        with clear_failures(), library_warnings(context.log):
             return self.read(context.instance, context.asset_key, record_type, context.step_context.run_id)
 
     def read(
@@ -58,24 +62,73 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
         """The record of ``key`` from the given run, or else from its latest materialization.
 
         Raises:
-            InputError: the asset was never materialized, or its record is gone.
+            InputError: the asset was never materialized, or its record cannot be had.
         """
         if run_id is None or not self._path(key, run_id).is_file():
-            event = instance.get_latest_materialization_event(key)
-            name = key.to_user_string()
-            if event is None:
-                raise InputError(
-                    f"{name} was never materialized. Run: dagster asset materialize -m lance_pipeline.definitions "
-                    f"--select 'key:\"{name}\"'"
-                )
-            run_id = event.run_id
+            run_id = _latest(instance, key).run_id
+        path = self._path(key, run_id)
         try:
-            return record_type.model_validate_json(self._path(key, run_id).read_text())
-        except (OSError, ValidationError) as error:
-            raise InputError(
-                f"the record of {key.to_user_string()} in {self._path(key, run_id)} is gone or of another version: "
-                f"{error}. Materialize the asset again."
-            ) from error
+            return _parsed(path.read_bytes(), str(path), record_type)
+        except (OSError, DamagedError) as error:
+            reason = f"cannot read the record {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
+            restored = _from_metadata(instance, key, run_id, record_type)
+            if restored is None:
+                raise DamagedError(f"{reason}. Run: {materialize_command(key)}") from error
+        _logger.warning("%s. It is restored from the metadata of the materialization.", reason)
+        _write(path, restored.to_json())
+        return restored
+
+
+def _write(path: Path, document: bytes) -> None:
+    make_folder(path.parent)
+    try:
+        write_whole(path, document)
+    except OSError as error:
+        raise InputError(f"cannot write the record {path}: {error.strerror}. Free some space.") from error
+
+
+def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.EventLogEntry:
+    try:
+        event = instance.get_latest_materialization_event(key)
+    except Exception as error:
+        require_sound_databases()
+        raise DamagedError(
+            f"Dagster's event log cannot tell what {key.to_user_string()} is ({type(error).__name__}: {error}). "
+            f"Run: {materialize_command(key)}"
+        ) from error
+    if event is None:
+        raise InputError(f"{key.to_user_string()} was never materialized. Run: {materialize_command(key)}")
+    return event
+
+
+def _from_metadata(
+    instance: dg.DagsterInstance, key: dg.AssetKey, run_id: str, record_type: type[AnyRecord]
+) -> AnyRecord | None:
+    """The record in the metadata of the latest materialization, where that is of this run and has an intact one."""
+    event = _latest(instance, key)
+    made = event.asset_materialization
+    if event.run_id != run_id or made is None or _METADATA not in made.metadata:
+        return None
+    document = json.dumps(made.metadata[_METADATA].value).encode()
+    with suppress(DamagedError):
+        return _parsed(document, f"the materialization of {key.to_user_string()}", record_type)
+    return None
+
+
+def _parsed(document: bytes, where: str, record_type: type[AnyRecord]) -> AnyRecord:
+    """The record in a document.
+
+    Raises:
+        DamagedError: the document is not what was written, or none of this type.
+        InputError: a later version of this package has written it.
+    """
+    fields = sealed.from_json(document, where).fields
+    try:
+        return record_type.model_validate(fields, extra="ignore")
+    except ValidationError as error:
+        raise DamagedError(
+            f"{where} is no {record_type.__name__} of this version of lance-pipeline: {error}"
+        ) from error
 
 
 def _keep_tables(key: dg.AssetKey, record: Record) -> None:

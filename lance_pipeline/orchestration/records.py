@@ -1,17 +1,26 @@
 """The records that flow between assets: where a thing is and which version, never its bytes."""
 
+import json
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.storage import sealed
 from lance_pipeline.training.recipe import Recipe
 
 
 class Record(BaseModel):
-    """What an asset hands on; kept as JSON, one file for each asset and run."""
+    """What an asset hands on; kept as JSON, one file for each asset and run.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    Fields that a later version has added are ignored.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    def to_json(self) -> bytes:
+        """The record as a document with a format number and a digest."""
+        return sealed.to_json(json.loads(self.model_dump_json()))
 
 
 class TableVersion(Record):

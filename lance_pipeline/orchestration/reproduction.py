@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from lance_pipeline.display import printable
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.records import Training
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.training_log import MODEL_FOLDER, TRAINING_FILE
+from lance_pipeline.storage import sealed
 
 if TYPE_CHECKING:
     import torch
@@ -54,21 +55,43 @@ def _kept(run: TrackedRun) -> tuple[Training, "Weights"]:
     """The record of the training, and its weights."""
     from mlflow.exceptions import MlflowException
 
-    from lance_pipeline.training.weights import read_weights
-
     with tempfile.TemporaryDirectory() as folder:
         try:
-            path = run.client.download_artifacts(run.run_id, TRAINING_FILE, folder)
-            training = Training.model_validate_json(Path(path).read_bytes())
-            return training, read_weights(
-                Path(run.client.download_artifacts(run.run_id, MODEL_FOLDER, folder)), training.sha256
-            )
-        except (MlflowException, OSError, ValidationError) as error:
+            path = Path(run.client.download_artifacts(run.run_id, TRAINING_FILE, folder))
+            training = Training.model_validate(sealed.from_json(path.read_bytes(), TRAINING_FILE).fields)
+            return training, _weights(run, training, folder)
+        except (MlflowException, OSError, ValidationError, DamagedError) as error:
             raise InputError(
                 f"the MLflow run {run.run_id} has no {TRAINING_FILE} and {MODEL_FOLDER} that can be read: {error}. "
                 "Expected the run of a finished training of this version; `python -m lance_pipeline summary <dataset>` "
-                "names the latest."
+                "names the latest. Where that is this one, materialize the model again: its new run has them."
             ) from error
+
+
+def _weights(run: TrackedRun, training: Training, folder: str) -> "Weights":
+    """The weights as MLflow keeps them, or where those are damaged or gone as the model's folder does.
+
+    Raises:
+        DamagedError: both are damaged or gone.
+        MlflowException: both are, as MLflow says it.
+        OSError: likewise.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from lance_pipeline.training.weights import read_weights
+
+    try:
+        return read_weights(Path(run.client.download_artifacts(run.run_id, MODEL_FOLDER, folder)), training.sha256)
+    except (MlflowException, OSError, DamagedError) as damaged:
+        tags = run.client.get_run(run.run_id).data.tags
+        dataset = tags.get("dagster.asset_key", "").split("/")[0]
+        local = default_resources()["lance_store"].model_folder(dataset, tags.get("dagster.run_id", ""))
+        try:
+            weights = read_weights(local, training.sha256)
+        except DamagedError:
+            raise damaged from None
+        print(f"{damaged} Those in {local} are used.")
+        return weights
 
 
 def _device(gpu: "GpuResource", then: Training, run_id: str) -> "AbstractContextManager[Device]":

@@ -1,4 +1,4 @@
-"""Whether a training goes on from a checkpoint or begins anew."""
+"""Whether a training resumes from a checkpoint or starts from scratch."""
 
 import hashlib
 import json
@@ -26,10 +26,10 @@ def checkpoints_to_use(
     fresh: bool,
     every: float,
 ) -> "Checkpoints":
-    """Those of the interrupted training where it can go on, else of one that begins; the log says which and why.
+    """Those of the interrupted training where it can resume, else of one that begins; the log says which and why.
 
     Each identity has a folder of its own. When a training begins, that of the latest other one stays, if it has not
-    ended: with the settings and the data of then it still goes on.
+    ended: with the settings and the data of then it can still resume.
 
     Args:
         context: of the step that trains.
@@ -40,19 +40,24 @@ def checkpoints_to_use(
         every: seconds between two checkpoints.
 
     Raises:
-        InputError: the checkpoint cannot be read, or none can be written.
+        InputError: the checkpoint may not be read, or none can be written.
     """
     from lance_pipeline.training.checkpoint import Checkpoints, differences
     from lance_pipeline.training.environment import environment
 
     own, now = folder / _digest(identity), environment(device)
+    there_was = any(own.glob("*.pt"))
     found = _found(own, fresh=fresh)
     reasons = _reasons_to_begin(context, found, identity, fresh=fresh)
+    if there_was and found is None and not fresh:
+        reasons = ["no checkpoint of it is intact"]
     if found is None or reasons:
         others = _others_unfinished(context, folder, own)
         latest = next(iter(others.values()), None)
         reasons = reasons or _reasons_to_begin(context, latest, identity, fresh=fresh)
-        context.log.info(printable(f"Trains anew: {'; '.join(reasons)}" if reasons else "Trains anew"))
+        context.log.info(
+            printable(f"Starting from scratch: {'; '.join(reasons)}" if reasons else "Starting from scratch")
+        )
         kept = next((path for path, other in others.items() if other.state is not None), None)
         for path in folder.glob("*/"):
             if path not in (own, kept):
@@ -60,7 +65,7 @@ def checkpoints_to_use(
         return Checkpoints.begun(own, identity, environments=[now], every=every)
     changes = differences(found.environments[-1], now)
     where = f", in another environment: {'; '.join(changes)}" if changes else ""
-    context.log.info(printable(f"Goes on with the interrupted training {found.training_id}{where}"))
+    context.log.info(printable(f"Resuming training {found.training_id}{where}"))
     environments = [*found.environments, now] if changes else found.environments
     return Checkpoints(own, found.training_id, identity, environments, found.state, every)
 

@@ -7,6 +7,7 @@ import dagster as dg
 
 from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.record_io import RecordIOManager
@@ -18,9 +19,10 @@ def print_summary(dataset: str) -> None:
     """Print accuracy, rows, and where everything lies.
 
     Raises:
-        InputError: an asset of the dataset was never materialized.
+        InputError: an asset of the dataset was never materialized, or a database or record is damaged.
     """
     os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
+    require_sound_databases()
     resources = default_resources()
     records: RecordIOManager = resources["io_manager"]
     with dg.DagsterInstance.get() as instance:

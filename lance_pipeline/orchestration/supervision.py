@@ -10,6 +10,8 @@ from contextlib import contextmanager, nullcontext
 
 import dagster as dg
 
+from lance_pipeline.orchestration.logs import library_warnings
+
 _logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # The watcher looks for the executor, and at the run's status, this often, in seconds.
@@ -28,7 +30,8 @@ def supervised(context: dg.AssetExecutionContext) -> Iterator[Callable[[], str |
     For code that looks at this regularly, and raises ``Stopped`` when it has saved what it needs to go on. Within,
     SIGINT and SIGTERM set the reason and do nothing else, however often they come: Ctrl-C reaches a step twice, from
     the terminal and from its executor. A lost executor sets it too, and a run that was ended from outside. What must
-    not be cut short belongs within. Signals are left alone where the step does not run in the main thread.
+    not be cut short belongs within. Signals are left alone where the step does not run in the main thread. The step's
+    log shows the library's warnings.
 
     Args:
         context: the step's.
@@ -39,7 +42,7 @@ def supervised(context: dg.AssetExecutionContext) -> Iterator[Callable[[], str |
         for number in _SIGNALS:
             before[number] = signal.signal(number, lambda number, _: reasons.append(signal.Signals(number).name))
     try:
-        with _watched(context, reasons.append):
+        with library_warnings(context.log), _watched(context, reasons.append):
             yield lambda: reasons[0] if reasons else None
     finally:
         for number, handler in before.items():
@@ -51,7 +54,7 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
     """Interrupts the step where it is, as Ctrl-C does, if its executor is lost or its run ended from outside.
 
     For code that looks at nothing and may be cut short anywhere. Where the step does not run in the main thread
-    nothing can interrupt it.
+    nothing can interrupt it. The step's log shows the library's warnings.
 
     Args:
         context: the step's.
@@ -67,7 +70,7 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
             # Dagster's handler turns it into its exception.
             os.kill(os.getpid(), signal.SIGINT)
 
-    with _watched(context, interrupt) if _in_main_thread() else nullcontext():
+    with library_warnings(context.log), _watched(context, interrupt) if _in_main_thread() else nullcontext():
         yield
 
 

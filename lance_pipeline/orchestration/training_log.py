@@ -48,7 +48,7 @@ def log_training(run: TrackedRun, name: str, training: Training, folder: Path, b
     run.log_folder(folder, MODEL_FOLDER)
     model_id = _log_model(run, name, training, folder, best)
     # The last, as all that it is about is there now.
-    run.log_file(training.model_dump_json(indent=2).encode(), TRAINING_FILE)
+    run.log_file(training.to_json(), TRAINING_FILE)
     return f"models:/{model_id}"
 
 

@@ -1,7 +1,8 @@
 """Where a training stands, on disk: so that whatever ends it, it goes on from there."""
 
+import errno
+import logging
 import os
-import pickle
 import shutil
 import time
 import uuid
@@ -14,13 +15,15 @@ from typing import Any, Self
 
 import torch
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.storage.sealed import SealingWriter, file_is_intact
+from lance_pipeline.storage.whole_files import whole_file
 from lance_pipeline.training.occupancy import held
 
-_FILE = "checkpoint.pt"
-_WORK = f".{_FILE}"
-# Of what is in the file.
-_FORMAT = 2
+_logger = logging.getLogger(__name__)
+_FILE, _PREVIOUS = "checkpoint.pt", "previous.pt"
+# Of what is in the file. Since format 3 it ends in a seal.
+_FORMAT = 3
 
 
 @dataclass(frozen=True)
@@ -45,8 +48,10 @@ class Progress:
 class Checkpoints:
     """The latest checkpoint of a training, in a folder that only one training may use at a time.
 
-    A checkpoint is one file, replaced as a whole once the new one is safely on the disk; a thread does it while the
-    training goes on. It holds no more than tensors and plain values, and is read by torch's restricted loader.
+    A checkpoint is one file, which ends in a digest of all of it. A new one is written beside the latest, read back
+    from the disk, and takes its place; the one before stays as ``previous.pt``, in case the latest is damaged later. A
+    thread does it while the training goes on. A checkpoint holds no more than tensors and plain values, and is read by
+    torch's restricted loader.
 
     Args:
         folder: where; made when missing.
@@ -77,6 +82,8 @@ class Checkpoints:
         """
         checkpoints = cls(folder, uuid.uuid4().hex, identity, **more)
         checkpoints._write(None)
+        # Of another training.
+        (folder / _PREVIOUS).unlink(missing_ok=True)
         return checkpoints
 
     def __enter__(self) -> Self:
@@ -112,17 +119,24 @@ class Checkpoints:
 
     def _write(self, state: dict[str, Any] | None) -> None:
         content = {"format": _FORMAT, **vars(Progress(self.training_id, self.identity, self.environments, state))}
-        work = self.folder / _WORK
+        latest, previous = self.folder / _FILE, self.folder / _PREVIOUS
+
+        def keep_the_one_before(work: str) -> None:
+            _require_intact(Path(work))
+            if latest.exists():
+                latest.replace(previous)
+
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with work.open("wb") as file:
-                torch.save(content, file)
-                file.flush()
-                os.fsync(file.fileno())
-            work.replace(self.folder / _FILE)
-        except (OSError, RuntimeError) as error:
+            if latest.exists():
+                # There is room for two of them, not for three.
+                previous.unlink(missing_ok=True)
+            with whole_file(latest, keep_the_one_before) as work, open(work, "wb") as file:
+                writer = SealingWriter(file)
+                # All that torch asks of it.
+                torch.save(content, writer)  # pyright: ignore[reportArgumentType]
+                writer.seal()
+        except (OSError, RuntimeError, DamagedError) as error:
             # torch turns some errors of the disk into a RuntimeError.
-            work.unlink(missing_ok=True)
             raise InputError(self._full(error)) from error
         if state is not None:
             self.on_saved(state)
@@ -137,26 +151,72 @@ class Checkpoints:
         )
 
 
-def read_checkpoint(folder: Path) -> Progress | None:
-    """The checkpoint in a folder; None where there is none.
+def _require_intact(path: Path) -> None:
+    """Read a file back that was just written, from the disk where the system allows it.
 
     Raises:
-        InputError: it cannot be read.
+        DamagedError: it does not hold what was written.
     """
-    path = folder / _FILE
-    (folder / _WORK).unlink(missing_ok=True)
-    if not path.exists():
-        return None
+    if hasattr(os, "posix_fadvise"):
+        with path.open("rb") as file:
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    if not file_is_intact(path):
+        raise DamagedError("what the disk gives back is not what was written to it")
+
+
+def read_checkpoint(folder: Path) -> Progress | None:
+    """The latest checkpoint in a folder that is intact; None where there is none.
+
+    A damaged one is named in the log and removed, and the one before it takes its place.
+
+    Raises:
+        InputError: it may not be read.
+    """
+    latest, previous = folder / _FILE, folder / _PREVIOUS
+    for path in (latest, previous):
+        try:
+            found = _read(path)
+        except FileNotFoundError:
+            continue
+        except OSError as error:
+            raise InputError(
+                f"the checkpoint {path} cannot be read: {error.strerror}. Give yourself the right to read it, or "
+                "materialize with `fresh: true`."
+            ) from error
+        except DamagedError as error:
+            path.unlink()
+            there_is = path == latest and previous.exists()
+            then = f"The one before it, {previous}, is used" if there_is else "None is left"
+            _logger.warning("The checkpoint %s is damaged (%s) and was removed. %s.", path, error, then)
+            continue
+        if path == previous:
+            previous.replace(latest)
+        return found
+    return None
+
+
+def _read(path: Path) -> Progress:
+    try:
+        intact = file_is_intact(path)
+    except OSError as error:
+        if error.errno == errno.EIO:
+            raise DamagedError(str(error)) from error
+        raise
+    if intact is False:
+        raise DamagedError("its digest differs")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
         if content.pop("format", None) != _FORMAT:
             return Progress(content.get("training_id", ""), None, [], None)
-        return Progress(**content)
-    except (OSError, RuntimeError, pickle.UnpicklingError, AttributeError, EOFError) as error:
-        raise InputError(
-            f"the checkpoint {path} cannot be read ({type(error).__name__}). Delete it, or materialize with "
-            "`fresh: true`."
-        ) from error
+        progress = Progress(**content)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # torch says in a dozen ways that a file is none of its own.
+        raise DamagedError(f"{type(error).__name__}: {error}") from error
+    if not intact:
+        raise DamagedError("its digest is missing")
+    return progress
 
 
 def exclusive(

@@ -1,9 +1,9 @@
 """A trained model on disk: safetensors weights and a small JSON that explains them."""
 
 import hashlib
-import os
+import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -11,18 +11,22 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torchvision.models import ResNet
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.storage import sealed
+from lance_pipeline.storage.whole_files import whole_file, write_whole
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Triple
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
+_WEIGHTS_KEY = "weights_sha256"
+_WAY_OUT = "Restore the files from a copy, or materialize the model again."
 
 
 class ModelCard(BaseModel):
-    """All that is needed to use the weights: written beside them as ``model.json``."""
+    """All that is needed to use the weights: written beside them as ``model.json``, with the weights' SHA-256."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
     architecture: Literal["resnet34"] = "resnet34"
     stem: Literal["imagenet", "small"]
@@ -39,33 +43,38 @@ def save_model(folder: Path, state: dict[str, torch.Tensor], card: ModelCard) ->
     Raises:
         InputError: the folder cannot be written.
     """
+    state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        state = {key: value.detach().cpu().contiguous() for key, value in state.items()}
-        work = folder / f".{WEIGHTS_FILE}"
-        save_file(state, work)
-        os.replace(work, folder / WEIGHTS_FILE)
-        work = folder / f".{CARD_FILE}"
-        work.write_text(card.model_dump_json(indent=2) + "\n")
-        os.replace(work, folder / CARD_FILE)
+        with whole_file(folder / WEIGHTS_FILE) as work:
+            save_file(state, work)
+        sha256 = _sha256(folder / WEIGHTS_FILE)
+        fields = json.loads(card.model_dump_json()) | {_WEIGHTS_KEY: sha256}
+        write_whole(folder / CARD_FILE, sealed.to_json(fields))
     except (OSError, SafetensorError) as error:
         raise InputError(
             f"cannot write the model to {folder}: {error}. Free some space, or move all data with LANCE_PIPELINE_DATA."
         ) from error
-    return _sha256(folder / WEIGHTS_FILE)
+    return sha256
 
 
 def load_model(folder: Path, sha256: str | None = None) -> tuple[ResNet, ModelCard]:
     """The model in evaluation mode on the CPU, and its card.
 
+    Args:
+        folder: holds weights and card.
+        sha256: of the weights; that of the card when None.
+
     Raises:
-        InputError: files are missing or broken, or the weights are not those of ``sha256``.
+        DamagedError: a file is missing, or is not what was written.
+        InputError: a file may not be read, or a later version has written it.
     """
     try:
-        card = ModelCard.model_validate_json((folder / CARD_FILE).read_text())
+        fields = _card_fields(folder / CARD_FILE)
+        card = ModelCard.model_validate(fields)
+        state = read_weights(folder, sha256 or fields.get(_WEIGHTS_KEY))
         model = build_resnet34(len(card.classes), card.stem)
-        model.load_state_dict(read_weights(folder, sha256))
-    except (OSError, UnicodeDecodeError, ValidationError, RuntimeError) as error:
+        model.load_state_dict(state)
+    except (OSError, ValidationError, RuntimeError) as error:
         raise _unreadable(folder, error) from error
     return model.eval(), card
 
@@ -74,18 +83,29 @@ def read_weights(folder: Path, sha256: str | None = None) -> dict[str, torch.Ten
     """The weights alone.
 
     Raises:
-        InputError: the file is missing or broken, or not that of ``sha256``.
+        DamagedError: the file is missing, or is not what was written or not that of ``sha256``.
+        InputError: it may not be read.
     """
+    path = folder / WEIGHTS_FILE
     try:
-        if sha256 is not None and _sha256(folder / WEIGHTS_FILE) != sha256:
-            raise InputError(f"the weights in {folder} are not those that were trained: their SHA-256 differs.")
-        return load_file(folder / WEIGHTS_FILE)
+        if sha256 is not None and _sha256(path) != sha256:
+            raise DamagedError(f"the weights {path} are not those that were trained: their SHA-256 differs. {_WAY_OUT}")
+        return load_file(path)
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder, error) from error
 
 
+def _card_fields(path: Path) -> dict[str, Any]:
+    try:
+        return sealed.from_json(path.read_bytes(), str(path)).fields
+    except DamagedError as error:
+        raise DamagedError(f"{error}. {_WAY_OUT}") from error
+
+
 def _unreadable(folder: Path, error: Exception) -> InputError:
-    return InputError(f"cannot load the model in {folder}: {error}. Materialize the model again.")
+    if isinstance(error, PermissionError):
+        return InputError(f"cannot read the model in {folder}: {error}. Give yourself the right to read it.")
+    return DamagedError(f"cannot load the model in {folder}: {error}. {_WAY_OUT}")
 
 
 def _sha256(path: Path) -> str:

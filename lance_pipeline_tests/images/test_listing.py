@@ -1,6 +1,8 @@
 import os
 import shutil
 import subprocess
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -133,18 +135,51 @@ def test_what_a_kill_left_of_a_listing_goes_with_the_next(root, tmp_path):
 def test_a_stored_listing_is_read_by_split_and_version(root, tmp_path):
     uri = str(tmp_path / "listing.lance")
     before = list_split_folders(root, FOLDERS)
-    version, _ = store_listing(before, uri)
+    version, fingerprint = store_listing(before, uri)
     Path(root, "val", "cat", "000.png").unlink()
-    newer, _ = store_listing(list_split_folders(root, FOLDERS), uri)
-    kept = files_of_split(uri, version, "val")
+    newer, changed = store_listing(list_split_folders(root, FOLDERS), uri)
+    kept = files_of_split(uri, version, "val", fingerprint)
     listed = [row for row in before.files.to_pylist() if row.pop("split") == "val"]
     assert kept.to_pylist() == listed
-    assert len(files_of_split(uri, newer, "val")) == len(kept) - 1
+    assert len(files_of_split(uri, newer, "val", changed)) == len(kept) - 1
+
+
+def flipped(data: bytes, place: float) -> bytes:
+    at = int(place * (len(data) - 1))
+    return data[:at] + bytes([data[at] ^ 16]) + data[at + 1 :]
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "zero": lambda data: bytes(len(data)),
+    "empty": lambda data: b"",
+    "delete": None,
+} | {f"flip {place}": partial(flipped, place=place / 19) for place in range(20)}
+
+
+@pytest.mark.parametrize("part", ["data/*.lance", "_versions/*.manifest"])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_listing_is_refused_and_the_next_one_is_whole(root, tmp_path, damage, part):
+    uri, listing = str(tmp_path / "listing.lance"), list_split_folders(root, FOLDERS)
+    version, fingerprint = store_listing(listing, uri)
+    expected = files_of_split(uri, version, "val", fingerprint)
+    for path in Path(uri).glob(part):
+        if change := DAMAGES[damage]:
+            path.write_bytes(change(path.read_bytes()))
+        else:
+            path.unlink()
+    # Not each bit says anything.
+    with suppress(InputError):
+        assert files_of_split(uri, version, "val", fingerprint).equals(expected)
+    again = store_listing(listing, uri)
+    assert again[1] == fingerprint
+    assert files_of_split(uri, again[0], "val", fingerprint).equals(expected)
+    assert store_listing(listing, uri) == again
 
 
 def test_a_listing_that_is_not_there(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.lance"):
-        files_of_split(str(tmp_path / "nothing.lance"), 1, "train")
+        files_of_split(str(tmp_path / "nothing.lance"), 1, "train", "")
 
 
 def test_storing_where_one_may_not_write(root, below_a_file):

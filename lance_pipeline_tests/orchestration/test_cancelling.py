@@ -81,13 +81,13 @@ def test_a_cancelled_training_goes_on(project: Project, ui: Launcher):
     for number, (policy, answer) in enumerate([(FORCED, "TerminateRunSuccess"), (SAFE, "TerminateRunFailure")], 2):
         process = project.start("resnet34")
         output = read_until(process, rf"Epoch \d+/{EPOCHS}:")
-        assert "Goes on with the interrupted training" in output
+        assert "Resuming training" in output
         assert terminate(ui, project.latest_run(), policy) == answer
         process.communicate(timeout=60)
         await_end(number)
 
     output = project.materialize("resnet34")
-    assert "Goes on with the interrupted training" in output
+    assert "Resuming training" in output
     assert project.mlflow_statuses() == ["FINISHED"]
     series = project.series(project.model().mlflow_run_id)
     assert {tuple(step for step, _ in points) for points in series.values()} == {tuple(range(1, EPOCHS + 1))}

@@ -2,6 +2,7 @@
 
 import pytest
 
+from lance_pipeline_tests.browser.launcher import await_condition
 from lance_pipeline_tests.orchestration.trainings import EPOCHS, Project, end, read_until, training_project
 
 
@@ -40,7 +41,7 @@ def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str)
     assert project.mlflow_statuses()[0] == ("RUNNING" if how == "SIGKILL to the group" else "KILLED")
 
     output = project.materialize("resnet34")
-    assert "Goes on with the interrupted training" in output
+    assert "Resuming training" in output
     assert "Epoch 1/4" not in output
     model = project.model()
     assert (model.sha256, project.series(model.mlflow_run_id)) == expected
@@ -49,23 +50,40 @@ def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str)
 
 
 def test_what_makes_a_training_begin_anew_is_told(project: Project, expected):
-    assert "Trains anew: the last training has ended" in project.materialize("resnet34")
+    assert "Starting from scratch: the last training has ended" in project.materialize("resnet34")
     process = project.start("resnet34")
     read_until(process, r"Epoch 1/4:")
     project.wait_for_checkpoint()
     end(process, "SIGKILL to the group")
 
     project.defs.write_text(project.defs.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
-    assert "Trains anew: recipe.epochs was 4 and is 1" in project.materialize("resnet34")
+    assert "Starting from scratch: recipe.epochs was 4 and is 1" in project.materialize("resnet34")
     assert project.mlflow_statuses()[:2] == ["FINISHED", "KILLED"]
 
     # With the recipe of then the interrupted one is still there.
     project.defs.write_text(project.defs.read_text().replace("epochs: 1", f"epochs: {EPOCHS}"))
-    assert "Goes on with the interrupted training" in project.materialize("resnet34")
+    assert "Resuming training" in project.materialize("resnet34")
     assert project.model().sha256 == expected[0]
     assert project.mlflow_statuses()[:2] == ["FINISHED", "FINISHED"]
     # And the other one has ended, though another was the last to.
     project.defs.write_text(project.defs.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
-    assert "Trains anew: the last training has ended" in project.materialize("resnet34")
+    assert "Starting from scratch: the last training has ended" in project.materialize("resnet34")
     fresh = '{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}'
-    assert "Trains anew: `fresh` asks for it" in project.materialize("resnet34", config=fresh)
+    assert "Starting from scratch: `fresh` asks for it" in project.materialize("resnet34", config=fresh)
+
+
+def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_used(project: Project, expected):
+    process = project.start("resnet34", config='{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}')
+    read_until(process, r"Epoch 3/4:")
+    await_condition(lambda: any(project.data.glob("checkpoints/flowers/*/previous.pt")), 60, "a second checkpoint")
+    end(process, "SIGKILL to the group")
+    (path,) = project.data.glob("checkpoints/flowers/*/checkpoint.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+    output = project.materialize("resnet34")
+    assert f"The checkpoint {path} is damaged" in output
+    assert "Resuming training" in output
+    assert "Epoch 1/4" not in output
+    assert project.model().sha256 == expected[0]

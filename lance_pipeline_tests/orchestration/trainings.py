@@ -120,7 +120,12 @@ def training_project(root: Path, epochs: int = EPOCHS) -> Project:
     # Devices are held for each runtime folder: no other test's training is waited for. The path of the folder for
     # temporary files must be short, for sockets are made there.
     folder = tempfile.mkdtemp()
-    variables = {"TMPDIR": folder, "XDG_RUNTIME_DIR": folder, "PYTHONPATH": str(root), "PYTHONUNBUFFERED": "1"}
+    variables = {
+        "TMPDIR": folder,
+        "XDG_RUNTIME_DIR": folder,
+        "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
+        "PYTHONUNBUFFERED": "1",
+    }
     project = Project(new_shell(root, root / "data", variables))
     project.defs.write_text(project.defs.read_text().replace("epochs: 2", f"epochs: {epochs}"))
     project.materialize("raw_images", "lance_train", "lance_val")

@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import torch
 
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images import LanceSplit
+from lance_pipeline.training import checkpoint
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot, differences, exclusive, read_checkpoint
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34, training_identity
@@ -256,11 +258,93 @@ def test_a_full_disk_leaves_the_checkpoint_before(small_disk):
     assert sorted(os.listdir(folder)) == ["checkpoint.pt"]
 
 
-@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x80\x04cos\nsystem\n(S'true'\ntR."])
-def test_a_damaged_checkpoint_is_named(tmp_path, content):
-    (tmp_path / "checkpoint.pt").write_bytes(content)
-    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read .*`fresh: true`"):
-        read_checkpoint(tmp_path)
+def flip(data: bytes, place: float) -> bytes:
+    changed = bytearray(data)
+    changed[int(place * (len(data) - 1))] ^= 1 << len(data) % 8
+    return bytes(changed)
+
+
+DAMAGES = {
+    "empty": lambda data: b"",
+    "zero": lambda data: bytes(len(data)),
+    "cut": lambda data: data[: len(data) * 2 // 3],
+    "without its seal": lambda data: data[:-32],
+    "not ours": lambda data: b"no checkpoint",
+    "code": lambda data: b"\x80\x04cos\nsystem\n(S'true'\ntR.",
+} | {f"flip {place}": partial(flip, place=place / 29) for place in range(30)}
+
+
+@pytest.fixture
+def two_checkpoints(tmp_path) -> Path:
+    """A folder with the latest of a training and the one before it."""
+    with Checkpoints.begun(tmp_path, {"code": "1"}) as checkpoints:
+        for number in (1, 2):
+            checkpoints.save({"number": number, "weights": torch.full((2000,), float(number))})
+            checkpoints.wait()
+    return tmp_path
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_used(two_checkpoints, damage, caplog):
+    path = two_checkpoints / "checkpoint.pt"
+    path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    found = read_checkpoint(two_checkpoints)
+    assert found is not None
+    assert found.state is not None
+    assert torch.equal(found.state["weights"], torch.full((2000,), 1.0))
+    assert f"{path} is damaged" in caplog.text
+    assert f"{two_checkpoints / 'previous.pt'}, is used" in caplog.text
+    caplog.clear()
+    # From now on it is the latest.
+    assert read_checkpoint(two_checkpoints) is not None
+    with Checkpoints(two_checkpoints, found.training_id, {"code": "1"}) as checkpoints:
+        checkpoints.save({"number": 3})
+    assert caplog.text == ""
+    path.unlink()
+    again = read_checkpoint(two_checkpoints)
+    assert again is not None
+    assert again.state is not None
+    assert again.state["number"] == 1
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_training_whose_checkpoints_are_all_damaged_begins_again(two_checkpoints, damage, caplog):
+    for path in two_checkpoints.iterdir():
+        path.write_bytes(DAMAGES[damage](path.read_bytes()))
+    assert read_checkpoint(two_checkpoints) is None
+    assert "None is left" in caplog.text
+    Checkpoints.begun(two_checkpoints, {"code": "2"})
+    found = read_checkpoint(two_checkpoints)
+    assert found is not None
+    assert found.identity == {"code": "2"}
+
+
+def test_a_checkpoint_that_the_disk_gives_back_otherwise_does_not_replace_the_one_before(two_checkpoints, monkeypatch):
+    class Forgetful(checkpoint.SealingWriter):
+        def write(self, data) -> int:
+            return super().write(data) if len(data) < 1000 else self._file.write(bytes(data)) or len(data)
+
+    before = (two_checkpoints / "checkpoint.pt").read_bytes()
+    monkeypatch.setattr(checkpoint, "SealingWriter", Forgetful)
+    with Checkpoints(two_checkpoints, "", {}) as checkpoints:
+        checkpoints.save({"weights": torch.zeros(2000)})
+        with pytest.raises(InputError, match="not what was written to it; the one before it is intact"):
+            checkpoints.wait()
+    assert (two_checkpoints / "checkpoint.pt").read_bytes() == before
+
+
+def test_a_checkpoint_that_begins_leaves_none_of_another_training(two_checkpoints):
+    Checkpoints.begun(two_checkpoints, {})
+    assert os.listdir(two_checkpoints) == ["checkpoint.pt"]
+
+
+def test_a_checkpoint_that_may_not_be_read_is_kept(two_checkpoints):
+    # A folder, which not even root can read as a file.
+    (two_checkpoints / "checkpoint.pt").unlink()
+    (two_checkpoints / "checkpoint.pt").mkdir()
+    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read.*`fresh: true`"):
+        read_checkpoint(two_checkpoints)
+    assert (two_checkpoints / "checkpoint.pt").exists()
 
 
 def test_a_checkpoint_of_another_version_is_no_error(tmp_path):

@@ -5,9 +5,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.storage.sealed import to_json
 from lance_pipeline.training.model import build_resnet34
-from lance_pipeline.training.weights import CARD_FILE, WEIGHTS_FILE, ModelCard, load_model, save_model
+from lance_pipeline.training.weights import CARD_FILE, WEIGHTS_FILE, ModelCard, load_model, read_weights, save_model
 
 CARD = ModelCard(
     stem="small", classes=["cat", "dög"], image_size=32, fit="crop", mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
@@ -56,6 +57,7 @@ def test_weights_of_another_training(tmp_path, saved):
 
 def test_weights_that_do_not_fit_the_card(tmp_path, saved):
     card = CARD.model_copy(update={"classes": ["ant", "cat", "dog"]})
+    # As an earlier version wrote it.
     (tmp_path / CARD_FILE).write_text(card.model_dump_json())
     with pytest.raises(InputError, match=r"(?s)cannot load the model in .*fc\.weight"):
         load_model(tmp_path, saved)
@@ -64,23 +66,41 @@ def test_weights_that_do_not_fit_the_card(tmp_path, saved):
 @pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
 def test_missing_file(tmp_path, saved, name):
     (tmp_path / name).unlink()
-    with pytest.raises(InputError, match=f"cannot load the model in .*{name}.*Materialize the model again"):
+    with pytest.raises(InputError, match=f"cannot load the model in .*{name}.*materialize the model again"):
         load_model(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b'{"classes": 1}', b"\xff\xfe"])
 def test_broken_card(tmp_path, saved, content):
     (tmp_path / CARD_FILE).write_bytes(content)
-    with pytest.raises(InputError, match="cannot load the model in"):
+    with pytest.raises(DamagedError, match=r"model\.json|cannot load the model in"):
         load_model(tmp_path)
+
+
+@pytest.mark.parametrize("name", [CARD_FILE, WEIGHTS_FILE])
+def test_a_flipped_bit_is_noticed_without_a_record(tmp_path, saved, name):
+    path = tmp_path / name
+    content = bytearray(path.read_bytes())
+    for place in range(5, len(content), len(content) // 3):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        with pytest.raises(DamagedError, match=rf"{name}.*materialize the model again"):
+            load_model(tmp_path)
+
+
+def test_a_card_of_an_earlier_or_a_later_version_is_read(tmp_path, saved):
+    (tmp_path / CARD_FILE).write_text(CARD.model_dump_json())
+    assert load_model(tmp_path, saved)[1] == CARD
+    (tmp_path / CARD_FILE).write_bytes(to_json(CARD.model_dump() | {"new_field": 1}))
+    assert load_model(tmp_path)[1] == CARD
 
 
 @pytest.mark.parametrize("length", [0, 10_000])
 def test_truncated_weights(tmp_path, saved, length):
     path = tmp_path / WEIGHTS_FILE
     path.write_bytes(path.read_bytes()[:length])
-    with pytest.raises(InputError, match=r"cannot load the model in .*Materialize the model again"):
-        load_model(tmp_path)
+    for loads in (load_model, read_weights):
+        with pytest.raises(DamagedError, match=r"model.*materialize the model again"):
+            loads(tmp_path)
 
 
 def test_unwritable_folder(tmp_path, model):
@@ -90,6 +110,6 @@ def test_unwritable_folder(tmp_path, model):
 
 
 def test_unwritable_weights_file(tmp_path, model):
-    (tmp_path / f".{WEIGHTS_FILE}").mkdir()
+    (tmp_path / f".{WEIGHTS_FILE}.tmp").mkdir()
     with pytest.raises(InputError, match="cannot write the model to"):
         save_model(tmp_path, model.state_dict(), CARD)

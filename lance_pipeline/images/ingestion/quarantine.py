@@ -1,16 +1,18 @@
 """The files that could not become rows: how many there may be, and where they are listed."""
 
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
+import lance
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.fingerprint import Fingerprint
 from lance_pipeline.images.rejection import Rejected
 from lance_pipeline.images.schema import REJECTED_SCHEMA
-from lance_pipeline.images.table import commit_table, find_table, read_facts
+from lance_pipeline.images.table import commit_table, find_replaceable, read_facts
 
 _EXAMPLES = 5
 _REASONS_SHOWN = 3
@@ -79,17 +81,29 @@ def rejected_uri(uri: str) -> str:
 def store_rejected(uri: str, rejected: list[Rejected]) -> int:
     """Keep the list as a Lance dataset at ``uri``; returns its version, a new one only if it changed.
 
+    A damaged one is replaced.
+
     Raises:
         InputError: the dataset cannot be written.
     """
+    rejected, fingerprint = sorted(rejected), _fingerprint(rejected)
+    kept = find_replaceable(uri, _is_intact)
+    if kept is not None and read_facts(kept)["fingerprint"] == fingerprint:
+        return kept.version
+    columns = list(zip(*rejected, strict=True)) or [()] * len(REJECTED_SCHEMA)
+    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTED_SCHEMA, strict=True)]
+    batch = pa.record_batch(arrays, schema=REJECTED_SCHEMA)
+    facts = {"fingerprint": fingerprint, "rows": len(rejected)}
+    return commit_table(uri, REJECTED_SCHEMA, [batch] if rejected else [], facts).version
+
+
+def _fingerprint(rejected: Iterable[Rejected]) -> str:
     fingerprint = Fingerprint()
     for one in rejected:
         fingerprint.add(*one)
-    kept = find_table(uri)
-    if kept is not None and read_facts(kept).get("fingerprint") == fingerprint.hexdigest():
-        return kept.version
-    columns = list(zip(*sorted(rejected), strict=True)) or [()] * len(REJECTED_SCHEMA)
-    arrays = [pa.array(column, field.type) for column, field in zip(columns, REJECTED_SCHEMA, strict=True)]
-    batch = pa.record_batch(arrays, schema=REJECTED_SCHEMA)
-    facts = {"fingerprint": fingerprint.hexdigest(), "rows": len(rejected)}
-    return commit_table(uri, REJECTED_SCHEMA, [batch] if rejected else [], facts).version
+    return fingerprint.hexdigest()
+
+
+def _is_intact(stored: lance.LanceDataset) -> bool:
+    rows = stored.to_table(columns=REJECTED_SCHEMA.names).cast(REJECTED_SCHEMA).to_pylist()
+    return _fingerprint(Rejected(**row) for row in rows) == read_facts(stored).get("fingerprint")

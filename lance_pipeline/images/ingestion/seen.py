@@ -1,11 +1,14 @@
 """What was seen on disk: a memory beside a dataset that spares reading unchanged files again.
 
 It is a folder of Arrow files, each written whole or not at all, which only ever grows while an
-ingest works: so a killed ingest loses at most the file that it had not yet written. Everything in
-it can be found out again from the images; it may be deleted at any time.
+ingest works: so a killed ingest loses at most the file that it had not yet written. Each ends in a
+seal; what a damaged one remembered is read again. Everything in the folder can be found out again
+from the images; it may be deleted at any time.
 """
 
 import json
+import logging
+import re
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -13,12 +16,16 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.images.columns import positions
-from lance_pipeline.images.object_store import CHECK_STORE, TEMPORARY, filesystem, is_remote, join_uri, write_whole
+from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
 from lance_pipeline.images.schema import SEEN_SCHEMA
+from lance_pipeline.storage import sealed
+from lance_pipeline.storage.whole_files import TEMPORARY
 
+_logger = logging.getLogger(__name__)
 _STEP, _SUFFIX = "step-", ".arrow"
+_STEP_NAME = re.compile(rf"{_STEP}\d+\{_SUFFIX}")
 # Holds nothing while files are examined in the ingest's own process, which one of them might end.
 _STARTED, _NO_FILE_TO_BLAME = "started", b"no file to blame"
 # So many files, or twice as many rows as there are images, are worth one tidy file.
@@ -61,7 +68,7 @@ class SeenFiles:
         found = self._names()
         self.unfinished = _STARTED in found
         self.killed = self.unfinished and not self._read_bytes(_STARTED)
-        names = sorted((name for name in found if name.startswith(_STEP) and name.endswith(_SUFFIX)), reverse=True)
+        names = sorted(filter(_STEP_NAME.fullmatch, found), reverse=True)
         read = [(name, rows) for name in names if (rows := self._read(name)) is not None]
         self.steps = [Step(name, len(rows), _written_of(rows)) for name, rows in read]
         tables = [rows.replace_schema_metadata(None) for _, rows in read]
@@ -129,18 +136,21 @@ class SeenFiles:
         schema = SEEN_SCHEMA.with_metadata({_WRITTEN: json.dumps(written).encode()})
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(rows.replace_schema_metadata(schema.metadata))
-        self._write(name, sink.getvalue())
+        self._write(name, sealed.sealed(memoryview(sink.getvalue())))
         kept = [one for one in self.steps if one.name != name]
         self.steps = sorted([Step(name, len(rows), written), *kept], key=lambda one: one.name, reverse=True)
 
     def _read(self, name: str) -> pa.Table | None:
-        """The rows of a step, with what was written in the metadata; None where there is no such file any more."""
+        """The rows of a step, with what was written in the metadata; None where there is no such file, or no more."""
         if (data := self._read_bytes(name)) is None:
             return None
         try:
-            return pa.ipc.open_file(pa.py_buffer(data)).read_all()
-        except pa.ArrowInvalid:
-            # Cut off by a power failure: what it said is found out again.
+            return _rows(data)
+        except DamagedError as error:
+            where = join_uri(self._uri, name)
+            _logger.warning(
+                "%s is damaged (%s) and was removed; the files that it remembered are read again.", where, error
+            )
             self._delete(name)
             return None
 
@@ -183,6 +193,26 @@ class SeenFiles:
             f"cannot use the folder {self._uri}, which remembers the files seen: {error}. {hint}; it may also be "
             "deleted, every file is then read again."
         )
+
+
+def _rows(data: bytes) -> pa.Table:
+    """The rows of a step's file.
+
+    Raises:
+        DamagedError: it is not what was written.
+    """
+    content, intact = sealed.unsealed(data)
+    if intact is False:
+        raise DamagedError("its digest differs")
+    try:
+        rows = pa.ipc.open_file(pa.py_buffer(content)).read_all()
+        rows.validate(full=True)
+    except (pa.ArrowException, OSError) as error:
+        raise DamagedError(str(error)) from error
+    if not rows.schema.equals(SEEN_SCHEMA):
+        raise DamagedError("it has other columns")
+    # Earlier versions wrote no seal: nothing is committed that only such a file tells of.
+    return rows if intact else rows.replace_schema_metadata(None)
 
 
 def _written_of(rows: pa.Table) -> list[dict[str, Any]]:

@@ -155,7 +155,7 @@ def _sources(
         source = Source(
             root=raw.root,
             folder=raw.folders[folder_of],
-            files=partial(files_of_split, raw.listing.uri, raw.listing.version, folder_of),
+            files=partial(files_of_split, raw.listing.uri, raw.listing.version, folder_of, raw.listing.fingerprint),
             classes=raw.classes,
             assignment=assignment,
             seen_uri=store.folder_uri(f"{name}_seen"),

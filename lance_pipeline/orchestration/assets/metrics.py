@@ -12,11 +12,17 @@ from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, link, picture, shown, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.model_files import load_or_restore
 from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, Split
 from lance_pipeline.orchestration.supervision import interruptible
 
 if TYPE_CHECKING:
+    import pyarrow as pa
+    from torchvision.models import ResNet
+
+    from lance_pipeline.evaluation.metrics import ClassificationMetrics
     from lance_pipeline.training.device import Device
+    from lance_pipeline.training.weights import ModelCard
 
 CODE_VERSION = "1"
 
@@ -52,7 +58,8 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             device = gpu.pick(devices=dataset.attributes.device, precision=model.recipe.precision)
             run = mlflow.existing_run(model.mlflow_run_id)
             with interruptible(context):
-                result, predictions, schema = _evaluated(model, data, device, uri)
+                network, card = load_or_restore(dataset.key("resnet34"), model, run)
+                result, predictions, schema = _evaluated(model, network, card, data, device, uri)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
             # Apart from the training's own series, to which val_accuracy belongs.
             figures = {f"evaluation/{split}_{key}": value for key, value in result.scalars().items()}
@@ -93,16 +100,14 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
     return metrics
 
 
-def _evaluated(model: Model, data: Split, device: "Device", uri: str):
+def _evaluated(
+    model: Model, network: "ResNet", card: "ModelCard", data: Split, device: "Device", uri: str
+) -> "tuple[ClassificationMetrics, LanceVersion, pa.Schema]":
     """The metrics, and the version of the predictions' dataset with its Arrow schema."""
-    from pathlib import Path
-
     from lance_pipeline.evaluation.metrics import classification_metrics
     from lance_pipeline.evaluation.prediction import evaluation_loader, predict, write_predictions
     from lance_pipeline.images import LanceSplit
-    from lance_pipeline.training.weights import load_model
 
-    network, card = load_model(Path(model.folder), model.sha256)
     loader = evaluation_loader(LanceSplit(**data.data.model_dump()), card, device)
     predictions = predict(network, loader, device)
     metrics = classification_metrics(predictions, card.classes)

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.paths import data_root, make_folder, project_root
 from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_resources
 from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, MLFLOW_PATH, REPORTS_PATH, allowed_hosts
@@ -37,8 +38,9 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
         hosts: values of the header ``Host`` that are answered beside loopback's names, such as those of an SSH tunnel.
 
     Raises:
-        InputError: the port is taken, or a server does not come up or ends by itself.
+        InputError: the port is taken, a database is damaged, or a server does not come up or ends by itself.
     """
+    require_sound_databases()
     stop = _stop_on_signals()
     given = os.environ.get(HOSTS_VARIABLE, "").split(",")
     answered = allowed_hosts(port, [*hosts, *(name.strip() for name in given if name.strip())])

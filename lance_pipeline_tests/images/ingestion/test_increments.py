@@ -20,6 +20,7 @@ from lance_pipeline.images.ingestion import crew, intake, seen
 from lance_pipeline.images.ingestion.quarantine import Limits
 from lance_pipeline.images.listing import list_unsplit_folders
 from lance_pipeline.images.splitting import ByFractions
+from lance_pipeline.storage.sealed import unsealed
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
 
 ANY_SHARE = Limits(max_rejected_fraction=1)
@@ -201,7 +202,8 @@ def test_what_is_remembered_does_not_grow_with_each_ingest(tmp_path, monkeypatch
 
     def remembered() -> list[list[str]]:
         steps = (tmp_path / "train_seen").glob("step-*")
-        return [pa.ipc.open_file(path).read_all()["path"].to_pylist() for path in steps]
+        files = [pa.ipc.open_file(pa.py_buffer(unsealed(path.read_bytes())[0])) for path in steps]
+        return [file.read_all()["path"].to_pylist() for file in files]
 
     for name in ("cat/a.png", "cat/b.png", "dog/c.png", "dog/gone.png"):
         folder.write(name, content(1))

@@ -390,7 +390,7 @@ def test_a_wrong_key_is_told(store, remote, tmp_path, monkeypatch):
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     with pytest.raises(InputError, match=r"(?s)cannot be listed: .*Check .*AWS_SECRET_ACCESS_KEY"):
         list_split_folders(remote.uri, {"train": "train"})
-    with pytest.raises(InputError, match=r"(?s)cannot open the Lance dataset s3://.*Check .*AWS_SECRET_ACCESS_KEY"):
+    with pytest.raises(InputError, match=r"(?s)cannot read .* of the Lance dataset s3://.*Check .*AWS_SECRET_ACCESS_KEY"):
         LanceSplit(f"{remote.uri}/train.lance")
     folder = place(store, "disk", "raw", tmp_path)
     fill(folder, 2)

@@ -1,0 +1,8 @@
+"""Commands that messages tell people to run."""
+
+import dagster as dg
+
+
+def materialize_command(key: dg.AssetKey) -> str:
+    """The command that materializes one asset."""
+    return f"dagster asset materialize -m lance_pipeline.definitions --select 'key:\"{key.to_user_string()}\"'"

@@ -1,0 +1,62 @@
+"""The databases of Dagster and MLflow that are files, and what is lost with each of them."""
+
+import os
+from pathlib import Path
+
+from lance_pipeline.errors import DamagedError
+from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.storage.databases import damage_of, set_database_aside
+
+REPLACE_COMMAND = "python -m lance_pipeline databases --replace"
+
+
+def databases() -> dict[Path, str]:
+    """The databases that may be there, each with what is lost without it."""
+    home = Path(os.environ.get("DAGSTER_HOME") or data_root() / "dagster")
+    return {
+        home / "history" / "runs.db": "the list of runs",
+        home / "history" / "runs" / "index.db": "what was materialized, so that models are trained again; the data "
+        "sets, models and MLflow stay",
+        home / "schedules" / "schedules.db": "which schedules are on",
+        data_root() / "mlflow" / "mlflow.db": "MLflow's runs, metrics and registry; the files in "
+        f"{data_root() / 'mlflow' / 'artifacts'} stay, and so do the models",
+    }
+
+
+def require_sound_databases(*which: Path) -> None:
+    """See that SQLite can read them.
+
+    Args:
+        which: all of them when none is given.
+
+    Raises:
+        DamagedError: one is damaged.
+    """
+    for path, lost in databases().items():
+        if (path in which or not which) and (reason := damage_of(path)):
+            raise DamagedError(
+                f"the database {path} is damaged: {reason}. Restore it from a backup; or stop what uses it (make ui, "
+                f"runs) and run `{REPLACE_COMMAND}`, which moves it aside for an empty one. Lost then is {lost}."
+            )
+
+
+def check_databases(*, replace: bool) -> bool:
+    """Print what is wrong with each of them; whether all are sound in the end.
+
+    Args:
+        replace: move damaged ones aside: their programs make empty ones.
+
+    Raises:
+        InputError: one cannot be moved.
+    """
+    sound = True
+    for path, lost in databases().items():
+        reason = damage_of(path)
+        state = "not there" if not path.exists() else f"damaged: {reason}" if reason else "sound"
+        print(f"{path}: {state}")
+        if reason and replace:
+            print(f"  moved to {set_database_aside(path)}; an empty one takes its place. Lost is {lost}.")
+        elif reason:
+            sound = False
+            print(f"  {REPLACE_COMMAND} moves it aside for an empty one. Lost then is {lost}.")
+    return sound

@@ -1,0 +1,126 @@
+"""Content that carries a digest of itself, so that damage is noticed when it is read.
+
+A JSON document carries it as its last field. Other files end in a seal: XXH3-128 of all that comes before it, which is
+made for speed and finds damage, not forgery.
+"""
+
+import hashlib
+import json
+import os
+from typing import Any, BinaryIO, NamedTuple
+
+import xxhash
+
+from lance_pipeline.errors import DamagedError, InputError
+
+FORMAT = 1
+"""Of JSON documents. A new field needs no other number: readers ignore what they do not know."""
+_FORMAT_KEY, _DIGEST_KEY = "format", "digest"
+_MARK = b"\x00lance_pipeline\n"
+_SEAL_SIZE = 16 + len(_MARK)
+_CHUNK = 1 << 20
+
+
+class Document(NamedTuple):
+    """A JSON document as it was read.
+
+    Attributes:
+        fields: of the document.
+        verified: False where it has no digest, as those of earlier versions of this package.
+    """
+
+    fields: dict[str, Any]
+    verified: bool
+
+
+def to_json(fields: dict[str, Any]) -> bytes:
+    """The fields as a JSON document with a format number and a digest."""
+    content = {_FORMAT_KEY: FORMAT, **fields}
+    return (json.dumps({**content, _DIGEST_KEY: _digest(content)}, indent=2, ensure_ascii=False) + "\n").encode()
+
+
+def from_json(data: bytes, where: str) -> Document:
+    """Read a JSON document that :func:`to_json` has made, or one without a digest.
+
+    Args:
+        data: the document.
+        where: its path, for errors.
+
+    Raises:
+        DamagedError: it is not what was written.
+        InputError: a later version of this package has written it.
+    """
+    try:
+        content = json.loads(data.decode())
+    except ValueError as error:
+        raise DamagedError(f"{where} is damaged: it is no JSON ({error})") from error
+    if not isinstance(content, dict):
+        raise DamagedError(f"{where} is damaged: it holds no JSON object")
+    digest, sealed = content.pop(_DIGEST_KEY, None), _FORMAT_KEY in content
+    if (sealed or digest is not None) and digest != _digest(content):
+        raise DamagedError(f"{where} is damaged: its digest is not that of its content")
+    if content.pop(_FORMAT_KEY, FORMAT) > FORMAT:
+        raise InputError(f"{where} was written by a later version of lance-pipeline. Update this one.")
+    return Document(content, digest is not None)
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return "sha256:" + hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class SealingWriter:
+    """Writes to a file and seals it at the end; nothing of the content is held.
+
+    Args:
+        file: to write to.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._digest = file, xxhash.xxh3_128()
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Write some bytes."""
+        self._digest.update(data)
+        return self._file.write(data)
+
+    def flush(self) -> None:
+        """Hand on to the operating system what was written."""
+        self._file.flush()
+
+    def seal(self) -> None:
+        """Write the seal, behind which nothing may follow."""
+        self._file.write(self._digest.digest() + _MARK)
+
+
+def file_is_intact(path: str | os.PathLike[str]) -> bool | None:
+    """Whether a sealed file is what was written; None where it has no seal.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    with open(path, "rb") as file:
+        left = os.fstat(file.fileno()).st_size - _SEAL_SIZE
+        digest = xxhash.xxh3_128()
+        while left > 0 and (chunk := file.read(min(left, _CHUNK))):
+            digest.update(chunk)
+            left -= len(chunk)
+        return _judged(digest, file.read())
+
+
+def sealed(data: bytes | memoryview) -> bytes:
+    """Some bytes with their seal behind them."""
+    return b"".join((data, xxhash.xxh3_128(data).digest(), _MARK))
+
+
+def unsealed(data: bytes) -> tuple[memoryview, bool | None]:
+    """What was sealed, and whether it is intact; where there is no seal, all of it and None."""
+    view = memoryview(data)
+    content, seal = view[:-_SEAL_SIZE], view[-_SEAL_SIZE:]
+    intact = _judged(xxhash.xxh3_128(content), bytes(seal))
+    return (view if intact is None else content), intact
+
+
+def _judged(digest: "xxhash.xxh3_128", seal: bytes) -> bool | None:
+    if len(seal) != _SEAL_SIZE or not seal.endswith(_MARK):
+        return None
+    return seal == digest.digest() + _MARK
