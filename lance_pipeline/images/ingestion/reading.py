@@ -4,6 +4,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from contextlib import suppress
 from datetime import datetime
 from types import TracebackType
@@ -26,7 +27,7 @@ MAX_BYTES = 1 << 30
 # How often a file is read that changes meanwhile.
 _ATTEMPTS = 3
 _PART = 1 << 20
-_SECOND = 10**9
+_SECOND, _SETTLED_SECONDS = 10**9, 2
 
 
 class Content(NamedTuple):
@@ -112,14 +113,18 @@ class FileReader:
     def _read_remote(self, store: pafs.FileSystem, path: str, size: int, mtime_ns: int, growth: int) -> Content:
         name = f"{self._path}/{unescape_name(path).decode()}"
         _require_size(size, size, growth)
+        before = None
         try:
             for _ in range(_ATTEMPTS):
                 with store.open_input_file(name) as file:
                     found = _Version.of(file)
                     _require_size(found.size, size, growth)
                     data = file.read()
-                if found.is_of(data) or _Version.at(store, name) == found:
+                # An object that is young may have been replaced twice within the second that the store tells.
+                calm = found.is_settled() or data == before
+                if found.is_of(data) or (calm and _Version.at(store, name) == found):
                     return Content(data, len(data), found.mtime_ns(size, mtime_ns))
+                before = data
         except FileNotFoundError as error:
             raise _missing() from error
         except OSError as error:
@@ -177,11 +182,19 @@ class _Version(NamedTuple):
 
     def mtime_ns(self, size: int, listed_ns: int) -> int:
         """The time that the listing says, unless the object has changed since; stores say the seconds alone."""
-        modified = self.headers.get("Last-Modified")
-        if modified is None:
+        seconds = self._modified()
+        if seconds is None or (self.size, seconds) == (size, listed_ns // _SECOND):
             return listed_ns
-        seconds = round(datetime.fromisoformat(modified.decode()).timestamp())
-        return listed_ns if (self.size, seconds) == (size, listed_ns // _SECOND) else seconds * _SECOND
+        return seconds * _SECOND
+
+    def is_settled(self) -> bool:
+        """Whether it was last written so long ago that another writing would show in its time."""
+        seconds = self._modified()
+        return seconds is not None and time.time() - seconds > _SETTLED_SECONDS
+
+    def _modified(self) -> int | None:
+        modified = self.headers.get("Last-Modified")
+        return None if modified is None else round(datetime.fromisoformat(modified.decode()).timestamp())
 
 
 def _read_unchanged(descriptor: int, size: int, mtime_ns: int) -> Content | None:

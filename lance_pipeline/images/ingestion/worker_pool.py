@@ -18,7 +18,7 @@ from lance_pipeline.images.ingestion.examination import Job, Outcome, examine, r
 from lance_pipeline.images.ingestion.worker import ProcessEndedError, WorkerProcess
 
 # After so many processes in a row that did not start no more are tried.
-_MOST_FAILURES = 3
+_MOST_FAILURES = 10
 # A stretch, or a single file, with which so many processes ended did not meet an accident from outside.
 _ENDS = 2
 

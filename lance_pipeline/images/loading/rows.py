@@ -39,37 +39,36 @@ def row_facts(split: LanceSplit, classes: list[str]) -> RowFacts:
     """
     index = {label: number for number, label in enumerate(classes)}
     columns = ["label", *({IMAGE_DIGEST} & set(split.dataset.schema.names))]
-    codes, digests, unknown = [np.empty(0, np.int64)], [np.empty(0, np.uint64)], set()
+    codes, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
     for batch in split.to_batches(columns, batch_size=1 << 16):
         labels = batch["label"].dictionary_encode()
-        names = labels.dictionary.to_pylist()
-        unknown |= set(names) - index.keys()
-        codes.append(np.array([index.get(name, -1) for name in names], np.int64)[labels.indices.to_numpy()])
+        names = [index.setdefault(name, len(index)) for name in labels.dictionary.to_pylist()]
+        codes.append(np.array(names, np.int64)[labels.indices.to_numpy()])
         if len(columns) > 1:
             digests.append(batch[IMAGE_DIGEST].to_numpy())
     facts = RowFacts(np.concatenate(codes), np.concatenate(digests) if len(columns) > 1 else None)
     if facts.digests is None:
         _log.warning("%s has no digests, so that damage to its images goes unnoticed; ingest it again", split.uri)
     elif "digests" in split.facts:
-        _require_sums(split, classes, facts.labels, facts.digests)
-    if unknown:
-        raise InputError(f"{split.uri} has labels outside of the model's classes: {sorted(unknown)}. Train anew.")
+        _require_sums(split, list(index), facts.labels, facts.digests)
+    if unknown := sorted(index.keys() - set(classes)):
+        raise InputError(f"{split.uri} has labels outside of the model's classes: {unknown}. Train the model again.")
     return facts
 
 
-def _require_sums(split: LanceSplit, classes: list[str], labels: Indices, digests: Digests) -> None:
+def _require_sums(split: LanceSplit, names: list[str], labels: Indices, digests: Digests) -> None:
+    """Compare the sums of digests with those of the ingest, given the index of each row's label among the names."""
     if split.facts["rows"] != len(labels):
         _log.warning(
             "%s has %d rows, and had %d when it was ingested: another tool has changed it, so that missing rows go "
             "unnoticed; ingest it again", split.uri, len(labels), split.facts["rows"],
         )  # fmt: skip
         return
-    known = labels >= 0
-    found = dict(zip(classes, sums_by_class(labels[known], digests[known], len(classes)), strict=True))
+    found = dict(zip(names, sums_by_class(labels, digests, len(names)), strict=True))
     expected: dict[str, int] = split.facts["digests"]["images"]
     if wrong := [label for label in {*found, *expected} if found.get(label, 0) != expected.get(label, 0)]:
-        labels_shown = ", ".join(sorted(wrong)[:_EXAMPLES])
-        raise damaged_set(split.uri, split.version, f"the images under {labels_shown} are not those that were ingested")
+        shown = ", ".join(sorted(wrong)[:_EXAMPLES])
+        raise damaged_set(split.uri, split.version, f"the images under {shown} are not those that were ingested")
 
 
 class StoredImages:
