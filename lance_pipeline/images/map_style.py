@@ -12,8 +12,8 @@ from lance_pipeline.images.loading.reading import EncodedRows
 from lance_pipeline.images.loading.rows import StoredImages, refuse_fork, row_facts, undecodable
 from lance_pipeline.images.loading.views import Fit, Square
 from lance_pipeline.images.rejection import UndecodableImageError
+from lance_pipeline.images.row_addresses import RowAddresses
 from lance_pipeline.images.split import LanceSplit
-from lance_pipeline.images.table import RowAddresses
 
 Sample = tuple[torch.Tensor, int]
 

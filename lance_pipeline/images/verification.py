@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.damage import brief, is_unreadable
+from lance_pipeline.images.row_addresses import take_addresses
 from lance_pipeline.images.row_digests import (
     IMAGE_DIGEST,
     ROW_DIGEST,
@@ -19,7 +20,7 @@ from lance_pipeline.images.row_digests import (
     row_digests,
 )
 from lance_pipeline.images.schema import SPLIT_SCHEMA
-from lance_pipeline.images.table import read_facts, take_addresses
+from lance_pipeline.images.table import read_facts
 
 Addresses = NDArray[np.uint64]
 # So many rows are held at a time, and so many decide whether a data file can be read at all.

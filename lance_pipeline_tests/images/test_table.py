@@ -10,15 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.table import (
-    RowAddresses,
-    commit_table,
-    find_replaceable,
-    find_table,
-    is_damage,
-    open_table,
-    read_facts,
-)
+from lance_pipeline.images.row_addresses import RowAddresses
+from lance_pipeline.images.table import commit_table, find_replaceable, find_table, is_damage, open_table, read_facts
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
 

@@ -14,9 +14,10 @@ from lance_pipeline.images.damage import damaged_set, reading
 from lance_pipeline.images.decoding import DECODERS
 from lance_pipeline.images.ingestion.totals import Totals, totals_of
 from lance_pipeline.images.recovery import recovered_table, set_aside_remains
+from lance_pipeline.images.row_addresses import take_addresses
 from lance_pipeline.images.row_digests import DESCRIBED, ROW_DIGEST, row_digests
 from lance_pipeline.images.schema import SPLIT_SCHEMA
-from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows, take_addresses
+from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows
 from lance_pipeline.images.verification import DamagedRow, verify_rows
 
 # Raised when the same files would make other rows than before: everything is then read again.

@@ -11,7 +11,7 @@ from lance_pipeline.images.columns import Indices, Mask
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.rows import StoredImages
 from lance_pipeline.images.object_store import is_remote
-from lance_pipeline.images.table import RowAddresses
+from lance_pipeline.images.row_addresses import RowAddresses
 
 # A window is read in so many parts, so many of them at once, and so many windows ahead. Requests to an object store
 # mostly wait. Larger parts of files would each get memory that the system clears anew: reading takes four times as
