@@ -9,13 +9,29 @@ from lance_pipeline.storage.redaction import redact
 
 def main() -> int:
     """Run a subcommand; returns the exit status."""
+    arguments = _parser().parse_args()
+    # Dagster is imported only by commands that need it.
+    from lance_pipeline.orchestration.own_process import keep_to_the_user
+
+    keep_to_the_user()
+    try:
+        return arguments.run(arguments)
+    except InputError as error:
+        print(f"lance-pipeline: {redact(error)}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lance-pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     summary = commands.add_parser("summary", help="tell what the latest materializations of a dataset came to")
+    summary.set_defaults(run=_summary)
     summary.add_argument("dataset", help="the dataset's name, such as digits")
     reproduce = commands.add_parser("reproduce", help="train again from an MLflow run's record, and compare")
+    reproduce.set_defaults(run=_reproduce)
     reproduce.add_argument("run_id", help="the MLflow run of a finished training")
     verify = commands.add_parser("verify", help="compare all stored rows with their digests, and repair them")
+    verify.set_defaults(run=_verify)
     verify.add_argument("target", help="a dataset, such as digits, or the path or URI of one of its Lance datasets")
     verify.add_argument(
         "--repair",
@@ -23,8 +39,17 @@ def main() -> int:
         help="write damaged rows again from their image files or, given a path, restore them from older versions",
     )
     databases = commands.add_parser("databases", help="tell whether the databases of Dagster and MLflow are damaged")
+    databases.set_defaults(run=_databases)
     databases.add_argument("--replace", action="store_true", help="move damaged ones aside for empty ones")
+    disk = commands.add_parser("disk", help="tell what takes how much on the disk, and what may go")
+    disk.set_defaults(run=_disk)
+    disk.add_argument("dataset", nargs="?", help="the dataset's name (default: all)")
+    disk.add_argument("--json", action="store_true", help="for programs; sizes in bytes")
+    disk.add_argument(
+        "-m", "--module-name", default="lance_pipeline.definitions", help="of the definitions (default: %(default)s)"
+    )
     ui = commands.add_parser("ui", help="serve Dagster, MLflow and reports on one port of loopback until Ctrl-C")
+    ui.set_defaults(run=_ui)
     ui.add_argument("--port", type=int, default=3000, help="the port (default: %(default)s)")
     ui.add_argument("--workspace", default=None, help="a workspace.yaml (default: the project's)")
     ui.add_argument(
@@ -35,37 +60,47 @@ def main() -> int:
         help="another name by which browsers open it, as through an SSH tunnel; repeatable, or LANCE_PIPELINE_UI_HOSTS",
     )
     ui.add_argument("--mlflow-port", help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    # Dagster is imported only by commands that need it.
-    from lance_pipeline.orchestration.own_process import keep_to_the_user
+    return parser
 
-    keep_to_the_user()
-    try:
-        if arguments.command == "summary":
-            from lance_pipeline.orchestration.summary import print_summary
 
-            print_summary(arguments.dataset)
-            return 0
-        if arguments.command == "reproduce":
-            from lance_pipeline.orchestration.reproduction import reproduce as reproduced
+def _summary(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.summary import print_summary
 
-            return 0 if reproduced(arguments.run_id) else 1
-        if arguments.command == "databases":
-            from lance_pipeline.orchestration.databases import check_databases
+    print_summary(arguments.dataset)
+    return 0
 
-            return 0 if check_databases(replace=arguments.replace) else 1
-        if arguments.command == "verify":
-            from lance_pipeline.orchestration.verify import verify as verified
 
-            return 0 if verified(arguments.target, repair=arguments.repair) else 1
-        from lance_pipeline.orchestration.ui.launcher import serve
+def _reproduce(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.reproduction import reproduce
 
-        if arguments.mlflow_port:
-            print("MLflow has no port of its own any more: --mlflow-port (MLFLOW_PORT) is ignored.", file=sys.stderr)
-        return serve(arguments.port, arguments.workspace, arguments.allow_host)
-    except InputError as error:
-        print(f"lance-pipeline: {redact(error)}", file=sys.stderr)
-        return 1
+    return 0 if reproduce(arguments.run_id) else 1
+
+
+def _verify(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.verify import verify
+
+    return 0 if verify(arguments.target, repair=arguments.repair) else 1
+
+
+def _databases(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.databases import check_databases
+
+    return 0 if check_databases(replace=arguments.replace) else 1
+
+
+def _disk(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.disk import print_disk
+
+    print_disk(arguments.dataset, arguments.module_name, as_json=arguments.json)
+    return 0
+
+
+def _ui(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.ui.launcher import serve
+
+    if arguments.mlflow_port:
+        print("MLflow has no port of its own any more: --mlflow-port (MLFLOW_PORT) is ignored.", file=sys.stderr)
+    return serve(arguments.port, arguments.workspace, arguments.allow_host)
 
 
 if __name__ == "__main__":

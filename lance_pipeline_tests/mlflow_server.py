@@ -17,7 +17,7 @@ class MlflowServer:
     """Keeps runs and artifacts in a folder, so that what it was told survives a stop."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         self._port = free_port()
         self._process: subprocess.Popen[bytes] | None = None
 
@@ -27,11 +27,11 @@ class MlflowServer:
 
     def start(self) -> None:
         """Start it, and return once it answers."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        store = ["--backend-store-uri", f"sqlite:///{self._folder / 'mlflow.db'}"]
-        store += ["--artifacts-destination", str(self._folder / "artifacts")]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        store = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
+        store += ["--artifacts-destination", str(self.folder / "artifacts")]
         command = ["mlflow", "server", *store, "--workers", "1", "--host", HOST, "--port", str(self._port)]
-        with (self._folder / "server.log").open("ab") as log:
+        with (self.folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *command],
                 env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"},

@@ -13,7 +13,7 @@ from lance_pipeline.display import printable
 from lance_pipeline.images.decoding import decode_rgb
 from lance_pipeline.images.split import LanceSplit
 
-MAX_BYTES = 60_000
+MAX_BYTES = 40_000
 """A sheet is compressed until it has no more bytes."""
 
 _SIDE = 112

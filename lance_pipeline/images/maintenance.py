@@ -1,13 +1,19 @@
 """Which versions of a dataset are kept, and tidying up the rest."""
 
 import re
+import time
+from collections.abc import Mapping
 from datetime import timedelta
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import lance
 
 from lance_pipeline.images.damage import verify_command
 from lance_pipeline.images.ingestion.seen import SeenFiles
 from lance_pipeline.images.locking import locked
-from lance_pipeline.images.table import cannot_write, open_table, read_facts
+from lance_pipeline.images.object_store import is_remote
+from lance_pipeline.images.table import cannot_write, find_table, open_table, read_facts
 from lance_pipeline.images.verification import verify_rows
 
 # Lance accepts other names too, and then fails at each clean-up.
@@ -28,7 +34,9 @@ class Tidied(NamedTuple):
     bytes_removed: int
     note: str = ""
     damaged: int = 0
-    """Rows that are not what was ingested; then nothing was done."""
+    """Rows that are not what was ingested."""
+    intact: bool = True
+    """Whether nothing is damaged; otherwise nothing was done."""
 
 
 def keep_version(uri: str, version: int, name: str) -> None:
@@ -39,14 +47,45 @@ def keep_version(uri: str, version: int, name: str) -> None:
     Raises:
         InputError: there is no such version, or the dataset may not be written.
     """
-    tag = _NOT_IN_A_TAG.sub("-", name)
-    dataset = open_table(uri, version)
-    tags = dataset.tags.list()
+    _tag(open_table(uri, version), {name: version})
+
+
+def keep_versions(uri: str, versions: Mapping[str, int]) -> None:
+    """Tag those of these versions, by the names of the tags, that are still there.
+
+    Raises:
+        InputError: the dataset cannot be opened, or may not be written.
+    """
+    dataset = find_table(uri)
+    if dataset is not None:
+        there = {version["version"] for version in dataset.versions()}
+        _tag(dataset, {name: version for name, version in versions.items() if version in there})
+
+
+def _tag(dataset: lance.LanceDataset, versions: Mapping[str, int]) -> None:
     try:
-        if tag not in tags:
-            dataset.tags.create(tag, version)
-        elif tags[tag]["version"] != version:
-            dataset.tags.update(tag, version)
+        tags = dataset.tags.list()
+        for name, version in versions.items():
+            tag = _NOT_IN_A_TAG.sub("-", name)
+            if tag not in tags:
+                dataset.tags.create(tag, version)
+            elif tags[tag]["version"] != version:
+                dataset.tags.update(tag, version)
+    except OSError as error:
+        raise cannot_write(dataset.uri, error) from error
+
+
+def release_version(uri: str, name: str) -> None:
+    """Remove a tag, where there is one: the version that it kept is then cleaned up as any other.
+
+    Raises:
+        InputError: the dataset cannot be opened, or may not be written.
+    """
+    tag = _NOT_IN_A_TAG.sub("-", name)
+    dataset = find_table(uri)
+    try:
+        if dataset is not None and tag in dataset.tags.list():
+            dataset.tags.delete(tag)
     except OSError as error:
         raise cannot_write(uri, error) from error
 
@@ -75,7 +114,9 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied
             return Tidied(uri, before.version, versions, versions, files, files, 0, note)
         if "digests" in read_facts(before) and not (found := verify_rows(before)).passed:
             note = f"{found.note or 'rows are damaged'}: {verify_command(uri)}"
-            return Tidied(uri, before.version, versions, versions, files, files, 0, note, len(found.damaged))
+            return Tidied(
+                uri, before.version, versions, versions, files, files, 0, note, len(found.damaged), intact=False
+            )
         try:
             before.optimize.compact_files(materialize_deletions_threshold=_DELETED_SHARE)
             after = open_table(uri)
@@ -86,6 +127,28 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied
         return Tidied(
             uri, after.version, versions, len(after.versions()), files, len(after.get_fragments()), stats.bytes_removed
         )
+
+
+def removable_bytes(uri: str, older_than: timedelta) -> int:
+    """The bytes of data files that a clean-up would remove now; 0 in an object store, and where there is no dataset.
+
+    Raises:
+        InputError: the dataset cannot be opened.
+    """
+    dataset = None if is_remote(uri) else find_table(uri)
+    if dataset is None:
+        return 0
+    since = time.time() - older_than.total_seconds()
+    tagged = {tag["version"] for tag in dataset.tags.list().values()}
+    needed = set()
+    versions: list[Any] = dataset.versions()
+    for version in versions:
+        if version["version"] in tagged | {dataset.version} or version["timestamp"].timestamp() > since:
+            fragments = dataset.checkout_version(version["version"]).get_fragments()
+            needed |= {file.path for fragment in fragments for file in fragment.data_files()}
+    # A table without rows has no such folder.
+    files = (path for path in Path(uri, "data").glob("*") if path.name not in needed)
+    return sum(path.stat().st_size for path in files if path.stat().st_mtime < since)
 
 
 def _unfinished(seen_uri: str) -> bool:

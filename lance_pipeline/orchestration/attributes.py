@@ -192,8 +192,18 @@ class Checks(StrictModel):
     )
 
 
+class Keep(StrictModel):
+    """What is kept of old trainings: whatever is within one of these limits stays.
+
+    They hold for models with their MLflow runs, records and predictions, and for Dagster's runs with their logs.
+    """
+
+    models: int = Field(default=20, ge=1, description="The latest so many stay, however old they are.")
+    days: float = Field(default=90, ge=0, description="Those younger than this stay, however many they are.")
+
+
 class Maintenance(StrictModel):
-    """The schedule that compacts the Lance datasets and removes their old versions."""
+    """What is removed and when, and the schedule that compacts the Lance datasets."""
 
     cron: str = Field(default="0 5 * * 0", description="A cron expression; by default Sundays at five.")
     timezone: str = Field(default="UTC", description="The time zone of the expression, such as `Europe/Berlin`.")
@@ -201,7 +211,13 @@ class Maintenance(StrictModel):
     keep_days: float = Field(
         default=14,
         ge=0,
-        description="Versions younger than this stay; those that models were trained on stay for ever.",
+        description="Versions of the Lance datasets younger than this stay; those that a model was trained on stay "
+        "as long as the model.",
+    )
+    keep: Keep = Field(
+        default=Keep(),
+        description="Models and runs beyond both limits are removed, at the end of each training and by maintenance. A "
+        "champion, a registered or tagged model, the latest one and one in use always stay.",
     )
 
     _valid_cron = field_validator("cron")(_valid_cron)

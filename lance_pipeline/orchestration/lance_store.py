@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import dagster as dg
 from pydantic import Field
 
-from lance_pipeline.orchestration.paths import data_root, lance_root, make_folder
+from lance_pipeline.orchestration.paths import data_root, lance_place, lance_root, make_folder
 from lance_pipeline.orchestration.settled import Settled
 
 
@@ -41,6 +41,11 @@ class LanceStore(Settled, dg.ConfigurableResource):
         """The path or object-store URI of a folder beside the Lance datasets."""
         return f"{self.datasets or lance_root()}/{name}"
 
+    @property
+    def datasets_root(self) -> str:
+        """Where the Lance datasets are, whether or not it is there."""
+        return self.datasets or lance_place()
+
     def reports_folder(self, dataset: str) -> Path:
         """The local folder of the full lists that checks write."""
         return data_root() / "reports" / dataset
@@ -52,11 +57,20 @@ class LanceStore(Settled, dg.ConfigurableResource):
 
     def model_folder(self, dataset: str, run_id: str) -> Path:
         """The folder for the model of one run; it is made when the model is saved."""
-        return make_folder(data_root() / "models") / dataset / run_id
+        make_folder(data_root() / "models")
+        return self.models_folder(dataset) / run_id
+
+    def models_folder(self, dataset: str) -> Path:
+        """The folder with a folder for the model of each run."""
+        return data_root() / "models" / dataset
 
     def checkpoint_folder(self, dataset: str) -> Path:
-        """The folder of the checkpoint of the dataset's training."""
-        return make_folder(data_root() / "checkpoints" / dataset)
+        """The folder of the checkpoint of the dataset's training, which may be written."""
+        return make_folder(self.checkpoint_place(dataset))
+
+    def checkpoint_place(self, dataset: str) -> Path:
+        """Where that folder is, whether or not it is there."""
+        return data_root() / "checkpoints" / dataset
 
     @property
     def downloads(self) -> str:

@@ -27,6 +27,15 @@ def link(url: str) -> dg.UrlMetadataValue | dg.TextMetadataValue:
     return dg.MetadataValue.url(safe) if safe.startswith(("http://", "https://")) else dg.MetadataValue.text(safe)
 
 
+def show_pictures(context: dg.AssetExecutionContext, key: dg.AssetKey, pictures: dict[str, bytes]) -> None:
+    """Put pictures on the page of an asset that this step materializes.
+
+    Metadata of a result are written to the event log twice, with the output and with the materialization; these are
+    only with the materialization.
+    """
+    context.add_asset_metadata({name: picture(data) for name, data in pictures.items()}, key)
+
+
 def picture(data: bytes) -> dg.MarkdownMetadataValue:
     """PNG or JPEG bytes as a picture in the page; they live in the event log, so keep them small."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"

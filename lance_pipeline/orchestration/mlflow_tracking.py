@@ -3,6 +3,7 @@
 import errno
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -33,6 +34,11 @@ _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": 
 # What has no more to do with a server than that its files are written.
 _OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+def place_tag(checkpoint_folder: Path) -> dict[str, str]:
+    """The tag by which the runs of one data folder are known: another host's may have the same tracking server."""
+    return {"checkpoint_folder": f"{socket.gethostname()}:{checkpoint_folder}"}
 
 
 class TrainingRun:

@@ -36,9 +36,15 @@ def lance_root() -> str:
     Raises:
         InputError: a local folder cannot be written, or the URI holds credentials.
     """
+    place = lance_place()
+    return place if "://" in place else str(make_folder(Path(place)))
+
+
+def lance_place() -> str:
+    """What ``lance_root`` is, whether or not it is there."""
     given = os.environ.get(DATA_VARIABLE, "")
     require_no_user(given)
-    return f"{given.rstrip('/')}/lance" if "://" in given else str(make_folder(data_root() / "lance"))
+    return f"{given.rstrip('/')}/lance" if "://" in given else str(data_root() / "lance")
 
 
 def resolve_path(path: str, project: Path) -> str:

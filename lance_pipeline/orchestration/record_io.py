@@ -36,9 +36,13 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
     folder: str | None = None
     """Where the records are kept; ``dagster/records`` in the data folder when unset."""
 
-    def _path(self, key: dg.AssetKey, run_id: str) -> Path:
+    def asset_folder(self, key: dg.AssetKey) -> Path:
+        """The folder with the asset's records, named after their runs."""
         folder = Path(self.folder) if self.folder else data_root() / "dagster" / "records"
-        return folder.joinpath(*key.path) / f"{run_id}.json"
+        return folder.joinpath(*key.path)
+
+    def _path(self, key: dg.AssetKey, run_id: str) -> Path:
+        return self.asset_folder(key) / f"{run_id}.json"
 
     def handle_output(self, context: dg.OutputContext, obj: Record) -> None:
         """Write the record, whole or not at all."""

@@ -55,6 +55,9 @@ def checkpoints_to_use(
         others = _others_unfinished(context, folder, own)
         latest = next(iter(others.values()), None)
         reasons = reasons or _reasons_to_begin(context, latest, identity, fresh=fresh)
+        if not reasons and latest is None and any(_made(context)):
+            # Its checkpoint went with it.
+            reasons = ["the last training has ended"]
         context.log.info(
             printable(f"Starting from scratch: {'; '.join(reasons)}" if reasons else "Starting from scratch")
         )

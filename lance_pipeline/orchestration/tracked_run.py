@@ -5,8 +5,10 @@ import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from lance_pipeline.orchestration.records import LanceVersion
+from lance_pipeline.storage.links import link_file
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +31,7 @@ class TrackedRun:
     def __init__(self, client: "MlflowClient", run: "Run", url: str) -> None:
         self.run_id, self.experiment_id, self.url = run.info.run_id, run.info.experiment_id, url
         self.client = client
+        self._artifacts = local_folder(run.info.artifact_uri)
         self._monitor: SystemMetricsMonitor | None = None
 
     def log_params(self, params: dict[str, Any]) -> None:
@@ -86,8 +89,12 @@ class TrackedRun:
             self.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
 
     def log_folder(self, folder: Path, name: str) -> None:
-        """Log a folder's files as artifacts below ``name``."""
-        self.client.log_artifacts(self.run_id, str(folder), name)
+        """Log a folder's files as artifacts below ``name``: as hard links where MLflow keeps them on this disk."""
+        if self._artifacts is None:
+            self.client.log_artifacts(self.run_id, str(folder), name)
+            return
+        for path in (path for path in folder.iterdir() if path.is_file()):
+            link_file(path, self._artifacts / name / path.name)
 
     def watch_system(self) -> None:
         """Log the load of processors, memory, disk, network and GPUs until the end, in a thread of MLflow's.
@@ -108,6 +115,14 @@ class TrackedRun:
         if self._monitor is not None:
             self._monitor.finish()
         self.client.set_terminated(self.run_id, status)
+
+
+def local_folder(artifact_uri: str | None) -> Path | None:
+    """The folder in which MLflow keeps these artifacts on this host; None where a server or a store has them."""
+    place = urlsplit(artifact_uri or "")
+    if place.scheme not in ("", "file") or place.netloc not in ("", "localhost") or not place.path:
+        return None
+    return Path(unquote(place.path) if place.scheme else place.path).absolute()
 
 
 def _system_monitor(run_id: str, tracking_uri: str) -> "SystemMetricsMonitor":

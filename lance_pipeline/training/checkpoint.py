@@ -16,6 +16,7 @@ from typing import Any, Self
 import torch
 
 from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.sealed import SealingWriter, file_is_intact
 from lance_pipeline.storage.whole_files import whole_file
 from lance_pipeline.training.occupancy import held
@@ -116,6 +117,14 @@ class Checkpoints:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def remove(self) -> None:
+        """Remove the checkpoint, once nothing needs it any more.
+
+        Raises:
+            InputError: it cannot be removed.
+        """
+        remove(self.folder)
 
     def _write(self, state: dict[str, Any] | None) -> None:
         content = {"format": _FORMAT, **vars(Progress(self.training_id, self.identity, self.environments, state))}

@@ -5,8 +5,9 @@ import traceback
 import dagster as dg
 import pytest
 from dagster.components.testing import create_defs_folder_sandbox
+from pydantic import ValidationError
 
-from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
+from lance_pipeline.orchestration.attributes import ImageClassifierAttributes, Keep, Maintenance
 from lance_pipeline.orchestration.resources import default_resources
 
 SOURCE = "  source: {folder: data/raw/flowers}\n"
@@ -151,3 +152,14 @@ def test_every_field_has_a_description():
     found = {name: undescribed(one, schema) for name, one in schema["$defs"].items()}
     assert not undescribed(schema, schema)
     assert not any(found.values()), found
+
+
+@pytest.mark.parametrize("keep", [{"models": 0}, {"days": -1}, {"weeks": 3}])
+def test_limits_that_would_keep_nothing_are_refused(keep: dict[str, int]):
+    with pytest.raises(ValidationError) as failure:
+        Maintenance.model_validate({"keep": keep})
+    assert failure.value.errors()[0]["loc"] == ("keep", *keep)
+
+
+def test_models_are_kept_long_by_default():
+    assert Maintenance().keep == Keep(models=20, days=90)

@@ -12,7 +12,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import column_schema, picture, shown, table
+from lance_pipeline.orchestration.metadata import column_schema, show_pictures, shown, table
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split, TableVersion
 from lance_pipeline.orchestration.split_checks import (
@@ -83,11 +83,12 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
             failed = blocking_failures(split, results)
             failures += failed
             if not failed:
+                show_pictures(context, specs[split].key, _pictures(record, split, splits[split]))
                 yield dg.MaterializeResult(
                     asset_key=specs[split].key,
                     value=record,
                     data_version=dg.DataVersion(record.data.fingerprint),
-                    metadata=shown(_metadata(record, split, splits[split], reports[split])),
+                    metadata=shown(_metadata(record, splits[split], reports[split])),
                 )
         with clear_failures():
             require_blocking(failures)
@@ -184,9 +185,16 @@ def _record(report: "IngestReport") -> Split:
     )
 
 
-def _metadata(record: Split, split: str, data: "LanceSplit", report: "IngestReport") -> dict[str, Any]:
+def _pictures(record: Split, split: str, data: "LanceSplit") -> dict[str, bytes]:
     from lance_pipeline.images.pictures import class_counts_picture, contact_sheet
 
+    return {
+        "classes": class_counts_picture(record.counts, f"{split}: images per class"),
+        "samples": contact_sheet(data),
+    }
+
+
+def _metadata(record: Split, data: "LanceSplit", report: "IngestReport") -> dict[str, Any]:
     metadata = {
         "dagster/uri": record.data.uri,
         "dagster/row_count": record.rows,
@@ -199,8 +207,6 @@ def _metadata(record: Split, split: str, data: "LanceSplit", report: "IngestRepo
         "scanned": record.scanned,
         "rejected": record.rejected,
         "quarantine": record.quarantine.uri,
-        "classes": picture(class_counts_picture(record.counts, f"{split}: images per class")),
-        "samples": picture(contact_sheet(data)),
         "read_it": dg.MetadataValue.md(
             markdown_code(f'lance.dataset("{record.data.uri}", version={record.data.version}).to_table()')
         ),

@@ -1,16 +1,26 @@
-"""Tidying up a dataset's Lance tables, apart from its graph."""
+"""Tidying up a dataset: its old models and runs, and its Lance tables."""
 
 from collections.abc import Iterator
 from datetime import timedelta
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from lance_pipeline.display import printable
+from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import shown, table
+from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline.orchestration.supervision import interruptible
+
+if TYPE_CHECKING:
+    from lance_pipeline.images.maintenance import Tidied
+
+SETTINGS = "maintenance"
+"""On the asset: the settings of its dataset."""
 
 
 def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
@@ -18,37 +28,90 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
     keep = timedelta(days=dataset.attributes.maintenance.keep_days)
     spec = dataset.spec(
         "maintenance",
-        "Compacts the dataset's Lance tables and removes old versions of them. Versions that a model was trained on, "
-        "and those that the latest materializations name, stay.",
+        "Removes models and runs beyond the limits of `maintenance.keep`, compacts the dataset's Lance tables and "
+        "removes old versions of them. Versions that a model was trained on, and those that the latest "
+        "materializations name, stay.",
         {"lance"},
         "1",
         deps=[dataset.key(f"lance_{split}") for split in SPLITS],
+        metadata={SETTINGS: dataset.attributes.maintenance.model_dump(mode="json")},
     ).replace_attributes(group_name=f"{dataset.name}_maintenance")
 
-    @dg.multi_asset(name=f"{dataset.name}__maintenance", specs=[spec])
-    def maintenance(context: dg.AssetExecutionContext, lance_store: LanceStore):
-        from lance_pipeline.images.maintenance import tidy
+    checks = {
+        split: dg.AssetCheckSpec(
+            f"{split}_rows_are_intact",
+            asset=spec.key,
+            description=f"All stored rows of the {split} split are what was ingested, by their digests.",
+        )
+        for split in SPLITS
+    }
 
-        tidied = []
+    @dg.multi_asset(name=f"{dataset.name}__maintenance", specs=[spec], check_specs=list(checks.values()))
+    def maintenance(
+        context: dg.AssetExecutionContext,
+        mlflow: MlflowTracking,
+        lance_store: LanceStore,
+        io_manager: dg.ResourceParam[RecordIOManager],
+    ):
+        limits, run_id = dataset.attributes.maintenance.keep, context.run.run_id
+        retention = Retention(dataset.name, limits, context.instance, mlflow, lance_store, io_manager, run_id)
         with clear_failures(), interruptible(context):
-            for uri, seen_uri in _tables(dataset, lance_store):
-                one = tidy(uri, keep, seen_uri)
-                line = (
-                    f"{uri}: {one.versions_before} versions are now {one.versions}, {one.data_files_before} data files "
-                    f"are now {one.data_files}, {one.bytes_removed} bytes removed{one.note and f'; {one.note}'}"
-                )
-                context.log.info(printable(line))
-                tidied.append(one)
-        return dg.MaterializeResult(
+            checkpoints = retention.remove_ended_checkpoints()
+            outcome = retention.apply(context.log.info)
+            retention.pin_predictions()
+            tidied = list(_tidied(context, dataset, lance_store, keep))
+        rows = {"removed": outcome.removed, "models_kept": outcome.kept, "tables": tidied}
+        yield dg.MaterializeResult(
             metadata=shown(
                 {
-                    "tables": table([one._asdict() for one in tidied]),
-                    "bytes_removed": sum(one.bytes_removed for one in tidied),
+                    "bytes_removed": checkpoints + outcome.freed + sum(one.bytes_removed for one in tidied),
+                    "checkpoint_bytes_removed": checkpoints,
+                    # Dagster takes no table without rows.
+                    **{name: table([one._asdict() for one in lines]) for name, lines in rows.items() if lines},
                 }
             )
         )
+        for split, check in checks.items():
+            yield _check_result(check, lance_store.dataset_uri(f"{dataset.name}_{split}"), tidied)
+        with clear_failures():
+            if outcome.troubles:
+                raise InputError(["Not all that may go was removed.", *outcome.troubles])
 
     return maintenance
+
+
+def _check_result(check: dg.AssetCheckSpec, uri: str, tidied: "list[Tidied]") -> dg.AssetCheckResult:
+    """What the verification of a split came to; one that is not there has nothing to be damaged."""
+    found = next((one for one in tidied if one.uri == uri), None)
+    metadata: dict[str, Any] = {"there": found is not None}
+    if found is not None:
+        metadata |= {"damaged": found.damaged, "version": found.version, "note": found.note}
+    return dg.AssetCheckResult(
+        asset_key=check.asset_key,
+        check_name=check.name,
+        passed=found is None or found.intact,
+        metadata=shown(metadata),
+    )
+
+
+def table_names(name: str) -> list[str]:
+    """The Lance tables that a dataset of this name may have."""
+    kinds = ("", "_rejected", "_predictions")
+    return [f"{name}_listing", *(f"{name}_{split}{kind}" for split in SPLITS for kind in kinds)]
+
+
+def _tidied(
+    context: dg.AssetExecutionContext, dataset: Dataset, store: LanceStore, keep: timedelta
+) -> "Iterator[Tidied]":
+    from lance_pipeline.images.maintenance import tidy
+
+    for uri, seen_uri in _tables(dataset, store):
+        one = tidy(uri, keep, seen_uri)
+        context.log.info(
+            f"{uri}: {one.versions_before} versions are now {one.versions}, {one.data_files_before} data files "
+            f"are now {one.data_files}, {one.bytes_removed} bytes removed{one.note and f'; {one.note}'}"
+        )
+        yield one
 
 
 def _tables(dataset: Dataset, store: LanceStore) -> Iterator[tuple[str, str | None]]:
@@ -57,10 +120,7 @@ def _tables(dataset: Dataset, store: LanceStore) -> Iterator[tuple[str, str | No
 
     name, drawn = dataset.name, dataset.attributes.splits.fractions is not None
     seen = {f"{name}_{split}": f"{name}_seen" if drawn else f"{name}_{split}_seen" for split in SPLITS}
-    others = [f"{name}_listing"] + [
-        f"{name}_{split}_{kind}" for split in SPLITS for kind in ("rejected", "predictions")
-    ]
-    for table_name in [*seen, *others]:
+    for table_name in table_names(name):
         uri = store.dataset_uri(table_name)
         if find_table(uri) is not None:
             yield uri, store.folder_uri(seen[table_name]) if table_name in seen else None

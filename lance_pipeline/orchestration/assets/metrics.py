@@ -10,7 +10,7 @@ from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import column_schema, link, picture, shown, table
+from lance_pipeline.orchestration.metadata import column_schema, link, show_pictures, shown, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.model_files import load_or_restore
 from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, Split
@@ -68,6 +68,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
                 run.log_file(confusion, f"{name}/confusion.png")
                 run.log_file(result.model_dump_json().encode(), f"{name}/metrics.json")
                 run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)
+        show_pictures(context, context.asset_key, {"confusion": confusion})
         context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")
         record = Metrics(
             model_sha256=model.sha256,
@@ -83,7 +84,6 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
                 {
                     **result.scalars(),
                     "images": result.images,
-                    "confusion": picture(confusion),
                     "per_class": table([one.model_dump() for one in result.per_class]),
                     "predictions": predictions.uri,
                     "predictions_version": predictions.version,

@@ -1,6 +1,5 @@
 """The trained model."""
 
-import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -8,16 +7,19 @@ import dagster as dg
 from pydantic import Field
 
 from lance_pipeline.display import printable
-from lance_pipeline.errors import Stopped
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import link, picture, shown, table
-from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
+from lance_pipeline.orchestration.metadata import link, show_pictures, shown, table
+from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking, place_tag
+from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.resumption import checkpoints_to_use
+from lance_pipeline.orchestration.retention.models import TRAINED_TAG
+from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline.orchestration.supervision import supervised
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.training_log import log_training, training_record
@@ -25,6 +27,7 @@ from lance_pipeline.orchestration.training_report import TrainingReport
 from lance_pipeline.training.recipe import CODE_VERSION
 
 if TYPE_CHECKING:
+    from lance_pipeline.training.checkpoint import Checkpoints
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
 
@@ -70,6 +73,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         gpu: GpuResource,
         mlflow: MlflowTracking,
         lance_store: LanceStore,
+        io_manager: dg.ResourceParam[RecordIOManager],
     ):
         from lance_pipeline.training.checkpoint import exclusive
 
@@ -91,9 +95,15 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
                 on_wait=on_wait,
                 stop=stop,
             )
-            with place, devices as device:
-                context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
-                return _trained(context, dataset, config, lance_train, lance_val, device, stop, mlflow, lance_store)
+            with place:
+                with devices as device:
+                    context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
+                    result, checkpoints = _trained(
+                        context, dataset, config, lance_train, lance_val, device, stop, mlflow, lance_store
+                    )
+                yield result
+                # Dagster asks for more once record and materialization are stored: nothing needs the checkpoint now.
+                _remove_old(context, dataset, checkpoints, mlflow, lance_store, io_manager)
 
     return resnet34
 
@@ -108,8 +118,8 @@ def _trained(
     stop: Callable[[], str | None],
     mlflow: MlflowTracking,
     lance_store: LanceStore,
-) -> dg.MaterializeResult[Model]:
-    """Train from the checkpoint where there is one, and log it all."""
+) -> "tuple[dg.MaterializeResult[Model], Checkpoints]":
+    """Train from the checkpoint where there is one, and log it all; the checkpoint is still needed."""
     from lance_pipeline.evaluation.plots import learning_curve
     from lance_pipeline.images import CachePlace, LanceSplit
     from lance_pipeline.images.maintenance import keep_version
@@ -125,10 +135,10 @@ def _trained(
         context, folder, identity, device, fresh=config.fresh, every=config.checkpoint_minutes * 60
     )
     # This process has the folder to itself: whatever else counts as training there is not trained any more.
-    place = {"checkpoint_folder": f"{socket.gethostname()}:{folder}"}
+    place = place_tag(folder)
     # From now on no clean-up can remove what this training reads.
     for data in (train.data, val.data):
-        keep_version(data.uri, data.version, f"trained.{checkpoints.training_id}")
+        keep_version(data.uri, data.version, f"{TRAINED_TAG}.{checkpoints.training_id}")
 
     def describe(run: TrackedRun) -> None:
         context.log.info(printable(f"MLflow run {run.run_id}: {run.url}"))
@@ -179,10 +189,30 @@ def _trained(
     more = {
         "training_id": checkpoints.training_id,
         "mlflow_model": model_uri,
-        "learning_curve": picture(curve),
     }
+    show_pictures(context, context.asset_key, {"learning_curve": curve})
     metadata = shown(_metadata(record, device, run.url, trained.history) | more)
-    return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata)
+    return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata), checkpoints
+
+
+def _remove_old(
+    context: dg.AssetExecutionContext,
+    dataset: Dataset,
+    checkpoints: "Checkpoints",
+    mlflow: MlflowTracking,
+    lance_store: LanceStore,
+    records: RecordIOManager,
+) -> None:
+    """Remove the checkpoint, and models and runs beyond the limits. What cannot be removed is no reason to fail."""
+    keep, own_run = dataset.attributes.maintenance.keep, context.run.run_id
+    try:
+        checkpoints.remove()
+        retention = Retention(dataset.name, keep, context.instance, mlflow, lance_store, records, own_run)
+        troubles = retention.apply(context.log.info).troubles
+    except InputError as error:
+        troubles = [str(error)]
+    for trouble in troubles:
+        context.log.warning(f"Not all that may go was removed: {trouble} The next training or maintenance tries again.")
 
 
 def _tags(

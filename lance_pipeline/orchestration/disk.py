@@ -1,0 +1,254 @@
+"""What takes how much on the disk, and what may go, for the terminal."""
+
+import importlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import dagster as dg
+from dagster.components.definitions import LazyDefinitions
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.assets.maintenance import SETTINGS, table_names
+from lance_pipeline.orchestration.attributes import Maintenance
+from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.retention.retain import Outcome, Retention
+from lance_pipeline.orchestration.retention.runs import RunHistory, run_files
+from lance_pipeline.storage.usage import DiskUsage
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+_SHARED = "all data sets"
+_NO_DATASETS = ("downloads",)
+
+
+@dataclass(frozen=True)
+class Use:
+    """A line of the table.
+
+    Attributes:
+        dataset: the data set; ``all data sets`` for what they share.
+        what: such as ``models``.
+        where: a folder, or an object store.
+        bytes: on this host's disk; None in an object store.
+        may_go: how many of them; None where that cannot be told now.
+        how: the command that frees them, or why they stay.
+    """
+
+    dataset: str
+    what: str
+    where: str
+    bytes: int | None
+    may_go: int | None
+    how: str
+
+
+def print_disk(dataset: str | None, module: str, *, as_json: bool) -> None:
+    """Print what takes how much and what may go.
+
+    Args:
+        dataset: a data set's name; all when None.
+        module: of the definitions, as Dagster's ``-m`` takes it.
+        as_json: print JSON, for programs.
+
+    Raises:
+        InputError: there is no such data set, or no such module.
+    """
+    uses = disk_uses(dataset, module)
+    if as_json:
+        print(json.dumps([asdict(use) for use in uses], indent=2))
+        return
+    total = sum(use.bytes or 0 for use in uses)
+    # What is not there is of no interest to people.
+    uses = [use for use in uses if use.bytes != 0]
+    free = _free(data_root())
+    print(f"\n{data_root()}: {_size(total)}{'' if free is None else f', {_size(free)} are free on that disk'}\n")
+    rows = [(use.what, _size(use.bytes), _size(use.may_go, "?"), use.how) for use in uses]
+    widths = [max(len(row[column]) for row in [*rows, ("", "takes", "may go")]) for column in range(3)]
+    group = None
+    for use, (what, takes, may_go, how) in zip(uses, rows, strict=True):
+        if use.dataset != group:
+            group = use.dataset
+            print(f"{group:<{widths[0] + 2}}  {'takes':>{widths[1]}}  {'may go':>{widths[2]}}")
+        print(f"  {what:<{widths[0]}}  {takes:>{widths[1]}}  {may_go:>{widths[2]}}  {how}".rstrip())
+    print("\nFiles with several hard links count once, where they are listed first.")
+
+
+def disk_uses(dataset: str | None, module: str) -> list[Use]:
+    """The lines of the table, data set by data set.
+
+    Raises:
+        InputError: there is no such data set, or no such module.
+    """
+    settings = _settings(module)
+    known = sorted({*settings, *_datasets_on_disk()})
+    if dataset is not None and dataset not in known:
+        raise InputError(f"there is no data set {dataset!r}; expected one of {', '.join(known) or 'none at all'}.")
+    usage, uses = DiskUsage(), []
+    with _instance() as instance:
+        for name in known if dataset is None else [dataset]:
+            uses += _DatasetUse(name, settings.get(name), module, instance, usage).lines()
+    return uses if dataset is not None else uses + _shared(usage)
+
+
+def _settings(module: str) -> dict[str, Maintenance]:
+    """The settings of each data set's maintenance in a code location."""
+    try:
+        found = list(vars(importlib.import_module(module)).values())
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error}; expected the module of the definitions, as Dagster's `-m` takes it.") from error
+    lazy = (one(None) if one.has_context_arg else one() for one in found if isinstance(one, LazyDefinitions))
+    definitions = next((one for one in (*found, *lazy) if isinstance(one, dg.Definitions)), None)
+    if definitions is None:
+        raise InputError(f"the module {module} has no definitions; expected one as Dagster's `-m` takes it.")
+    specs = (spec for spec in definitions.resolve_all_asset_specs() if SETTINGS in spec.metadata)
+    return {spec.key.path[0]: Maintenance.model_validate(spec.metadata[SETTINGS]) for spec in specs}
+
+
+def _datasets_on_disk() -> Iterator[str]:
+    """Those that have models, records, reports or checkpoints."""
+    for kind in ("models", "dagster/records", "reports", "checkpoints"):
+        folder = data_root() / kind
+        yield from (path.name for path in folder.glob("*/") if path.name not in _NO_DATASETS)
+
+
+@contextmanager
+def _instance() -> Iterator[dg.DagsterInstance | None]:
+    """Dagster's instance, if there is one: none is made for looking."""
+    home = Path(os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster")))
+    if not (home / "history").is_dir() and not (home / "dagster.yaml").exists():
+        yield None
+        return
+    with dg.DagsterInstance.get() as instance:
+        yield instance
+
+
+class _DatasetUse:
+    """The lines of one data set; without settings it is none of the definitions, and nothing removes anything of it."""
+
+    def __init__(
+        self,
+        name: str,
+        settings: Maintenance | None,
+        module: str,
+        instance: dg.DagsterInstance | None,
+        usage: DiskUsage,
+    ) -> None:
+        self._name, self._settings, self._instance, self._usage = name, settings, instance, usage
+        self._job = f"dagster job execute -m {module} -j {name}_maintenance"
+        self._resources = default_resources()
+
+    def lines(self) -> list[Use]:
+        plan, root, name = self._plan(), data_root(), self._name
+        models = [one for one in plan.removed if one.what == "model"]
+        runs = [one for one in plan.removed if one.what == "Dagster run"]
+        trouble = " ".join(plan.troubles) or None
+        return [
+            self._line("raw images", [root / "raw" / name], 0, "the source: nothing removes it"),
+            self._tables(),
+            self._line(
+                "models",
+                [root / "models" / name],
+                None if trouble else sum(one.bytes for one in models),
+                trouble or self._how(len(models), f"{len(plan.kept)} of {len(plan.kept) + len(models)} stay"),
+            ),
+            self._line("MLflow's artifacts", [root / "mlflow" / "artifacts" / name], 0, "they go with their models"),
+            self._line(
+                "checkpoints",
+                [root / "checkpoints" / name],
+                0,
+                "a training that was interrupted goes on from them; they go once the model is there",
+            ),
+            self._line(
+                "Dagster's runs",
+                self._run_files(),
+                None if trouble else sum(one.bytes for one in runs),
+                trouble or self._how(len(runs), "their events and logs"),
+            ),
+            self._line("records", [root / "dagster" / "records" / name], 0, "they go with their runs"),
+            self._line("reports", [root / "reports" / name], 0, "written anew with each ingest"),
+        ]
+
+    def _plan(self) -> Outcome:
+        """What a clean-up would remove now."""
+        if self._instance is None:
+            return Outcome()
+        if self._settings is None:
+            return Outcome(troubles=["no data set of these definitions: nothing removes it"])
+        mlflow, store, records = (self._resources[key] for key in ("mlflow", "lance_store", "io_manager"))
+        return Retention(self._name, self._settings.keep, self._instance, mlflow, store, records).plan()
+
+    def _how(self, going: int, staying: str) -> str:
+        return f"{going} may go: {self._job}" if going else staying
+
+    def _line(self, what: str, paths: Iterable[str | Path], may_go: int | None, how: str) -> Use:
+        paths = [Path(path) for path in paths]
+        size = self._usage.of(*paths)
+        return Use(self._name, what, str(paths[0]) if len(paths) == 1 else "", size, may_go if size else 0, how)
+
+    def _tables(self) -> Use:
+        from lance_pipeline.images.maintenance import removable_bytes
+        from lance_pipeline.images.object_store import is_remote
+
+        root = self._resources["lance_store"].datasets_root
+        if is_remote(root):
+            return Use(self._name, "Lance tables", root, None, None, f"remote; old versions go: {self._job}")
+        names = [f"{name}.lance" for name in table_names(self._name)]
+        seen = [f"{self._name}_seen", *(f"{self._name}_{split}_seen" for split in SPLITS)]
+        size = self._usage.of(*(os.path.join(root, name) for name in (*names, *seen)))
+        if self._settings is None:
+            return Use(self._name, "Lance tables", root, size, None, "no data set of these definitions")
+        older_than = timedelta(days=self._settings.keep_days)
+        try:
+            may_go = sum(removable_bytes(os.path.join(root, name), older_than) for name in names)
+        except InputError as error:
+            return Use(self._name, "Lance tables", root, size, None, str(error))
+        how = f"old versions may go: {self._job}" if may_go else "their old versions too"
+        return Use(self._name, "Lance tables", root, size, may_go, how)
+
+    def _run_files(self) -> list[Path]:
+        if self._instance is None:
+            return []
+        history = RunHistory(self._name, self._instance)
+        return [path for run in history.runs() for path in run_files(self._instance, run.run_id)]
+
+
+def _shared(usage: DiskUsage) -> list[Use]:
+    root = data_root()
+
+    def line(what: str, path: Path, *, may_go: bool, how: str) -> Use:
+        size = usage.of(path)
+        return Use(_SHARED, what, str(path), size, size if may_go else 0, how)
+
+    return [
+        line("decoded images", root / "cache", may_go=True, how=f"decoded again when needed: rm -r {root / 'cache'}"),
+        line(
+            "downloaded weights",
+            root / "models" / "downloads",
+            may_go=True,
+            how=f"downloaded again when needed: rm -r {root / 'models' / 'downloads'}",
+        ),
+        line("MLflow's database", root / "mlflow", may_go=False, how="and artifacts of no data set"),
+        line("Dagster's databases", root / "dagster", may_go=False, how="and runs of no data set"),
+        line("other", root, may_go=False, how="not of this package, or of no data set"),
+    ]
+
+
+def _free(folder: Path) -> int | None:
+    there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
+    return None if there is None else shutil.disk_usage(there).free
+
+
+def _size(count: int | None, unknown: str = "remote") -> str:
+    if count is None:
+        return unknown
+    size, unit = float(count), 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size, unit = size / 1000, unit + 1
+    return f"{size:.0f} {_UNITS[unit]}" if unit < 2 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"

@@ -1,0 +1,1 @@
+"""What is kept of old trainings and runs, and removing the rest."""

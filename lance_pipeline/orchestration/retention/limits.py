@@ -1,0 +1,32 @@
+"""Which of several things are beyond the limits of ``maintenance.keep``."""
+
+import time
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from lance_pipeline.orchestration.attributes import Keep
+
+
+class Verdict(NamedTuple):
+    """Why something stays; None where nothing keeps it."""
+
+    name: str
+    made: float
+    why: str | None
+
+
+def within_limits(made: Mapping[str, float], keep: Keep, now: float | None = None) -> dict[str, str]:
+    """Why things stay that are among the latest, or young; the others are missing.
+
+    Args:
+        made: when each was made, as a Unix time.
+        keep: the limits.
+        now: the time; that of the clock when None.
+    """
+    now = time.time() if now is None else now
+    latest_first = sorted(made, key=lambda name: (-made[name], name))
+    return dict.fromkeys(latest_first[: keep.models], f"one of the latest {keep.models}") | {
+        name: f"younger than {keep.days:g} days"
+        for name in latest_first[keep.models :]
+        if now - made[name] < keep.days * 86400
+    }

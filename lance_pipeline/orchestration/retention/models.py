@@ -1,0 +1,236 @@
+"""The models of a dataset: which stay and why, and removing the others with all that belongs to them."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.attributes import Keep
+from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.records import Metrics, Model, Record
+from lance_pipeline.orchestration.retention.limits import within_limits
+from lance_pipeline.orchestration.retention.runs import AssetRun, RunHistory
+from lance_pipeline.orchestration.retention.tracking import Tracking
+from lance_pipeline.storage.removal import remove
+
+MODEL = "resnet34"
+TRAINED_TAG = "trained"
+"""Of the Lance versions that a training reads: ``trained.<training id>``."""
+EVALUATED_TAG = "evaluated"
+"""Of the predictions that a record names: ``evaluated.<Dagster run>``."""
+_NOTE = ".removing"
+
+
+class Removal(Record):
+    """A model that is being removed, noted beside the records so that the next start completes it."""
+
+    run_id: str
+    training_id: str | None
+    model: Model
+
+
+@dataclass(frozen=True)
+class KnownModel:
+    """A model on the disk.
+
+    Attributes:
+        run_id: of the Dagster run that made it.
+        folder: its weights and card.
+        made: a Unix time.
+        record: None where there is none.
+        damage: why its record cannot be read.
+        left_over: by a run that ended before it was done.
+    """
+
+    run_id: str
+    folder: Path
+    made: float
+    record: Model | None
+    damage: str | None
+    left_over: bool
+
+
+class Models:
+    """The models of a dataset.
+
+    Args:
+        name: the dataset's.
+        records: where the records are.
+        store: where models are.
+        history: Dagster's runs.
+    """
+
+    def __init__(self, name: str, records: RecordIOManager, store: LanceStore, history: RunHistory) -> None:
+        self._name, self._records, self._history = name, records, history
+        self._key = dg.AssetKey([name, MODEL])
+        self._folder = store.models_folder(name)
+        self._notes = records.asset_folder(self._key)
+
+    def known(self) -> list[KnownModel]:
+        """All of them, the latest first."""
+        run_ids = {path.stem for path in self._notes.glob("*.json")} | {path.name for path in self._folder.glob("*/")}
+        made: dict[str, float] = {}
+        for event in self._history.materializations(self._key):
+            made.setdefault(event.run_id, event.timestamp)
+        models = [self._one(run_id, made) for run_id in run_ids]
+        return sorted(models, key=lambda model: (-model.made, model.run_id))
+
+    def _one(self, run_id: str, made: Mapping[str, float]) -> KnownModel:
+        folder, path = self._folder / run_id, self._notes / f"{run_id}.json"
+        record, damage = None, None
+        try:
+            if path.exists():
+                record = self._records.read(self._history.instance, self._key, Model, run_id)
+        except InputError as error:
+            damage = str(error)
+        left_over = record is None and damage is None and run_id not in made and self._history.has_ended(run_id)
+        return KnownModel(run_id, folder, made.get(run_id) or _modified(path, folder), record, damage, left_over)
+
+    def reasons(self, known: list[KnownModel], keep: Keep, tracking: Callable[[], Tracking]) -> dict[str, str]:
+        """Why models stay, by their run; those without a reason may go.
+
+        Args:
+            known: all models, the latest first.
+            keep: the limits.
+            tracking: gives MLflow's part; asked only where limits and Dagster do not keep all.
+
+        Raises:
+            InputError: MLflow cannot be reached, or a record cannot be read.
+        """
+        models = [model for model in known if not model.left_over]
+        reasons = within_limits({model.run_id: model.made for model in models}, keep)
+        in_use, evaluated = self._in_use(models), self._evaluated()
+        for model in models:
+            if model.damage:
+                reasons[model.run_id] = f"its record cannot be read: {model.damage}"
+            elif model.record is None:
+                reasons.setdefault(model.run_id, "it has no record")
+            elif model.run_id in in_use:
+                reasons.setdefault(model.run_id, "a run that has not ended may use it")
+            elif model.record.mlflow_run_id in evaluated:
+                reasons.setdefault(model.run_id, "the latest metrics are of it")
+        if (latest := self._history.latest_run(self._key)) is not None:
+            reasons[latest] = "the latest"
+        for model in models:
+            if model.run_id not in reasons and model.record is not None:
+                why = tracking().why_kept(model.record.mlflow_run_id)
+                reasons |= {model.run_id: why} if why else {}
+        return reasons
+
+    def _in_use(self, models: list[KnownModel]) -> set[str]:
+        """Those that a run may read that has not ended: the latest one when it began, and later ones."""
+        since = self._history.earliest_live()
+        if since is None:
+            return set()
+        later = [model.run_id for model in models if model.made >= since]
+        return {*later, *(model.run_id for model in models[len(later) : len(later) + 1])}
+
+    def _evaluated(self) -> set[str]:
+        """The MLflow runs that the latest metrics are of."""
+        found = set()
+        for split in SPLITS[1:]:
+            run_id = self._history.latest_run(self._metrics(split))
+            found |= {record.mlflow_run_id for name, record in self._metrics_records(split) if name == run_id}
+        return found
+
+    def _metrics(self, split: str) -> dg.AssetKey:
+        return dg.AssetKey([self._name, f"metrics_{split}"])
+
+    def _metrics_records(self, split: str) -> Iterator[tuple[str, Metrics]]:
+        """The records of metrics that can be read, by their runs."""
+        key = self._metrics(split)
+        for path in sorted(self._records.asset_folder(key).glob("*.json")):
+            try:
+                record = self._records.read(self._history.instance, key, Metrics, path.stem)
+            except InputError:
+                # It cannot say which model it is of: it stays where it is, and evaluating again replaces it.
+                continue
+            yield path.stem, record
+
+    def outcomes(self, model: KnownModel) -> set[AssetRun]:
+        """The model and its metrics, as Dagster knows them."""
+        found = {(MODEL, model.run_id)}
+        for split in SPLITS[1:]:
+            records = self._metrics_records(split) if model.record else ()
+            found |= {
+                (f"metrics_{split}", run_id)
+                for run_id, record in records
+                if model.record and record.mlflow_run_id == model.record.mlflow_run_id
+            }
+        return found
+
+    def begin_removal(self, model: KnownModel, record: Model, tracking: Tracking) -> Removal:
+        """Note that a model goes, with all that is needed to complete it whenever this process ends.
+
+        Raises:
+            InputError: MLflow cannot be reached, or the note cannot be written.
+        """
+        removal = Removal(run_id=model.run_id, training_id=tracking.training_id(record.mlflow_run_id), model=record)
+        note = self._notes / f"{model.run_id}{_NOTE}"
+        work = note.with_suffix(".tmp")
+        try:
+            work.write_text(removal.model_dump_json())
+            os.replace(work, note)
+        except OSError as error:
+            raise InputError(f"cannot write {note}: {error.strerror}. Free some space.") from error
+        return removal
+
+    def removals(self) -> list[Removal]:
+        """The removals that have begun."""
+        notes = sorted(self._notes.glob(f"*{_NOTE}"))
+        return [Removal.model_validate_json(path.read_bytes()) for path in notes]
+
+    def complete(self, removal: Removal, tracking: Tracking) -> None:
+        """Remove a model and all that belongs to it: records, MLflow run, files, and the tags on Lance versions.
+
+        Raises:
+            InputError: something cannot be removed; the note stays, and the next start tries again.
+        """
+        from lance_pipeline.images.maintenance import release_version
+
+        model = removal.model
+        # Records first, as they point to the rest; the note last, as it knows what is left to do.
+        (self._notes / f"{removal.run_id}.json").unlink(missing_ok=True)
+        shared = any(one.record and one.record.mlflow_run_id == model.mlflow_run_id for one in self.known())
+        if not shared:
+            for split in SPLITS[1:]:
+                self._remove_metrics(split, model.mlflow_run_id)
+            tracking.remove(model.mlflow_run_id)
+        remove(self._folder / removal.run_id)
+        if removal.training_id and not shared:
+            for data in (model.train, model.val):
+                release_version(data.uri, f"{TRAINED_TAG}.{removal.training_id}")
+        (self._notes / f"{removal.run_id}{_NOTE}").unlink(missing_ok=True)
+
+    def _remove_metrics(self, split: str, mlflow_run_id: str) -> None:
+        """Remove the records of a model's metrics, and the tags on its predictions."""
+        from lance_pipeline.images.maintenance import release_version
+
+        for run_id, record in self._metrics_records(split):
+            if record.mlflow_run_id == mlflow_run_id:
+                release_version(record.predictions.uri, f"{EVALUATED_TAG}.{run_id}")
+                (self._records.asset_folder(self._metrics(split)) / f"{run_id}.json").unlink(missing_ok=True)
+
+    def pin_predictions(self) -> None:
+        """Tag the predictions that records name, so that they stay as long as the model that they are of.
+
+        Raises:
+            InputError: a table cannot be read or written.
+        """
+        from lance_pipeline.images.maintenance import keep_versions
+
+        for split in SPLITS[1:]:
+            wanted: dict[str, dict[str, int]] = {}
+            for run_id, record in self._metrics_records(split):
+                wanted.setdefault(record.predictions.uri, {})[f"{EVALUATED_TAG}.{run_id}"] = record.predictions.version
+            for uri, versions in wanted.items():
+                keep_versions(uri, versions)
+
+
+def _modified(*paths: Path) -> float:
+    return next((path.stat().st_mtime for path in paths if path.exists()), 0.0)

@@ -1,0 +1,241 @@
+"""Dagster's runs of a dataset: which stay and why, and removing the others with their records, events and logs."""
+
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.definitions.data_version import INPUT_EVENT_POINTER_TAG_PREFIX
+from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
+from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
+
+from lance_pipeline.orchestration.attributes import Keep
+from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.retention.limits import within_limits
+from lance_pipeline.storage.removal import remove
+from lance_pipeline.storage.usage import freed_by_removing
+
+_PAGE = 200
+AssetRun = tuple[str, str]
+"""The last part of an asset's key, and a run that materialized it."""
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """A run of Dagster's that touches assets of the dataset.
+
+    Attributes:
+        run_id: its id.
+        made: when it was launched, a Unix time.
+        keys: the assets that it was to make or check.
+        ended: whether it has finished.
+    """
+
+    run_id: str
+    made: float
+    keys: frozenset[dg.AssetKey]
+    ended: bool
+
+
+class RunHistory:
+    """Dagster's runs, as far as they concern a dataset.
+
+    Args:
+        name: the dataset's.
+        instance: Dagster's.
+        own: a run that is not counted as going on, as it is the one that looks.
+    """
+
+    def __init__(self, name: str, instance: dg.DagsterInstance, own: str | None = None) -> None:
+        self.name, self.instance, self._own = name, instance, own
+        self._latest: dict[dg.AssetKey, str | None] = {}
+
+    def runs(self) -> list[KnownRun]:
+        """The runs that touch assets of the dataset, the latest first."""
+        return [run for run in self._all() if any(key.path[0] == self.name for key in run.keys)]
+
+    def _all(self) -> Iterator[KnownRun]:
+        cursor = None
+        while True:
+            page = self.instance.get_run_records(limit=_PAGE, cursor=cursor)
+            for record in page:
+                run = record.dagster_run
+                keys = self._keys(run)
+                yield KnownRun(run.run_id, record.create_timestamp.timestamp(), keys, run.is_finished)
+            if len(page) < _PAGE:
+                return
+            cursor = page[-1].dagster_run.run_id
+
+    def _keys(self, run: dg.DagsterRun) -> frozenset[dg.AssetKey]:
+        chosen = frozenset(run.asset_selection or ())
+        checks = frozenset(check.asset_key for check in run.asset_check_selection or ())
+        if chosen or checks:
+            return chosen | checks
+        # Of a job that was launched whole: what it was to make is in its events.
+        planned = self.instance.get_records_for_run(
+            run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
+        ).records
+        return frozenset(record.asset_key for record in planned if record.asset_key)
+
+    def has_ended(self, run_id: str) -> bool:
+        """Whether Dagster knows the run, and it has finished."""
+        run = self.instance.get_run_by_id(run_id)
+        return run is not None and run.is_finished
+
+    def earliest_live(self) -> float | None:
+        """When the first of the runs was launched that have not ended; None where there are none."""
+        records = self.instance.get_run_records(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
+        return min(
+            (
+                record.create_timestamp.timestamp()
+                for record in records
+                if record.dagster_run.run_id != self._own
+                and (not (keys := self._keys(record.dagster_run)) or any(key.path[0] == self.name for key in keys))
+            ),
+            default=None,
+        )
+
+    def latest_run(self, key: dg.AssetKey) -> str | None:
+        """The run of the asset's latest materialization."""
+        if key not in self._latest:
+            event = self.instance.get_latest_materialization_event(key)
+            self._latest[key] = event.run_id if event else None
+        return self._latest[key]
+
+    def materializations(self, key: dg.AssetKey) -> Iterator[dg.EventLogRecord]:
+        """All materializations of the asset, the latest first."""
+        cursor = None
+        while True:
+            page = self.instance.fetch_materializations(key, limit=_PAGE, cursor=cursor)
+            yield from page.records
+            if not page.has_more:
+                return
+            cursor = page.cursor
+
+    def lineage(self, outcomes: Iterable[AssetRun]) -> set[AssetRun]:
+        """These materializations and all that they were made from, as far as Dagster knows them."""
+        found: set[AssetRun] = set()
+        pending = list(outcomes)
+        while pending:
+            one = pending.pop()
+            if one not in found:
+                found.add(one)
+                pending += self._inputs(one)
+        return found
+
+    def _inputs(self, outcome: AssetRun) -> Iterator[AssetRun]:
+        asset, run_id = outcome
+        # To ask for the events of a run that is gone would make a database for it.
+        if not self.instance.has_run(run_id):
+            return
+        made = self.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
+        key = dg.AssetKey([self.name, asset])
+        for event in (record.asset_materialization for record in made if record.asset_key == key):
+            for tag, storage_id in (event.tags or {}).items() if event else ():
+                if tag.startswith(INPUT_EVENT_POINTER_TAG_PREFIX):
+                    source = dg.AssetKey.from_user_string(tag.removeprefix(f"{INPUT_EVENT_POINTER_TAG_PREFIX}/"))
+                    chosen = dg.AssetRecordsFilter(asset_key=source, storage_ids=[int(storage_id)])
+                    for record in self.instance.fetch_materializations(chosen, limit=1).records:
+                        yield source.path[-1], record.run_id
+
+
+class Runs:
+    """The runs of a dataset with their records, apart from those of models and metrics, which go with the models.
+
+    Args:
+        records: where the records are.
+        history: the runs.
+        model: the last part of the key of the model's asset.
+    """
+
+    def __init__(self, records: RecordIOManager, history: RunHistory, model: str) -> None:
+        self._history, self._model = history, model
+        self._root = records.asset_folder(dg.AssetKey([history.name]))
+
+    def reasons(self, runs: list[KnownRun], keep: Keep, without: Collection[AssetRun] = ()) -> dict[str, str]:
+        """Why runs stay; those without a reason may go.
+
+        Args:
+            runs: all of the dataset's.
+            keep: the limits.
+            without: models and metrics that are about to go, and need no lineage any more.
+        """
+        reasons = within_limits({run.run_id: run.made for run in runs}, keep)
+        if all(run.run_id in reasons for run in runs):
+            # As is usual: then nobody need look at what each model came from.
+            return reasons
+        lineage = self._history.lineage(outcome for outcome in self._outcomes() if outcome not in without)
+        needed = {run_id for _, run_id in lineage}
+        for run in runs:
+            if not run.ended:
+                reasons[run.run_id] = "it has not ended"
+            elif run.run_id in needed:
+                reasons.setdefault(run.run_id, "a model that stays came of it, its data or its metrics")
+            elif any(self._history.latest_run(key) == run.run_id for key in run.keys):
+                reasons.setdefault(run.run_id, "it made the latest of an asset")
+            elif self._has_records_elsewhere(run):
+                reasons.setdefault(run.run_id, "another data set has records of it")
+        return reasons
+
+    def _outcomes(self) -> Iterator[AssetRun]:
+        """The models and metrics that there are."""
+        for folder in self._root.glob("*/"):
+            if folder.name == self._model or folder.name.startswith("metrics_"):
+                yield from ((folder.name, path.stem) for path in folder.glob("*.json"))
+
+    def _has_records_elsewhere(self, run: KnownRun) -> bool:
+        others = {key.path[0] for key in run.keys} - {self._history.name}
+        return any(any((self._root.parent / other).glob(f"*/{run.run_id}.json")) for other in others)
+
+    def size(self, run: KnownRun) -> int:
+        """The bytes that are free once a run is removed."""
+        return freed_by_removing(*self._records_of(run.run_id), *run_files(self._history.instance, run.run_id))
+
+    def remove(self, run: KnownRun) -> None:
+        """Remove a run with its records, events and logs; the file of its events last, by which it is found again.
+
+        Raises:
+            InputError: something cannot be removed.
+        """
+        instance = self._history.instance
+        for path in self._records_of(run.run_id):
+            path.unlink(missing_ok=True)
+        instance.compute_log_manager.delete_logs(prefix=[run.run_id])
+        instance.run_storage.delete_run(run.run_id)
+        self.remove_events(run.run_id)
+
+    def left_over(self) -> list[str]:
+        """Runs that are gone while their events are not: a removal was cut short, or Dagster's UI has removed them."""
+        instance = self._history.instance
+        if not isinstance(instance.event_log_storage, SqliteEventLogStorage):
+            return []
+        # The files first: a run is there before its events.
+        files = Path(instance.event_log_storage.path_for_shard("*")).parent.glob("*.db")
+        found = {path.stem for path in files} - {INDEX_SHARD_NAME}
+        return sorted(found.difference(instance.run_storage.get_run_ids()))
+
+    def remove_events(self, run_id: str) -> int:
+        """Remove the events of a run that is gone; returns the bytes that this freed.
+
+        Raises:
+            InputError: a file cannot be removed.
+        """
+        instance = self._history.instance
+        freed = freed_by_removing(*run_files(instance, run_id))
+        instance.event_log_storage.delete_events(run_id)
+        for path in run_files(instance, run_id):
+            remove(path)
+        return freed
+
+    def _records_of(self, run_id: str) -> list[Path]:
+        return list(self._root.glob(f"*/{run_id}.json"))
+
+
+def run_files(instance: dg.DagsterInstance, run_id: str) -> list[Path]:
+    """The database of a run's events, where each run has its own, and what its steps have printed."""
+    printed = Path(instance.storage_directory(), run_id)
+    events = instance.event_log_storage
+    if not isinstance(events, SqliteEventLogStorage):
+        return [printed]
+    database = events.path_for_shard(run_id)
+    return [printed, *(Path(database + suffix) for suffix in ("-wal", "-shm", "-journal", ""))]

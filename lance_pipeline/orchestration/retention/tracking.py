@@ -1,0 +1,223 @@
+"""MLflow's part: what its users keep, and removing runs with their models for good."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
+from lance_pipeline.orchestration.tracked_run import local_folder
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel, Run
+
+KEEP_TAG = "lance_pipeline.keep"
+"""Of an MLflow run or a logged model: whatever its value, unless that is ``false``, the model stays."""
+_CHAMPION = "champion"
+_MISSING = "RESOURCE_DOES_NOT_EXIST"
+_ENDED = ("FAILED", "KILLED")
+_PAGE = 1000
+
+
+class Tracking:
+    """The runs of one experiment that trainings of this data folder have made.
+
+    Args:
+        mlflow: where MLflow is.
+        experiment: the experiment's name.
+        place: a tag that only runs of this data folder have.
+
+    Raises:
+        InputError: MLflow cannot be reached.
+    """
+
+    def __init__(self, mlflow: MlflowTracking, experiment: str, place: dict[str, str]) -> None:
+        self._mlflow, self._place = mlflow, place
+        self._client: MlflowClient = mlflow.client()
+        with mlflow.clear_errors():
+            found = self._client.get_experiment_by_name(experiment)
+            self._experiment = found.experiment_id if found else None
+            self._registered = {} if found is None else _registered(self._client)
+
+    def why_kept(self, run_id: str) -> str | None:
+        """Why the model of a run must stay, by what MLflow's users have done with it; None where nothing says so.
+
+        Raises:
+            InputError: MLflow cannot be reached.
+        """
+        with self._mlflow.clear_errors():
+            run = self.find(run_id)
+            if run is None:
+                return None
+            models = self._models(run)
+            for model in (None, *models):
+                tags = run.data.tags if model is None else model.tags
+                if found := _keeping_tag(tags):
+                    return f"tagged `{found}` in MLflow"
+            for name in (run_id, *(model.model_id for model in models)):
+                if name in self._registered:
+                    return self._registered[name]
+        return None
+
+    def ended_without_model(self) -> "list[Run]":
+        """This data folder's runs that failed or were killed.
+
+        Raises:
+            InputError: MLflow cannot be reached.
+        """
+        with self._mlflow.clear_errors():
+            return [run for run in self._own("attributes.status != 'FINISHED'") if run.info.status in _ENDED]
+
+    def in_trash(self, days: float) -> "list[Run]":
+        """This data folder's runs that users have deleted so many days ago; none where a server keeps them.
+
+        Raises:
+            InputError: MLflow's database cannot be read.
+        """
+        from mlflow.entities import ViewType
+
+        if self._mlflow.remote:
+            return []
+        with self._mlflow.clear_errors():
+            old = set(self._store._get_deleted_runs(int(days * 86_400_000)))  # noqa: SLF001 - as `mlflow gc` does
+            return [run for run in self._own("", ViewType.DELETED_ONLY) if run.info.run_id in old] if old else []
+
+    def folders(self, run_id: str) -> list[Path]:
+        """The folders of a run's artifacts and its models, as far as they are on this host.
+
+        Raises:
+            InputError: MLflow cannot be reached.
+        """
+        with self._mlflow.clear_errors():
+            run = self.find(run_id)
+            return [folder for uri in self._places(run) if (folder := local_folder(uri))] if run else []
+
+    def training_id(self, run_id: str) -> str | None:
+        """The id of the training that a run is of."""
+        with self._mlflow.clear_errors():
+            run = self.find(run_id)
+            return run.data.tags.get(TRAINING_TAG) if run else None
+
+    def remove(self, run_id: str) -> None:
+        """Remove a run and its models for good; nothing happens where there is none.
+
+        In a database of this host nothing is left of them. A server is asked by its API to delete them and the
+        artifacts that it serves; it keeps the names until ``mlflow gc`` is run there.
+
+        Raises:
+            InputError: MLflow cannot be reached, or refuses.
+        """
+        with self._mlflow.clear_errors():
+            run = self.find(run_id)
+            if run is None:
+                return
+            models = self._models(run)
+            # First they are hidden, last they are forgotten: what is cut short in between is found again.
+            for model in models:
+                self._client.delete_logged_model(model.model_id)
+            if run.info.lifecycle_stage != "deleted":
+                self._client.delete_run(run_id)
+            for uri in self._places(run):
+                self._remove_artifacts(uri)
+            if not self._mlflow.remote:
+                self._forget(run_id, [model.model_id for model in models])
+
+    def find(self, run_id: str) -> "Run | None":
+        """The run, also one that its users have deleted; None where there is none."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._client.get_run(run_id)
+        except MlflowException as error:
+            if error.error_code == _MISSING:
+                return None
+            raise
+
+    def _own(self, condition: str, view: int | None = None) -> "Iterator[Run]":
+        from mlflow.entities import ViewType
+
+        view = ViewType.ACTIVE_ONLY if view is None else view
+        if self._experiment is None:
+            return
+        token = None
+        while True:
+            page = self._client.search_runs([self._experiment], condition, view, _PAGE, page_token=token)
+            yield from (run for run in page if self._place.items() <= run.data.tags.items())
+            token = page.token
+            if not token:
+                return
+
+    def _models(self, run: "Run") -> "list[LoggedModel]":
+        """The run's models, those too that are hidden but not forgotten yet."""
+        info = run.info
+        models = list(self._client.search_logged_models([info.experiment_id], f"source_run_id = '{info.run_id}'"))
+        outputs = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
+        hidden = (self._hidden(model_id) for model_id in outputs - {model.model_id for model in models})
+        return [*models, *filter(None, hidden)]
+
+    def _places(self, run: "Run") -> list[str]:
+        uris = (run.info.artifact_uri, *(model.artifact_location for model in self._models(run)))
+        return [uri for uri in uris if uri]
+
+    def _hidden(self, model_id: str) -> "LoggedModel | None":
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return self._store.get_logged_model(model_id, allow_deleted=True)
+        except MlflowException as error:
+            if error.error_code == _MISSING:
+                return None
+            raise
+
+    @property
+    def _store(self) -> Any:
+        """What ``mlflow gc`` works on: the client has no way to what is deleted."""
+        from mlflow.tracking._tracking_service.utils import _get_store
+
+        return _get_store(self._mlflow.uri)
+
+    def _remove_artifacts(self, uri: str) -> None:
+        """Only what lies on this host or is served by the tracking server: nobody else's store is touched."""
+        from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
+
+        folder = local_folder(uri)
+        if folder is None and not uri.startswith("mlflow-artifacts:"):
+            return
+        get_artifact_repository(uri, tracking_uri=self._mlflow.uri).delete_artifacts()
+        if folder is not None and folder.parent.is_dir() and not any(folder.parent.iterdir()):
+            folder.parent.rmdir()
+
+    def _forget(self, run_id: str, model_ids: Iterable[str]) -> None:
+        """What ``mlflow gc`` does to its database, without the seconds that its command takes."""
+        store = self._store
+        for model_id in model_ids:
+            store._hard_delete_logged_model(model_id)  # noqa: SLF001 - as `mlflow gc` does
+        store._hard_delete_run(run_id)  # noqa: SLF001
+
+
+def _registered(client: "MlflowClient") -> dict[str, str]:
+    """Why the runs and logged models stay that somebody has registered, as is a champion or a former one."""
+    kept: dict[str, str] = {}
+    token = None
+    while True:
+        page = client.search_model_versions(max_results=_PAGE, page_token=token)
+        for version in page:
+            aliases = ", ".join(f"@{alias}" for alias in version.aliases)
+            why = f"registered as {version.name} version {version.version}{aliases and f' ({aliases})'}"
+            source = (version.source or "").removeprefix("models:/")
+            kept |= dict.fromkeys(filter(None, (version.run_id, version.model_id, source)), why)
+        token = page.token
+        if not token:
+            return kept
+
+
+def _keeping_tag(tags: dict[str, str]) -> str | None:
+    """The tag by which a user keeps a model."""
+    return next(
+        (
+            key
+            for key, value in tags.items()
+            if (key == KEEP_TAG or _CHAMPION in key.lower()) and value.strip().lower() != "false"
+        ),
+        None,
+    )

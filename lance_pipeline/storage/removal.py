@@ -1,0 +1,26 @@
+"""Removing files and folders."""
+
+import shutil
+from pathlib import Path
+
+from lance_pipeline.errors import InputError
+
+
+def remove(path: Path) -> None:
+    """Remove a file, or a folder with all that is in it, where there is one; a link, but not what it leads to.
+
+    Raises:
+        InputError: it cannot be removed.
+    """
+    try:
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    except FileNotFoundError:
+        # Somebody else was faster.
+        return
+    except OSError as error:
+        raise InputError(
+            f"cannot remove {path}: {error.strerror or error}. Remove it yourself, or give yourself the right to."
+        ) from error

@@ -1,0 +1,85 @@
+"""A tiny data set on a Dagster instance that keeps its history on the disk, as a user's does."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+
+from lance_pipeline.orchestration import training_log
+from lance_pipeline.orchestration.attributes import Keep
+from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.retention.retain import Retention
+from lance_pipeline_tests.conftest import PROJECT
+from lance_pipeline_tests.image_folders import write_image_folder
+from lance_pipeline_tests.orchestration.conftest import COUNTS, RECIPE, Graph
+
+DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
+
+
+class Project(Graph):
+    """The data set ``tiny``, and the data folder that it is in."""
+
+    @property
+    def data(self) -> Path:
+        return self.images.parent / "data"
+
+    def train(self, *more: str) -> str:
+        """Train, and materialize more; returns the Dagster run."""
+        result = self.materialize("resnet34", *more)
+        assert result.success
+        return result.run_id
+
+    def retention(self, models: int = 1, days: float = 0, **other: Any) -> Retention:
+        resources = default_resources() | other
+        places = (resources[key] for key in ("mlflow", "lance_store", "io_manager"))
+        return Retention("tiny", Keep(models=models, days=days), self.instance, *places)
+
+    def models(self) -> set[str]:
+        """The runs whose models are on the disk."""
+        return {path.name for path in (self.data / "models" / "tiny").glob("*/")}
+
+    def records(self, asset: str = "resnet34") -> set[str]:
+        """The runs of an asset's records."""
+        return {path.stem for path in (self.data / "dagster" / "records" / "tiny" / asset).glob("*.json")}
+
+    def events(self) -> set[str]:
+        """The runs that have a database of events."""
+        found = {path.stem for path in (self.data / "dagster" / "history" / "runs").glob("*.db")}
+        return found - {"index"}
+
+
+@pytest.fixture(scope="module")
+def module_patch() -> Iterator[pytest.MonkeyPatch]:
+    with pytest.MonkeyPatch.context() as patch:
+        yield patch
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """One whose splits are there, and no model. To export the network takes longer than all else: it is done once."""
+    folder = tmp_path_factory.mktemp("project")
+    module_patch.setenv("LANCE_PIPELINE_DATA", str(folder / "data"))
+    module_patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    module_patch.setattr(training_log, "_save", _exported_once(folder / "exported", training_log._save))
+    home = folder / "data" / "dagster"
+    home.mkdir(parents=True)
+    shutil.copyfile(PROJECT / "dagster.yaml", home / "dagster.yaml")
+    write_image_folder(folder / "images", COUNTS)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        project = Project(instance, folder / "images")
+        project.attributes = {"image_size": 8, "recipe": RECIPE | {"epochs": 1}}
+        assert project.materialize(*DATA).success
+        yield project
+
+
+def _exported_once(kept: Path, save):
+    def copied(path: Path, *rest) -> None:
+        if not kept.exists():
+            save(kept, *rest)
+        shutil.copytree(kept, path, copy_function=os.link)
+
+    return copied
