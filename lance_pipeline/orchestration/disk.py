@@ -37,7 +37,7 @@ class Use:
         what: such as ``models``.
         where: a folder, or an object store.
         bytes: on this host's disk; None in an object store.
-        may_go: how many of them; None where that cannot be told now.
+        may_go: how many of them; None where that is unknown now.
         how: the command that frees them, or why they stay.
     """
 
@@ -163,7 +163,7 @@ class _DatasetUse:
                 "checkpoints",
                 [root / "checkpoints" / name],
                 0,
-                "a training that was interrupted goes on from them; they go once the model is there",
+                "an interrupted training resumes from them; they are removed once the model is there",
             ),
             self._line(
                 "Dagster's runs",

@@ -23,7 +23,7 @@ class Tree:
 
     Args:
         folder: an empty folder.
-        meter: is told of each file and folder.
+        meter: counts each file and folder.
     """
 
     def __init__(self, folder: Path, meter: Meter) -> None:
