@@ -195,11 +195,11 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         if not self._given:
             require_sound_databases(self._folder / "mlflow.db")
         with self.clear_errors(), self._lock():
-            client = MlflowClient(self._uri())
+            client = MlflowClient(self.client_uri())
             client.search_experiments(max_results=1)
             return client
 
-    def _uri(self) -> str:
+    def client_uri(self) -> str:
         """The address for MLflow, which gets a server's user and password as it wants them, by the environment.
 
         Raises:

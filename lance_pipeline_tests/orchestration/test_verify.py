@@ -1,9 +1,13 @@
-"""``python -m lance_pipeline verify`` as a user runs it."""
+"""Damaged rows under Dagster: what stops, what the checks of maintenance say, and the command that repairs them."""
 
+import shutil
 from pathlib import Path
 
 from lance_pipeline.images import LanceSplit
 from lance_pipeline_tests.conftest import Shell
+from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
+
+DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 
 
 def flip_stored_images(uri: Path, count: int) -> list[str]:
@@ -43,3 +47,27 @@ def test_what_is_not_there_is_said(shell: Shell):
         assert found.returncode == 1
         assert target in found.stderr
         assert "Traceback" not in found.stderr
+
+
+def test_nothing_is_built_on_damaged_rows(graph: Graph):
+    assert graph.materialize(*DATA, "resnet34").success
+    data = graph.images.parent / "data"
+    # Where the pixels are cached, the rows are not read.
+    shutil.rmtree(data / "cache")
+    for split, asset in (("train", "resnet34"), ("test", "metrics_test")):
+        (path,) = flip_stored_images(data / "lance" / f"tiny_{split}.lance", 1)
+        assert path in failure_of(graph.materialize(asset))
+
+
+def test_maintenance_checks_all_rows_and_leaves_damaged_ones(graph: Graph):
+    assert graph.materialize(*DATA).success
+    uri = graph.images.parent / "data" / "lance" / "tiny_val.lance"
+    flip_stored_images(uri, 2)
+    versions = len(LanceSplit(str(uri)).dataset.versions())
+    result = graph.materialize("maintenance")
+    assert result.success
+    passed = {check.check_name: check.passed for check in result.get_asset_check_evaluations()}
+    assert passed == {
+        "train_rows_are_intact": True, "val_rows_are_intact": False, "test_rows_are_intact": True,
+    }  # fmt: skip
+    assert len(LanceSplit(str(uri)).dataset.versions()) == versions

@@ -174,7 +174,7 @@ class Tracking:
         """What ``mlflow gc`` works on: the client has no way to what is deleted."""
         from mlflow.tracking._tracking_service.utils import _get_store
 
-        return _get_store(self._mlflow.uri)
+        return _get_store(self._mlflow.client_uri())
 
     def _remove_artifacts(self, uri: str) -> None:
         """Only what lies on this host or is served by the tracking server: nobody else's store is touched."""
@@ -183,7 +183,7 @@ class Tracking:
         folder = local_folder(uri)
         if folder is None and not uri.startswith("mlflow-artifacts:"):
             return
-        get_artifact_repository(uri, tracking_uri=self._mlflow.uri).delete_artifacts()
+        get_artifact_repository(uri, tracking_uri=self._mlflow.client_uri()).delete_artifacts()
         if folder is not None and folder.parent.is_dir() and not any(folder.parent.iterdir()):
             folder.parent.rmdir()
 
