@@ -22,7 +22,15 @@ from lance_pipeline.images.ingestion.examination import Job, Outcome, examine
 
 
 class ProcessEndedError(Exception):
-    """A process ended without an answer; the message says with which status."""
+    """A process ended without an answer; the message says with which status.
+
+    Args:
+        status: of the process, negative where a signal ended it.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__(_status(status))
+        self.killed = status < 0
 
 
 class WorkerProcess:
@@ -92,7 +100,7 @@ class WorkerProcess:
             return self._connection.recv()
         except (EOFError, OSError) as error:
             self._connection.close()
-            raise ProcessEndedError(_status(self._process.wait())) from error
+            raise ProcessEndedError(self._process.wait()) from error
 
 
 def main(descriptor: int) -> None:

@@ -17,8 +17,8 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images.ingestion.examination import Job, Outcome, examine, reject_unread
 from lance_pipeline.images.ingestion.worker import ProcessEndedError, WorkerProcess
 
-# After so many processes in a row that did not start no more are tried.
-_MOST_FAILURES = 10
+# After so many processes in a row that did not start no more are tried; being killed from outside is only a part of it.
+_MOST_FAILURES, _KILLED = 3, 0.1
 # A stretch, or a single file, with which so many processes ended did not meet an accident from outside.
 _ENDS = 2
 
@@ -39,7 +39,7 @@ class WorkerPool:
         self._starting: list[WorkerProcess] = []
         self._idle: SimpleQueue[WorkerProcess] = SimpleQueue()
         self._lock = Lock()
-        self._failures = 0
+        self._failures = 0.0
         for _ in range(processes):
             self._start_ahead()
 
@@ -153,7 +153,7 @@ class WorkerPool:
         try:
             worker = WorkerProcess(self._job)
         except OSError as error:
-            self._failed(f"cannot be started: {error}")
+            self._failed(f"cannot be started: {error}", 1)
             return None
         self._all.append(worker)
         return worker
@@ -162,13 +162,13 @@ class WorkerPool:
         try:
             worker.welcome()
         except ProcessEndedError as end:
-            self._failed(f"ended with {end} while it started")
+            self._failed(f"ended with {end} while it started", _KILLED if end.killed else 1)
             return False
-        self._failures = 0
+        self._failures = 0.0
         return True
 
-    def _failed(self, how: str) -> None:
-        self._failures += 1
+    def _failed(self, how: str, weight: float) -> None:
+        self._failures += weight
         rest = "" if self._failures < _MOST_FAILURES else "; the ingest continues with the processes that it has"
         self._warn(f"A process for examining files {how}{rest}.")
 

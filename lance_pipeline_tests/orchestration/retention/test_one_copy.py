@@ -48,7 +48,7 @@ def test_the_checkpoint_goes_with_the_materialization_and_not_before(project: Pr
     result = project.materialize("resnet34")
     assert result.success
     log = [entry.user_message or "" for entry in project.instance.all_logs(result.run_id)]
-    assert any("interrupted training" in line for line in log)
+    assert any("Resuming training" in line for line in log)
     assert not any("Epoch 1/1:" in line for line in log)
     assert not checkpoints(project)
 
