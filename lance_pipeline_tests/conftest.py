@@ -63,13 +63,8 @@ class Shell:
         return self.run(*command)
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Several processes share the tests by file; those with the marker `cuda` are skipped where there is no device."""
-    for item in items:
-        # The demo takes a minute, which one process spends.
-        needs_demo = "demo" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("demo" if needs_demo else item.path.name))
+    """Tests with the marker `cuda` are skipped where there is no device."""
     needing = [item for item in items if item.get_closest_marker("cuda")]
     if needing and not _cuda_is_there():
         for item in needing:

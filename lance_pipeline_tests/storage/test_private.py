@@ -228,7 +228,9 @@ def test_no_folder_at_all_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_tree_is_narrowed_without_following_links(tmp_path: Path):
     outside = tmp_path / "outside"
-    outside.mkdir(mode=0o755)
+    outside.mkdir()
+    # Whatever the umask.
+    outside.chmod(0o755)
     tree = tmp_path / "tree"
     (tree / "inner").mkdir(parents=True)
     (tree / "inner" / "file").touch(mode=0o644)
