@@ -6,6 +6,7 @@ first asked for, and forget rows that are damaged, so that they are decoded agai
 
 import logging
 import os
+import threading
 from collections.abc import Callable
 
 import numpy as np
@@ -75,7 +76,7 @@ class BlockDigests:
             self._state = np.full(blocks, _INTACT, np.uint8)
         else:
             self.digests, self._state = digests, np.full(blocks, _UNCHECKED, np.uint8)
-        self._unchecked = digests is not None
+        self._unchecked, self._ahead = digests is not None, False
         # Rows of damaged blocks that have been written again.
         self._redone: dict[int, set[int]] = {}
 
@@ -107,6 +108,7 @@ class BlockDigests:
     def has(self, rows: Indices) -> Mask:
         """Which of these rows are there."""
         if self._unchecked:
+            self._check_ahead()
             blocks = np.unique(rows // BLOCK_ROWS)
             for block in blocks[self._state[blocks] == _UNCHECKED].tolist():
                 self._check(block)
@@ -125,6 +127,17 @@ class BlockDigests:
             start, stop = self._bounds(block)
             if len(redone) == stop - start and self._digest(block) == self.digests[block]:
                 self._state[block] = _INTACT
+
+    def _check_ahead(self) -> None:
+        """Have a thread check all blocks in order, once: hashing needs no lock, and batches from a cache one core."""
+        if not self._ahead:
+            self._ahead = True
+            threading.Thread(target=self._check_all, name="check-cache", daemon=True).start()
+
+    def _check_all(self) -> None:
+        for block in range(len(self._state)):
+            if self._state[block] == _UNCHECKED:
+                self._check(block)
 
     def _check(self, block: int) -> None:
         if self._digest(block) == self.digests[block]:
