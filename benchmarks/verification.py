@@ -132,9 +132,8 @@ def _section(options: argparse.Namespace, seconds: dict[str, list[tuple[float, f
 
 {today()}: epochs of {options.png:,} PNG and {options.jpeg:,} JPEG with {os.cpu_count()} cores, in turn with and without
 comparing what is read with its digest, {options.rounds} rounds ({4 * options.rounds} of the cache). A cache is checked
-in the first epoch after it is opened, which is the one that is measured, mostly by a thread of its own; later epochs cost
-nothing. The median is given
-with the least and the greatest; the ratio is taken within a round.
+in the first epoch after it is opened, which is the one that is measured, mostly by a thread of its own; later epochs
+cost nothing. The median is given with the least and the greatest; the ratio is taken within a round.
 
 {table}
 """
