@@ -32,7 +32,9 @@ class Shell:
     @property
     def environment(self) -> dict[str, str]:
         own = {"LANCE_PIPELINE_DATA": str(self.data), "DAGSTER_HOME": str(self.data / "dagster")}
-        return {**os.environ, **own, **self.variables}
+        # Libraries that tests use in this process, such as MLflow, set variables too.
+        inherited = {name: value for name, value in os.environ.items() if name not in _UNSET}
+        return {**inherited, **own, **self.variables}
 
     def start(self, *command: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
         """``python -m <command>`` in a process group of its own, as a shell starts it."""

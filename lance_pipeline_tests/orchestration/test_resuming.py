@@ -49,6 +49,23 @@ def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str)
     assert project.dagster_statuses()[:2] == ["SUCCESS", "FAILURE" if "SIGKILL" in how else "CANCELED"]
 
 
+def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_used(project: Project, expected):
+    process = project.start("resnet34", config='{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}')
+    read_until(process, r"Epoch 3/4:")
+    await_condition(lambda: any(project.data.glob("checkpoints/flowers/*/previous.pt")), 60, "a second checkpoint")
+    end(process, "SIGKILL to the group")
+    (path,) = project.data.glob("checkpoints/flowers/*/checkpoint.pt")
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 16
+    path.write_bytes(content)
+
+    output = project.materialize("resnet34")
+    assert f"The checkpoint {path} is damaged" in output
+    assert "Resuming training" in output
+    assert "Epoch 1/4" not in output
+    assert project.model().sha256 == expected[0]
+
+
 def test_what_makes_a_training_begin_anew_is_told(project: Project, expected):
     assert "Starting from scratch: the last training has ended" in project.materialize("resnet34")
     process = project.start("resnet34")
@@ -70,20 +87,3 @@ def test_what_makes_a_training_begin_anew_is_told(project: Project, expected):
     assert "Starting from scratch: the last training has ended" in project.materialize("resnet34")
     fresh = '{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}'
     assert "Starting from scratch: `fresh` asks for it" in project.materialize("resnet34", config=fresh)
-
-
-def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_used(project: Project, expected):
-    process = project.start("resnet34", config='{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}')
-    read_until(process, r"Epoch 3/4:")
-    await_condition(lambda: any(project.data.glob("checkpoints/flowers/*/previous.pt")), 60, "a second checkpoint")
-    end(process, "SIGKILL to the group")
-    (path,) = project.data.glob("checkpoints/flowers/*/checkpoint.pt")
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 16
-    path.write_bytes(content)
-
-    output = project.materialize("resnet34")
-    assert f"The checkpoint {path} is damaged" in output
-    assert "Resuming training" in output
-    assert "Epoch 1/4" not in output
-    assert project.model().sha256 == expected[0]
