@@ -172,7 +172,7 @@ class _DatasetUse:
                 trouble or self._how(len(runs), "their events and logs"),
             ),
             self._line("records", [root / "dagster" / "records" / name], 0, "they go with their runs"),
-            self._line("reports", [root / "reports" / name], 0, "written anew with each ingest"),
+            self._line("reports", [root / "reports" / name], 0, "written again by each ingest"),
         ]
 
     def _plan(self) -> Outcome:
