@@ -84,8 +84,11 @@ def _artifacts(client: MlflowClient, run_id: str) -> set[str]:
 
 def _load(model_uri: str) -> PyFuncModel:
     """The model, as somebody loads it who has nothing but MLflow."""
-    mlflow.set_tracking_uri(MlflowTracking().address.full())
-    return load_from_mlflow(model_uri)
+    with pytest.MonkeyPatch.context() as patch:
+        # MLflow sets the variable too, which is to be gone afterwards.
+        patch.setenv("MLFLOW_TRACKING_URI", address := MlflowTracking().address.full())
+        mlflow.set_tracking_uri(address)
+        return load_from_mlflow(model_uri)
 
 
 @pytest.mark.parametrize("count", [1, 3])
