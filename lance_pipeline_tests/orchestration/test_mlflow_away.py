@@ -21,11 +21,13 @@ def server(tmp_path: Path) -> Iterator[MlflowServer]:
 
 
 @pytest.fixture
-def project(tmp_path: Path, server: MlflowServer, monkeypatch: pytest.MonkeyPatch) -> Project:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.5")
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
-    return training_project(tmp_path / "project")
+def project(tmp_path: Path, server: MlflowServer) -> Project:
+    variables = {
+        "MLFLOW_TRACKING_URI": server.uri,
+        "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5",
+        "MLFLOW_HTTP_REQUEST_TIMEOUT": "2",
+    }
+    return training_project(tmp_path / "project", variables=variables)
 
 
 def steps(client: MlflowClient, run_id: str, name: str) -> list[int]:

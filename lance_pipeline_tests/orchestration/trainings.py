@@ -5,6 +5,7 @@ import re
 import signal
 import subprocess
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -114,19 +115,19 @@ class Project:
         return set(processes_of(self.data))
 
 
-def training_project(root: Path, epochs: int = EPOCHS) -> Project:
-    """The project below ``root``, with its splits, and no model."""
+def training_project(root: Path, epochs: int = EPOCHS, variables: Mapping[str, str] | None = None) -> Project:
+    """The project below ``root``, with its splits, no model, and these variables of its shell."""
     write_small_project(root)
     # Devices are held for each runtime folder: no other test's training is waited for. The path of the folder for
     # temporary files must be short, for sockets are made there.
     folder = tempfile.mkdtemp()
-    variables = {
+    own = {
         "TMPDIR": folder,
         "XDG_RUNTIME_DIR": folder,
         "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")]).strip(os.pathsep),
         "PYTHONUNBUFFERED": "1",
     }
-    project = Project(new_shell(root, root / "data", variables))
+    project = Project(new_shell(root, root / "data", {**own, **(variables or {})}))
     project.defs.write_text(project.defs.read_text().replace("epochs: 2", f"epochs: {epochs}"))
     project.materialize("raw_images", "lance_train", "lance_val")
     return project
