@@ -3,9 +3,6 @@
 import argparse
 import sys
 
-from lance_pipeline.errors import InputError
-from lance_pipeline.storage.redaction import redact
-
 
 def main() -> int:
     """Run a subcommand; returns the exit status."""
@@ -14,11 +11,8 @@ def main() -> int:
     from lance_pipeline.orchestration.own_process import keep_to_the_user
 
     keep_to_the_user()
-    try:
-        return arguments.run(arguments)
-    except InputError as error:
-        print(f"lance-pipeline: {redact(error)}", file=sys.stderr)
-        return 1
+    # What it raises is shown as any error of a process of the pipeline's own.
+    return arguments.run(arguments)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -7,10 +7,11 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import dagster as dg
 import pytest
 
 from lance_pipeline.images import LanceSplit
@@ -28,6 +29,14 @@ class Shell:
     folder: Path
     data: Path
     variables: Mapping[str, str] = field(default_factory=dict)
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """Dagster's instance of the data folder, in this process."""
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("DAGSTER_HOME", str(self.data / "dagster"))
+            with dg.DagsterInstance.get() as instance:
+                yield instance
 
     @property
     def environment(self) -> dict[str, str]:

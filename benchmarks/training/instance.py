@@ -19,9 +19,10 @@ class Moment:
 
 
 def make_instance(data: str) -> str:
-    """The folder of the instance of a data folder, with the project's settings."""
+    """Make an instance with the project's settings in a data folder, and this process's; returns its own folder."""
     home = os.path.join(data, "dagster")
     os.makedirs(home, exist_ok=True)
+    os.environ["DAGSTER_HOME"] = home
     shutil.copyfile(os.path.join(REPO, "dagster.yaml"), os.path.join(home, "dagster.yaml"))
     return home
 

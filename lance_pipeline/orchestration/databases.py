@@ -1,18 +1,21 @@
 """The databases of Dagster and MLflow that are files, and what is lost with each of them."""
 
 import os
+import sqlite3
 from pathlib import Path
 
-from lance_pipeline.errors import DamagedError
+from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.storage.databases import damage_of, set_database_aside
+from lance_pipeline.storage.full_disk import full_disk, is_full_disk
+from lance_pipeline.storage.redacted_errors import chain
 
 REPLACE_COMMAND = "python -m lance_pipeline databases --replace"
 
 
 def databases() -> dict[Path, str]:
     """The databases that may be there, each with what is lost without it."""
-    home = Path(os.environ.get("DAGSTER_HOME") or data_root() / "dagster")
+    home = _dagster_home()
     return {
         home / "history" / "runs.db": "the list of runs",
         home / "history" / "runs" / "index.db": "what was materialized, so that models are trained again; the data "
@@ -23,6 +26,28 @@ def databases() -> dict[Path, str]:
     }
 
 
+def _dagster_home() -> Path:
+    return Path(os.environ.get("DAGSTER_HOME") or data_root() / "dagster")
+
+
+def explained(error: BaseException) -> InputError | None:
+    """The full disk, or the damaged database, that an error of Dagster's or MLflow's comes from; None: neither.
+
+    An `InputError` explains itself.
+    """
+    if isinstance(error, InputError):
+        return error
+    for folder in (_dagster_home(), data_root()):
+        if is_full_disk(error, folder):
+            return full_disk(folder)
+    if any(isinstance(one, sqlite3.DatabaseError) for one in chain(error)):
+        try:
+            require_sound_databases()
+        except InputError as found:
+            return found
+    return None
+
+
 def require_sound_databases(*which: Path) -> None:
     """See that SQLite can read them.
 
@@ -31,6 +56,7 @@ def require_sound_databases(*which: Path) -> None:
 
     Raises:
         DamagedError: one is damaged.
+        FullDiskError: there is no space to open one.
     """
     for path, lost in databases().items():
         if (path in which or not which) and (reason := damage_of(path)):
@@ -47,6 +73,7 @@ def check_databases(*, replace: bool) -> bool:
         replace: move damaged ones aside: their programs make empty ones.
 
     Raises:
+        FullDiskError: there is no space to open one.
         InputError: one cannot be moved.
     """
     sound = True

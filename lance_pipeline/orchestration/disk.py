@@ -16,11 +16,13 @@ from dagster.components.definitions import LazyDefinitions
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.maintenance import SETTINGS, table_names
 from lance_pipeline.orchestration.attributes import Maintenance
+from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Outcome, Retention
 from lance_pipeline.orchestration.retention.runs import RunHistory, run_files
+from lance_pipeline.storage.full_disk import FullDiskError
 from lance_pipeline.storage.usage import DiskUsage
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -91,9 +93,9 @@ def disk_uses(dataset: str | None, module: str) -> list[Use]:
     if dataset is not None and dataset not in known:
         raise InputError(f"there is no data set {dataset!r}; expected one of {', '.join(known) or 'none at all'}.")
     usage, uses = DiskUsage(), []
-    with _instance() as instance:
+    with _instance() as (instance, trouble):
         for name in known if dataset is None else [dataset]:
-            uses += _DatasetUse(name, settings.get(name), module, instance, usage).lines()
+            uses += _DatasetUse(name, settings.get(name), module, instance, trouble, usage).lines()
     return uses if dataset is not None else uses + _shared(usage)
 
 
@@ -119,14 +121,23 @@ def _datasets_on_disk() -> Iterator[str]:
 
 
 @contextmanager
-def _instance() -> Iterator[dg.DagsterInstance | None]:
-    """Dagster's instance, if there is one: none is made for looking."""
+def _instance() -> Iterator[tuple[dg.DagsterInstance | None, str | None]]:
+    """Dagster's instance, if there is one, for none is made for looking; or why a full disk keeps it closed."""
     home = Path(os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster")))
     if not (home / "history").is_dir() and not (home / "dagster.yaml").exists():
-        yield None
+        yield None, None
         return
-    with dg.DagsterInstance.get() as instance:
-        yield instance
+    try:
+        opened = dg.DagsterInstance.get()
+        # Only now are its databases opened.
+        opened.get_runs(limit=1)
+    except Exception as error:
+        if not isinstance(explained(error), FullDiskError):
+            raise
+        yield None, "free a little space first: Dagster's databases cannot be opened"
+        return
+    with opened as instance:
+        yield instance, None
 
 
 class _DatasetUse:
@@ -138,9 +149,11 @@ class _DatasetUse:
         settings: Maintenance | None,
         module: str,
         instance: dg.DagsterInstance | None,
+        trouble: str | None,
         usage: DiskUsage,
     ) -> None:
-        self._name, self._settings, self._instance, self._usage = name, settings, instance, usage
+        self._name, self._settings, self._usage = name, settings, usage
+        self._instance, self._trouble = instance, trouble
         self._job = f"dagster job execute -m {module} -j {name}_maintenance"
         self._resources = default_resources()
 
@@ -178,7 +191,7 @@ class _DatasetUse:
     def _plan(self) -> Outcome:
         """What a clean-up would remove now."""
         if self._instance is None:
-            return Outcome()
+            return Outcome(troubles=[self._trouble] if self._trouble else [])
         if self._settings is None:
             return Outcome(troubles=["no data set of these definitions: nothing removes it"])
         mlflow, store, records = (self._resources[key] for key in ("mlflow", "lance_store", "io_manager"))

@@ -15,6 +15,8 @@ from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.storage.redacted_errors import without_secrets
+from lance_pipeline.storage.redaction import redact
 
 _logger = logging.getLogger(__name__)
 
@@ -32,8 +34,9 @@ def load_datasets(package: Path) -> dg.Definitions:
         Exception: what Dagster raises where the error lies elsewhere, or no data set can be loaded.
     """
     try:
-        definitions = dg.load_from_defs_folder(path_within_project=package)
-        dg.Definitions.validate_loadable(definitions)
+        with without_secrets():
+            definitions = dg.load_from_defs_folder(path_within_project=package)
+            dg.Definitions.validate_loadable(definitions)
         return definitions
     except Exception:
         folders = _component_folders(package / "defs")
@@ -101,7 +104,7 @@ def _shown(folder: Path, error: BaseException) -> str:
     """The error that Dagster's own were raised from, with the file that it is in."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = "".join(traceback.format_exception_only(error)).strip()
+    text = redact("".join(traceback.format_exception_only(error)).strip())
     return text if str(folder) in text else f"{folder}/defs.yaml: {text}"
 
 

@@ -18,6 +18,7 @@ from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_fo
 from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.locking import locked_file
 from lance_pipeline.storage.redacted_errors import redacted
 from lance_pipeline.storage.redaction import redact
@@ -31,8 +32,8 @@ TRAINING_TAG = "training_id"
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
-# What has no more to do with a server than that its files are written.
-_OF_THE_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EPERM, errno.EROFS)
+# Errors of the local disk, as opposed to server errors.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
@@ -168,12 +169,14 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+            if is_full_disk(error, self._folder):
+                raise full_disk(self._folder) from redacted(error)
             todo = "Start the server, or correct MLFLOW_TRACKING_URI"
             if not self._given:
                 require_sound_databases(self._folder / "mlflow.db")
-                todo = f"See that {self._folder} has room and may be written"
-            if isinstance(error, OSError) and error.errno in _OF_THE_DISK:
-                todo = "Free some space there, or give yourself the right to write"
+                todo = f"See that {self._folder} may be written"
+            if isinstance(error, OSError) and error.errno in _REFUSED:
+                todo = "Give yourself the right to write there"
             raise InputError(
                 f"MLflow at {self.address} cannot be used: {redact(error)}. {todo}, then materialize again."
             ) from redacted(error)

@@ -12,7 +12,6 @@ from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.commands import materialize_command
 from lance_pipeline.orchestration.records import Model
 from lance_pipeline.orchestration.tracked_run import TrackedRun
-from lance_pipeline.orchestration.training_log import MODEL_FOLDER
 from lance_pipeline.storage.whole_files import whole_file
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ def load_or_restore(key: dg.AssetKey, model: Model, run: TrackedRun) -> "tuple[R
     except DamagedError as damaged:
         with tempfile.TemporaryDirectory() as work:
             try:
-                copy = Path(run.client.download_artifacts(run.run_id, MODEL_FOLDER, work))
+                copy = run.download_model(Path(work))
                 loaded = load_model(copy, model.sha256)
                 for name in (WEIGHTS_FILE, CARD_FILE):
                     with whole_file(folder / name) as path:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.paths import data_root, narrow_data, private_umask
 from lance_pipeline.storage.private import narrow
 from lance_pipeline.storage.redacted_errors import redacted
@@ -60,6 +61,9 @@ def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if explanation := explained(error):
+        print(f"lance-pipeline: {redact(explanation)}", file=sys.stderr)
+        return
     safe = redacted(error)
     sys.__excepthook__(kind if safe is error else type(safe), safe, trace)
 

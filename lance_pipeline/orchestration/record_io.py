@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.commands import materialize_command
-from lance_pipeline.orchestration.databases import require_sound_databases
+from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.logs import library_warnings
 from lance_pipeline.orchestration.paths import data_root, make_folder
@@ -88,14 +88,15 @@ def _write(path: Path, document: bytes) -> None:
     try:
         write_whole(path, document)
     except OSError as error:
-        raise InputError(f"cannot write the record {path}: {error.strerror}. Free some space.") from error
+        raise explained(error) or InputError(f"cannot write the record {path}: {error.strerror}.") from error
 
 
 def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.EventLogEntry:
     try:
         event = instance.get_latest_materialization_event(key)
     except Exception as error:
-        require_sound_databases()
+        if explanation := explained(error):
+            raise explanation from error
         raise DamagedError(
             f"Dagster's event log cannot tell what {key.to_user_string()} is ({type(error).__name__}: {error}). "
             f"Run: {materialize_command(key)}"

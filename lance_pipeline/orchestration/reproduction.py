@@ -12,7 +12,7 @@ from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.records import Training
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.tracked_run import TrackedRun
-from lance_pipeline.orchestration.training_log import MODEL_FOLDER, TRAINING_FILE
+from lance_pipeline.orchestration.training_log import TRAINING_FILE
 from lance_pipeline.storage import sealed
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _kept(run: TrackedRun) -> tuple[Training, "Weights"]:
             return training, _weights(run, training, folder)
         except (MlflowException, OSError, ValidationError, DamagedError) as error:
             raise InputError(
-                f"the MLflow run {run.run_id} has no {TRAINING_FILE} and {MODEL_FOLDER} that can be read: {error}. "
+                f"the MLflow run {run.run_id} has no {TRAINING_FILE} and model that can be read: {error}. "
                 "Expected the run of a finished training of this version; `python -m lance_pipeline summary <dataset>` "
                 "names the latest. Where that is this one, materialize the model again: its new run has them."
             ) from error
@@ -81,7 +81,7 @@ def _weights(run: TrackedRun, training: Training, folder: str) -> "Weights":
     from lance_pipeline.training.weights import read_weights
 
     try:
-        return read_weights(Path(run.client.download_artifacts(run.run_id, MODEL_FOLDER, folder)), training.sha256)
+        return read_weights(run.download_model(Path(folder)), training.sha256)
     except (MlflowException, OSError, DamagedError) as damaged:
         tags = run.client.get_run(run.run_id).data.tags
         dataset = tags.get("dagster.asset_key", "").split("/")[0]

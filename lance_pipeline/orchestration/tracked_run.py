@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+MODEL_FILES = "artifacts"
+"""The folder, in that of a logged model, with its weights and its card."""
+_EARLIER_FILES = "model"
 # MLflow refuses a digest of more characters.
 _DIGEST_LENGTH = 36
 
@@ -88,13 +91,32 @@ class TrackedRun:
             parent = str(Path(name).parent)
             self.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
 
-    def log_folder(self, folder: Path, name: str) -> None:
-        """Log a folder's files as artifacts below ``name``: as hard links where MLflow keeps them on this disk."""
-        if self._artifacts is None:
-            self.client.log_artifacts(self.run_id, str(folder), name)
+    def log_model_files(self, model_id: str, folder: Path) -> None:
+        """Log the files of a logged model: as hard links where MLflow keeps them on this disk."""
+        place = local_folder(self.client.get_logged_model(model_id).artifact_location)
+        if place is None:
+            self.client.log_model_artifacts(model_id, str(folder))
             return
-        for path in (path for path in folder.iterdir() if path.is_file()):
-            link_file(path, self._artifacts / name / path.name)
+        for path in (path for path in folder.rglob("*") if path.is_file()):
+            link_file(path, place / path.relative_to(folder))
+
+    def download_model(self, folder: Path) -> Path:
+        """Download the weights and the card of the run's model; returns where in ``folder`` they are.
+
+        Raises:
+            MlflowException: there are none, or MLflow cannot be reached.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        outputs = self.client.get_run(self.run_id).outputs
+        for model_id in (output.model_id for output in (outputs.model_outputs if outputs else ())):
+            if not self.client.list_logged_model_artifacts(model_id, MODEL_FILES):
+                continue
+            source = f"{self.client.get_logged_model(model_id).artifact_location}/{MODEL_FILES}"
+            uri = self.client.tracking_uri
+            return Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
+        # Where earlier versions of this package have them.
+        return Path(self.client.download_artifacts(self.run_id, _EARLIER_FILES, str(folder)))
 
     def watch_system(self) -> None:
         """Log the load of processors, memory, disk, network and GPUs until the end, in a thread of MLflow's.

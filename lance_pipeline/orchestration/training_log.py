@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lance_pipeline.orchestration.records import Training
-from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracked_run import MODEL_FILES, TrackedRun
+from lance_pipeline.storage.links import link_file
 
 if TYPE_CHECKING:
     from mlflow.models import Model
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from lance_pipeline.training.history import Epoch
 
 TRAINING_FILE = "training.json"
-MODEL_FOLDER = "model"
+_CODE = Path(__file__).with_name("logged_model.py")
+_REQUIRED = ("mlflow", "numpy", "safetensors", "torch", "torchvision")
 
 
 def training_record(checkpoints: "Checkpoints", device: "Device", history: list["Epoch"], sha256: str) -> Training:
@@ -45,7 +47,6 @@ def log_training(run: TrackedRun, name: str, training: Training, folder: Path, b
     """
     run.log_file(json.dumps(training.environments[-1], indent=2).encode(), "environment.json")
     run.log_file(curve, "learning_curve.png")
-    run.log_folder(folder, MODEL_FOLDER)
     model_id = _log_model(run, name, training, folder, best)
     # The last, as all that it is about is there now.
     run.log_file(training.to_json(), TRAINING_FILE)
@@ -55,9 +56,10 @@ def log_training(run: TrackedRun, name: str, training: Training, folder: Path, b
 def _log_model(run: TrackedRun, name: str, training: Training, folder: Path, best: "Epoch") -> str:
     """Log a LoggedModel, which ``mlflow.pyfunc.load_model`` opens without this package; returns its id.
 
-    It is torch's exported program, so nothing is unpickled. It takes RGB images as float32 (n, 3, image_size,
-    image_size) from 0 to 255, and gives probabilities as float32 (n, classes); the names of the classes are in the
-    metadata of its ``MLmodel``. One that an interrupted step has left to the run is taken if it is whole, else removed.
+    It is the weights and the card with the code that loads them: nothing is unpickled, and the weights are there once.
+    It takes RGB images as float32 (n, 3, image_size, image_size) from 0 to 255, and gives probabilities as float32
+    (n, classes); the names of the classes are in the metadata of its ``MLmodel``. One that an interrupted step has left
+    to the run is taken if it is whole, else removed.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -85,7 +87,7 @@ def _new_model(run: TrackedRun, name: str, training: Training, folder: Path) -> 
         path = Path(work) / "model"
         about = Model(artifact_path=model.artifact_location, run_id=run.run_id, model_id=model.model_id)
         _save(path, about, folder, training)
-        run.client.log_model_artifacts(model.model_id, str(path))
+        run.log_model_files(model.model_id, path)
     run.client.finalize_logged_model(model.model_id, "READY")
     return model.model_id
 
@@ -94,24 +96,26 @@ def _save(path: Path, about: "Model", folder: Path, training: Training) -> None:
     """Write the model as MLflow keeps it, with the first images of the val split as its example."""
     import numpy as np
     from mlflow.models import ModelSignature
-    from mlflow.pytorch import save_model
+    from mlflow.pyfunc import save_model
     from mlflow.types import Schema, TensorSpec
 
     from lance_pipeline.images import LanceSplit
-    from lance_pipeline.training.classifier import Classifier, example_images
-    from lance_pipeline.training.weights import load_model
+    from lance_pipeline.training.example import example_images
+    from lance_pipeline.training.weights import CARD_FILE, WEIGHTS_FILE, load_model
 
-    network, card = load_model(folder, training.sha256)
+    _, card = load_model(folder, training.sha256)
     example = example_images(LanceSplit(**training.val.model_dump()), card)
     images = TensorSpec(np.dtype(np.float32), (-1, *example.shape[1:]))
     probabilities = TensorSpec(np.dtype(np.float32), (-1, len(card.classes)))
     about.metadata = {"classes": card.classes, "fit": card.fit}
     save_model(
-        Classifier(network, card).eval(),
         str(path),
+        python_model=str(_CODE),
+        artifacts={"card": str(folder / CARD_FILE)},
         mlflow_model=about,
         signature=ModelSignature(Schema([images]), Schema([probabilities])),
         input_example=example,
-        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in ("torch", "numpy")],
-        serialization_format="pt2",
+        pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in _REQUIRED],
     )
+    # MLflow would copy them.
+    link_file(folder / WEIGHTS_FILE, path / MODEL_FILES / WEIGHTS_FILE)

@@ -7,6 +7,7 @@ from itertools import count
 from pathlib import Path
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 
 # SQLite checks about 200 MB in a second; more would be felt at each start.
 _CHECKED_WHOLE = 1 << 27
@@ -19,6 +20,9 @@ def damage_of(path: Path) -> str | None:
     """What SQLite finds wrong with the structure of a database; None where it is sound, or not there.
 
     Values are not covered, for SQLite keeps no checksums, and of a database beyond 128 MB only the schema is read.
+
+    Raises:
+        FullDiskError: it cannot be read for want of the space that SQLite needs beside it.
     """
     if not path.exists():
         return None
@@ -30,6 +34,8 @@ def damage_of(path: Path) -> str | None:
             found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
             return None if found == "ok" else found
     except sqlite3.Error as error:
+        if is_full_disk(error, path):
+            raise full_disk(path) from error
         return str(error) if error.sqlite_errorcode & 0xFF in _DAMAGE else None
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.private import open_private
 
 # Seconds.
@@ -129,6 +130,7 @@ def locked_file(path: str | Path, variable: str) -> Iterator[None]:
 
 def unwritable(path: str, error: OSError, variable: str) -> InputError:
     """The error for a file that cannot be written, below a folder that the environment variable sets."""
-    full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-    todo = "Free some space" if full else "Give yourself the right to write"
-    return InputError(f"cannot write {path}: {error.strerror or error}. {todo} there; {variable} moves it elsewhere.")
+    if is_full_disk(error, path):
+        return full_disk(path)
+    todo = f"Give yourself the right to write there; {variable} moves it elsewhere."
+    return InputError(f"cannot write {path}: {error.strerror or error}. {todo}")

@@ -22,7 +22,7 @@ def redacted(error: BaseException) -> BaseException:
 
     The copy is of a subclass that looks like the error's class; it has the traceback, and none of the attributes.
     """
-    return _copy(error, {}) if any(_quotes_secrets(one) for one in _related(error, set())) else error
+    return _copy(error, {}) if any(_quotes_secrets(one) for one in chain(error)) else error
 
 
 def _quotes_secrets(error: BaseException) -> bool:
@@ -32,6 +32,11 @@ def _quotes_secrets(error: BaseException) -> bool:
 def _cause(error: BaseException) -> BaseException | None:
     """What a traceback shows above the error."""
     return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+
+
+def chain(error: BaseException) -> Iterator[BaseException]:
+    """The error, and all that a traceback shows with it: what caused it, and the members of a group."""
+    return _related(error, set())
 
 
 def _related(error: BaseException | None, seen: set[int]) -> Iterator[BaseException]:
@@ -49,15 +54,15 @@ def _copy(error: BaseException, done: dict[int, BaseException]) -> BaseException
         return done[id(error)]
     kind, message = type(error), redact(error)
     looks = {"__str__": lambda self: message, "__module__": kind.__module__, "__qualname__": kind.__qualname__}
+    group = isinstance(error, BaseExceptionGroup)
+    arguments = (message, [_copy(one, done) for one in error.exceptions]) if group else (message,)
     try:
         like = type(kind.__name__, (kind,), looks)
+        copy = like.__new__(like, *arguments)
     except TypeError:
-        # One that nobody may derive from, such as Rust's.
+        # One that nobody may derive from or make, such as those of libraries in Rust.
         like = type(kind.__name__, (Exception,), looks)
-    if isinstance(error, BaseExceptionGroup):
-        copy = like.__new__(like, message, [_copy(one, done) for one in error.exceptions])
-    else:
-        copy = like.__new__(like, message)
+        copy = like.__new__(like, *arguments)
     done[id(error)] = copy
     for note in getattr(error, "__notes__", ()):
         copy.add_note(redact(note))

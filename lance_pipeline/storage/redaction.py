@@ -19,6 +19,8 @@ _ENCODED_USER = re.compile(r"(?i)(%3A%2F%2F)(?:(?!%2F|%3F|%23)[^\s\"<>&])*%40")
 _PARAMETER = re.compile(r"(?i)([?&;#]|%3F|%26|%23)([\w.~%+\[\]-]{1,100}?)(=|%3D)([^\s\"'<>&;#]*)")
 _ASSIGNMENT = re.compile(r"(?i)\b((?:\w+[_-])?(?:password|passwd|pwd|secret|token|signature)=)[^\s&;,)\"']+")
 _HEADER = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?[^\s\"',}]+")
+# What pydantic quotes under a key that is not one of the model's, a misspelt `password` among them.
+_UNKNOWN_FIELD = re.compile(r"(?s)(type=extra_forbidden, input_value=).*?(?=, input_type=)")
 _SECRET_PARAMETER = re.compile(
     r"(x-amz-|x-goog-|x-ms-).*|.*(token|secret|passw|signature|credential|api[_-]?key|access[_-]?key).*"
     r"|(.*[_-])?(key|sig|pwd|pass|auth|authorization|jwt|hmac)|code|policy|session|key-pair-id"
@@ -30,14 +32,26 @@ _SECRET_VARIABLE = re.compile(
 _SHORTEST_VARIABLE = 8
 # Shorter secrets are replaced only where they are no part of a word.
 _LONG = 8
+_MOST_PASSES = 6
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d*)?(?=[/?#]|$)")
 _known: set[str] = set()
 
 
 def redact(text: object) -> str:
     """The text of an object, without secrets; a URL stays readable, and usable where it needs none."""
+    before, redacted = "", str(text)
+    # Without one secret, what is left may look like an address with another.
+    for _ in range(_MOST_PASSES):
+        if redacted == before:
+            break
+        before, redacted = redacted, _redact_once(redacted)
+    return redacted
+
+
+def _redact_once(text: str) -> str:
     # These first: a password with a space would be cut into a user part and a rest.
-    redacted = _pattern(frozenset(_known), tuple(os.environ.items())).sub(MARK, str(text))
+    redacted = _pattern(frozenset(_known), tuple(os.environ.items())).sub(MARK, text)
+    redacted = _UNKNOWN_FIELD.sub(rf"\1{MARK}", redacted)
     redacted = _URL.sub(lambda match: without_user(match[0]), redacted)
     redacted = _ENCODED_USER.sub(r"\1", redacted)
     redacted = _PARAMETER.sub(_without_value, redacted)

@@ -73,15 +73,23 @@ class SealingWriter:
 
     Args:
         file: to write to.
+
+    Attributes:
+        error: why a write failed; some libraries raise an error of their own in its place.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file, self._digest = file, xxhash.xxh3_128()
+        self.error: OSError | None = None
 
     def write(self, data: bytes | memoryview) -> int:
         """Write some bytes."""
         self._digest.update(data)
-        return self._file.write(data)
+        try:
+            return self._file.write(data)
+        except OSError as error:
+            self.error = error
+            raise
 
     def flush(self) -> None:
         """Hand on to the operating system what was written."""

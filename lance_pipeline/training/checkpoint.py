@@ -3,7 +3,6 @@
 import errno
 import logging
 import os
-import shutil
 import time
 import uuid
 from collections.abc import Callable, Mapping
@@ -16,6 +15,7 @@ from typing import Any, Self
 import torch
 
 from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.sealed import SealingWriter, file_is_intact
 from lance_pipeline.storage.whole_files import whole_file
@@ -139,25 +139,29 @@ class Checkpoints:
             if latest.exists():
                 # There is room for two of them, not for three.
                 previous.unlink(missing_ok=True)
-            with whole_file(latest, keep_the_one_before) as work, open(work, "wb") as file:
-                writer = SealingWriter(file)
-                # All that torch asks of it.
-                torch.save(content, writer)  # pyright: ignore[reportArgumentType]
-                writer.seal()
-        except (OSError, RuntimeError, DamagedError) as error:
-            # torch turns some errors of the disk into a RuntimeError.
-            raise InputError(self._full(error)) from error
+            with whole_file(latest, keep_the_one_before) as work:
+                _write_sealed(work, content)
+        except (OSError, DamagedError) as error:
+            if is_full_disk(error, latest):
+                raise full_disk(latest) from error
+            raise InputError(
+                f"cannot write the checkpoint {latest}: {error}. Check its disk, then materialize again: training "
+                "resumes from the last checkpoint."
+            ) from error
         if state is not None:
             self.on_saved(state)
 
-    def _full(self, error: Exception) -> str:
-        there = next(folder for folder in (self.folder, *self.folder.parents) if folder.exists())
-        before = "the one before it is intact" if (self.folder / _FILE).exists() else "there is none yet"
-        return (
-            f"cannot write the checkpoint {self.folder / _FILE}: {error}; {before}. "
-            f"{shutil.disk_usage(there).free:,} bytes are free there. Free some space (the cache of decoded images, "
-            "models that nobody needs any more), then materialize again: the training goes on from its last checkpoint."
-        )
+
+def _write_sealed(path: str, content: dict[str, Any]) -> None:
+    with open(path, "wb") as file:
+        writer = SealingWriter(file)
+        try:
+            # All that torch asks of it.
+            torch.save(content, writer)  # pyright: ignore[reportArgumentType]
+        except RuntimeError as error:
+            # torch raises its own in place of the disk's.
+            raise writer.error or error from error
+        writer.seal()
 
 
 def _require_intact(path: Path) -> None:

@@ -78,7 +78,7 @@ def status_for_the_ui(shell: Shell) -> str:
     schedule = InstigatorSelector(
         location_name=location, repository_name="__repository__", name="digits_retrain_schedule"
     )
-    with dg.DagsterInstance.from_config(str(shell.data / "dagster")) as instance:
+    with shell.instance() as instance:
         state = instance.get_instigator_state("", schedule.get_id())
         assert state is not None
         return state.status.value

@@ -31,6 +31,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes] | None] = {
     "zero": lambda data: bytes(len(data)),
     "delete": None,
 }
+LOGGED_MODEL = "mlflow/artifacts/tiny/models/*/artifacts/artifacts"
 # SQLite has no checksums: what is flipped elsewhere it need not notice.
 HEADER = {"header": lambda data: b"X" + data[1:]}
 
@@ -78,7 +79,7 @@ class World:
 
 def _copied(source: str, target: str) -> None:
     # Nobody changes these in place.
-    large = source.endswith((".safetensors", ".pt2"))
+    large = source.endswith(".safetensors")
     (os.link if large else shutil.copy2)(source, target)
 
 
@@ -146,7 +147,7 @@ def test_a_damaged_model_is_restored_and_named(world: World, name: str, damage: 
     caplog.clear()
     load_or_restore(key, world.model, run)
     assert caplog.text == ""
-    copy = world.damage(f"mlflow/artifacts/tiny/{run.run_id}/artifacts/model/{name}", damage)
+    copy = world.damage(f"{LOGGED_MODEL}/{name}", damage)
     assert copy.name == name
     world.damage(f"models/tiny/*/{path.name}", damage)
     with pytest.raises(DamagedError, match="--select 'key:\"tiny/resnet34\"'") as error:
@@ -231,7 +232,7 @@ def test_a_damaged_record_of_a_training_is_named(world: World, damage: str):
 @each_damage
 def test_a_training_is_repeated_with_the_weights_that_are_intact(world: World, damage: str, capsys):
     run = MlflowTracking().existing_run(world.model.mlflow_run_id)
-    world.damage(f"mlflow/artifacts/tiny/{run.run_id}/artifacts/model/model.safetensors", damage)
+    world.damage(f"{LOGGED_MODEL}/model.safetensors", damage)
     assert _kept(run)[0].sha256 == world.model.sha256
     assert f"Those in {world.model.folder} are used" in capsys.readouterr().out
     world.damage("models/tiny/*/model.safetensors", damage)

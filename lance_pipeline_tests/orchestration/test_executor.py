@@ -34,7 +34,7 @@ def test_steps_find_what_they_need_loaded_and_nothing_that_a_fork_breaks(graph: 
     (shell.folder / "probing.py").write_text(PROBE.replace("NAMES", ",".join(sorted(names))))
     finished = shell.run("dagster", "asset", "materialize", "-m", "probing", "--select", "probe")
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    with dg.DagsterInstance.from_config(str(shell.data / "dagster")) as instance:
+    with shell.instance() as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey("probe"))
     assert event is not None
     assert event.asset_materialization is not None

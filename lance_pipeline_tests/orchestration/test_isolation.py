@@ -135,3 +135,17 @@ def test_the_command_line_shows_the_error(project: Project, shell: Shell):
     assert "attributes.recipe.epochs" in output
     assert "flowers/defs.yaml:4" in output
     assert "digits__" not in output
+
+
+@pytest.mark.parametrize("others", [{}, {"digits/defs.yaml": GOOD}], ids=["the only data set", "one of two"])
+def test_what_stands_under_an_unknown_key_is_not_quoted(project: Project, shell: Shell, others: dict[str, str]):
+    wrong = "  pasword: letmein1\n  tracking: {user: letmein2}\n  tracking_uri: http://u:letmein3@host\n"
+    package = project({"flowers/defs.yaml": GOOD + wrong, **others})
+    inside = Shell(package.parent, shell.data)
+    finished = inside.run("dagster", "asset", "materialize", "-m", f"{package.name}.definitions", "--select", "*")
+    output = finished.stdout + finished.stderr
+    assert all(key in output for key in ("attributes.pasword", "attributes.tracking", "attributes.tracking_uri"))
+    assert "letmein" not in output
+    if others:
+        specs = load_datasets(package).resolve_all_asset_specs()
+        assert "letmein" not in str([spec.description for spec in specs])

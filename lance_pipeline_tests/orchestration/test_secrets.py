@@ -239,7 +239,7 @@ def test_no_file_has_one(watched: Watched):
 
 
 def test_the_runs_are_in_mlflow_with_its_links(watched: Watched):
-    with dg.DagsterInstance.from_config(str(watched.shell.data / "dagster")) as instance:
+    with watched.shell.instance() as instance:
         event = instance.get_latest_materialization_event(dg.AssetKey(["flowers", "resnet34"]))
     assert event is not None
     assert event.asset_materialization is not None

@@ -70,8 +70,6 @@ def test_mlflow_holds_the_training(finished_graph: Graph):
         "training.json",
         "environment.json",
         "learning_curve.png",
-        "model/model.safetensors",
-        "model/model.json",
         *(f"metrics_{split}/{name}" for split in ("val", "test") for name in ("confusion.png", "metrics.json")),
     }
 
@@ -80,6 +78,9 @@ def _artifacts(client: MlflowClient, run_id: str) -> set[str]:
     top = client.list_artifacts(run_id)
     below = [entry for folder in top if folder.is_dir for entry in client.list_artifacts(run_id, folder.path)]
     return {entry.path for entry in (*top, *below) if not entry.is_dir}
+
+
+FORMATS = {"", ".json", ".py", ".safetensors", ".txt", ".yaml"}
 
 
 def _load(model_uri: str) -> PyFuncModel:
@@ -122,8 +123,9 @@ def test_the_logged_model_has_the_example_and_the_figures_of_its_epoch(finished_
     assert outputs is not None
     assert [(one.model_id, one.step) for one in outputs.model_outputs] == [(model.model_id, record.best_epoch)]
     folder = Path(model.artifact_location.removeprefix("file://"))
-    # An exported program, and nothing that would have to be unpickled.
-    assert {path.name for path in (folder / "data").iterdir()} == {"model.pt2"}
+    # Nothing that would have to be unpickled.
+    assert {path.name for path in (folder / "artifacts").iterdir()} == {"model.json", "model.safetensors"}
+    assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= FORMATS
     example = json.loads((folder / "input_example.json").read_text())
     assert np.array(example).shape == (2, 3, record.image_size, record.image_size)
 

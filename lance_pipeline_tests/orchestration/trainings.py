@@ -6,6 +6,7 @@ import signal
 import subprocess
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,8 +57,8 @@ class Project:
         assert process.returncode == 0, output
         return output
 
-    def instance(self) -> dg.DagsterInstance:
-        return dg.DagsterInstance.from_config(str(self.data / "dagster"))
+    def instance(self) -> AbstractContextManager[dg.DagsterInstance]:
+        return self.shell.instance()
 
     def model(self) -> Model:
         with self.instance() as instance:

@@ -46,6 +46,10 @@ def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         ("Driver=x;Server=y;Password=word;", "Driver=x;Server=y;Password=***;"),
         ("host=x password=word dbname=y", "host=x password=*** dbname=y"),
         ("{'Authorization': 'Basic d29yZA=='}", "{'Authorization': '***'}"),
+        (
+            "[type=extra_forbidden, input_value={'a': 'b, c'}, input_type=x]",
+            "[type=extra_forbidden, input_value=***, input_type=x]",
+        ),
     ],
 )
 def test_a_secret_is_found_by_its_place(text: str, expected: str):
@@ -136,6 +140,7 @@ def test_once_is_enough(text: str):
 
 
 @settings(deadline=None)
+@example(["?", "%40", "token=", "http://", "#", "http://", "@"])
 @given(st.lists(st.sampled_from(["http://", "a:b", "@", "/", "?", "token=", "%40", "%3A%2F%2F", "#", " ", "***"])))
 def test_once_is_enough_for_what_looks_like_addresses(parts: list[str]):
     text = "".join(parts)

@@ -9,6 +9,7 @@ import dagster as dg
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Keep
+from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.record_io import RecordIOManager
@@ -177,7 +178,7 @@ class Models:
             work.write_text(removal.model_dump_json())
             os.replace(work, note)
         except OSError as error:
-            raise InputError(f"cannot write {note}: {error.strerror}. Free some space.") from error
+            raise explained(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
         return removal
 
     def removals(self) -> list[Removal]:

@@ -1,6 +1,5 @@
 """A tiny data set on a Dagster instance that keeps its history on the disk, as a user's does."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +8,6 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from lance_pipeline.orchestration import training_log
 from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Retention
@@ -60,26 +58,17 @@ def module_patch() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """One whose splits are there, and no model. To export the network takes longer than all else: it is done once."""
+    """One whose splits are there, and no model."""
     folder = tmp_path_factory.mktemp("project")
     module_patch.setenv("LANCE_PIPELINE_DATA", str(folder / "data"))
     module_patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    module_patch.setattr(training_log, "_save", _exported_once(folder / "exported", training_log._save))
     home = folder / "data" / "dagster"
     home.mkdir(parents=True)
+    module_patch.setenv("DAGSTER_HOME", str(home))
     shutil.copyfile(PROJECT / "dagster.yaml", home / "dagster.yaml")
     write_image_folder(folder / "images", COUNTS)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
+    with dg.DagsterInstance.get() as instance:
         project = Project(instance, folder / "images")
         project.attributes = {"image_size": 8, "recipe": RECIPE | {"epochs": 1}}
         assert project.materialize(*DATA).success
         yield project
-
-
-def _exported_once(kept: Path, save):
-    def copied(path: Path, *rest) -> None:
-        if not kept.exists():
-            save(kept, *rest)
-        shutil.copytree(kept, path, copy_function=os.link)
-
-    return copied

@@ -17,8 +17,8 @@ from lance_pipeline_tests.orchestration.retention.conftest import Project
 TRAININGS, INCREMENTS = 30, 200
 KEPT = 3
 MB = 1_000_000
-# Of a ResNet-34: the weights, which have two names, and the exported program, which holds them once more.
-MODEL = 2 * 86 * MB
+# The weights of a ResNet-34, which have two names.
+MODEL = 86 * MB
 # A training's events, logs, records, and what MLflow's and Dagster's databases hold of it.
 RUN = 1 * MB
 # Both databases when they are empty, and what is removed only inside them.

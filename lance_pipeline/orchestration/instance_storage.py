@@ -1,0 +1,33 @@
+"""The storage of the Dagster instance, as `dagster.yaml` names it."""
+
+from typing import TYPE_CHECKING, Self
+
+import click
+from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
+
+from lance_pipeline.orchestration.databases import explained
+
+if TYPE_CHECKING:
+    from dagster._core.storage.sqlite_storage import SqliteStorageConfig
+    from dagster._serdes import ConfigurableClassData
+
+
+class ExplainedSqliteStorage(DagsterSqliteStorage):
+    """Dagster's SQLite storage; a full disk or a damaged database is named when it is opened.
+
+    Dagster's commands open their instance before they load any code.
+    """
+
+    @classmethod
+    def from_config_value(cls, inst_data: "ConfigurableClassData", config_value: "SqliteStorageConfig") -> Self:
+        """Open the databases below ``base_dir``.
+
+        Raises:
+            ClickException: the disk is full or a database is damaged; Dagster's commands show its message alone.
+        """
+        try:
+            return cls.from_local(inst_data=inst_data, **config_value)
+        except Exception as error:
+            if explanation := explained(error):
+                raise click.ClickException(str(explanation)) from error
+            raise
