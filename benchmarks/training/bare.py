@@ -22,6 +22,7 @@ def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: i
     Returns:
         Seconds of each epoch, validation included, and validation losses.
     """
+    recipe = recipe.resolved("cpu", image_size, len(train))
     numbers = range(recipe.epochs_for(len(train)))
     epochs = [batches_in_memory(train, train, recipe, image_size, epoch) for epoch in numbers]
     judged = batches_in_memory(val, train, recipe, image_size, None)
@@ -29,7 +30,7 @@ def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: i
     model = build_resnet34(len(train.classes), recipe.stem).to(memory_format=torch.channels_last)
     decayed, spared = decayed_and_spared(model)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
-    optimizer = torch.optim.SGD(groups, lr=recipe.peak_learning_rate, momentum=recipe.momentum)
+    optimizer = torch.optim.SGD(groups, lr=recipe.peak_learning_rate, momentum=recipe.momentum, fused=True)
     steps = sum(map(len, epochs))
     schedule = OneCycleLR(optimizer, max_lr=recipe.peak_learning_rate, total_steps=steps, cycle_momentum=False)
     average = AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(recipe.averaging), use_buffers=True)
@@ -67,7 +68,7 @@ def batches_in_memory(split: LanceSplit, train: LanceSplit, recipe: Recipe, size
     loader = ImageLoader(
         split.uri,
         version=split.version,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.images_per_batch,
         image_size=size,
         training=epoch is not None,
         seed=recipe.seed,

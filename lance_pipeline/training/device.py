@@ -45,8 +45,10 @@ class Device:
 
 
 @contextmanager
-def reproducible() -> Iterator[None]:
+def reproducible(deterministic: bool = True) -> Iterator[None]:
     """Within, equal computations on one kind of card end with equal bits; on the CPU it changes nothing.
+
+    Otherwise cuDNN races all its algorithms for the fastest.
 
     cuDNN takes deterministic algorithms only, and does not choose them by a race, whose winner changes. cuBLAS
     needs no setting (such as CUBLAS_WORKSPACE_CONFIG): torch gives it a workspace for each stream, and a training
@@ -54,7 +56,7 @@ def reproducible() -> Iterator[None]:
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
-    cudnn.deterministic, cudnn.benchmark = True, False
+    cudnn.deterministic, cudnn.benchmark = deterministic, not deterministic
     try:
         yield
     finally:

@@ -39,7 +39,7 @@ def fit_resnet34(
     Args:
         train_split: to learn from; it also settles the classes and the normalisation.
         val_split: to choose the best epoch by.
-        recipe: all settings.
+        recipe: all settings; a batch size of ``auto`` is settled here.
         device: where to train, in which precision.
         image_size: height and width at which the model sees the images, in pixels.
         downloads: the folder that keeps downloaded weights; torch's cache when None.
@@ -51,6 +51,7 @@ def fit_resnet34(
         InputError: weights cannot be had, the splits do not go together, or the training cannot go on.
         Stopped: it was asked to stop, and its state is saved.
     """
+    recipe = recipe.resolved(device.torch_device.type, image_size, len(train_split))
     torch.manual_seed(recipe.seed)
     card = _card(train_split, recipe, image_size)
     # What a checkpoint holds need not be had first.
@@ -103,7 +104,7 @@ def _loader(
     return ImageLoader(
         split.uri,
         version=split.version,
-        batch_size=recipe.batch_size,
+        batch_size=recipe.images_per_batch,
         image_size=card.image_size,
         training=training,
         seed=recipe.seed,

@@ -70,7 +70,10 @@ def train(
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
     training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, watch)
-    with reproducible(), freed_memory_kept() if device.torch_device.type == "cpu" else nullcontext():
+    with (
+        reproducible(recipe.deterministic),
+        freed_memory_kept() if device.torch_device.type == "cpu" else nullcontext(),
+    ):
         return training.run()
 
 
@@ -105,7 +108,7 @@ class _Training:
         self._checkpoints, self._watch = checkpoints, watch
         self._epochs = recipe.epochs_for(train_loader.rows)
         # Batch norm cannot take the variance of a last batch of one image, which is left out.
-        self._usable = len(train_loader) - (train_loader.rows % recipe.batch_size == 1)
+        self._usable = len(train_loader) - (train_loader.rows % recipe.images_per_batch == 1)
         self._batches = min(self._usable, recipe.batches_per_epoch or self._usable)
         weights = balanced_weights(train_loader.class_counts) if recipe.class_weights == "balanced" else None
         steps = self._epochs * self._batches

@@ -1,11 +1,11 @@
 """How to train: the one model of all settings that change what is learned."""
 
 import math
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
 
-CODE_VERSION = "3"
+CODE_VERSION = "4"
 """Of what a training computes: another one makes other weights by the same recipe from the same data."""
 
 Triple = tuple[float, float, float]
@@ -38,6 +38,12 @@ PRESETS: dict[str, dict[str, Any]] = {"article": _ARTICLE}
 # Few images need many passes to make enough steps; a few passes over many are enough.
 _AUTO_IMAGES = 300 * 64
 _AUTO_EPOCHS = (16, 100)
+# Batch norm needs a variance.
+_LEAST_BATCH = 2
+_SMALL_BATCH = 64
+_STEPS_PER_EPOCH = 64
+# By the image size in pixels: what keeps a large card busy, and no more, for larger batches learn less from an image.
+_CUDA_BATCHES = ((48, 512), (128, 256), (320, 128), (math.inf, 64))
 
 
 class StrictModel(BaseModel):
@@ -69,11 +75,15 @@ class Recipe(StrictModel):
     batches_per_epoch: int | None = Field(
         default=None, ge=1, description="End each epoch after so many batches; the whole split when unset."
     )
-    batch_size: int = Field(default=64, ge=2, description="Images in a batch.")
+    batch_size: int | Literal["auto"] = Field(
+        default="auto",
+        description="Images in a batch. `auto` takes 64, on CUDA up to 512 by the image size and the number of images.",
+    )
     learning_rate: float | None = Field(
         default=None,
         gt=0,
-        description="The peak learning rate; when unset 0.05 from random weights and 0.01 from trained ones.",
+        description="The peak learning rate; when unset 0.05 from random weights and 0.01 from trained ones, times the "
+        "64ths of a batch that `batch_size: auto` takes.",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
     schedule: Literal["one_cycle", "constant"] = Field(
@@ -153,6 +163,16 @@ class Recipe(StrictModel):
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Of the forward pass; `auto` is the resource `gpu`'s choice: mixed on CUDA only."
     )
+    deterministic: bool = Field(
+        default=True,
+        description="On CUDA take only algorithms that give equal bits in each run; false lets cuDNN race for the "
+        "fastest.",
+    )
+    step: Literal["auto", "eager", "graph"] = Field(
+        default="auto",
+        description="How a step runs: `graph` records it once as a CUDA graph, `eager` launches kernel by kernel; "
+        "`auto` takes a graph where there can be one.",
+    )
     seed: int = Field(default=0, ge=0, description="Of the initial head, the order and the augmentation.")
 
     @model_validator(mode="before")
@@ -179,6 +199,13 @@ class Recipe(StrictModel):
             raise ValueError(f"{epochs} is not `auto` or a number from 1 on")
         return epochs
 
+    @field_validator("batch_size")
+    @classmethod
+    def _at_least_two(cls, batch_size: int | str) -> int | str:
+        if isinstance(batch_size, int) and batch_size < _LEAST_BATCH:
+            raise ValueError(f"{batch_size} is not `auto` or a number from {_LEAST_BATCH} on")
+        return batch_size
+
     @model_validator(mode="after")
     def _crops_in_order(self) -> "Recipe":
         if self.resized_crop and not 0 < self.resized_crop[0] <= self.resized_crop[1] <= 1:
@@ -193,6 +220,38 @@ class Recipe(StrictModel):
         if self.learning_rate is not None:
             return self.learning_rate
         return 0.05 if self.weights == "none" else 0.01
+
+    @property
+    def images_per_batch(self) -> int:
+        """The batch size, which ``resolved`` has settled.
+
+        Raises:
+            ValueError: it is still ``auto``.
+        """
+        if self.batch_size == "auto":
+            raise ValueError("`batch_size: auto` is settled by `resolved`")
+        return self.batch_size
+
+    def resolved(self, device: str, image_size: int, images: int) -> Self:
+        """The recipe with a batch size, and the learning rate that goes with it, in place of ``auto``.
+
+        The rate grows with the batch (Goyal et al., "Accurate, Large Minibatch SGD", 2017), unless it was given.
+
+        Args:
+            device: torch's name for its type, such as ``cuda``.
+            image_size: height and width, in pixels.
+            images: in the training split.
+        """
+        if self.batch_size != "auto":
+            return self
+        batch_size = _SMALL_BATCH
+        if device == "cuda":
+            by_size = next(batch for pixels, batch in _CUDA_BATCHES if image_size <= pixels)
+            # A batch of a small split would leave an epoch too few steps.
+            by_count = 1 << max(images // _STEPS_PER_EPOCH, 1).bit_length() - 1
+            batch_size = max(min(by_size, by_count), _SMALL_BATCH)
+        rate = self.learning_rate or self.peak_learning_rate * batch_size / _SMALL_BATCH
+        return self.model_copy(update={"batch_size": batch_size, "learning_rate": rate})
 
     def padding_for(self, image_size: int) -> int:
         """By how many pixels training images are shifted at most."""

@@ -14,6 +14,7 @@ from lance_pipeline.training.device import Device, Precision
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.learner import Learner
 from lance_pipeline.training.loop import Trained
+from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.training.test_checkpoint import assert_equal
@@ -70,7 +71,7 @@ def test_a_batch_that_the_card_does_not_hold_is_learned_in_parts():
     assert told == []
     with memory(0.7 * peak):
         parts = after_a_step(images, labels, told)
-    assert "ran out of memory: each batch is now taken in 2 parts" in told[0]
+    assert "ran out of memory: splitting each batch into 2 micro-batches" in told[0]
     for key, value in whole.items():
         assert (parts[key] - value).norm() <= 1e-3 * value.norm(), key
 
@@ -97,6 +98,34 @@ def test_the_same_seed_gives_bitwise_equal_weights(splits, precision, monkeypatc
     recipe = Recipe(epochs=4, batch_size=4, mixup=0.2, cutmix=1.0, randaugment=5, averaging=0.9)
     one, other = (fit(splits, recipe, precision, 64) for _ in range(2))
     assert_equal(one, other)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("more", [{}, {"mixup": 0.2, "gradient_clip": 1.0}, {"freeze_epochs": 2}], ids=str)
+def test_a_recorded_step_computes_what_the_step_does(splits, precision, more):
+    recipes = [Recipe(epochs=6, batch_size=3, step=step, **more) for step in ("eager", "graph")]
+    one, other = (fit(splits, recipe, precision, 64) for recipe in recipes)
+    assert_equal(one, other)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_no_step_waits_for_the_card(precision):
+    torch.manual_seed(0)
+    model, device = build_resnet34(3, "small"), Device("cuda:0", precision, "for tests")
+    learner = Learner(model, Recipe(batch_size=8, gradient_clip=1.0), device, steps=20)
+    learner.begin_epoch(0)
+    images, labels = torch.randn(8, 3, 32, 32, device="cuda:0"), torch.arange(8, device="cuda:0") % 3
+    # Algorithms are chosen, and the step is recorded, with looks at the card.
+    for _ in range(5):
+        learner.step(images, labels)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(10):
+            learner.step(images, labels)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 @pytest.mark.parametrize("name", ["cpu", pytest.param("cuda:0", marks=pytest.mark.cuda)])

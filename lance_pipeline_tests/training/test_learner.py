@@ -1,3 +1,7 @@
+import copy
+import re
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -5,9 +9,11 @@ from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.training import learner as module
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.step_graph import Step, kind_of
 
 CPU = choose_device("cpu")
 IMAGES = torch.linspace(-1, 1, 8 * 3 * 4 * 4).reshape(8, 3, 4, 4)
@@ -32,7 +38,7 @@ class Limited(nn.Module):
 
 def learner(most: int = 8, told: list[str] | None = None, **fields) -> Learner:
     recipe = Recipe.model_validate({"epochs": 1, "schedule": "constant", "learning_rate": 0.1} | fields)
-    return Learner(Limited(most), recipe, CPU, steps=10, tell=(told if told is not None else []).append)
+    return Learner(Limited(most), recipe, CPU, steps=20, tell=(told if told is not None else []).append)
 
 
 def test_a_batch_that_memory_does_not_hold_is_learned_in_parts():
@@ -44,7 +50,7 @@ def test_a_batch_that_memory_does_not_hold_is_learned_in_parts():
     assert losses[0] == pytest.approx(losses[1], rel=1e-6)
     for one, other in zip(whole.model.parameters(), parts.model.parameters(), strict=True):
         torch.testing.assert_close(one, other)
-    assert [text.split("taken in ")[1].split(",")[0] for text in told] == ["2 parts", "4 parts"]
+    assert [re.findall(r"\d+ micro-batches", text) for text in told] == [["2 micro-batches"], ["4 micro-batches"]]
     parts.step(IMAGES, LABELS)
     assert len(told) == 2
 
@@ -74,6 +80,76 @@ def test_the_average_is_judged_and_lags_behind():
     assert not torch.equal(averaged["head.weight"], last["head.weight"])
     plain = learner(averaging=0.0)
     assert plain.judged is plain.model
+
+
+def test_a_graph_needs_a_card():
+    with pytest.raises(InputError, match=r"step: graph.*cpu"):
+        learner(step="graph")
+
+
+class Replayed:
+    """Runs the step from memory of its own each time, as a graph does, without one."""
+
+    recorded = 0
+
+    def __init__(self, step: Step, images: torch.Tensor, targets: torch.Tensor) -> None:
+        type(self).recorded += 1
+        self.kind = kind_of(images, targets)
+        self._step, self._images, self._targets = step, images.clone(), targets.clone()
+
+    def __call__(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        self._images.copy_(images)
+        self._targets.copy_(targets)
+        return self._step(self._images, self._targets)
+
+
+def losses(fields: dict[str, Any], most: int = 8) -> tuple[list[float], dict[str, torch.Tensor]]:
+    """Of three epochs whose last batches are smaller, resumed in the second; and the weights."""
+    one = learner(most, schedule="one_cycle", averaging=0.5, **fields)
+    found = []
+    for epoch in range(3):
+        one.begin_epoch(epoch)
+        for batch in range(5):
+            images = IMAGES.roll(batch, 0) if batch < 4 else IMAGES[:3]
+            found.append(one.step(images, LABELS[: len(images)]).item())
+        if epoch == 1:
+            state = copy.deepcopy(one.state_dict())
+            one = learner(most, schedule="one_cycle", averaging=0.5, **fields)
+            one.load_state_dict(state)
+    return found, one.judged.state_dict()
+
+
+@pytest.mark.parametrize("fields", [{}, {"freeze_epochs": 1}, {"gradient_clip": 0.1}], ids=str)
+def test_a_recorded_step_is_taken_where_it_fits(fields: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
+    expected = losses(fields)
+    monkeypatch.setattr(module, "StepGraph", Replayed)
+    monkeypatch.setattr(module, "_records", lambda recipe, device: True)
+    monkeypatch.setattr(Replayed, "recorded", 0)
+    found = losses(fields)
+    assert found[0] == expected[0]
+    assert all(torch.equal(found[1][key], value) for key, value in expected[1].items())
+    # For each kind of step, and after resuming.
+    assert Replayed.recorded == (3 if "freeze_epochs" in fields else 2)
+
+
+def test_a_step_that_cannot_be_recorded_is_launched_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    def refused(*_: object) -> None:
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(module, "StepGraph", refused)
+    monkeypatch.setattr(module, "_records", lambda recipe, device: True)
+    told: list[str] = []
+    one = learner(told=told)
+    one.begin_epoch(0)
+    assert all(torch.isfinite(one.step(IMAGES, LABELS)) for _ in range(6))
+    assert len(told) == 1
+    assert "not permitted" in told[0]
+    wanting = learner()
+    wanting._recipe = wanting._recipe.model_copy(update={"step": "graph"})
+    for _ in range(3):
+        wanting.step(IMAGES, LABELS)
+    with pytest.raises(InputError, match="step: graph"):
+        wanting.step(IMAGES, LABELS)
 
 
 def test_gradients_are_clipped():

@@ -40,7 +40,7 @@ def loader(split: LanceSplit, training: bool, batch_size: int = 4, size: int = S
 def run(splits, settings: Recipe, model: nn.Module | None = None, size: int = SIZE, **callbacks):
     more = {"seed": settings.seed, "augment": Augment(settings.flip, settings.padding_for(size))}
     training, validation = (
-        loader(splits[s], s == "train", settings.batch_size, size, **more) for s in ("train", "val")
+        loader(splits[s], s == "train", settings.images_per_batch, size, **more) for s in ("train", "val")
     )
     return train(model or colour_model(), training, validation, settings, CPU, watch=Watch(**callbacks))
 

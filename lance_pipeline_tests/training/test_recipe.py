@@ -1,6 +1,8 @@
 from itertools import pairwise
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lance_pipeline.training.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
@@ -35,6 +37,8 @@ ARTICLE = {
     "best_by": "accuracy",
     "patience": None,
     "precision": "auto",
+    "deterministic": True,
+    "step": "auto",
 }
 
 
@@ -123,18 +127,45 @@ def test_epochs_by_the_size_of_the_data():
 
 def test_more_images_take_fewer_epochs_and_more_steps():
     """From 500 images to 500,000, without any setting."""
-    recipe, sizes = Recipe(), [round(500 * 10 ** (tenth / 10)) for tenth in range(31)]
+    recipe, sizes = Recipe(batch_size=64), [round(500 * 10 ** (tenth / 10)) for tenth in range(31)]
     assert (sizes[0], sizes[-1]) == (500, 500_000)
     epochs = [recipe.epochs_for(images) for images in sizes]
     seen = [images * passes for images, passes in zip(sizes, epochs, strict=True)]
     assert epochs == sorted(epochs, reverse=True)
     # Nowhere does a training on more images see clearly less of them.
     assert all(more > 0.99 * less for less, more in pairwise(seen))
-    assert min(seen) >= 300 * recipe.batch_size
+    assert min(seen) >= 300 * recipe.images_per_batch
     assert (max(epochs), min(epochs)) == (39, 16)
     # What the average of the weights spans is a small part of the training, however small that is.
-    steps = [images // recipe.batch_size * passes for images, passes in zip(sizes, epochs, strict=True)]
+    steps = [images // recipe.images_per_batch * passes for images, passes in zip(sizes, epochs, strict=True)]
     assert 10 / (1 - recipe.averaging) < min(steps)
+
+
+@given(
+    device=st.sampled_from(["cpu", "mps", "cuda"]),
+    image_size=st.integers(8, 2048),
+    images=st.integers(2, 10**7),
+    weights=st.sampled_from(["none", "imagenet"]),
+)
+def test_a_batch_is_as_large_as_card_and_split_allow(device: str, image_size: int, images: int, weights: str):
+    recipe = Recipe(weights=weights)
+    found = recipe.resolved(device, image_size, images)
+    batch = found.images_per_batch
+    assert batch in ((64, 128, 256, 512) if device == "cuda" else (64,))
+    # An epoch keeps its steps, and a pixel more or an image fewer never makes a batch larger.
+    assert batch == 64 or images // batch >= 64
+    assert recipe.resolved(device, image_size + 1, images).images_per_batch <= batch
+    assert recipe.resolved(device, image_size, images - 1).images_per_batch <= batch
+    assert found.peak_learning_rate == pytest.approx(recipe.peak_learning_rate * batch / 64)
+    assert found.resolved("cpu", 8, 2) == found
+
+
+def test_what_is_given_is_not_scaled():
+    assert Recipe(learning_rate=0.1).resolved("cuda", 32, 90_000).learning_rate == 0.1
+    assert Recipe(learning_rate=0.1).resolved("cuda", 32, 90_000).images_per_batch == 512
+    assert Recipe(batch_size=256).resolved("cuda", 32, 90_000).peak_learning_rate == 0.05
+    with pytest.raises(ValueError, match="resolved"):
+        _ = Recipe().images_per_batch
 
 
 def test_augmentation_grows_with_the_images():

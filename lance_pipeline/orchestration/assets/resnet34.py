@@ -127,8 +127,9 @@ def _trained(
     from lance_pipeline.training.watch import Watch
     from lance_pipeline.training.weights import save_model
 
-    recipe, image_size = dataset.recipe, dataset.attributes.image_size
+    image_size = dataset.attributes.image_size
     train_split, val_split = (LanceSplit(**one.data.model_dump()) for one in (train, val))
+    recipe = dataset.recipe.resolved(device.torch_device.type, image_size, len(train_split))
     identity = training_identity(train_split, val_split, recipe, image_size)
     folder = lance_store.checkpoint_folder(dataset.name)
     checkpoints = checkpoints_to_use(
