@@ -100,7 +100,7 @@ def make_from_archive(
     except OSError as error:
         raise InputError(
             f"cannot make {folder} from {url}: {redact(error)}. Free space on the disk or choose a folder that you may "
-            f"write to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run goes on with what {work} holds."
+            f"write to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run resumes with what {work} holds."
         ) from error
     return True
 

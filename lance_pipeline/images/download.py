@@ -96,7 +96,7 @@ def fetch(
 ) -> Path:
     """The checked file of an address, downloaded into ``work`` unless the address is one on disk.
 
-    A download goes on with what an earlier one left in ``work``. One that comes out other than
+    A download resumes with what an earlier one left in ``work``. One that comes out other than
     expected is removed.
 
     Args:

@@ -131,7 +131,7 @@ def ingest_split(
     in the quarantine ``<uri>_rejected.lance``. Rows are stored in the order of a hash of their
     path, those of a later ingest behind them, so that any stretch of what came at once is a fair
     sample. Only new, changed and removed files cause work, and one atomic commit; an interrupted
-    ingest goes on where it was.
+    ingest resumes where it was.
 
     Args:
         root: the dataset's folder, a path or an object-store URI.

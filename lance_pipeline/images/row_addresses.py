@@ -17,7 +17,7 @@ def take_addresses(dataset: lance.LanceDataset, addresses: NDArray[np.uint64], c
 class RowAddresses:
     """Finds rows by their position, as fast after deletions as before.
 
-    Lance's own ``take`` slows down tenfold once a fragment has lost rows, as it looks for the remaining ones anew each
+    Lance's own ``take`` slows down tenfold once a fragment has lost rows, as it looks for the remaining ones again each
     time. Here that is done once.
 
     Args:

@@ -141,7 +141,7 @@ def _end_dead_run(instance: dg.DagsterInstance, run_id: str) -> None:
             instance.report_run_failed(
                 run,
                 f"{process}: it was killed, or the machine went down. Materialize the same assets again: what was "
-                "begun goes on where it was.",
+                "begun resumes where it was.",
             )
     # Also of one that was ended from outside: only its process gives places back.
     instance.event_log_storage.free_concurrency_slots_for_run(run_id)

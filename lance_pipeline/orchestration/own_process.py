@@ -42,7 +42,7 @@ def _narrow_instance() -> None:
 
 
 class _Record(logging.LogRecord):
-    """A record of which no handler, whoever formats it, gets a secret."""
+    """A log record that shows no secret to any handler or formatter."""
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)

@@ -1,4 +1,4 @@
-"""Locks that die with their process: files that the operating system locks for whoever opened them."""
+"""Locks that die with their process: files that the operating system locks for the process that opened them."""
 
 import errno
 import fcntl

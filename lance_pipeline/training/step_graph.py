@@ -32,7 +32,7 @@ class StepGraph:
         self.kind = kind_of(images, targets)
         self._images, self._targets = torch.empty_like(images), torch.empty_like(targets)
         self._graph = torch.cuda.CUDAGraph()
-        # The loader's threads go on allocating memory meanwhile.
+        # The loader's threads allocate memory meanwhile.
         with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
             self._loss = step(self._images, self._targets)
 

@@ -57,7 +57,7 @@ class Limits:
             [
                 f"{count} of {scanned} files of {where} cannot be read as images, {what}:",
                 *_digest(rejected),
-                f"{advice}. Nothing was committed; what has been read is kept, so that the next run goes on from here.",
+                f"{advice}. Nothing was committed; what has been read is kept, and the next run resumes here.",
             ],
             lines,
         )

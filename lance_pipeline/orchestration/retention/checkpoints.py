@@ -11,7 +11,7 @@ from lance_pipeline.storage.usage import freed_by_removing
 
 
 def training_ids(folder: Path) -> set[str]:
-    """The trainings that go on from a checkpoint in this folder.
+    """The trainings that resume from a checkpoint in this folder.
 
     Raises:
         InputError: a checkpoint cannot be read.

@@ -115,7 +115,7 @@ class Retention:
     def apply(self, log: Callable[[str], None]) -> Outcome:
         """Remove what is beyond the limits.
 
-        It may end anywhere: the next one completes what was begun. What cannot be removed stays, and is told.
+        It may end anywhere: the next one completes what was begun. What cannot be removed stays, and is reported.
 
         Args:
             log: called with a line for each thing that is removed.
@@ -178,7 +178,7 @@ class Retention:
         return Removed("model", model.run_id, _date(model.made), freed_by_removing(model.folder, *artifacts), why)
 
     def _remove_mlflow_runs(self, outcome: Outcome) -> Iterator[Removed]:
-        """Those of trainings that ended without a model and do not go on, and those that users have deleted."""
+        """Runs of trainings that ended without a model and will not resume, and those that users have deleted."""
         del outcome
         models = {model.record.mlflow_run_id for model in self._models.known() if model.record}
         failed = [run for run in self._tracking.ended_without_model() if run.info.run_id not in models]
