@@ -1,5 +1,6 @@
 """Validation within a training."""
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -24,17 +25,18 @@ def evaluate(
         on_batch: called before each batch.
     """
     model.eval()
-    loss, predicted, actual = 0.0, [], []
+    losses, predicted, actual = [], [], []
     for images, labels in loader:
         on_batch()
         with device.autocast():
             logits = model(images).float()
-        loss += nn.functional.cross_entropy(logits, labels, reduction="sum").item()
-        predicted.append(logits.argmax(1).cpu())
-        actual.append(labels.cpu())
-    given, true = torch.cat(predicted), torch.cat(actual)
+        # On the device until all are there: to look at one would wait for it.
+        losses.append(nn.functional.cross_entropy(logits, labels, reduction="sum"))
+        predicted.append(logits.argmax(1))
+        actual.append(labels)
+    given, true = torch.cat(predicted).cpu(), torch.cat(actual).cpu()
     return Validation(
-        loss / loader.rows,
+        math.fsum(torch.stack(losses).tolist()) / loader.rows,
         int((given == true).sum()) / loader.rows,
         # As in the evaluation, over the classes that the split has: no denominator is zero.
         float(f1_score(true, given, labels=true.unique().tolist(), average="macro")),
