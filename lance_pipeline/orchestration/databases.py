@@ -33,10 +33,11 @@ def _dagster_home() -> Path:
 def explained(error: BaseException) -> InputError | None:
     """The full disk, or the damaged database, that an error of Dagster's or MLflow's comes from; None: neither.
 
-    An `InputError` explains itself.
+    An `InputError` explains itself, and what it has caused.
     """
-    if isinstance(error, InputError):
-        return error
+    for cause in chain(error):
+        if isinstance(cause, InputError):
+            return cause
     for folder in (_dagster_home(), data_root()):
         if is_full_disk(error, folder):
             return full_disk(folder)

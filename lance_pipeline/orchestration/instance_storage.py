@@ -6,10 +6,15 @@ import click
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
 from lance_pipeline.orchestration.databases import explained
+from lance_pipeline.storage.full_disk import free_bytes, full_disk
 
 if TYPE_CHECKING:
     from dagster._core.storage.sqlite_storage import SqliteStorageConfig
     from dagster._serdes import ConfigurableClassData
+
+
+# A run begins with 300 KB of snapshots and events; with less free space none can begin.
+_LEAST = 400_000
 
 
 class ExplainedSqliteStorage(DagsterSqliteStorage):
@@ -26,6 +31,8 @@ class ExplainedSqliteStorage(DagsterSqliteStorage):
             ClickException: the disk is full or a database is damaged; Dagster's commands show its message alone.
         """
         try:
+            if free_bytes(config_value["base_dir"]) < _LEAST:
+                raise full_disk(config_value["base_dir"])
             return cls.from_local(inst_data=inst_data, **config_value)
         except Exception as error:
             if explanation := explained(error):
