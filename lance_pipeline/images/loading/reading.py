@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from lance_pipeline.images.columns import Indices, Mask
+from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.rows import StoredImages
 from lance_pipeline.images.object_store import is_remote
@@ -39,23 +39,26 @@ class EncodedRows:
             bounds = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1]
             begins.append(bounds[:-1].astype(np.int64))
             ends.append(bounds[1:].astype(np.int64))
-            self._data.append(memoryview(data))
+            # Arrow's are of signed bytes, which do not compare equal to ``bytes``.
+            self._data.append(memoryview(data).cast("B"))
         self._begins, self._ends = np.concatenate(begins), np.concatenate(ends)
-
-    def has(self, rows: Indices) -> Mask:
-        """Which of these rows are among them."""
-        return np.append(self._rows, -1)[np.searchsorted(self._rows, rows)] == rows
 
     def images(self) -> Iterator[memoryview]:
         """All of them in the order of their rows, not copied."""
         for chunk, begin, end in zip(*(of.tolist() for of in (self._chunks, self._begins, self._ends)), strict=True):
             yield self._data[chunk][begin:end]
 
-    def take(self, rows: Indices) -> list[bytes]:
-        """The bytes of some of the images."""
-        positions = np.searchsorted(self._rows, rows)
+    def take(self, rows: Indices) -> list[memoryview | None]:
+        """The bytes of some of the images, not copied; None for rows that are not among them."""
+        if not len(self._rows):
+            return [None] * len(rows)
+        positions = np.searchsorted(self._rows, rows).clip(max=len(self._rows) - 1)
         places = (of[positions].tolist() for of in (self._chunks, self._begins, self._ends))
-        return [bytes(self._data[chunk][begin:end]) for chunk, begin, end in zip(*places, strict=True)]
+        found = (self._rows[positions] == rows).tolist()
+        return [
+            self._data[chunk][begin:end] if there else None
+            for chunk, begin, end, there in zip(*places, found, strict=True)
+        ]
 
 
 class WindowReader:
