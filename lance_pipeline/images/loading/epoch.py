@@ -12,7 +12,7 @@ import numpy as np
 from lance_pipeline.freed_memory import give_back_freed_memory, share_freed_memory
 from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.loading.assembly import Assembled, Assembler, Work
-from lance_pipeline.images.loading.buffers import BatchBuffers
+from lance_pipeline.images.loading.buffers import Allocate, BatchBuffers
 from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.order import Order
@@ -63,9 +63,9 @@ class Share:
         return max(min(_GROUP_ROWS // self.batch_size, _LIGHT_BYTES // self.nbytes(size)), 1)
 
 
-def batch_buffers(share: Share, size: int) -> BatchBuffers:
+def batch_buffers(share: Share, size: int, allocate: Allocate) -> BatchBuffers:
     """The memory for batches of images of this height and width, or for as many of them as are made together."""
-    return BatchBuffers.of(share.together(size) * share.nbytes(size))
+    return BatchBuffers.of(share.together(size) * share.nbytes(size), allocate)
 
 
 class EpochBatches:
