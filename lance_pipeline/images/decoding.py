@@ -9,7 +9,7 @@ its bytes can be worth, is refused by what :mod:`lance_pipeline.images.formats` 
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -242,10 +242,10 @@ def _decode_rows(
 def _decode_png(data: Encoded, header: PlainHeader) -> NDArray[np.uint8] | None:
     del header
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         return None
-    return cast("NDArray[np.uint8] | None", pixels)
+    return pixels
 
 
 def _decode_by_pillow(data: Encoded, use: Callable[[DecodedImage], _T] = _unchanged) -> _T:

@@ -85,9 +85,10 @@ class ImageDataset(Dataset[Sample]):
         wanted = np.array([row % len(self) for row in rows], np.int64)
         distinct, places = np.unique(wanted, return_inverse=True)
         encoded = EncodedRows(distinct, [self._rows.take(distinct, ["image"]).column(0)])
-        self._stored.require_intact(distinct, encoded.images())
-        data = list(encoded.images())
-        images = [self._image(row, data[place]) for row, place in zip(wanted.tolist(), places.tolist(), strict=True)]
+        self._stored.require_intact(distinct, encoded.images)
+        images = [
+            self._image(row, encoded.images[place]) for row, place in zip(wanted.tolist(), places.tolist(), strict=True)
+        ]
         return [(image, self._labels[row]) for image, row in zip(images, wanted.tolist(), strict=True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
