@@ -53,6 +53,7 @@ _UNLOCKED = (
     Unlocked(cv2, "imdecode", lambda: cv2.imdecode(_NO_IMAGE, cv2.IMREAD_COLOR_RGB)),
     Unlocked(cv2, "resize", lambda: cv2.resize(_DOT, (1, 1))),
     Unlocked(cv2, "flip", lambda: cv2.flip(_DOT, 1)),
+    Unlocked(np, "copyto", lambda: np.copyto(_DOT, _DOT)),
     Unlocked(np, "take", lambda: np.take(_DOT, np.zeros(1, np.int64), axis=0)),
     Unlocked(torch, "addcmul", lambda: torch.addcmul(_NUMBER, _NUMBER, _NUMBER, out=_NUMBER)),
     Unlocked(torch.Tensor, "copy_", lambda: _NUMBER.copy_(_NUMBER)),

@@ -228,7 +228,7 @@ def _decode_rows(
         # If the header says that the image has no others, libjpeg stops there: in a baseline JPEG they come in order.
         source = _changed.array(len(data))
         # Unlike a copy of bytes, this leaves Python's lock to others.
-        source[:] = np.frombuffer(data, np.uint8)
+        np.copyto(source, np.frombuffer(data, np.uint8))
         source[header.height_at], source[header.height_at + 1] = divmod(rows, 256)
     pixels = _scratch.array(*shape)
     try:

@@ -25,7 +25,7 @@ from lance_pipeline.images.rejection import UndecodableImageError
 
 Triple = tuple[float, float, float]
 # So many bytes of pixels are decoded, turned and normalised before the next.
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 21
 # Several passes over so many floats find them in the processor's cache.
 _CACHED_VALUES = 1 << 19
 
