@@ -29,7 +29,9 @@ def prepare_deleted(case: Case, root: str, out: str) -> None:
     lance.write_dataset(whole.take(pa.array(rows)).append_column("again", again), out).delete("again")
 
 
-def loader(case: Case, places: Places, *, cached: bool, cache_size: int | None = None) -> Opener:
+def loader(
+    case: Case, places: Places, *, cached: bool, cache_size: int | None = None, threads: int | None = None
+) -> Opener:
     """Our loader, with or without its cache of pixels."""
     from lance_pipeline.images import Augment, CachePlace, ImageLoader
 
@@ -43,6 +45,7 @@ def loader(case: Case, places: Places, *, cached: bool, cache_size: int | None =
             normalize=(MEAN, STD),
             cache=CachePlace(folder=places.own) if cached else None,
             cache_size=cache_size,
+            threads=threads,
         )
 
         def epoch(number: int) -> ImageLoader:

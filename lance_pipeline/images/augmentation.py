@@ -112,12 +112,12 @@ def crop_box(draw: Floats, height: int, width: int, area: tuple[float, float]) -
     The same distribution as torchvision's RandomResizedCrop: ratio drawn on a logarithmic scale, and the largest part
     in the middle with a ratio as near as can be when no try fits.
     """
-    for share, slant in zip(draw[: 2 * _TRIES : 2].tolist(), draw[1 : 2 * _TRIES : 2].tolist(), strict=True):
+    *tries, down, across = draw.tolist()
+    for share, slant in zip(tries[::2], tries[1::2], strict=True):
         wanted = height * width * (area[0] + share * (area[1] - area[0]))
         ratio = math.exp(_LOW + slant * (_HIGH - _LOW))
         w, h = round((wanted * ratio) ** 0.5), round((wanted / ratio) ** 0.5)
         if 0 < w <= width and 0 < h <= height:
-            down, across = draw[2 * _TRIES :].tolist()
             return Box(int(down * (height - h + 1)), int(across * (width - w + 1)), h, w)
     w, h = min(width, round(height * _RATIO[1])), min(height, round(width / _RATIO[0]))
     return Box((height - h) // 2, (width - w) // 2, h, w)

@@ -9,7 +9,7 @@ its bytes can be worth, is refused by what :mod:`lance_pipeline.images.formats` 
 import io
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from typing import NamedTuple, TypeVar, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -28,7 +28,7 @@ from lance_pipeline.images.formats import (
     is_short,
 )
 from lance_pipeline.images.formats.jpeg import check_decodes, check_scans
-from lance_pipeline.images.headers import BROKEN, ORIENTATION, PlainHeader, plain_jpeg, plain_png
+from lance_pipeline.images.headers import BROKEN, ORIENTATION, Encoded, PlainHeader, plain_jpeg, plain_png
 from lance_pipeline.images.limits import SMALL_PIXELS
 from lance_pipeline.images.memory_budget import default_budget
 from lance_pipeline.images.rejection import UndecodableImageError
@@ -66,7 +66,8 @@ _TOO_MUCH = "extraneous bytes before marker"
 # The threads of an ingest or a loader are the parallelism; OpenCV's own would get in their way.
 cv2.setNumThreads(1)
 Image.init()
-_scratch = Scratch()
+# For pixels, and for encoded images whose header is changed.
+_scratch, _changed = Scratch(), Scratch()
 _memory = default_budget()
 _KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
 _T = TypeVar("_T")
@@ -79,7 +80,7 @@ class DecodedImage(NamedTuple):
     format: str
 
 
-def decode_image(data: bytes) -> DecodedImage:
+def decode_image(data: Encoded) -> DecodedImage:
     """Decode an encoded image to 8-bit RGB, upright by its EXIF orientation.
 
     Greyscale, palette and other modes are converted to RGB as Pillow does (an alpha channel is
@@ -93,7 +94,7 @@ def decode_image(data: bytes) -> DecodedImage:
     return decode_and_use(data, _unchanged)
 
 
-def decode_and_use(data: bytes, use: Callable[[DecodedImage], _T]) -> _T:
+def decode_and_use(data: Encoded, use: Callable[[DecodedImage], _T]) -> _T:
     """Decode as :func:`decode_image`, and hand the image over while the memory for it is still reserved.
 
     Args:
@@ -130,14 +131,14 @@ def _unchanged(image: DecodedImage) -> DecodedImage:
     return image
 
 
-def _room_for(data: bytes, header: PlainHeader, kind: str) -> AbstractContextManager[None]:
+def _room_for(data: Encoded, header: PlainHeader, kind: str) -> AbstractContextManager[None]:
     """Reserve the memory for a large plain image whose header can be true."""
-    check_header(data)
+    check_header(bytes(data))
     nbytes = _COEFFICIENTS_BYTES if kind == "JPEG" and not header.height_at else _FAST_BYTES
     return _memory.reserved(nbytes * header.width * header.height)
 
 
-def decode_scaled(data: bytes, header: PlainHeader, least_height: float, least_width: float) -> NDArray[np.uint8]:
+def decode_scaled(data: Encoded, header: PlainHeader, least_height: float, least_width: float) -> NDArray[np.uint8]:
     """A plain JPEG at the smallest of the cheap scales that leaves it at least so large: uint8 (height, width, 3).
 
     Raises:
@@ -166,7 +167,7 @@ class Top(NamedTuple):
     width: int
 
 
-def decode_top(data: bytes, header: PlainHeader, least_height: float, least_width: float, bottom: int) -> Top:
+def decode_top(data: Encoded, header: PlainHeader, least_height: float, least_width: float, bottom: int) -> Top:
     """As :func:`decode_scaled`, but only the rows of the image above ``bottom``; what is below need not be sound.
 
     Raises:
@@ -187,15 +188,13 @@ def decode_top(data: bytes, header: PlainHeader, least_height: float, least_widt
 
 
 def _scale(header: PlainHeader, least_height: float, least_width: float) -> int:
-    enough = (
-        scale
-        for scale in _SCALES
-        if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width
-    )
-    return next(enough, 1)
+    for scale in _SCALES:
+        if -(-header.height // scale) >= least_height and -(-header.width // scale) >= least_width:
+            return scale
+    return 1
 
 
-def decode_rgb(data: bytes) -> Image.Image:
+def decode_rgb(data: Encoded) -> Image.Image:
     """The same as a Pillow image of mode RGB.
 
     Raises:
@@ -204,13 +203,13 @@ def decode_rgb(data: bytes) -> Image.Image:
     return Image.fromarray(decode_image(data).pixels)
 
 
-def _decode_jpeg(data: bytes, header: PlainHeader, scale: int = 1) -> NDArray[np.uint8] | None:
+def _decode_jpeg(data: Encoded, header: PlainHeader, scale: int = 1) -> NDArray[np.uint8] | None:
     if header.frame_at and not header.height_at:
-        check_scans(data, header.frame_at)
+        check_scans(bytes(data), header.frame_at)
     return _decode_strictly(data, -(-header.height // scale), -(-header.width // scale))
 
 
-def _decode_strictly(data: bytes, height: int, width: int) -> NDArray[np.uint8] | None:
+def _decode_strictly(data: Encoded, height: int, width: int) -> NDArray[np.uint8] | None:
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
@@ -218,15 +217,19 @@ def _decode_strictly(data: bytes, height: int, width: int) -> NDArray[np.uint8] 
         return None
 
 
-def _decode_rows(data: bytes, header: PlainHeader, rows: int, shape: tuple[int, int, int]) -> NDArray[np.uint8] | None:
+def _decode_rows(
+    data: Encoded, header: PlainHeader, rows: int, shape: tuple[int, int, int]
+) -> NDArray[np.uint8] | None:
     """So many rows, at the scale that gives them this shape; None where Pillow is to judge."""
-    source = data
+    source: Encoded | NDArray[np.uint8] = data
     if header.frame_at and not header.height_at:
-        check_scans(data, header.frame_at)
+        check_scans(bytes(data), header.frame_at)
     elif rows < header.height:
-        # Told that the image has no others, libjpeg stops there: in a baseline JPEG they come one after the other.
-        source = bytearray(data)
-        source[header.height_at : header.height_at + 2] = rows.to_bytes(2, "big")
+        # If the header says that the image has no others, libjpeg stops there: in a baseline JPEG they come in order.
+        source = _changed.array(len(data))
+        # Unlike a copy of bytes, this leaves Python's lock to others.
+        np.copyto(source, np.frombuffer(data, np.uint8))
+        source[header.height_at], source[header.height_at + 1] = divmod(rows, 256)
     pixels = _scratch.array(*shape)
     try:
         simplejpeg.decode_jpeg(source, "RGB", min_height=shape[0], min_width=shape[1], buffer=pixels)
@@ -236,18 +239,18 @@ def _decode_rows(data: bytes, header: PlainHeader, rows: int, shape: tuple[int, 
     return pixels
 
 
-def _decode_png(data: bytes, header: PlainHeader) -> NDArray[np.uint8] | None:
+def _decode_png(data: Encoded, header: PlainHeader) -> NDArray[np.uint8] | None:
     del header
     try:
-        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except cv2.error:
         return None
-    return cast("NDArray[np.uint8] | None", pixels)
+    return pixels
 
 
-def _decode_by_pillow(data: bytes, use: Callable[[DecodedImage], _T] = _unchanged) -> _T:
+def _decode_by_pillow(data: Encoded, use: Callable[[DecodedImage], _T] = _unchanged) -> _T:
     with ExitStack() as room:
-        return use(_pillow_image(data, room))
+        return use(_pillow_image(bytes(data), room))
 
 
 def _pillow_image(data: bytes, room: ExitStack) -> DecodedImage:

@@ -13,6 +13,9 @@ from lance_pipeline.images.formats.tiff import Directory
 from lance_pipeline.images.limits import MAX_CHUNKS
 from lance_pipeline.images.rejection import UndecodableImageError
 
+Encoded = bytes | memoryview
+"""The bytes of an image file; to look at them does not copy them."""
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # Chunks that say nothing of the pixels as Pillow converts them.
 _HARMLESS_CHUNKS = {
@@ -21,13 +24,16 @@ _HARMLESS_CHUNKS = {
 # ImageMagick keeps EXIF, hence perhaps an orientation, in such texts.
 _RAW_PROFILE = b"Raw profile type"
 _CHUNK_HEAD = struct.Struct(">I4s")
+# Of a JPEG: the beginning of a segment, and of the content of a frame header.
+_SEGMENT_HEAD, _FRAME_HEAD = struct.Struct(">BBH"), struct.Struct(">BHHB")
 # From the signature over the whole first chunk to the head of the second.
-_PNG_HEAD = struct.Struct(">16sIIBB3xII4s")
+_PNG_HEAD = struct.Struct(">16sIIBB7xI4s")
 _PNG_BEGINNING, _PNG_END = _PNG_SIGNATURE + b"\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
 _GREY, _RGB, _PALETTE = 0, 2, 3
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _SCAN, _APP1, _APP2, _ADOBE = 0xDA, 0xE1, 0xE2, 0xEE
+_TELLING = (_APP1, _APP2, _ADOBE)
 _ADOBE_YCBCR = 1
 _SHORT = 3
 ORIENTATION = 0x0112
@@ -55,23 +61,20 @@ class PlainHeader(NamedTuple):
     frame_at: int = 0
 
 
-def plain_png(data: bytes) -> PlainHeader | None:
+def plain_png(data: Encoded) -> PlainHeader | None:
     """The header of a plain PNG, or None.
 
     Source: "Portable Network Graphics (PNG) Specification", W3C, section 5 and 11.
     """
     if len(data) < _PNG_HEAD.size:
         return None
-    beginning, width, height, depth, colour, checksum, size, kind = _PNG_HEAD.unpack_from(data)
-    position = _PNG_HEAD.size - _CHUNK_HEAD.size
+    beginning, width, height, depth, colour, size, kind = _PNG_HEAD.unpack_from(data)
     if beginning != _PNG_BEGINNING or depth != 8 or colour not in (_GREY, _RGB, _PALETTE):
         return None
-    if kind == b"IDAT" and position + 12 + size + len(_PNG_END) == len(data) and data.endswith(_PNG_END):
-        # Most small images have these three chunks alone.
-        plain = _sound(data, position, size)
-    else:
-        plain = _harmless_chunks(data, position)
-    return PlainHeader(width, height) if plain and zlib.crc32(data[12:29]) == checksum else None
+    position = _PNG_HEAD.size - _CHUNK_HEAD.size
+    # Most small images have these three chunks alone. The checksums of header and pixels are the decoder's to compare.
+    plain = kind == b"IDAT" and position + 12 + size + len(_PNG_END) == len(data) and data[-len(_PNG_END) :] == _PNG_END
+    return PlainHeader(width, height) if plain or _harmless_chunks(bytes(data), position) else None
 
 
 def _harmless_chunks(data: bytes, position: int) -> bool:
@@ -82,45 +85,41 @@ def _harmless_chunks(data: bytes, position: int) -> bool:
         size, kind = _CHUNK_HEAD.unpack_from(data, position)
         if kind not in _HARMLESS_CHUNKS or data.startswith(_RAW_PROFILE, position + 8):
             return False
-        if not _sound(data, position, size):
+        end = position + 8 + size
+        if zlib.crc32(data[position + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
             return False
         if kind == b"IEND":
             return True
-        position += 12 + size
+        position = end + 4
     return False
 
 
-def _sound(data: bytes, position: int, size: int) -> bool:
-    """Whether the chunk at ``position`` has the checksum that it says, and is there in full."""
-    end = position + 8 + size
-    return zlib.crc32(data[position + 4 : end]) == int.from_bytes(data[end : end + 4], "big")
-
-
-def plain_jpeg(data: bytes) -> PlainHeader | None:
+def plain_jpeg(data: Encoded) -> PlainHeader | None:
     """The header of a plain JPEG, or None.
 
     Source: ITU-T T.81, annex B; the Adobe marker: Adobe Technical Note 5116.
     """
-    if not data.startswith(b"\xff\xd8\xff"):
+    if data[:3] != b"\xff\xd8\xff":
         return None
-    header, components, position = None, 0, 2
+    header, components, position, last = None, 0, 2, len(data) - _SEGMENT_HEAD.size
     for _ in range(MAX_SEGMENTS):
-        if position + 4 > len(data) or data[position] != 0xFF:
+        if position > last:
             break
-        marker, size = data[position + 1], int.from_bytes(data[position + 2 : position + 4], "big")
+        begin, marker, size = _SEGMENT_HEAD.unpack_from(data, position)
+        if begin != 0xFF:
+            break
         if marker == _SCAN:
             whole = header is not None and data[position + 4 : position + 5] == bytes([components])
             return header if whole or header is None else header._replace(height_at=0)
         if marker in (_BASELINE, _EXTENDED, _PROGRESSIVE):
-            segment = data[position + 4 : position + 10]
-            if len(segment) < 6 or segment[0] != 8 or segment[5] not in (1, 3):
+            if position + 10 > len(data):
                 return None
-            width, height = int.from_bytes(segment[3:5], "big"), int.from_bytes(segment[1:3], "big")
-            if not width or not height:
+            depth, height, width, components = _FRAME_HEAD.unpack_from(data, position + 4)
+            if depth != 8 or components not in (1, 3) or not width or not height:
                 return None
             height_at = 0 if marker == _PROGRESSIVE else position + 5
-            header, components = PlainHeader(width, height, height_at, position + 4), segment[5]
-        elif marker in (_APP1, _APP2, _ADOBE) and not _harmless(marker, data[position + 4 : position + 2 + size]):
+            header = PlainHeader(width, height, height_at, position + 4)
+        elif marker in _TELLING and not _harmless(marker, bytes(data[position + 4 : position + 2 + size])):
             return None
         position += 2 + size
     return None

@@ -12,9 +12,10 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from lance_pipeline.images.augmentation import Augment, key_of
 from lance_pipeline.images.loading.assembly import Assembler, Normalization, Triple
+from lance_pipeline.images.loading.buffers import PageLocked, ordinary
 from lance_pipeline.images.loading.cache import NoCacheError, PixelCache
 from lance_pipeline.images.loading.cache_place import CachePlace
-from lance_pipeline.images.loading.devices import Batch, Upload
+from lance_pipeline.images.loading.devices import Batch, Upload, copy_stream
 from lance_pipeline.images.loading.epoch import EpochBatches, Share, batch_buffers
 from lance_pipeline.images.loading.meter import LoaderStats, Meter
 from lance_pipeline.images.loading.order import Order
@@ -112,7 +113,8 @@ class ImageLoader(IterableDataset[Batch]):
         self._skips = on_bad_image == "skip"
         self._view = _view(self._augment, image_size, fit, cache_size)
         self._meter = Meter()
-        self._buffers = batch_buffers(self._share, image_size)
+        allocate = PageLocked() if self._device.type == "cuda" else ordinary
+        self._buffers = batch_buffers(self._share, image_size, allocate)
         self._epoch = self._next_batch = 0
         self._process, self._worked = os.getpid(), False
         self._cache, self.mode = self._opened_cache(cache)
@@ -173,7 +175,7 @@ class ImageLoader(IterableDataset[Batch]):
         if self._device.type == "cpu":
             batches = ((one.images, one.labels) for one in assembled)
         else:
-            batches = Upload(self._device, self._augment, self._normalization)(assembled)
+            batches = Upload(self._device, self._augment, self._normalization, copy_stream(self._device))(assembled)
         for batch in batches:
             # The others' batches are not counted in a worker.
             self._next_batch += worker is None

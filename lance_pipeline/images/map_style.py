@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
+from lance_pipeline.images.headers import Encoded
 from lance_pipeline.images.loading.reading import EncodedRows
 from lance_pipeline.images.loading.rows import StoredImages, refuse_fork, row_facts, undecodable
 from lance_pipeline.images.loading.views import Fit, Square
@@ -82,17 +83,19 @@ class ImageDataset(Dataset[Sample]):
         if not all(-len(self) <= row < len(self) for row in rows):
             raise IndexError(f"rows {list(rows)} of a dataset of {len(self)}")
         wanted = np.array([row % len(self) for row in rows], np.int64)
-        distinct = np.unique(wanted)
+        distinct, places = np.unique(wanted, return_inverse=True)
         encoded = EncodedRows(distinct, [self._rows.take(distinct, ["image"]).column(0)])
-        self._stored.require_intact(distinct, encoded.images())
-        images = [self._image(row, data) for row, data in zip(wanted.tolist(), encoded.take(wanted), strict=True)]
+        self._stored.require_intact(distinct, encoded.images)
+        images = [
+            self._image(row, encoded.images[place]) for row, place in zip(wanted.tolist(), places.tolist(), strict=True)
+        ]
         return [(image, self._labels[row]) for image, row in zip(images, wanted.tolist(), strict=True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
         # To another process go the settings alone: each opens the dataset for itself.
         return _reopened, (self.split.uri, self._settings)
 
-    def _image(self, row: int, data: bytes) -> torch.Tensor:
+    def _image(self, row: int, data: Encoded) -> torch.Tensor:
         try:
             pixels = self._view.of(data)
         except UndecodableImageError as error:

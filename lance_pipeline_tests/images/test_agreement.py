@@ -4,6 +4,7 @@ import io
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,6 +13,7 @@ from PIL import Image, ImageOps, features
 from lance_pipeline.images import decoding
 from lance_pipeline.images.decoding import decode_image
 from lance_pipeline.images.headers import plain_jpeg, plain_png
+from lance_pipeline.images.loading.reading import EncodedRows
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline_tests.image_folders import class_image, encoded
 
@@ -167,6 +169,21 @@ def test_damaged_files_are_judged_as_by_pillow(data, where, bit, cut):
     if not cut:
         damaged[place] ^= 1 << bit
     assert verdict(decode_image, bytes(damaged)) == verdict(decoding._decode_by_pillow, bytes(damaged))
+
+
+def test_every_bit_of_a_png_s_header_and_checksums_is_judged_as_by_pillow():
+    data = encoded(PHOTO)
+    beside_pixels = [*range(45), *range(len(data) - 20, len(data))]
+    for place in beside_pixels:
+        for bit in range(8):
+            damaged = data[:place] + bytes([data[place] ^ 1 << bit]) + data[place + 1 :]
+            assert verdict(decode_image, damaged) == verdict(decoding._decode_by_pillow, damaged), (place, bit)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_bytes_that_are_not_copied_give_the_same_pixels(name):
+    (image,) = EncodedRows(np.array([0]), [pa.chunked_array([pa.array([FILES[name]], pa.large_binary())])]).images
+    assert (decode_image(image).pixels == decode_image(FILES[name]).pixels).all()
 
 
 def test_every_cut_of_a_png_is_rejected_or_whole():

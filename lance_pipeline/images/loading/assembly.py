@@ -1,9 +1,7 @@
 """Rows to a batch: decoded or taken from the cache, augmented, normalised."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,10 +24,8 @@ from lance_pipeline.images.loading.views import Shrunk, Square, random_crop
 from lance_pipeline.images.rejection import UndecodableImageError
 
 Triple = tuple[float, float, float]
-# Of more values at once torch makes work for several threads, of which those that assemble have enough.
-_SERIAL_VALUES = (1 << 15) - 1
 # So many bytes of pixels are decoded, turned and normalised before the next.
-_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 21
 # Several passes over so many floats find them in the processor's cache.
 _CACHED_VALUES = 1 << 19
 
@@ -72,9 +68,9 @@ class Work:
     good: Mask
 
 
-Encoded = Callable[[Indices], Iterator[tuple[Indices, Sequence[bytes | None]]]]
-"""Asked for some places among the rows of a work, gives all of them, in parts as they are read: each with its bytes,
-or with None where the cache has the row by now."""
+Encoded = Callable[[Indices], Iterator[memoryview | None]]
+"""Asked for some places among the rows of a work, in ascending order, gives the bytes of one after the other, as they
+are read; None where the cache has the row by now."""
 
 
 class Assembler:
@@ -132,14 +128,24 @@ class Assembler:
             InputError: (from ``on_bad``) an image cannot be decoded.
         """
         start, stop, _ = part.indices(len(work.rows))
+        rows = work.rows[start:stop]
+        there = np.zeros(len(rows), dtype=bool) if self._cache is None else self._cache.has(rows)
+        missing = encoded(start + np.flatnonzero(~there))
         step = max(_CHUNK_BYTES // (self.size**2 * 3), 1)
         for first in range(start, stop, step):
-            self._fill(work, slice(first, min(first + step, stop)), encoded)
+            chunk = slice(first, min(first + step, stop))
+            self._fill(work, chunk, there[chunk.start - start : chunk.stop - start], missing)
 
-    def _fill(self, work: Work, part: slice, encoded: Encoded) -> None:
+    def _fill(self, work: Work, part: slice, there: Mask, missing: Iterator[memoryview | None]) -> None:
+        """Fill in a few images: from the cache those that are there, decoded those that are missing."""
         images, draws = work.images[part], work.draws.of(part)
         pixels = images if self._factors is None else self._buffers.pixels.empty(images.shape, np.uint8)
-        self._decode(work, part, pixels, encoded)
+        if self._cache is not None and isinstance(self.view, Square) and there.all():
+            np.take(self._cache.square, work.rows[part], axis=0, out=pixels, mode="clip")
+        else:
+            encoded = [None if cached else next(missing, None) for cached in there.tolist()]
+            with self._meter.timed("decoding"):
+                self._put(pixels, work, part, encoded)
         if self._finish:
             if self._augment.padding:
                 pad_crop_pixels(pixels, self._augment.padding, draws.corners)
@@ -165,34 +171,22 @@ class Assembler:
             for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)
         ]
 
-    def _decode(self, work: Work, part: slice, pixels: Pixels, encoded: Encoded) -> None:
-        """Fill in the pixels of this part."""
-        rows, cache = work.rows[part], self._cache
-        there = np.zeros(len(rows), dtype=bool) if cache is None else cache.has(rows)
-        if cache is not None and isinstance(self.view, Square) and there.all():
-            np.take(cache.square, rows, axis=0, out=pixels, mode="clip")
-            return
-        places = np.arange(part.start, part.stop)
-        cached: tuple[Indices, Sequence[bytes | None]] = places[there], [None] * int(there.sum())
-        for some, images in chain([cached], encoded(places[~there])):
-            with self._meter.timed("decoding"):
-                self._put(pixels, part.start, work, some, images)
-
-    def _put(self, pixels: Pixels, start: int, work: Work, places: Indices, images: Sequence[bytes | None]) -> None:
-        """Fill in the pixels, those of place ``start`` first, of some images: without data from the cache."""
+    def _put(self, pixels: Pixels, work: Work, part: slice, encoded: list[memoryview | None]) -> None:
+        """Fill in the pixels of a part from its encoded images: where there is none, from the cache."""
         crop = self._augment.resized_crop
-        for place, row, data in zip(places.tolist(), work.rows[places].tolist(), images, strict=True):
+        rows = work.rows[part].tolist()
+        for number, (row, data, out) in enumerate(zip(rows, encoded, pixels, strict=True), part.start):
             try:
                 view = self._seen(row, data)
                 if crop:
-                    random_crop(view, work.draws.crop[place], crop, self.size, pixels[place - start])
+                    random_crop(view, work.draws.crop[number], crop, self.size, out)
                 else:
-                    pixels[place - start] = view
+                    out[...] = view
             except UndecodableImageError as error:
                 self._on_bad(row, error)
-                work.good[place] = False
+                work.good[number] = False
 
-    def _seen(self, row: int, data: bytes | None) -> Pixels | bytes:
+    def _seen(self, row: int, data: memoryview | None) -> Pixels | memoryview:
         """The view of an image, which the cache keeps; without a view the encoded image as it is."""
         if data is None:
             if self._cache is None or not self._cache.has(np.array([row])).all():
@@ -206,23 +200,10 @@ class Assembler:
         return view
 
 
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Without torch's other threads: on busy cores they take longer to wake up than short work takes."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 def _normalize(images: Pixels, scale: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
     """Write ``image * scale + shift`` to ``out``, in passes over so much as stays in the processor's cache."""
     values, pixels = out.view(-1, len(scale)), torch.from_numpy(images).view(-1, len(scale))
-    # With one thread torch makes no work for others, however much it is given.
-    most = _CACHED_VALUES if torch.get_num_threads() == 1 else _SERIAL_VALUES
-    step = max(most // len(scale), 1)
+    step = max(_CACHED_VALUES // len(scale), 1)
     for start in range(0, len(values), step):
         part = values[start : start + step].copy_(pixels[start : start + step])
         torch.addcmul(shift, part, scale, out=part)

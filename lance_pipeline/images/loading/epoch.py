@@ -11,13 +11,14 @@ import numpy as np
 
 from lance_pipeline.freed_memory import give_back_freed_memory, share_freed_memory
 from lance_pipeline.images.columns import Indices
-from lance_pipeline.images.loading.assembly import Assembled, Assembler, Work, one_thread
-from lance_pipeline.images.loading.buffers import BatchBuffers
+from lance_pipeline.images.loading.assembly import Assembled, Assembler, Work
+from lance_pipeline.images.loading.buffers import Allocate, BatchBuffers
 from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.order import Order
 from lance_pipeline.images.loading.reading import WindowReader
 from lance_pipeline.images.loading.rows import StoredImages
+from lance_pipeline.images.loading.serial import one_thread, stay_one_thread
 from lance_pipeline.images.loading.views import Square
 
 # To copy so many bytes from a whole cache takes less time than handing them from thread to thread.
@@ -62,9 +63,9 @@ class Share:
         return max(min(_GROUP_ROWS // self.batch_size, _LIGHT_BYTES // self.nbytes(size)), 1)
 
 
-def batch_buffers(share: Share, size: int) -> BatchBuffers:
+def batch_buffers(share: Share, size: int, allocate: Allocate) -> BatchBuffers:
     """The memory for batches of images of this height and width, or for as many of them as are made together."""
-    return BatchBuffers.of(share.together(size) * share.nbytes(size))
+    return BatchBuffers.of(share.together(size) * share.nbytes(size), allocate)
 
 
 class EpochBatches:
@@ -130,7 +131,7 @@ class EpochBatches:
         parts = min(self._threads, max(count * self.assembler.size**2 * 3 // _PART_BYTES, 1))
         step, most, waiting = max(-(-count // parts), 1), self._threads // parts + 1, deque(groups)
         share_freed_memory()
-        with ThreadPoolExecutor(self._threads, thread_name_prefix="assemble") as pool:
+        with ThreadPoolExecutor(self._threads, "assemble", stay_one_thread) as pool:
             ahead: deque[tuple[_Group, list[Future[None]]]] = deque()
             try:
                 while waiting or ahead:
@@ -182,17 +183,14 @@ class EpochBatches:
             chosen[here] = self._rows_in(window)[places[here] - self._order.starts[window]]
         return [len(part) for part in parts], chosen, windows
 
-    def encoded(self, rows: Indices, windows: Indices) -> Iterator[tuple[Indices, Sequence[bytes | None]]]:
-        """The encoded images of some rows, given the window of each: window by window, with the rows' positions.
+    def encoded(self, rows: Indices, windows: Indices) -> Iterator[memoryview | None]:
+        """The encoded images of some rows, given the window of each, in ascending order.
 
         What is read later need not be waited for before the first is decoded. None stands for a row that came into
         the cache before its window was read.
         """
         for window in np.unique(windows).tolist():
-            here, images = np.flatnonzero(windows == window), self._windows[window]
-            read = images.has(rows[here])
-            yield here[read], images.take(rows[here[read]])
-            yield here[~read], [None] * int((~read).sum())
+            yield from self._windows[window].take(rows[windows == window])
 
     @property
     def _windows(self) -> WindowReader:
@@ -242,7 +240,6 @@ class _Group:
     def _work(self) -> Work:
         return self._epoch.assembler.begin(self._located[1])
 
-    def _encoded(self, places: Indices) -> Iterator[tuple[Indices, Sequence[bytes | None]]]:
+    def _encoded(self, places: Indices) -> Iterator[memoryview | None]:
         _, rows, windows = self._located
-        for here, images in self._epoch.encoded(rows[places], windows[places]):
-            yield places[here], images
+        return self._epoch.encoded(rows[places], windows[places])

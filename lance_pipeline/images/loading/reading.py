@@ -1,13 +1,14 @@
 """Encoded images from a Lance dataset, read ahead window by window."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
 
-from lance_pipeline.images.columns import Indices, Mask
+from lance_pipeline.images.columns import Indices
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.rows import StoredImages
 from lance_pipeline.images.object_store import is_remote
@@ -25,37 +26,29 @@ class EncodedRows:
     Args:
         rows: in ascending order.
         images: their images, columns of any binary type one after the other.
+
+    Attributes:
+        images: the bytes of each, not copied.
     """
 
     def __init__(self, rows: Indices, images: list[pa.ChunkedArray]) -> None:
         self._rows = rows
-        chunks = [chunk for column in images for chunk in column.chunks if len(chunk)]
-        self._chunks = np.repeat(np.arange(len(chunks)), [len(chunk) for chunk in chunks])
-        # Values by their offsets: ``as_py`` takes a hundred times as long.
-        self._data, begins, ends = [], [np.empty(0, np.int64)], [np.empty(0, np.int64)]
-        for chunk in chunks:
-            _, offsets, data = chunk.buffers()
+        self.images: list[memoryview] = []
+        for chunk in [chunk for column in images for chunk in column.chunks if len(chunk)]:
+            # Values by their offsets: ``as_py`` takes a hundred times as long.
+            _, offsets, buffer = chunk.buffers()
             kind = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
-            bounds = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1]
-            begins.append(bounds[:-1].astype(np.int64))
-            ends.append(bounds[1:].astype(np.int64))
-            self._data.append(memoryview(data))
-        self._begins, self._ends = np.concatenate(begins), np.concatenate(ends)
+            bounds = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
+            # Arrow's bytes are signed, and would not compare equal to others.
+            data = memoryview(buffer).cast("B")
+            self.images += [data[begin:end] for begin, end in pairwise(bounds)]
 
-    def has(self, rows: Indices) -> Mask:
-        """Which of these rows are among them."""
-        return np.append(self._rows, -1)[np.searchsorted(self._rows, rows)] == rows
-
-    def images(self) -> Iterator[memoryview]:
-        """All of them in the order of their rows, not copied."""
-        for chunk, begin, end in zip(*(of.tolist() for of in (self._chunks, self._begins, self._ends)), strict=True):
-            yield self._data[chunk][begin:end]
-
-    def take(self, rows: Indices) -> list[bytes]:
-        """The bytes of some of the images."""
+    def take(self, rows: Indices) -> list[memoryview | None]:
+        """Some of the images; None for rows that are not among them."""
         positions = np.searchsorted(self._rows, rows)
-        places = (of[positions].tolist() for of in (self._chunks, self._begins, self._ends))
-        return [bytes(self._data[chunk][begin:end]) for chunk, begin, end in zip(*places, strict=True)]
+        found = np.append(self._rows, -1)[positions] == rows
+        places = zip(positions.tolist(), found.tolist(), strict=True)
+        return [self.images[position] if there else None for position, there in places]
 
 
 class WindowReader:
@@ -107,7 +100,7 @@ class WindowReader:
 
     def _checked(self, rows: Indices, parts: list[Future[pa.ChunkedArray]]) -> EncodedRows:
         encoded = EncodedRows(rows, [part.result() for part in parts])
-        self._stored.require_intact(rows, encoded.images())
+        self._stored.require_intact(rows, encoded.images)
         return encoded
 
     def _read(self, rows: Indices) -> pa.ChunkedArray:

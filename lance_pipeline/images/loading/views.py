@@ -11,7 +11,7 @@ from PIL import Image
 
 from lance_pipeline.images.augmentation import Box, Floats, Pixels, crop_box
 from lance_pipeline.images.decoding import decode_image, decode_scaled, decode_top, resize_rgb
-from lance_pipeline.images.headers import plain_jpeg
+from lance_pipeline.images.headers import Encoded, plain_jpeg
 
 Fit = Literal["crop", "squash"]
 
@@ -26,7 +26,7 @@ class View(Protocol):
         """Height and width of the view of an image of that height and width."""
         ...
 
-    def of(self, data: bytes) -> Pixels:
+    def of(self, data: Encoded) -> Pixels:
         """The view of an encoded image, uint8 (height, width, 3).
 
         Raises:
@@ -47,7 +47,7 @@ class Square:
         del height, width
         return self.size, self.size
 
-    def of(self, data: bytes) -> Pixels:
+    def of(self, data: Encoded) -> Pixels:
         """The square."""
         pixels = decode_image(data).pixels
         if pixels.shape[:2] == (self.size, self.size):
@@ -69,7 +69,7 @@ class Shrunk:
             return height, width
         return max(round(height * self.size / shorter), 1), max(round(width * self.size / shorter), 1)
 
-    def of(self, data: bytes) -> Pixels:
+    def of(self, data: Encoded) -> Pixels:
         """The image, decoded at a scale near the one wanted and averaged down to it."""
         header = plain_jpeg(data)
         if header is None:
@@ -80,7 +80,7 @@ class Shrunk:
 
 
 def random_crop(
-    source: bytes | Pixels, draw: Floats, area: tuple[float, float], size: int, out: Pixels | None = None
+    source: Encoded | Pixels, draw: Floats, area: tuple[float, float], size: int, out: Pixels | None = None
 ) -> Pixels:
     """A randomly placed part of an image, resized to a square: uint8 (size, size, 3).
 
@@ -96,7 +96,7 @@ def random_crop(
     Raises:
         UndecodableImageError: it cannot be decoded.
     """
-    if isinstance(source, bytes):
+    if isinstance(source, bytes | memoryview):
         header = plain_jpeg(source)
         if header is None:
             return random_crop(decode_image(source).pixels, draw, area, size, out)

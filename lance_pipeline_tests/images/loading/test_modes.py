@@ -89,7 +89,7 @@ def test_what_nobody_has_read_is_not_given_out(uri, tmp_path):
     epoch = loader._epoch_batches()
     work = epoch.assembler.begin(np.arange(4))
     with pytest.raises(LookupError, match="row 0 was not read"):
-        epoch.assembler.fill(work, slice(None), lambda places: iter([(places, [None] * len(places))]))
+        epoch.assembler.fill(work, slice(None), lambda places: iter([None] * len(places)))
 
 
 @few
