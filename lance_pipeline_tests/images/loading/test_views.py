@@ -53,7 +53,7 @@ def test_a_random_crop_looks_as_torchvision_s(size, seed):
         found = random_crop(source, draw(seed), AREA, 112)
         assert (found.shape, found.dtype) == ((112, 112, 3), np.uint8)
         # A crop of another place differs by tens of levels.
-        assert np.abs(found.astype(int) - expected).mean() < 3
+        assert np.abs(found.astype(int) - expected).mean() < 5
 
 
 def test_a_rotated_or_unusual_image_is_cropped_upright():
