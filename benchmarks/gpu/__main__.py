@@ -18,8 +18,10 @@ from benchmarks.report import targets_table
 from benchmarks.results import today, typed
 
 # The most seconds of each part; those that a machine with one H100 needs are well below.
-_LIMITS = {"machine": 60.0, "tests": 150.0, "step": 150.0, "pipeline": 200.0, "digits": 100.0, "fashion": 120.0}
+_LIMITS = {"machine": 60.0, "tests": 150.0, "step": 165.0, "pipeline": 200.0, "digits": 100.0, "fashion": 120.0}
 _LEAST_SECONDS = 15
+# A trial measures nothing, and may run on a machine that does other things too.
+_TRIAL = 4
 
 
 @dataclass
@@ -38,7 +40,7 @@ class _Benchmark:
             self._save()
 
     def _part(self, name: str) -> Part:
-        limit = min(self._limits[name], self.began + self.options.minutes * 60 - time.monotonic())
+        limit = min(self._limits[name], self.began + self._patience * self.options.minutes * 60 - time.monotonic())
         if limit <= 0 or limit < min(_LEAST_SECONDS, self._limits[name]):
             return Part("left out")
         work = os.path.join(self.work, name)
@@ -50,7 +52,12 @@ class _Benchmark:
 
     @property
     def _limits(self) -> dict[str, float]:
-        return _LIMITS | self.options.limit
+        return {name: limit * self._patience for name, limit in _LIMITS.items()} | self.options.limit
+
+    @property
+    def _patience(self) -> float:
+        """How many times as long as on a machine with a GPU all may take."""
+        return _TRIAL if self.options.tiny else 1.0
 
     def _save(self) -> None:
         found = {
@@ -106,13 +113,16 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--out", default=default, help="the JSON file, written after each part (%(default)s)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART", help=", ".join(PARTS))
     parser.add_argument("--tiny", action="store_true", help="a trial on the CPU, with very small sizes")
-    parser.add_argument("--minutes", type=float, default=8, help="a part that no longer fits is left out (%(default)g)")
+    parser.add_argument(
+        "--minutes", type=float, default=8, help="in all; a part that no longer fits is left out (%(default)g)"
+    )
     parser.add_argument(
         "--limit", type=_limit, action="append", default=[], metavar="PART=SECONDS", help="kill a part after that long"
     )
     parser.add_argument("--epochs", type=int, help="of the pipeline's training on small images (3; 16 for a whole one)")
     parser.add_argument("--fashion", default="", metavar="FOLDER", help="the files of Fashion-MNIST")
     options = parser.parse_args()
+    options.fashion = options.fashion and os.path.abspath(options.fashion)
     options.limit = dict(options.limit)
     # The most important first, whatever the order they were typed in.
     options.only = [name for name in PARTS if name in options.only]

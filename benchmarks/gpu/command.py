@@ -8,6 +8,7 @@ from typing import Any
 import dagster as dg
 from mlflow import MlflowClient
 
+from benchmarks.gpu.part import FailedCommandError
 from benchmarks.training.instance import first, last, moments_of
 from lance_pipeline_tests.conftest import Shell, new_shell
 from lance_pipeline_tests.small_project import write_small_project
@@ -15,10 +16,6 @@ from lance_pipeline_tests.small_project import write_small_project
 SMALL, OURS = "small.definitions", "lance_pipeline.definitions"
 _LIMIT_SECONDS = 900
 _STEPS = {"listing": "raw_images", "ingest": "lance_splits", "training": "resnet34", "evaluation": "metrics"}
-
-
-class FailedCommandError(RuntimeError):
-    """A command ended with a failure."""
 
 
 @dataclass(frozen=True)

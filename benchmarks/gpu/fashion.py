@@ -2,10 +2,9 @@
 
 import json
 import os
-import subprocess
 import sys
 
-from benchmarks.gpu.part import Figures, Job
+from benchmarks.gpu.part import Figures, Job, printed_by
 from benchmarks.training.course import RECIPES, Course, recipe_of
 from benchmarks.training.sources import FASHION, make_source
 
@@ -24,8 +23,7 @@ def measure(job: Job, figures: Figures) -> None:
                 recipe = recipe.model_copy(update={"batches_per_epoch": sizes.fashion_batches})
             out = os.path.join(job.work, f"by_{name}")
             command = [sys.executable, "-m", "benchmarks.training.child", root, out, recipe.model_dump_json()]
-            printed = subprocess.check_output([*command, job.device], text=True)  # noqa: S603
-            course = courses[name] = Course(**json.loads(printed.splitlines()[-1]))
+            course = courses[name] = Course(**json.loads(printed_by([*command, job.device])))
             epochs, images = len(course.ends), course.images
             facts = {"epochs": epochs, "images": images, "seconds": course.seconds, "best": course.best}
             figures.put(name, facts | {"ends": course.ends, "accuracies": course.accuracies})

@@ -6,7 +6,9 @@ Its figures are written after each of them, so that whatever ends the process lo
 import importlib
 import json
 import os
+import subprocess
 import sys
+import time
 import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,6 +30,7 @@ class Job:
         tiny: a trial on the CPU, with very small sizes.
         epochs: of a training on the small images; those of the sizes when None.
         fashion: the folder with the files of Fashion-MNIST; where its package puts them when empty.
+        until: a Unix time, soon after which the part is killed.
     """
 
     out: str
@@ -35,6 +38,11 @@ class Job:
     tiny: bool = False
     epochs: int | None = None
     fashion: str = ""
+    until: float = float("inf")
+
+    def fits(self, seconds: float) -> bool:
+        """Whether there is still so much time."""
+        return time.time() + seconds < self.until
 
     @property
     def sizes(self) -> Sizes:
@@ -49,6 +57,10 @@ class Job:
     def json(self) -> str:
         """As the command line takes it."""
         return json.dumps(asdict(self))
+
+
+class FailedCommandError(RuntimeError):
+    """A command ended with a failure."""
 
 
 class Figures:
@@ -87,6 +99,20 @@ def reason(error: BaseException) -> str:
     """An error on one line."""
     lines = str(error).strip().splitlines() or [""]
     return f"{type(error).__name__}: {lines[0][:300]}"
+
+
+def printed_by(command: list[str], limit: float | None = None) -> str:
+    """The last line that a command prints; it is killed after so many seconds.
+
+    Raises:
+        FailedCommandError: it failed; the message is the last line of its complaint.
+        subprocess.TimeoutExpired: it took too long.
+    """
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)  # noqa: S603
+    print(done.stderr, flush=True)
+    if done.returncode:
+        raise FailedCommandError((done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1])
+    return done.stdout.strip().splitlines()[-1]
 
 
 def write_json(path: str, content: Any) -> None:

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -16,10 +15,10 @@ from benchmarks.corpus import JPEG, PNG, Kind, write_splits
 from benchmarks.gpu.bare import own_flags, own_step, synchronize, synthetic_batch
 from benchmarks.gpu.command import SMALL, materialize, small_project
 from benchmarks.gpu.feeding import FORKING, feed, load, loader_of
-from benchmarks.gpu.part import Figures, Job
+from benchmarks.gpu.part import Figures, Job, printed_by
 from benchmarks.gpu.sizes import SOURCES, Cell
 from lance_pipeline.images import CachePlace, LanceSplit, ingest_split
-from lance_pipeline.training.device import Device, choose_device
+from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.recipe import Recipe
 
@@ -32,7 +31,6 @@ attributes:
   recipe: {{epochs: {epochs}, batch_size: {batch}}}
 """
 _SIZE = 32
-_STEP_SECONDS = 1.0
 _FEEDING_LIMIT_SECONDS = 60
 
 
@@ -59,7 +57,7 @@ class _Pipeline:
         with figures.attempt("from folder to metrics"):
             figures.put("run", self._run())
         with figures.attempt("our step"):
-            figures.put("own_step", {kind: _own_rate(cell, self._device) for kind, cell in self._cells.items()})
+            figures.put("own_step", {kind: self._own_rate(cell) for kind, cell in self._cells.items()})
         with figures.attempt("photos"):
             figures.put("jpeg", self._written(JPEG, self._sizes.jpeg))
         with figures.attempt("ingest"):
@@ -84,7 +82,7 @@ class _Pipeline:
                     threads.setdefault(f"{kind} {way}", {})[str(count)] = load(loader, self._sizes.loading)["rate"]
                     self._figures.put("threads", threads)
         feeding: dict[str, dict[str, float]] = {}
-        for kind in self._cells:
+        for kind in self._sizes.fed:
             for source in SOURCES:
                 with self._figures.attempt(f"feeding a bare step, {kind}, {source}"):
                     feeding.setdefault(kind, {})[source] = self._fed(kind, source)
@@ -136,9 +134,7 @@ class _Pipeline:
         if source not in FORKING:
             return feed(source, root, uri, cell, self._job)
         command = [sys.executable, "-m", "benchmarks.gpu.feeding", source, root, uri, json.dumps(asdict(cell))]
-        limit = _FEEDING_LIMIT_SECONDS
-        printed = subprocess.check_output([*command, self._job.json()], text=True, timeout=limit)  # noqa: S603
-        return float(printed.split()[-1])
+        return float(printed_by([*command, self._job.json()], _FEEDING_LIMIT_SECONDS))
 
     def _photo_training(self) -> dict[str, Any]:
         """By the function that the asset calls, with the asset's loaders."""
@@ -148,18 +144,17 @@ class _Pipeline:
         trained, _ = fit_resnet34(train, val, recipe, self._device, image_size=size, cache=self._cache)
         return {"images": len(train), "epochs": [epoch.figures() for epoch in trained.history]}
 
-
-def _own_rate(cell: Cell, device: Device) -> float:
-    """Images per second of our step on one batch that lies on the device."""
-    batch = synthetic_batch(cell, device)
-    with own_flags(deterministic=True):
-        step = own_step(cell, device)
-        for _ in range(12 if torch.cuda.is_available() else 1):
-            step(*batch)
-        synchronize()
-        began, count = time.perf_counter(), 0
-        while time.perf_counter() - began < _STEP_SECONDS:
-            step(*batch)
-            count += 1
-        synchronize()
-        return count * cell.batch / (time.perf_counter() - began)
+    def _own_rate(self, cell: Cell) -> float:
+        """Images per second of our step on one batch that lies on the device."""
+        batch = synthetic_batch(cell, self._device)
+        with own_flags(deterministic=True):
+            step = own_step(cell, self._device)
+            for _ in range(12 if torch.cuda.is_available() else 1):
+                step(*batch)
+            synchronize()
+            began, count = time.perf_counter(), 0
+            while time.perf_counter() - began < self._sizes.loading:
+                step(*batch)
+                count += 1
+            synchronize()
+            return count * cell.batch / (time.perf_counter() - began)

@@ -42,7 +42,7 @@ def _tests_lines(figures: Figures) -> list[str]:
 
 
 def _step_lines(figures: Figures) -> list[str]:
-    lines = [f"Images per second in {figures.get('precision')}: the median of rounds, with the least and the greatest."]
+    lines = [f"in {figures['precision']}; the median of rounds, with the least and the greatest"] if figures else []
     for cell in figures.get("cells", []):
         lines += [
             "",
@@ -56,7 +56,7 @@ def _step_lines(figures: Figures) -> list[str]:
             spread = f"{statistics.median(rates):,.0f} ({min(rates):,.0f} to {max(rates):,.0f})"
             lines.append(f"| {name} | {spread} | {' | '.join(map(_number, against))} |")
         lines += [f"| {name} | {error} | | |" for name, error in cell["errors"].items()]
-    return lines
+    return lines + [f"left out, for want of time: {what}" for what in figures.get("left_out", [])]
 
 
 def _pipeline_lines(figures: Figures) -> list[str]:

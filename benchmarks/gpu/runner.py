@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import psutil
@@ -39,6 +39,7 @@ class Part:
 def run_part(name: str, job: Job, limit: float) -> Part:
     """Run a part in a process of its own; it is killed after so many seconds."""
     os.makedirs(job.work)
+    job = replace(job, until=time.time() + limit)
     log = os.path.join(job.work, "output")
     command = [sys.executable, "-m", "benchmarks.gpu.part", name, job.json()]
     began = time.monotonic()

@@ -38,7 +38,7 @@ class Sizes:
         batch: images in a batch of the pipeline.
         epochs: of a training on the small images; ``photo_epochs`` of one on the photos.
         threads: of a loader; ``loading`` seconds with each number.
-        workers: of the DataLoader of torch; ``feeding`` seconds with each loader.
+        workers: of the DataLoader of torch; ``feeding`` seconds with each loader, on the images of the kinds ``fed``.
         fashion: images of Fashion-MNIST to train on.
         fashion_epochs: of both recipes, of ``fashion_batches`` batches each; their own when None.
     """
@@ -60,6 +60,7 @@ class Sizes:
     loading: float
     workers: int
     feeding: float
+    fed: tuple[str, ...]
     fashion: int
     fashion_epochs: int | None
     fashion_batches: int | None
@@ -95,6 +96,7 @@ FULL = Sizes(
     loading=1.0,
     workers=16,
     feeding=2.0,
+    fed=("png", "jpeg"),
     fashion=10_000,
     fashion_epochs=None,
     fashion_batches=None,
@@ -102,7 +104,7 @@ FULL = Sizes(
 TINY = Sizes(
     repeated=20,
     repeated_batch=2,
-    cells=(Cell(32, "imagenet", 4), Cell(16, "small", 2)),
+    cells=(Cell(32, "imagenet", 4),),
     compiled=1,
     compiler="eager",
     slice=0.05,
@@ -116,7 +118,8 @@ TINY = Sizes(
     threads=(1, 2),
     loading=0.1,
     workers=2,
-    feeding=0.3,
+    feeding=0.1,
+    fed=("jpeg",),
     fashion=40,
     fashion_epochs=1,
     fashion_batches=2,

@@ -27,6 +27,13 @@ from lance_pipeline.training.device import Device, choose_device
 
 _WARM_UP = 12
 _MOST = 2000
+# What one shape of batch takes at most on a GPU; what no longer fits is left out.
+_CELL_SECONDS = 15
+_COMPILING_SECONDS = 50
+
+
+class NothingMeasuredError(RuntimeError):
+    """No shape of batch was measured."""
 
 
 @dataclass(frozen=True)
@@ -42,14 +49,22 @@ def measure(job: Job, figures: Figures) -> None:
     sizes, device = job.sizes, choose_device(job.device)
     figures.put("precision", device.precision)
     cells: list[dict[str, Any]] = []
-    plans = [(cell, _contestants(cell, device)) for cell in sizes.cells]
-    plans += [(cell, _compiled(cell, device, sizes.compiler)) for cell in sizes.cells[: sizes.compiled]]
-    for cell, contestants in plans:
+    left_out: list[str] = []
+    plans = [(cell, _contestants(cell, device), _CELL_SECONDS) for cell in sizes.cells]
+    compiled = sizes.cells[: sizes.compiled]
+    plans += [(cell, _compiled(cell, device, sizes.compiler), _COMPILING_SECONDS) for cell in compiled]
+    for cell, contestants, seconds in plans:
+        if not job.fits(seconds):
+            left_out.append(f"{cell}: {', '.join(contestants)}")
+            figures.put("left_out", left_out)
+            continue
         with figures.attempt(f"{cell}: {', '.join(contestants)}"):
             cells.append(asdict(cell) | measured(cell, contestants, device, sizes))
             figures.put("cells", cells)
         gc.collect()
         torch.cuda.empty_cache()
+    if not cells:
+        raise NothingMeasuredError("there was no time for any of them, or all failed")
 
 
 def measured(cell: Cell, contestants: dict[str, Contestant], device: Device, sizes: Sizes) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree as ET
 
-from benchmarks.gpu.part import Figures, Job
+from benchmarks.gpu.part import Figures, Job, printed_by
 from benchmarks.measure import REPO
 
 _TESTS = Path(REPO, "lance_pipeline_tests")
@@ -28,7 +28,7 @@ def measure(job: Job, figures: Figures) -> None:
         sizes = job.sizes
         command = [sys.executable, "-m", "benchmarks.gpu.repeat", job.device]
         command += [str(sizes.repeated), str(sizes.repeated_batch)]
-        weights = [subprocess.check_output(command, text=True).split()[-1] for _ in range(2)]  # noqa: S603
+        weights = [printed_by(command) for _ in range(2)]
         figures.put("repeated", {"steps": sizes.repeated, "sha256": weights, "equal": weights[0] == weights[1]})
 
 

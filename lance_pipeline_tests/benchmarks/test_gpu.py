@@ -31,6 +31,7 @@ def test_all_parts_run(tmp_path: Path):
     assert "0 passed, 0 failed" in done.stdout
     assert figures["tests"]["repeated"]["equal"]
 
+    assert "left_out" not in figures["step"]
     *cells, compiled = figures["step"]["cells"]
     assert [cell["batch"] for cell in cells] == [cell.batch for cell in TINY.cells]
     for cell in cells:
@@ -43,6 +44,7 @@ def test_all_parts_run(tmp_path: Path):
     assert len(pipeline["run"]["epochs"]) == TINY.epochs
     assert min(facts["rate"] for facts in pipeline["loader"].values()) > 0
     assert all(list(rates) == list(map(str, TINY.threads)) for rates in pipeline["threads"].values())
+    assert set(pipeline["feeding"]) == set(TINY.fed)
     for rates in pipeline["feeding"].values():
         assert set(rates) == set(SOURCES)
         assert min(rates.values()) > 0
@@ -62,20 +64,20 @@ def test_all_parts_run(tmp_path: Path):
 def test_what_fails_or_hangs_is_told_and_the_rest_runs(tmp_path: Path):
     out = tmp_path / "gpu.json"
     nowhere = str(tmp_path / "nowhere")
-    options = ("--only", "fashion", "step", "tests", "digits", "--limit", "step=2", "--limit", "digits=0")
+    options = ("--only", "fashion", "step", "tests", "digits", "--limit", "tests=2", "--limit", "digits=0")
     done, found = run(out, *options, "--fashion", nowhere)
     assert done.returncode == 1
     parts = found["parts"]
     assert {name: part["status"] for name, part in parts.items()} == {
         "machine": "ran",
-        "tests": "ran",
-        "step": "timed out",
+        "tests": "timed out",
+        "step": "ran",
         "digits": "left out",
         "fashion": "failed",
     }
     assert nowhere in parts["fashion"]["errors"]["fashion"]
     assert nowhere in "\n".join(parts["fashion"]["output"])
-    for text in ("## step: timed out", "## digits: left out", "## fashion: failed", nowhere):
+    for text in ("## tests: timed out", "## step: ran", "## digits: left out", "## fashion: failed", nowhere):
         assert text in done.stdout
     assert "| not measured |" in done.stdout
 
