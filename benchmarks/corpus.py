@@ -4,6 +4,7 @@ import io
 import json
 import os
 import shutil
+from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -58,14 +59,23 @@ def make_corpus(folder: str, kind: Kind, count: int) -> str:
     if os.path.isdir(root) and _read_note(note) == facts:
         return root
     shutil.rmtree(root, ignore_errors=True)
-    for label in range(CLASSES):
-        os.makedirs(os.path.join(root, "train", label_name(label)))
-    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
-        for _ in pool.map(partial(_write_images, root, kind, count), range(0, count, _CHUNK)):
-            pass
+    write_splits(root, kind, {"train": count})
     with open(note, "w") as file:
         json.dump(facts, file)
     return root
+
+
+def write_splits(root: str, kind: Kind, counts: Mapping[str, int]) -> None:
+    """Write so many images of each split as ``<root>/<split>/<label>/<number>``, no two of them equal."""
+    first = 0
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
+        for split, count in counts.items():
+            for label in range(CLASSES):
+                os.makedirs(os.path.join(root, split, label_name(label)))
+            write = partial(_write_images, os.path.join(root, split), kind, first + count)
+            for _ in pool.map(write, range(first, first + count, _CHUNK)):
+                pass
+            first += count
 
 
 def label_name(number: int) -> str:
@@ -118,9 +128,9 @@ def _read_note(path: str) -> object:
         return None
 
 
-def _write_images(root: str, kind: Kind, count: int, start: int) -> None:
-    for number in range(start, min(start + _CHUNK, count)):
-        with open(os.path.join(root, "train", label_name(number), f"{number:06}{kind.suffix}"), "wb") as file:
+def _write_images(folder: str, kind: Kind, end: int, start: int) -> None:
+    for number in range(start, min(start + _CHUNK, end)):
+        with open(os.path.join(folder, label_name(number), f"{number:06}{kind.suffix}"), "wb") as file:
             file.write(encoded_image(kind, number))
 
 

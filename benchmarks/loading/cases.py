@@ -84,5 +84,6 @@ def torch_loader(dataset: Any, workers: int, **settings: Any) -> Epochs:
     """The DataLoader of torch, whose workers live on from epoch to epoch."""
     from torch.utils.data import DataLoader
 
-    loader = DataLoader(dataset, batch_size=BATCH, num_workers=workers, persistent_workers=workers > 0, **settings)
+    settings = {"batch_size": BATCH, "persistent_workers": workers > 0} | settings
+    loader = DataLoader(dataset, num_workers=workers, **settings)
     return lambda _: loader

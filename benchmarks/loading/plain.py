@@ -13,8 +13,8 @@ def prepare_article(case: Case, root: str, out: str) -> None:
     article(root, out, Clock())
 
 
-def article_loader(case: Case, places: Places, *, workers: int) -> Opener:
-    """As in the article: the whole table in memory, cell by cell."""
+def article_loader(case: Case, places: Places, *, workers: int, **settings: Any) -> Opener:
+    """As in the article: the whole table in memory, cell by cell; the settings are those of the DataLoader."""
     import lance
     from torch.utils.data import Dataset
 
@@ -34,15 +34,16 @@ def article_loader(case: Case, places: Places, *, workers: int) -> Opener:
             image = opened_rgb(self._table["image"][index].as_py())
             return transform(image), self._labels.index(self._table["label"][index].as_py())
 
-    return lambda: torch_loader(TableImages(), workers, shuffle=True)
+    return lambda: torch_loader(TableImages(), workers, shuffle=True, **settings)
 
 
-def image_folder(case: Case, places: Places, *, workers: int) -> Opener:
-    """The files themselves, by torchvision's dataset."""
+def image_folder(case: Case, places: Places, *, workers: int, **settings: Any) -> Opener:
+    """The files themselves, by torchvision's dataset; the settings are those of the DataLoader."""
     from torchvision.datasets import ImageFolder
 
     transform = torchvision_transform(case)
-    return lambda: torch_loader(ImageFolder(os.path.join(places.root, "train"), transform), workers, shuffle=True)
+    root = os.path.join(places.root, "train")
+    return lambda: torch_loader(ImageFolder(root, transform), workers, shuffle=True, **settings)
 
 
 def prepare_hugging_face(case: Case, root: str, out: str) -> None:

@@ -1,4 +1,4 @@
-"""Trains once, in a process of its own: ``python -m benchmarks.training.child ROOT OUT RECIPE``.
+"""Trains once, in a process of its own: ``python -m benchmarks.training.child ROOT OUT RECIPE [DEVICE]``.
 
 ROOT is a folder of splits, OUT a folder to write to, RECIPE JSON. Prints what was measured as the last line, as JSON.
 """
@@ -18,7 +18,7 @@ from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.watch import Watch
 
 
-def main(root: str, out: str, recipe: str) -> None:
+def main(root: str, out: str, recipe: str, device: str = "cpu") -> None:
     """Ingest, which is not measured, then train."""
     train, val = (
         LanceSplit(ingest_split(root, split, os.path.join(out, f"{split}.lance")).uri) for split in ("train", "val")
@@ -35,7 +35,7 @@ def main(root: str, out: str, recipe: str) -> None:
         train,
         val,
         Recipe.model_validate_json(recipe),
-        choose_device("cpu"),
+        choose_device(device),
         image_size=IMAGE_SIZE,
         cache=CachePlace(os.path.join(out, "cache")),
         watch=Watch(on_epoch=on_epoch),

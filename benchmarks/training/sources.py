@@ -14,7 +14,8 @@ from PIL import Image
 from lance_pipeline.errors import InputError
 from lance_pipeline.images.sample import make_sample
 
-_FASHION = "/usr/share/datasets/fashion-mnist"
+FASHION = "/usr/share/datasets/fashion-mnist"
+"""Where its package puts Fashion-MNIST."""
 _FASHION_PACKAGE = "dataset-fashion-mnist"
 # Beyond the images that may be asked for as training images.
 FASHION_VAL = 2_000
@@ -41,13 +42,14 @@ SOURCES = {
 }
 
 
-def make_source(name: str, folder: str, images: int) -> str:
+def make_source(name: str, folder: str, images: int, fashion: str = FASHION) -> str:
     """The folder ``<split>/<label>/<image>`` of a data set of ``SOURCES``; made only if it is not there.
 
     Args:
         name: of the data set.
         folder: below which it is made.
         images: how many training images of Fashion-MNIST.
+        fashion: the folder with its files.
 
     Raises:
         InputError: Fashion-MNIST is not installed, or has no so many images.
@@ -58,14 +60,14 @@ def make_source(name: str, folder: str, images: int) -> str:
         return root
     root = os.path.join(folder, f"fashion_{images}")
     if not os.path.isdir(root):
-        _make_fashion(root, images)
+        _make_fashion(root, images, fashion)
     return root
 
 
-def _make_fashion(root: str, images: int) -> None:
+def _make_fashion(root: str, images: int, fashion: str) -> None:
     """The first images of Fashion-MNIST's training set as ``train``, the last of them as ``val``, as 28x28 PNG."""
-    pixels = _read_idx("train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
-    labels = _read_idx("train-labels-idx1-ubyte.gz", 8)
+    pixels = _read_idx(fashion, "train-images-idx3-ubyte.gz", 16).reshape(-1, 28, 28)
+    labels = _read_idx(fashion, "train-labels-idx1-ubyte.gz", 8)
     if not 0 < images <= len(labels) - FASHION_VAL:
         raise InputError(f"--images {images}: expected 1 to {len(labels) - FASHION_VAL}")
     os.makedirs(os.path.dirname(root), exist_ok=True)
@@ -83,8 +85,8 @@ def _make_fashion(root: str, images: int) -> None:
         shutil.rmtree(work, ignore_errors=True)
 
 
-def _read_idx(name: str, header: int) -> NDArray[np.uint8]:
-    path = os.path.join(_FASHION, name)
+def _read_idx(folder: str, name: str, header: int) -> NDArray[np.uint8]:
+    path = os.path.join(folder, name)
     try:
         with gzip.open(path) as file:
             return np.frombuffer(file.read(), np.uint8, offset=header)

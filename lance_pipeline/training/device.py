@@ -40,8 +40,11 @@ class Device:
 
     def autocast(self) -> torch.autocast:
         """The context of a forward pass; it changes nothing in fp32."""
+        # No weight is used twice, and a CUDA graph must not find casts from before.
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
-        return torch.autocast(self.torch_device.type, dtype=dtype, enabled=self.precision != "fp32")
+        return torch.autocast(
+            self.torch_device.type, dtype=dtype, enabled=self.precision != "fp32", cache_enabled=False
+        )
 
 
 @contextmanager

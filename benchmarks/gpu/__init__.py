@@ -1,0 +1,1 @@
+"""Everything about the pipeline on one GPU, in one call: ``python -m benchmarks.gpu --help``."""

@@ -1,0 +1,98 @@
+"""A part run to its end, or to the end of its time."""
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import psutil
+
+from benchmarks.gpu.part import Job
+from benchmarks.measure import REPO
+
+_LINES = 15
+
+
+@dataclass
+class Part:
+    """What became of a part.
+
+    Attributes:
+        status: ``ran``, ``failed`` (some of it, or all), ``timed out`` or ``left out``.
+        seconds: that it took.
+        figures: those that were measured until then.
+        errors: what failed, and why.
+        output: the last lines that it printed, unless all went well.
+    """
+
+    status: str
+    seconds: float = 0.0
+    figures: dict[str, Any] = field(default_factory=dict)
+    errors: dict[str, str] = field(default_factory=dict)
+    output: list[str] = field(default_factory=list)
+
+
+def run_part(name: str, job: Job, limit: float) -> Part:
+    """Run a part in a process of its own; it is killed after so many seconds."""
+    os.makedirs(job.work)
+    job = replace(job, until=time.time() + limit)
+    log = os.path.join(job.work, "output")
+    command = [sys.executable, "-m", "benchmarks.gpu.part", name, job.json()]
+    began = time.monotonic()
+    with open(log, "wb") as output:
+        process = subprocess.Popen(  # noqa: S603
+            command, cwd=REPO, env=_environment(job.work), stdin=subprocess.DEVNULL, stdout=output, stderr=output
+        )
+        try:
+            status = "failed" if process.wait(limit) else "ran"
+        except subprocess.TimeoutExpired:
+            status = "timed out"
+        finally:
+            _kill_tree(process)
+    seconds = time.monotonic() - began
+    try:
+        with open(job.out) as file:
+            found = json.load(file)
+    except (OSError, ValueError):
+        found = {"figures": {}, "errors": {}}
+    with open(log, errors="replace") as file:
+        lines = [line.rstrip() for line in file if line.strip()]
+    return Part(status, seconds, found["figures"], found["errors"], [] if status == "ran" else lines[-_LINES:])
+
+
+def distribution(folder: str) -> str:
+    """A folder with the metadata of this package's distribution, for where it is not installed."""
+    from lance_pipeline import __version__
+
+    metadata = os.path.join(folder, f"lance_pipeline-{__version__}.dist-info", "METADATA")
+    os.makedirs(os.path.dirname(metadata))
+    with open(metadata, "w") as file:
+        file.write(f"Metadata-Version: 2.1\nName: lance-pipeline\nVersion: {__version__}\n")
+    return folder
+
+
+def _environment(work: str) -> dict[str, str]:
+    """Everything that the part leaves behind is in its folder, and no other training is waited for."""
+    paths = [REPO, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    own = {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "PYTHONUNBUFFERED": "1",
+        "TMPDIR": work,
+        "XDG_RUNTIME_DIR": work,
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+    }
+    return os.environ | own
+
+
+def _kill_tree(process: subprocess.Popen[bytes]) -> None:
+    """The process and those below it, which may have sessions of their own."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(process.pid)
+        for one in [*root.children(recursive=True), root]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                one.kill()
+    process.wait()
