@@ -2,6 +2,8 @@
 
 import dagster as dg
 
+LIST_COMMAND = "dagster asset list -m lance_pipeline.definitions"
+
 
 def materialize_command(key: dg.AssetKey) -> str:
     """The command that materializes one asset."""

@@ -10,6 +10,7 @@ import dagster as dg
 
 from lance_pipeline.orchestration.own_process import keep_to_the_user
 from lance_pipeline.orchestration.paths import DATA_VARIABLE
+from lance_pipeline.orchestration.selection import require_selection
 from lance_pipeline.storage.locking import Lock, locked_file, try_lock
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class _TidyExecutor(dg.Executor):
         self, plan_context: "PlanOrchestrationContext", execution_plan: "ExecutionPlan"
     ) -> Iterator[dg.DagsterEvent]:
         keep_to_the_user()
+        require_selection(plan_context)
         instance, run_id = plan_context.instance, plan_context.run_id
         instance.add_run_tags(run_id, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"})
         _end_dead_runs(instance, run_id)

@@ -2,7 +2,9 @@
 
 import re
 
+import dagster as dg
 import lance
+import pytest
 
 from lance_pipeline_tests.conftest import Demo, Shell
 
@@ -58,7 +60,28 @@ def test_summary_of_what_was_never_made_says_what_to_run(shell: Shell):
     summary = shell.run("lance_pipeline", "summary", "digits")
     assert summary.returncode == 1
     assert "a dataset 'digits' was ever materialized" in summary.stderr
-    assert "dagster asset materialize" in summary.stderr
+    # No group that may not exist.
+    assert "group:" not in summary.stderr
+
+
+@pytest.mark.parametrize("selection", ["group:digit", 'group:"dgits"', "group:digits_maintenence"])
+def test_a_misspelt_group_materializes_nothing(shell: Shell, selection: str):
+    finished = shell.materialize(selection)
+    assert finished.returncode != 0
+    output = finished.stdout + finished.stderr
+    assert "Did you mean `group:digits" in output
+    assert "cinic10" in output
+    with shell.instance() as instance:
+        (run,) = instance.get_runs()
+        assert run.status == dg.DagsterRunStatus.FAILURE
+        assert not instance.get_run_step_stats(run.run_id)
+    assert not (shell.data / "lance").exists()
+
+
+def test_a_summary_suggests_the_nearest_name(demo: Demo):
+    summary = demo.shell.run("lance_pipeline", "summary", "digit")
+    assert summary.returncode == 1
+    assert "Did you mean digits?" in summary.stderr
 
 
 def test_sample_by_hand(shell: Shell):

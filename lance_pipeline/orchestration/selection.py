@@ -1,0 +1,54 @@
+"""What a run materializes: never everything by mistake."""
+
+import re
+import sys
+from difflib import get_close_matches
+from typing import TYPE_CHECKING
+
+from dagster._core.definitions.assets.job.asset_job import is_reserved_asset_job_name
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.commands import LIST_COMMAND
+
+if TYPE_CHECKING:
+    from dagster._core.execution.context.system import PlanOrchestrationContext
+
+_NAMES = re.compile(r"[\w/-]+")
+# Dagster's own words in a selection.
+_WORDS = {"group", "key", "tag", "owner", "kind", "and", "or", "not", "sinks", "roots"}
+
+
+def require_selection(plan_context: "PlanOrchestrationContext") -> None:
+    """Refuse a run of all assets that nobody has asked for.
+
+    A selection that matches nothing makes a run without one, and that materializes everything. The UI's
+    "Materialize all" selects the assets by name.
+
+    Raises:
+        InputError: the run has no selection.
+    """
+    run = plan_context.dagster_run
+    if run.asset_selection or not is_reserved_asset_job_name(run.job_name):
+        return
+    graph = plan_context.job.get_definition().asset_layer.asset_graph
+    groups = sorted({graph.get(key).group_name or "" for key in graph.materializable_asset_keys})
+    raise InputError(
+        f"the selection of this run matches no asset, and all {len(graph.materializable_asset_keys)} would be "
+        f"materialized. {_suggestion(groups)}There are the groups {', '.join(groups)}; `{LIST_COMMAND}` "
+        "lists all assets. Select `*` to materialize everything."
+    )
+
+
+def _suggestion(groups: list[str]) -> str:
+    """The group that was meant, as far as the command of this process tells."""
+    asked = [word.split("/")[0] for word in _NAMES.findall(_selection(sys.argv)) if word not in _WORDS]
+    for word in asked:
+        for group in get_close_matches(word, groups, 1):
+            return f"Did you mean `group:{group}`? "
+    return ""
+
+
+def _selection(command: list[str]) -> str:
+    """What `--select` was given; nothing in a process that the UI has started."""
+    text = " ".join(command)
+    return text.partition("--select")[2].partition(" --")[0]
