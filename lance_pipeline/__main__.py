@@ -3,6 +3,8 @@
 import argparse
 import sys
 
+_DEFINITIONS = "lance_pipeline.definitions"
+
 
 def main() -> int:
     """Run a subcommand; returns the exit status."""
@@ -18,6 +20,11 @@ def main() -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="lance-pipeline", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
+    run = commands.add_parser("run", help="materialize a dataset, or some of its assets")
+    run.set_defaults(run=_run)
+    run.add_argument("dataset", help="the dataset's name, such as digits")
+    run.add_argument("assets", nargs="*", help="such as raw_images or resnet34 (default: all)")
+    run.add_argument("-m", "--module-name", default=_DEFINITIONS, help="of the definitions (default: %(default)s)")
     summary = commands.add_parser("summary", help="tell what the latest materializations of a dataset came to")
     summary.set_defaults(run=_summary)
     summary.add_argument("dataset", help="the dataset's name, such as digits")
@@ -39,9 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     disk.set_defaults(run=_disk)
     disk.add_argument("dataset", nargs="?", help="the dataset's name (default: all)")
     disk.add_argument("--json", action="store_true", help="for programs; sizes in bytes")
-    disk.add_argument(
-        "-m", "--module-name", default="lance_pipeline.definitions", help="of the definitions (default: %(default)s)"
-    )
+    disk.add_argument("-m", "--module-name", default=_DEFINITIONS, help="of the definitions (default: %(default)s)")
     ui = commands.add_parser("ui", help="serve Dagster, MLflow and reports on one port of loopback until Ctrl-C")
     ui.set_defaults(run=_ui)
     ui.add_argument("--port", type=int, default=3000, help="the port (default: %(default)s)")
@@ -55,6 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     ui.add_argument("--mlflow-port", help=argparse.SUPPRESS)
     return parser
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.run import run
+
+    return run(arguments.dataset, arguments.assets, arguments.module_name)
 
 
 def _summary(arguments: argparse.Namespace) -> int:

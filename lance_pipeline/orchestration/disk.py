@@ -1,6 +1,5 @@
 """What takes how much on the disk, and what may go, for the terminal."""
 
-import importlib
 import json
 import os
 import shutil
@@ -11,11 +10,11 @@ from datetime import timedelta
 from pathlib import Path
 
 import dagster as dg
-from dagster.components.definitions import LazyDefinitions
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.maintenance import SETTINGS, table_names
 from lance_pipeline.orchestration.attributes import Maintenance
+from lance_pipeline.orchestration.code_location import asset_specs
 from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.paths import data_root
@@ -101,15 +100,7 @@ def disk_uses(dataset: str | None, module: str) -> list[Use]:
 
 def _settings(module: str) -> dict[str, Maintenance]:
     """The settings of each data set's maintenance in a code location."""
-    try:
-        found = list(vars(importlib.import_module(module)).values())
-    except ModuleNotFoundError as error:
-        raise InputError(f"{error}; expected the module of the definitions, as Dagster's `-m` takes it.") from error
-    lazy = (one(None) if one.has_context_arg else one() for one in found if isinstance(one, LazyDefinitions))
-    definitions = next((one for one in (*found, *lazy) if isinstance(one, dg.Definitions)), None)
-    if definitions is None:
-        raise InputError(f"the module {module} has no definitions; expected one as Dagster's `-m` takes it.")
-    specs = (spec for spec in definitions.resolve_all_asset_specs() if SETTINGS in spec.metadata)
+    specs = (spec for spec in asset_specs(module) if SETTINGS in spec.metadata)
     return {spec.key.path[0]: Maintenance.model_validate(spec.metadata[SETTINGS]) for spec in specs}
 
 

@@ -1,12 +1,15 @@
 """The real command line, in a shell of its own."""
 
 import re
+import subprocess
+from pathlib import Path
 
 import dagster as dg
 import lance
 import pytest
 
-from lance_pipeline_tests.conftest import Demo, Shell
+from lance_pipeline_tests.conftest import PROJECT, Demo, Shell, new_shell
+from lance_pipeline_tests.small_project import write_small_project
 
 
 def test_demo_reaches_its_accuracy(demo: Demo):
@@ -91,3 +94,30 @@ def test_sample_by_hand(shell: Shell):
     again = shell.run("lance_pipeline.images.sample", "digits", "digits")
     assert again.returncode != 0
     assert "exists already" in again.stderr
+
+
+def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
+    write_small_project(root := tmp_path / "project")
+    shell = new_shell(root, tmp_path / "data", {"PYTHONPATH": f"{root}:{PROJECT}"})
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        return shell.run("lance_pipeline", "run", *words, "-m", "small.definitions")
+
+    one = run("flowers", "raw_images")
+    assert one.returncode == 0, one.stdout + one.stderr
+    assert not (shell.data / "models").exists()
+    whole = run("flowers")
+    assert whole.returncode == 0, whole.stdout + whole.stderr
+    assert re.search(r"^resnet34: Epoch 2/2: loss", whole.stdout, re.MULTILINE)
+    assert "model.safetensors" in whole.stdout
+    assert not re.search(r"DEBUG|__ASSET_JOB|Warning|INFO", whole.stdout + whole.stderr)
+
+
+@pytest.mark.parametrize(
+    ("words", "near"), [(["digit"], "digits"), (["digits", "resnet"], "resnet34"), (["digits", "metrics"], "metrics_")]
+)
+def test_run_refuses_what_is_not_there(shell: Shell, words: list[str], near: str):
+    finished = shell.run("lance_pipeline", "run", *words)
+    assert finished.returncode == 1
+    assert f"Did you mean {near}" in finished.stderr
+    assert not (shell.data / "dagster" / "history").exists()

@@ -2,7 +2,6 @@
 
 import http.client
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -16,7 +15,8 @@ from pathlib import Path
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.databases import require_sound_databases
-from lance_pipeline.orchestration.paths import data_root, make_folder, project_root
+from lance_pipeline.orchestration.instance import prepare_instance
+from lance_pipeline.orchestration.paths import project_root
 from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_resources
 from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, MLFLOW_PATH, REPORTS_PATH, allowed_hosts
 
@@ -45,8 +45,7 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
     given = os.environ.get(HOSTS_VARIABLE, "").split(",")
     answered = allowed_hosts(port, [*hosts, *(name.strip() for name in given if name.strip())])
     with _listening(port) as listening, tempfile.TemporaryDirectory(prefix="lance-pipeline-ui-") as private:
-        home = os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
-        _give_instance_its_settings(make_folder(Path(home)))
+        prepare_instance()
         services = Path(private) / "workspace.yaml"
         servers = _Servers(_environment(port))
         try:
@@ -166,15 +165,6 @@ def _listening(port: int) -> socket.socket:
             f"port {port} on {HOST} cannot be used: {os.strerror(error.errno or 0)}. Stop what listens there, or "
             "choose another: make ui PORT=3001"
         ) from error
-
-
-def _give_instance_its_settings(home: Path) -> None:
-    """Without the project's dagster.yaml the instance would have other settings than `make` gives it."""
-    settings, ours = home / "dagster.yaml", project_root() / "dagster.yaml"
-    # A link whose target is gone is left by a checkout that was moved.
-    if not settings.exists() and ours.is_file():
-        settings.unlink(missing_ok=True)
-        shutil.copyfile(ours, settings)
 
 
 def _answers(url: str) -> bool:

@@ -1,0 +1,28 @@
+"""The definitions of a code location, for commands."""
+
+import importlib
+
+import dagster as dg
+from dagster.components.definitions import LazyDefinitions
+
+from lance_pipeline.errors import InputError
+
+
+def asset_specs(module: str) -> list[dg.AssetSpec]:
+    """All assets of a code location.
+
+    Args:
+        module: of the definitions, as Dagster's ``-m`` takes it.
+
+    Raises:
+        InputError: there is no such module, or no definitions in it.
+    """
+    try:
+        found = list(vars(importlib.import_module(module)).values())
+    except ModuleNotFoundError as error:
+        raise InputError(f"{error}; expected the module of the definitions, as Dagster's `-m` takes it.") from error
+    lazy = (one(None) if one.has_context_arg else one() for one in found if isinstance(one, LazyDefinitions))
+    definitions = next((one for one in (*found, *lazy) if isinstance(one, dg.Definitions)), None)
+    if definitions is None:
+        raise InputError(f"the module {module} has no definitions; expected one as Dagster's `-m` takes it.")
+    return list(definitions.resolve_all_asset_specs())

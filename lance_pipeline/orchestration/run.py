@@ -1,0 +1,74 @@
+"""A run from the terminal, without what Dagster prints beside it."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from difflib import get_close_matches
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.code_location import asset_specs
+from lance_pipeline.orchestration.instance import prepare_instance
+from lance_pipeline.orchestration.summary import print_summary
+
+# "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
+_LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
+
+
+def run(dataset: str, names: Sequence[str], module: str) -> int:
+    """Materialize assets of a dataset, a line for each thing worth knowing; returns Dagster's exit status.
+
+    Args:
+        dataset: its name.
+        names: of its assets, without the dataset's; all of them when there are none.
+        module: of the definitions, as Dagster's ``-m`` takes it.
+
+    Raises:
+        InputError: there is no such dataset, asset or module.
+    """
+    keys = _keys(dataset, names, module)
+    prepare_instance()
+    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", module, "--select", ",".join(keys)]
+    # Warnings that a user cannot act on: of commands that Dagster will replace, and of its own features in beta.
+    quiet = {"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    with subprocess.Popen(  # noqa: S603
+        command, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
+        # Ctrl-C reaches the run from the terminal; what it prints then is still wanted.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
+        for line in process.stdout or ():
+            print(_shown(line), end="", flush=True)
+    if process.returncode == 0 and not names:
+        print_summary(dataset)
+    return process.returncode
+
+
+def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:
+    """The keys of the assets to materialize."""
+    specs = asset_specs(module)
+    known = {name: [spec for spec in specs if spec.group_name == name] for name in {spec.key.path[0] for spec in specs}}
+    if not known.get(dataset):
+        raise InputError(_unknown("dataset", dataset, [name for name, group in known.items() if group]))
+    keys = {"/".join(spec.key.path[1:]): spec.key.to_user_string() for spec in known[dataset]}
+    for name in names:
+        if name not in keys:
+            raise InputError(_unknown(f"asset of {dataset}", name, list(keys)))
+    return [keys[name] for name in names] or list(keys.values())
+
+
+def _unknown(what: str, name: str, known: list[str]) -> str:
+    near = "".join(f" Did you mean {one}?" for one in get_close_matches(name, known, 1))
+    return f"there is no {what} {name!r}; expected one of {', '.join(sorted(known))}.{near}"
+
+
+def _shown(line: str) -> str:
+    """A line of Dagster's without time, job and run."""
+    match = _LINE.fullmatch(line)
+    if match is None:
+        return line
+    level, step, text = match.groups()
+    what = f"{(step or '').split('__')[-1]}: " if step else ""
+    return f"{'' if level == 'INFO' else level + ' '}{what}{text}"
