@@ -53,7 +53,7 @@ def fit_resnet34(
     """
     recipe = recipe.resolved(device.torch_device.type, image_size, len(train_split))
     torch.manual_seed(recipe.seed)
-    card = _card(train_split, recipe, image_size)
+    card = model_card(train_split, recipe, image_size)
     # What a checkpoint holds need not be had first.
     resumed = checkpoints is not None and checkpoints.state is not None
     model = build_resnet34(len(card.classes), recipe.stem, "none" if resumed else recipe.weights, downloads)
@@ -89,7 +89,12 @@ def _content(split: LanceSplit) -> dict[str, Any]:
     return {"uri": split.uri, "version": split.version, "fingerprint": split.facts.get("fingerprint")}
 
 
-def _card(split: LanceSplit, recipe: Recipe, image_size: int) -> ModelCard:
+def model_card(split: LanceSplit, recipe: Recipe, image_size: int) -> ModelCard:
+    """The card of a model that is trained on a split.
+
+    Raises:
+        InputError: the split was not made by an ingest.
+    """
     if "channels" not in split.facts:
         raise InputError(f"{split.uri} was not made by an ingest, so its mean and std are unknown. Ingest it.")
     sums = ChannelSums.model_validate(split.facts["channels"])

@@ -233,25 +233,28 @@ class Recipe(StrictModel):
         return self.batch_size
 
     def resolved(self, device: str, image_size: int, images: int) -> Self:
-        """The recipe with a batch size, and the learning rate that goes with it, in place of ``auto``.
+        """The recipe as it trains: what is ``auto`` or unset is settled, but for the normalisation.
 
-        The rate grows with the batch (Goyal et al., "Accurate, Large Minibatch SGD", 2017), unless it was given.
+        The learning rate grows with the batch (Goyal et al., "Accurate, Large Minibatch SGD", 2017), unless it was
+        given.
 
         Args:
             device: torch's name for its type, such as ``cuda``.
             image_size: height and width, in pixels.
             images: in the training split.
         """
-        if self.batch_size != "auto":
-            return self
-        batch_size = _SMALL_BATCH
-        if device == "cuda":
-            by_size = next(batch for pixels, batch in _CUDA_BATCHES if image_size <= pixels)
-            # A batch of a small split would leave an epoch too few steps.
-            by_count = 1 << max(images // _STEPS_PER_EPOCH, 1).bit_length() - 1
-            batch_size = max(min(by_size, by_count), _SMALL_BATCH)
-        rate = self.learning_rate or self.peak_learning_rate * batch_size / _SMALL_BATCH
-        return self.model_copy(update={"batch_size": batch_size, "learning_rate": rate})
+        batch_size = self.batch_size
+        rate = self.peak_learning_rate
+        if batch_size == "auto":
+            batch_size = _cuda_batch(image_size, images) if device == "cuda" else _SMALL_BATCH
+            rate = self.learning_rate or rate * batch_size / _SMALL_BATCH
+        settled = {
+            "batch_size": batch_size,
+            "learning_rate": rate,
+            "epochs": self.epochs_for(images),
+            "crop_padding": self.padding_for(image_size),
+        }
+        return self.model_copy(update=settled)
 
     def padding_for(self, image_size: int) -> int:
         """By how many pixels training images are shifted at most."""
@@ -274,3 +277,10 @@ class Recipe(StrictModel):
         # A channel without any variation would divide by zero.
         r, g, b = (value or 1.0 for value in std)
         return mean, (r, g, b)
+
+
+def _cuda_batch(image_size: int, images: int) -> int:
+    by_size = next(batch for pixels, batch in _CUDA_BATCHES if image_size <= pixels)
+    # A batch of a small split would leave an epoch too few steps.
+    by_count = 1 << max(images // _STEPS_PER_EPOCH, 1).bit_length() - 1
+    return max(min(by_size, by_count), _SMALL_BATCH)

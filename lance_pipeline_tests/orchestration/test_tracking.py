@@ -39,6 +39,7 @@ def test_mlflow_holds_the_training(finished_graph: Graph):
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "2"
     assert run.data.params["image_size"] == "32"
+    assert not {"None", "auto"} & set(run.data.params.values())
     for name in (
         "train_loss",
         "val_accuracy",
@@ -72,6 +73,17 @@ def test_mlflow_holds_the_training(finished_graph: Graph):
         "learning_curve.png",
         *(f"metrics_{split}/{name}" for split in ("val", "test") for name in ("confusion.png", "metrics.json")),
     }
+
+
+def test_the_page_has_the_recipe_that_was_used(finished_graph: Graph):
+    recipe = finished_graph.metadata("resnet34")["recipe"]
+    card = load_model(Path(finished_graph.record("resnet34", Model).folder))[1]
+    expected = {"epochs": 2, "batch_size": 4, "learning_rate": 0.05, "image_size": 32, "crop_padding": 0}
+    assert {name: recipe[name] for name in expected} == expected
+    assert recipe["mean"] == pytest.approx(card.mean, abs=1e-4)
+    # Not that of today's YAML, which may be another.
+    (model,) = (asset for asset in finished_graph.assets if dg.AssetKey(["tiny", "resnet34"]) in asset.keys)
+    assert "recipe" not in model.metadata_by_key[dg.AssetKey(["tiny", "resnet34"])]
 
 
 def _artifacts(client: MlflowClient, run_id: str) -> set[str]:

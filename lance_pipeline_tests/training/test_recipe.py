@@ -163,7 +163,8 @@ def test_a_batch_is_as_large_as_card_and_split_allow(device: str, image_size: in
 def test_what_is_given_is_not_scaled():
     assert Recipe(learning_rate=0.1).resolved("cuda", 32, 90_000).learning_rate == 0.1
     assert Recipe(learning_rate=0.1).resolved("cuda", 32, 90_000).images_per_batch == 512
-    assert Recipe(batch_size=256).resolved("cuda", 32, 90_000).peak_learning_rate == 0.05
+    found = Recipe(batch_size=256).resolved("cuda", 32, 90_000)
+    assert (found.peak_learning_rate, found.epochs, found.crop_padding) == (0.05, 16, 4)
     with pytest.raises(ValueError, match="resolved"):
         _ = Recipe().images_per_batch
 

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from lance_pipeline.training.checkpoint import Checkpoints
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
+    from lance_pipeline.training.recipe import Recipe
+    from lance_pipeline.training.weights import ModelCard
 
 POOL = "gpu"
 
@@ -52,10 +54,6 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
         settings_version(
             CODE_VERSION, dataset.attributes.recipe, dataset.attributes.image_size, dataset.weights_state()
         ),
-        metadata={
-            "recipe": dataset.attributes.recipe.model_dump(mode="json", exclude_none=True),
-            "image_size": dataset.attributes.image_size,
-        },
     )
 
     @dg.multi_asset(
@@ -123,7 +121,7 @@ def _trained(
     from lance_pipeline.evaluation.plots import learning_curve
     from lance_pipeline.images import CachePlace, LanceSplit
     from lance_pipeline.images.maintenance import keep_version
-    from lance_pipeline.training.fit import fit_resnet34, training_identity
+    from lance_pipeline.training.fit import fit_resnet34, model_card, training_identity
     from lance_pipeline.training.watch import Watch
     from lance_pipeline.training.weights import save_model
 
@@ -145,7 +143,7 @@ def _trained(
         context.log.info(printable(f"MLflow run {run.run_id}: {run.url}"))
         run.kill_others(place)
         run.log_tags(_tags(context, device, checkpoints.environments[-1]["code"], train, val) | place)
-        run.log_params(recipe.model_dump() | {"image_size": image_size})
+        run.log_params(_settings(recipe, model_card(train_split, recipe, image_size)))
         run.log_dataset(f"{dataset.name}_train", "training", train.data)
         run.log_dataset(f"{dataset.name}_val", "validation", val.data)
 
@@ -187,11 +185,12 @@ def _trained(
         best_epoch=trained.best.number,
         val_accuracy=trained.best.val_accuracy,
     )
-    more = {
+    more: dict[str, Any] = {
         "training_id": checkpoints.training_id,
         "mlflow_model": model_uri,
     }
     show_pictures(context, context.asset_key, {"learning_curve": curve})
+    more["recipe"] = _settings(recipe, card)
     metadata = shown(_metadata(record, device, run.url, trained.history) | more)
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata), checkpoints
 
@@ -236,6 +235,13 @@ def _tags(
             f"lance.{split}.fingerprint": record.data.fingerprint,
         }
     return tags
+
+
+def _settings(recipe: "Recipe", card: "ModelCard") -> dict[str, Any]:
+    """What a training learned with, apart from what its device settles, which may change when it resumes."""
+    rounded = {name: [round(value, 4) for value in values] for name, values in (("mean", card.mean), ("std", card.std))}
+    settings = recipe.model_dump(mode="json", exclude_none=True, exclude={"precision", "step"})
+    return settings | rounded | {"image_size": card.image_size}
 
 
 def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"]) -> dict[str, Any]:
