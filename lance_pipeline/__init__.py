@@ -2,11 +2,12 @@
 
 from typing import TYPE_CHECKING
 
+from lance_pipeline.version import __version__
+
 if TYPE_CHECKING:
     from lance_pipeline.orchestration.component import ImageClassifier
 
-__version__ = "0.1.0"
-__all__ = ["ImageClassifier"]
+__all__ = ["ImageClassifier", "__version__"]
 
 
 def __getattr__(name: str) -> object:
@@ -19,4 +20,4 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    return sorted({*globals(), *__all__})

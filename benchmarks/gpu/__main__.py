@@ -1,7 +1,6 @@
 """Everything about the pipeline on a GPU, in one call: ``python -m benchmarks.gpu --help`` tells the options."""
 
 import argparse
-import importlib.metadata
 import os
 import shutil
 import sys
@@ -11,7 +10,7 @@ from dataclasses import asdict, dataclass, field
 
 from benchmarks.gpu.part import PARTS, Job, write_json
 from benchmarks.gpu.report import machine_lines, part_lines
-from benchmarks.gpu.runner import Part, distribution, run_part
+from benchmarks.gpu.runner import Part, run_part
 from benchmarks.gpu.wanted import targets
 from benchmarks.measure import REPO
 from benchmarks.report import targets_table
@@ -78,7 +77,6 @@ def main() -> int:
     # A short path: sockets are made there.
     work = tempfile.mkdtemp(prefix="gpu-")
     try:
-        _find_distribution(work)
         benchmark = _Benchmark(options, work)
         benchmark.run()
     finally:
@@ -89,15 +87,6 @@ def main() -> int:
         print("\n" + "\n".join(part_lines(name, parts[name])))
     print("\n" + targets_table(targets(parts)))
     return 0 if all(part.status == "ran" for part in parts.values()) else 1
-
-
-def _find_distribution(work: str) -> None:
-    """See that this package's version is found, from a checkout too."""
-    try:
-        importlib.metadata.version("lance-pipeline")
-    except importlib.metadata.PackageNotFoundError:
-        paths = [distribution(os.path.join(work, "distribution")), os.environ.get("PYTHONPATH", "")]
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, paths))
 
 
 def _limit(text: str) -> tuple[str, float]:

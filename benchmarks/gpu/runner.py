@@ -64,17 +64,6 @@ def run_part(name: str, job: Job, limit: float) -> Part:
     return Part(status, seconds, found["figures"], found["errors"], [] if status == "ran" else lines[-_LINES:])
 
 
-def distribution(folder: str) -> str:
-    """A folder with the metadata of this package's distribution, for where it is not installed."""
-    from lance_pipeline import __version__
-
-    metadata = os.path.join(folder, f"lance_pipeline-{__version__}.dist-info", "METADATA")
-    os.makedirs(os.path.dirname(metadata))
-    with open(metadata, "w") as file:
-        file.write(f"Metadata-Version: 2.1\nName: lance-pipeline\nVersion: {__version__}\n")
-    return folder
-
-
 def _environment(work: str) -> dict[str, str]:
     """Everything that the part leaves behind is in its folder, and no other training is waited for."""
     paths = [REPO, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]

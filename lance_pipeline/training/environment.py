@@ -11,8 +11,7 @@ from typing import Any
 import torch
 
 from lance_pipeline.training.device import Device
-
-_DISTRIBUTION = "lance-pipeline"
+from lance_pipeline.version import __version__
 
 
 def environment(device: Device) -> dict[str, Any]:
@@ -50,7 +49,7 @@ def _packages() -> dict[str, str]:
 
 def _code_version() -> dict[str, Any]:
     """This package's version, and where it runs from a git checkout the commit, and whether that was changed."""
-    version: dict[str, Any] = {"version": importlib.metadata.version(_DISTRIBUTION), "commit": None, "changed": None}
+    version: dict[str, Any] = {"version": __version__, "commit": None, "changed": None}
     root = Path(__file__).parents[2]
     if shutil.which("git") and (root / ".git").exists():
         version["commit"] = _git(root, "rev-parse", "HEAD")
