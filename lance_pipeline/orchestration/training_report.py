@@ -68,7 +68,7 @@ class TrainingReport:
         """A line in the log every ten seconds."""
         if self._throttle.ready():
             self._context.log.info(
-                f"Epoch {step.epoch}, batch {step.batch}/{step.batches}: loss {step.loss.item():.3f}, "
+                f"Epoch {step.epoch}/{step.epochs}, batch {step.batch}/{step.batches}: loss {step.loss.item():.3f}, "
                 f"{clock(step.seconds_left)} left"
             )
 

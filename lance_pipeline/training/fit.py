@@ -45,7 +45,7 @@ def fit_resnet34(
         downloads: the folder that keeps downloaded weights; torch's cache when None.
         cache: where decoded images are kept; None decodes them anew in each epoch.
         checkpoints: where to go on from, and where the state is saved; None saves nothing.
-        watch: who is told, and who may end it.
+        watch: callbacks for progress and cancellation.
 
     Raises:
         InputError: weights cannot be had, the splits do not go together, or the training cannot go on.

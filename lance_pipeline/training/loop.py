@@ -60,7 +60,7 @@ def train(
         device: where to train, in which precision.
         transform: makes of a training batch what the model sees.
         checkpoints: where to go on from, and where the state is saved; None saves nothing.
-        watch: who is told, and who may end it.
+        watch: callbacks for progress and cancellation.
 
     Raises:
         InputError: the training split is too small to train on, the loss became infinite or NaN, or a checkpoint
@@ -123,11 +123,17 @@ class _Training:
         state = None if self._checkpoints is None else self._checkpoints.state
         if state is not None:
             self._load_state_dict(state)
-            self._watch.tell(f"goes on after epoch {len(self._history)}, batch {len(self._partial.images)}")
+            self._watch.tell(f"resuming at {self._place}")
         while not self._is_over():
             self._epoch()
         self._wait_until_saved()
         return Trained(self._best_state, best_of(self._history, self._recipe.best_by), self._history)
+
+    @property
+    def _place(self) -> str:
+        """Where the training is, for people."""
+        done = len(self._partial.images)
+        return f"epoch {len(self._history) + 1} of {self._epochs}, after batch {done} of {self._batches}"
 
     def _is_over(self) -> bool:
         if len(self._history) >= self._epochs:
@@ -195,7 +201,7 @@ class _Training:
             number = len(partial.images)
             if self._device.torch_device.type == "cpu" or number % _LOOK_EVERY == 0:
                 self._require_finite_losses()
-            step = Step(len(self._history) + 1, number, self._batches, loss, self._seconds_left(number))
+            step = Step(len(self._history) + 1, self._epochs, number, self._batches, loss, self._seconds_left(number))
             self._watch.on_step(step)
             self._stop_if_asked()
             if self._checkpoints is not None and self._checkpoints.due():
@@ -217,6 +223,8 @@ class _Training:
         if reason is not None:
             self._save(Snapshot())
             self._wait_until_saved()
+            if self._checkpoints is not None:
+                self._watch.tell(f"stopped ({reason}), saved at {self._place}: materialize again to resume there")
             raise Stopped(reason)
 
     def _require_finite_losses(self) -> None:

@@ -1,4 +1,4 @@
-"""Who is told while a training runs."""
+"""Callbacks for training progress and cancellation."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,12 +10,13 @@ from lance_pipeline.training.history import Epoch
 
 @dataclass(frozen=True)
 class Step:
-    """Where the training stands after a batch.
+    """How far the training is after a batch.
 
     ``loss`` is a scalar tensor that still lies on the device: reading it waits for the batch.
     """
 
     epoch: int
+    epochs: int
     batch: int
     batches: int
     loss: torch.Tensor
@@ -24,12 +25,12 @@ class Step:
 
 @dataclass(frozen=True)
 class Watch:
-    """Who is told while a training runs, and who may end it.
+    """Callbacks for training progress and cancellation.
 
     Attributes:
         on_epoch: called after each epoch's validation.
         on_step: called after each batch.
-        tell: called with what is worth a line in a log.
+        tell: called with lines for a log.
         stop: asked after each batch; a reason ends the training once its state is saved.
     """
 
@@ -40,4 +41,4 @@ class Watch:
 
 
 NOBODY = Watch()
-"""Is told nothing, and stops nothing."""
+"""No callbacks."""
