@@ -216,7 +216,7 @@ def test_a_damaged_database_of_dagster_is_named_and_replaced(world: World, name:
         print_summary("tiny")
         assert world.model.mlflow_run_id in capsys.readouterr().out
         return
-    with pytest.raises(InputError, match="dagster asset materialize"):
+    with pytest.raises(InputError, match="dagster asset list"):
         print_summary("tiny")
 
 

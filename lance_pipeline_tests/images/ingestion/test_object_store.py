@@ -439,7 +439,7 @@ def test_an_object_that_is_replaced_has_the_size_and_the_bytes_of_one_moment(rem
 
     found, reader = [], FileReader(remote.uri, "train")
     with repeated(replace):
-        for _ in range(60):
+        for _ in range(20):
             with suppress(RejectedFileError):
                 found.append(reader.read("cat/x.png", 50_000, 0))
     assert found
