@@ -2,12 +2,13 @@
 
 import os
 import sqlite3
+import tempfile
 from pathlib import Path
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.storage.databases import damage_of, set_database_aside
-from lance_pipeline.storage.full_disk import full_disk, is_full_disk
+from lance_pipeline.storage.full_disk import free_bytes, full_disk, is_full_disk
 from lance_pipeline.storage.redacted_errors import chain
 
 REPLACE_COMMAND = "python -m lance_pipeline databases --replace"
@@ -38,9 +39,10 @@ def explained(error: BaseException) -> InputError | None:
     for cause in chain(error):
         if isinstance(cause, InputError):
             return cause
-    for folder in (_dagster_home(), data_root()):
-        if is_full_disk(error, folder):
-            return full_disk(folder)
+    # The error seldom names a path; the fullest of the disks that are written to is the one.
+    folder = min((_dagster_home(), data_root(), Path(tempfile.gettempdir())), key=free_bytes)
+    if is_full_disk(error, folder):
+        return full_disk(folder)
     if any(isinstance(one, sqlite3.DatabaseError) for one in chain(error)):
         try:
             require_sound_databases()

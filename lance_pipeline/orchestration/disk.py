@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -21,7 +20,7 @@ from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Outcome, Retention
 from lance_pipeline.orchestration.retention.runs import RunHistory, run_files
-from lance_pipeline.storage.full_disk import FullDiskError
+from lance_pipeline.storage.full_disk import FullDiskError, free_bytes
 from lance_pipeline.storage.usage import DiskUsage
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
@@ -68,8 +67,7 @@ def print_disk(dataset: str | None, module: str, *, as_json: bool) -> None:
     total = sum(use.bytes or 0 for use in uses)
     # What is not there is of no interest to people.
     uses = [use for use in uses if use.bytes != 0]
-    free = _free(data_root())
-    print(f"\n{data_root()}: {_size(total)}{'' if free is None else f', {_size(free)} are free on that disk'}\n")
+    print(f"\n{data_root()}: {_size(total)}, {_size(free_bytes(data_root()))} are free on that disk\n")
     rows = [(use.what, _size(use.bytes), _size(use.may_go, "?"), use.how) for use in uses]
     widths = [max(len(row[column]) for row in [*rows, ("", "takes", "may go")]) for column in range(3)]
     group = None
@@ -242,11 +240,6 @@ def _shared(usage: DiskUsage) -> list[Use]:
         line("Dagster's databases", root / "dagster", may_go=False, how="and runs of no data set"),
         line("other", root, may_go=False, how="not of this package, or of no data set"),
     ]
-
-
-def _free(folder: Path) -> int | None:
-    there = next((path for path in (folder, *folder.parents) if path.is_dir()), None)
-    return None if there is None else shutil.disk_usage(there).free
 
 
 def _size(count: int | None, unknown: str = "remote") -> str:

@@ -34,7 +34,6 @@ class TrackedRun:
     def __init__(self, client: "MlflowClient", run: "Run", url: str) -> None:
         self.run_id, self.experiment_id, self.url = run.info.run_id, run.info.experiment_id, url
         self.client = client
-        self._artifacts = local_folder(run.info.artifact_uri)
         self._monitor: SystemMetricsMonitor | None = None
 
     def log_params(self, params: dict[str, Any]) -> None:

@@ -185,12 +185,12 @@ def _trained(
         best_epoch=trained.best.number,
         val_accuracy=trained.best.val_accuracy,
     )
-    more: dict[str, Any] = {
+    more = {
         "training_id": checkpoints.training_id,
         "mlflow_model": model_uri,
+        "recipe": _settings(recipe, card),
     }
     show_pictures(context, context.asset_key, {"learning_curve": curve})
-    more["recipe"] = _settings(recipe, card)
     metadata = shown(_metadata(record, device, run.url, trained.history) | more)
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata), checkpoints
 
