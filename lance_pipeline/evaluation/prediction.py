@@ -54,6 +54,7 @@ def evaluation_loader(split: LanceSplit, card: ModelCard, device: Device) -> Ima
         cache=None,
         classes=card.classes,
         device=device.torch_device,
+        transparency=card.transparency,
     )
 
 

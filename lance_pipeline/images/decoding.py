@@ -32,7 +32,9 @@ from lance_pipeline.images.headers import BROKEN, ORIENTATION, Encoded, PlainHea
 from lance_pipeline.images.limits import SMALL_PIXELS
 from lance_pipeline.images.memory_budget import default_budget
 from lance_pipeline.images.rejection import UndecodableImageError
+from lance_pipeline.images.rgb import to_rgb
 from lance_pipeline.images.scratch import Scratch
+from lance_pipeline.images.transparency import TRANSPARENCY, Transparency
 
 # Changes where other files are rejected than before: what other rules rejected is judged again.
 _RULES = 2
@@ -80,26 +82,30 @@ class DecodedImage(NamedTuple):
     format: str
 
 
-def decode_image(data: Encoded) -> DecodedImage:
+def decode_image(data: Encoded, transparency: Transparency = TRANSPARENCY) -> DecodedImage:
     """Decode an encoded image to 8-bit RGB, upright by its EXIF orientation.
 
-    Greyscale, palette and other modes are converted to RGB as Pillow does (an alpha channel is
-    dropped), 16 bits are scaled to 8; of an animation the first frame is taken. What is too large, or
-    claims more pixels than its bytes can hold, is refused before it is decoded; large images wait until
-    others leave memory for them.
+    Greyscale, palette and other modes are converted to RGB as Pillow does, 16 bits are scaled to 8; of an animation the
+    first frame is taken. What is too large, or claims more pixels than its bytes can hold, is refused before it is
+    decoded; large images wait until others leave memory for them.
+
+    Args:
+        data: of the file.
+        transparency: what transparent pixels become.
 
     Raises:
         UndecodableImageError: empty, not an image, truncated, corrupt, unsupported, suspicious or too large.
     """
-    return decode_and_use(data, _unchanged)
+    return decode_and_use(data, _unchanged, transparency)
 
 
-def decode_and_use(data: Encoded, use: Callable[[DecodedImage], _T]) -> _T:
+def decode_and_use(data: Encoded, use: Callable[[DecodedImage], _T], transparency: Transparency = TRANSPARENCY) -> _T:
     """Decode as :func:`decode_image`, and hand the image over while the memory for it is still reserved.
 
     Args:
         data: of the file.
         use: is given the image; it must not decode another.
+        transparency: what transparent pixels become.
 
     Returns:
         What ``use`` returns.
@@ -114,7 +120,7 @@ def decode_and_use(data: Encoded, use: Callable[[DecodedImage], _T]) -> _T:
     elif header := plain_png(data):
         kind, decode = "PNG", _decode_png
     else:
-        return _decode_by_pillow(data, use)
+        return _decode_by_pillow(data, use, transparency)
     if header.width * header.height <= SMALL_PIXELS:
         pixels = decode(data, header)
         if pixels is not None:
@@ -124,7 +130,7 @@ def decode_and_use(data: Encoded, use: Callable[[DecodedImage], _T]) -> _T:
             pixels = decode(data, header)
             if pixels is not None:
                 return use(DecodedImage(pixels, kind))
-    return _decode_by_pillow(data, use)
+    return _decode_by_pillow(data, use, transparency)
 
 
 def _unchanged(image: DecodedImage) -> DecodedImage:
@@ -194,13 +200,13 @@ def _scale(header: PlainHeader, least_height: float, least_width: float) -> int:
     return 1
 
 
-def decode_rgb(data: Encoded) -> Image.Image:
+def decode_rgb(data: Encoded, transparency: Transparency = TRANSPARENCY) -> Image.Image:
     """The same as a Pillow image of mode RGB.
 
     Raises:
         UndecodableImageError: as :func:`decode_image`.
     """
-    return Image.fromarray(decode_image(data).pixels)
+    return Image.fromarray(decode_image(data, transparency).pixels)
 
 
 def _decode_jpeg(data: Encoded, header: PlainHeader, scale: int = 1) -> NDArray[np.uint8] | None:
@@ -248,12 +254,14 @@ def _decode_png(data: Encoded, header: PlainHeader) -> NDArray[np.uint8] | None:
     return pixels
 
 
-def _decode_by_pillow(data: Encoded, use: Callable[[DecodedImage], _T] = _unchanged) -> _T:
+def _decode_by_pillow(
+    data: Encoded, use: Callable[[DecodedImage], _T] = _unchanged, transparency: Transparency = TRANSPARENCY
+) -> _T:
     with ExitStack() as room:
-        return use(_pillow_image(bytes(data), room))
+        return use(_pillow_image(bytes(data), room, transparency))
 
 
-def _pillow_image(data: bytes, room: ExitStack) -> DecodedImage:
+def _pillow_image(data: bytes, room: ExitStack, transparency: Transparency) -> DecodedImage:
     width, height = check_header(data)
     try:
         if width * height > SMALL_PIXELS:
@@ -268,7 +276,7 @@ def _pillow_image(data: bytes, room: ExitStack) -> DecodedImage:
             if pixels is None:
                 image.load()
                 check_decoded(data, image)
-                pixels = np.asarray(_eight_bit(image).convert("RGB"))
+                pixels = to_rgb(data, image, transparency)
             return DecodedImage(_upright(pixels, image), kind)
     except UndecodableImageError:
         raise
@@ -302,17 +310,6 @@ def _upright(pixels: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]
     except BROKEN:
         return pixels
     return pixels if turn is None else cast("NDArray[np.uint8]", turn(pixels))
-
-
-def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits, which Pillow's own conversion would clip to white."""
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
-    if image.mode in ("I", "F"):
-        raise UndecodableImageError(
-            "unsupported", f"pixels of mode {image.mode}, whose range is unknown; convert it to 8 or 16 bits"
-        )
-    return image
 
 
 def resize_rgb(image: Image.Image, size: int, fit: str) -> Image.Image:

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 from lance_pipeline.display import printable
 from lance_pipeline.images.decoding import decode_rgb
 from lance_pipeline.images.split import LanceSplit
+from lance_pipeline.images.transparency import Transparency
 
 MAX_BYTES = 40_000
 """A sheet is compressed until it has no more bytes."""
@@ -68,13 +69,14 @@ def _images(tiles: Iterable[_Tile], splits: Mapping[str, LanceSplit]) -> dict[_T
     for split in sorted({tile.split for tile in tiles}):
         wanted = [tile for tile in tiles if tile.split == split]
         data = splits[split].take([tile.row for tile in wanted], ["image"])["image"]
-        images |= {tile: _thumbnail(value.as_py()) for tile, value in zip(wanted, data, strict=True)}
+        rule = splits[split].transparency
+        images |= {tile: _thumbnail(value.as_py(), rule) for tile, value in zip(wanted, data, strict=True)}
     return images
 
 
-def _thumbnail(data: bytes) -> Image.Image:
+def _thumbnail(data: bytes, transparency: Transparency) -> Image.Image:
     """The image within a square; a small one is enlarged pixel by pixel, so that one sees what the model gets."""
-    image = decode_rgb(data)
+    image = decode_rgb(data, transparency)
     method = Image.Resampling.NEAREST if max(image.size) < _SIDE else Image.Resampling.BILINEAR
     return ImageOps.pad(image, (_SIDE, _SIDE), method, color=_FRAME)
 

@@ -30,6 +30,7 @@ from lance_pipeline.images.locking import locked
 from lance_pipeline.images.object_store import join_uri
 from lance_pipeline.images.splitting import Assignment, OfFolder
 from lance_pipeline.images.table import ConflictError, read_facts, remove_orphans
+from lance_pipeline.images.transparency import TRANSPARENCY, Transparency
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 5
@@ -52,6 +53,7 @@ class IngestReport:
         fingerprint: of all (path, label, bytes), whatever their order.
         counts: images per label, in the order of the class indices.
         channels: exact sums over all pixels.
+        blended_on: what transparent pixels were when rows last changed; another choice that changes none leaves it.
         damaged: rows whose bytes on the disk were not those that were ingested; found with ``repair`` only.
         lost: of these the paths that no file has now; "" where a path could not be read.
     """
@@ -69,6 +71,7 @@ class IngestReport:
     fingerprint: str
     counts: dict[str, int]
     channels: ChannelSums
+    blended_on: Transparency
     damaged: int = 0
     lost: list[str] = field(default_factory=list)
 
@@ -99,6 +102,7 @@ class Source:
         classes: the labels in the order of their class indices; None for those of the files.
         assignment: the split of each file.
         seen_uri: the folder that remembers what was seen.
+        transparency: what transparent pixels become.
     """
 
     root: str
@@ -107,6 +111,7 @@ class Source:
     classes: list[str] | None
     assignment: Assignment
     seen_uri: str
+    transparency: Transparency = TRANSPARENCY
 
 
 _LIMITS, _WATCH = Limits(), Watch()
@@ -124,6 +129,7 @@ def ingest_split(
     watch: Watch = _WATCH,
     threads: int | None = None,
     repair: bool = False,
+    transparency: Transparency = TRANSPARENCY,
 ) -> IngestReport:
     """Bring the Lance dataset at ``uri`` in line with the images of one split.
 
@@ -144,6 +150,8 @@ def ingest_split(
         watch: who is told while it runs.
         threads: how many files are read and decoded at the same time.
         repair: read all stored rows too, and write those that are damaged again, from their files.
+        transparency: what transparent pixels become: blended with a plain background, or with ``drop`` whatever colour
+            hides in them. The bytes stay as they are; digests, hashes, sums and the images that loaders give follow it.
 
     Raises:
         InputError: files are missing, too many are rejected (the message names them), or the
@@ -154,7 +162,8 @@ def ingest_split(
     def listed() -> pa.Table:
         return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
 
-    source = Source(root, folder, listed, classes, OfFolder(split), f"{uri.removesuffix('.lance')}_seen")
+    seen_uri = f"{uri.removesuffix('.lance')}_seen"
+    source = Source(root, folder, listed, classes, OfFolder(split), seen_uri, transparency)
     return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads, repair=repair)[split]
 
 
@@ -196,8 +205,10 @@ def ingest(
 def _ingest_once(
     source: Source, uris: dict[str, str], limits: Limits, watch: Watch, threads: int | None, *, repair: bool
 ) -> dict[str, IngestReport]:
-    seen = SeenFiles(source.seen_uri)
-    stored = {split: StoredSplit(split, uri, repair=repair) for split, uri in uris.items()}
+    seen = SeenFiles(source.seen_uri, source.transparency)
+    stored = {
+        split: StoredSplit(split, uri, transparency=source.transparency, repair=repair) for split, uri in uris.items()
+    }
     plan, backlog = make_plan(source.files(), seen, stored, source.assignment)
     with backlog:
         if backlog.files or not all(kept.all() for kept in plan.kept.values()):
@@ -232,7 +243,8 @@ def _work(
     done = 0
     watch.progress(done, backlog.files)
     with FileReader(source.root, source.folder) as reader:
-        job = Job(reader, source.assignment, frozenset(stored))
+        blended_otherwise = any(one.blended_otherwise for one in stored.values())
+        job = Job(reader, source.assignment, frozenset(stored), source.transparency, blended_otherwise)
         examined = outcomes(
             job,
             backlog,
@@ -320,6 +332,7 @@ def _committed(source: Source, stored: StoredSplit, plan: Plan) -> IngestReport:
         fingerprint=facts["fingerprint"],
         counts=facts["counts"],
         channels=ChannelSums.model_validate(facts["channels"]),
+        blended_on=facts["blended_on"],
         damaged=len(stored.damaged),
         lost=_lost(stored, dataset),
     )

@@ -23,6 +23,7 @@ from lance_pipeline.images.loading.rows import StoredImages, refuse_fork, row_fa
 from lance_pipeline.images.loading.views import Fit, Shrunk, Square
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.split import LanceSplit
+from lance_pipeline.images.transparency import Transparency
 
 _log = logging.getLogger(__name__)
 _NOTHING, _PLACE = Augment(flip=False), CachePlace()
@@ -67,6 +68,7 @@ class ImageLoader(IterableDataset[Batch]):
         threads: how many batches are assembled at the same time; by default one a core.
         device: where the batches are given out.
         on_bad_image: ``raise`` fails at an image that cannot be decoded, ``skip`` leaves it out and counts it.
+        transparency: what transparent pixels become; as when the images were ingested when None.
 
     Raises:
         InputError: no such dataset or version, or rows with labels outside of ``classes``; while iterating, an image
@@ -95,6 +97,7 @@ class ImageLoader(IterableDataset[Batch]):
         threads: int | None = None,
         device: str | torch.device = "cpu",
         on_bad_image: Literal["raise", "skip"] = "raise",
+        transparency: Transparency | None = None,
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._share = Share(batch_size, rank, world_size)
@@ -111,7 +114,8 @@ class ImageLoader(IterableDataset[Batch]):
         self._normalization = None if normalize is None else Normalization(*normalize)
         self._threads, self._device = threads or os.cpu_count() or 1, torch.device(device)
         self._skips = on_bad_image == "skip"
-        self._view = _view(self._augment, image_size, fit, cache_size)
+        self._transparency: Transparency = transparency or self.split.transparency
+        self._view = _view(self._augment, image_size, fit, cache_size, self._transparency)
         self._meter = Meter()
         allocate = PageLocked() if self._device.type == "cuda" else ordinary
         self._buffers = batch_buffers(self._share, image_size, allocate)
@@ -209,6 +213,7 @@ class ImageLoader(IterableDataset[Batch]):
             labels=self._labels,
             size=self._image_size,
             view=self._view,
+            transparency=self._transparency,
             cache=self._cache,
             augment=self._augment,
             key=key_of(*seeds),
@@ -246,11 +251,13 @@ class ImageLoader(IterableDataset[Batch]):
         _log.warning("%s; it is skipped", failure)
 
 
-def _view(augment: Augment, image_size: int, fit: Fit, cache_size: int | None) -> Square | Shrunk | None:
+def _view(
+    augment: Augment, image_size: int, fit: Fit, cache_size: int | None, transparency: Transparency
+) -> Square | Shrunk | None:
     """What is kept of an image: before a crop all of it or, with ``cache_size``, a smaller one."""
     if augment.resized_crop is None:
-        return Square(image_size, fit)
-    return None if cache_size is None else Shrunk(cache_size)
+        return Square(image_size, fit, transparency)
+    return None if cache_size is None else Shrunk(cache_size, transparency)
 
 
 def _reopened(settings: dict[str, Any], state: dict[str, Any]) -> ImageLoader:

@@ -65,7 +65,7 @@ class ImageDataset(Dataset[Sample]):
         self.classes = classes or self.split.classes
         labels, digests = row_facts(self.split, self.classes)
         self._labels, self._stored = labels.tolist(), StoredImages(self.split, digests)
-        self._view, self._transform = Square(image_size, fit), transform
+        self._view, self._transform = Square(image_size, fit, self.split.transparency), transform
         self._rows = RowAddresses(self.split.dataset)
         self._process = os.getpid()
 

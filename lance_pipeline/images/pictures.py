@@ -31,7 +31,7 @@ def contact_sheet(split: LanceSplit, count: int = 24) -> bytes:
     sheet = Image.new("RGB", (_COLUMNS * step, math.ceil(len(numbers) / _COLUMNS) * step), _GAP_COLOUR)
     for position, data in enumerate(images):
         # Small images are enlarged pixel by pixel, so that one sees what the model gets.
-        thumbnail = decode_rgb(data.as_py())
+        thumbnail = decode_rgb(data.as_py(), split.transparency)
         enlarge = max(thumbnail.size) < _THUMBNAIL
         method = Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR
         thumbnail = ImageOps.contain(thumbnail, (_THUMBNAIL, _THUMBNAIL), method)

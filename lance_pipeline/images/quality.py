@@ -33,7 +33,14 @@ SIDE_FACTOR = 4.0
 ASPECT_FACTOR = 3.0
 """An image is odd whose aspect ratio is that many times smaller or larger than the split's median aspect ratio."""
 
+PLAIN_DEVIATION = 3.0
+"""An image is plain if no channel's standard deviation over its pixels reaches so many of 255 levels.
+
+Compression and the noise of a lens cap stay below it; the faintest pencil drawing does not.
+"""
+
 _COLUMNS = ["label", "path", "width", "height", "pixel_digest", "perceptual_hash"]
+_SUMS = ["channel_sum", "channel_square_sum"]
 _NAMES = ["split", "label", "path"]
 
 
@@ -41,11 +48,13 @@ def image_index(splits: Mapping[str, LanceSplit]) -> pa.Table:
     """The images of the splits, one split after the other, in memory: some 100 bytes an image.
 
     The columns: split (the key in ``splits``), label, path, width and height in pixels, pixel_digest, perceptual_hash,
-    and row, the image's row number in its dataset.
+    deviation (the largest standard deviation of a channel over the image's pixels, 0 to 127.5), and row, the image's
+    row number in its dataset.
     """
     parts = []
     for name, split in splits.items():
-        table = split.to_table(_COLUMNS).replace_schema_metadata()
+        table = split.to_table([*_COLUMNS, *_SUMS]).replace_schema_metadata()
+        table = table.append_column("deviation", pa.array(_deviation(table))).drop(_SUMS)
         table = table.add_column(0, "split", pa.repeat(name, len(table)))
         parts.append(table.append_column("row", pa.array(np.arange(len(table)))))
     return pa.concat_tables(parts)
@@ -160,6 +169,15 @@ def odd_sizes(index: pa.Table) -> pa.Table:
     return table.filter(pc.field("oddity") != "")
 
 
+def plain_images(index: pa.Table, deviation: float = PLAIN_DEVIATION) -> pa.Table:
+    """The images of one colour, or nearly so: no channel deviates by ``deviation`` or more.
+
+    Returns:
+        The columns split, label, path, deviation and row.
+    """
+    return index.filter(pc.field("deviation") < deviation).select([*_NAMES, "deviation", "row"])
+
+
 def smaller_images(index: pa.Table, image_size: int) -> pa.Table:
     """The images whose shorter side has fewer than ``image_size`` pixels, so that a model's input enlarges them.
 
@@ -214,6 +232,14 @@ def _same_pixels_in(index: pa.Table, other: pa.Table) -> Positions:
 
 def _hashes(index: pa.Table) -> Hashes:
     return index["perceptual_hash"].to_numpy()
+
+
+def _deviation(table: pa.Table) -> NDArray[np.float32]:
+    """The largest standard deviation of a channel over the pixels of each image."""
+    pixels = (table["width"].to_numpy().astype(np.float64) * table["height"].to_numpy())[:, None]
+    sums, squares = (table[name].combine_chunks().flatten().to_numpy().reshape(-1, 3) for name in _SUMS)
+    variance = np.maximum(squares / pixels - (sums / pixels) ** 2, 0)
+    return np.sqrt(variance).max(axis=1, initial=0).astype(np.float32)
 
 
 def _of_median(values: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -11,6 +11,7 @@ from lance_pipeline.images.damage import damaged_rows, reading, verify_command
 from lance_pipeline.images.recovery import require_original
 from lance_pipeline.images.row_digests import DESCRIBED, IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
 from lance_pipeline.images.table import Facts, open_table, read_facts
+from lance_pipeline.images.transparency import EARLIER, TRANSPARENCY, Transparency
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -69,6 +70,11 @@ class LanceSplit:
         if "classes" in self.facts:
             return self.facts["classes"]
         return sorted(set(self.to_table(["label"])["label"].to_pylist()))
+
+    @property
+    def transparency(self) -> Transparency:
+        """What transparent pixels were when the images were ingested; in a dataset of another tool, the default."""
+        return self.facts.get("transparency", EARLIER if "ingest_version" in self.facts else TRANSPARENCY)
 
     def to_table(self, columns: list[str] | None = None) -> pa.Table:
         """The split, or some of its columns, as an Arrow table in memory.

@@ -5,6 +5,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
+from lance_pipeline.images.transparency import TRANSPARENCY, Transparency
 from lance_pipeline.storage.addresses import IN_FULL, Address, remember_variables, require_no_user
 from lance_pipeline.training.device_names import device_names
 from lance_pipeline.training.recipe import Recipe, StrictModel
@@ -187,6 +188,12 @@ class Checks(StrictModel):
     max_class_ratio: float = Field(
         default=10, ge=1, description="Warn when the largest class has more than so many times the smallest's images."
     )
+    plain_deviation: float = Field(
+        default=3,
+        ge=0,
+        description="Images are of a single colour when no channel deviates by so many of 255 levels (standard "
+        "deviation over the pixels); 0 does not ask.",
+    )
     near_duplicate_bits: int = Field(
         default=4, ge=0, le=10, description="Images are near-duplicates when so few of 64 hash bits differ."
     )
@@ -250,6 +257,10 @@ class ImageClassifierAttributes(StrictModel):
     checks: Checks = Field(default=Checks(), description="What the checks of the Lance datasets warn of.")
     image_size: int = Field(
         default=32, ge=8, le=1024, description="Height and width at which the model sees them, in pixels."
+    )
+    transparency: Transparency = Field(
+        default=TRANSPARENCY,
+        description="What transparent pixels are blended with; `drop` shows whatever colour hides in them.",
     )
     recipe: Recipe = Field(default=Recipe(), description="How the model is trained.")
     device: str | list[str] | None = Field(

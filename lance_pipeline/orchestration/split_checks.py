@@ -211,6 +211,12 @@ def _odd_sizes(examined: Examined) -> Finding:
     return Finding(finding.passed, finding.rows, finding.numbers | {"smaller_than_image_size": smaller})
 
 
+def _plain_images(examined: Examined) -> Finding:
+    from lance_pipeline.images.quality import plain_images
+
+    return _images_at_fault([plain_images(examined.index, examined.settings.plain_deviation)], examined)
+
+
 def _class_balance(examined: Examined) -> Finding:
     from lance_pipeline.images.quality import class_counts, imbalance
 
@@ -263,5 +269,6 @@ SPLIT_CHECKS = (
     SplitCheck("label_conflicts", "No pixels stand under two labels, in any of the splits.", _label_conflicts),
     SplitCheck("class_balance", "The largest class is not out of proportion to the smallest.", _class_balance),
     SplitCheck("few_images", "Every class has enough images.", _few_images),
+    SplitCheck("plain_images", "No image is of a single colour, or nearly so.", _plain_images),
     SplitCheck("odd_sizes", "No image is far larger, smaller, wider or narrower than is usual.", _odd_sizes),
 )

@@ -99,7 +99,15 @@ def model_card(split: LanceSplit, recipe: Recipe, image_size: int) -> ModelCard:
         raise InputError(f"{split.uri} was not made by an ingest, so its mean and std are unknown. Ingest it.")
     sums = ChannelSums.model_validate(split.facts["channels"])
     mean, std = recipe.normalization(sums.mean(), sums.std())
-    return ModelCard(stem=recipe.stem, classes=split.classes, image_size=image_size, fit=recipe.fit, mean=mean, std=std)
+    return ModelCard(
+        stem=recipe.stem,
+        classes=split.classes,
+        image_size=image_size,
+        fit=recipe.fit,
+        mean=mean,
+        std=std,
+        transparency=split.transparency,
+    )
 
 
 def _loader(
@@ -120,4 +128,5 @@ def _loader(
         cache_size=recipe.crop_from if training else None,
         classes=card.classes,
         device=device.torch_device,
+        transparency=card.transparency,
     )

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import ResNet
 
 from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.images.transparency import EARLIER, Transparency
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.whole_files import whole_file, write_whole
 from lance_pipeline.training.model import build_resnet34
@@ -35,6 +36,7 @@ class ModelCard(BaseModel):
     fit: Literal["crop", "squash"]
     mean: Triple
     std: Triple
+    transparency: Transparency = EARLIER
 
 
 def save_model(folder: Path, state: dict[str, torch.Tensor], card: ModelCard) -> str:

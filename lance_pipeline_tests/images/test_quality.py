@@ -64,6 +64,8 @@ def test_index_of_two_splits(tmp_path):
     assert index["width"].to_pylist() == [24, 30, 24]
     assert index["height"].to_pylist() == [20, 10, 20]
     assert "image" not in index.column_names
+    deviations = [np.asarray(image).std(axis=(0, 1)).max() for _, _, image in (*images, images[0])]
+    assert index["deviation"].to_pylist() == pytest.approx(deviations)
     found = quality.duplicates(index)
     assert found.column_names == PAIR
     assert found.to_pylist() == [
@@ -307,3 +309,25 @@ def test_csv_leaves_nothing_half_written(tmp_path, monkeypatch):
         quality.write_csv(pixels_of([]), os.fspath(path))
     assert path.read_text() == "before"
     assert os.listdir(tmp_path) == ["list.csv"]
+
+
+def test_plain_images(tmp_path):
+    """Of one colour but for the traces of compression, and none whose only content is faint or small."""
+    size = (32, 32)
+    blurred, faint, dot = Image.new("RGB", size, (250, 250, 250)), *(Image.new("RGB", size, "white") for _ in "12")
+    blurred.putpixel((3, 3), (255, 250, 250))
+    faint.paste((225, 225, 225), (8, 8, 24, 24))
+    dot.paste("black", (0, 0, 3, 3))
+    images = [
+        ("cat", "black.png", Image.new("RGB", size)),
+        ("cat", "red.png", Image.new("RGB", size, "red")),
+        ("cat", "blurred.png", blurred),
+        ("cat", "faint.png", faint),
+        ("cat", "dot.png", dot),
+        ("cat", "noise.png", noise(1)),
+    ]
+    index = quality.image_index({"train": small_split(tmp_path, "train", images)})
+    found = quality.plain_images(index)
+    assert found["path"].to_pylist() == ["black.png", "red.png", "blurred.png"]
+    assert found["row"].to_pylist() == [0, 1, 2]
+    assert not len(quality.plain_images(index, 0))

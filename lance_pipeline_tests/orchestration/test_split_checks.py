@@ -139,6 +139,7 @@ def test_clean_folder_passes_every_check(clean: Graph):
         "schema": {"columns": 17, "unexpected_or_missing": ""},
         "same_classes": {"classes": 2, "missing": ""},
         **dict.fromkeys(["leakage", "near_leakage", "exact_duplicates", "near_duplicates", "label_conflicts"], nothing),
+        "plain_images": nothing,
         "class_balance": {"largest_to_smallest_class": 1.0, "limit": 10.0},
         "few_images": {"classes": 0, "limit": 10},
         "odd_sizes": nothing | {"smaller_than_image_size": 20},

@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lance_pipeline.images.decoding import DECODERS
+from lance_pipeline.images.headers import plain_png
 from lance_pipeline.images.ingestion.inspection import Inspected, bytes_digest, inspect_images
 from lance_pipeline.images.ingestion.reading import FileReader
 from lance_pipeline.images.ingestion.rows import Row, rows_to_batch
@@ -18,10 +19,12 @@ from lance_pipeline.images.ingestion.totals import Totals, totals_of
 from lance_pipeline.images.rejection import Rejected, RejectedFileError, UndecodableImageError
 from lance_pipeline.images.schema import SEEN_SCHEMA
 from lance_pipeline.images.splitting import UNKNOWN, Assignment
+from lance_pipeline.images.transparency import Transparency
 
 # The coarsest clock of a file system, FAT's: within it two contents can have one time.
 _SETTLED_NS = 2_000_000_000
 _UNSETTLED = -1
+_JPEG = b"\xff\xd8\xff"
 # By how many bytes the files of a stretch may have grown since they were listed: stretches are cut to fit into memory.
 _GROWTH_BYTES = 64 << 20
 FILES = ("path", "label", "size", "mtime_ns", "stored_sha256", "stored_pixel_digest")
@@ -29,11 +32,21 @@ FILES = ("path", "label", "size", "mtime_ns", "stored_sha256", "stored_pixel_dig
 
 
 class Job(NamedTuple):
-    """What is the same for all files of an ingest: who reads them, who draws their split, which splits are wanted."""
+    """What is the same for all files of an ingest.
+
+    Attributes:
+        reader: reads them.
+        assignment: draws their split.
+        wanted: the splits whose rows are.
+        transparency: what transparent pixels become.
+        blended_otherwise: whether stored digests are of pixels that were blended in another way.
+    """
 
     reader: FileReader
     assignment: Assignment
     wanted: frozenset[str]
+    transparency: Transparency
+    blended_otherwise: bool
 
 
 class Outcome(NamedTuple):
@@ -53,7 +66,13 @@ class Outcome(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """A file that could be read; ``seen_mtime_ns`` is -1 where a later change might not show in ``mtime_ns``."""
+    """A file that could be read.
+
+    Attributes:
+        seen_mtime_ns: -1 where a later change might not show in ``mtime_ns``.
+        stored_pixel_digest: of the row with the same bytes; None where there is none.
+        decoded: whether that digest does not settle it.
+    """
 
     place: int
     path: str
@@ -64,6 +83,7 @@ class _Content(NamedTuple):
     seen_mtime_ns: int
     sha256: bytes
     stored_pixel_digest: bytes | None
+    decoded: bool
 
 
 def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outcome:
@@ -82,9 +102,9 @@ def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outc
     for place, one in rejected.items():
         # Of a rejected file other bytes stand in for those of the pixels that it lacks.
         codes[place] = job.assignment.code(one.path.encode())
-    new = [one for one in contents if one.stored_pixel_digest is None]
+    new = [one for one in contents if one.decoded]
     if verdict is None:
-        images = inspect_images([one.data for one in new])
+        images = inspect_images([one.data for one in new], job.transparency)
     else:
         images = [UndecodableImageError("corrupt", verdict)] * len(new)
     found = dict(zip((one.place for one in new), images, strict=True))
@@ -92,14 +112,14 @@ def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outc
     for one in contents:
         image = found.get(one.place)
         digest, reason, detail, decoders, written = one.stored_pixel_digest, None, None, None, None
-        if isinstance(image, Inspected):
+        if isinstance(image, Inspected) and image.measured.pixel_digest != digest:
             digest = image.measured.pixel_digest
             codes[one.place] = code = job.assignment.code(digest)
             split = job.assignment.splits[code]
             if split in rows:
                 written = split
                 rows[split].append(Row(one.path, one.label, one.size, one.mtime_ns, one.data, one.sha256, image))
-        elif image is not None:
+        elif isinstance(image, UndecodableImageError):
             reason, detail, decoders = image.reason, str(image), DECODERS
             codes[one.place] = job.assignment.code(one.sha256)
             rejected[one.place] = Rejected(one.path, one.label, one.size, reason, detail)
@@ -134,8 +154,13 @@ def _read(job: Job, files: pa.RecordBatch) -> tuple[list[_Content], dict[int, Re
         sha256 = bytes_digest(data)
         seen_time = time_then if time_then < began - _SETTLED_NS else _UNSETTLED
         same = pixel_digest if sha256 == stored else None
-        contents.append(_Content(place, path, label, data, size_then, time_then, seen_time, sha256, same))
+        decoded = same is None or (job.blended_otherwise and _may_be_transparent(data))
+        contents.append(_Content(place, path, label, data, size_then, time_then, seen_time, sha256, same, decoded))
     return contents, rejected
+
+
+def _may_be_transparent(data: bytes) -> bool:
+    return not data.startswith(_JPEG) and plain_png(data) is None
 
 
 def _seen_batch(rows: list[tuple[object, ...]]) -> pa.RecordBatch:

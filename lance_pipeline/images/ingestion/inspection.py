@@ -14,6 +14,7 @@ from lance_pipeline.images.channels import IntTriple
 from lance_pipeline.images.decoding import DecodedImage, decode_and_use
 from lance_pipeline.images.rejection import UndecodableImageError
 from lance_pipeline.images.scratch import Scratch
+from lance_pipeline.images.transparency import TRANSPARENCY, Transparency
 
 Pixels = NDArray[np.uint8]
 _scratch = Scratch()
@@ -46,17 +47,20 @@ class Inspected(NamedTuple):
     measured: Measured
 
 
-def inspect_images(files: Sequence[bytes]) -> list[Inspected | UndecodableImageError]:
+def inspect_images(
+    files: Sequence[bytes], transparency: Transparency = TRANSPARENCY
+) -> list[Inspected | UndecodableImageError]:
     """Decode images in full and measure them; what cannot be decoded whole comes back as its error.
 
     Args:
         files: each image's bytes.
+        transparency: what transparent pixels become.
     """
     results: dict[int, Inspected | UndecodableImageError] = {}
     small: dict[tuple[int, ...], list[tuple[int, DecodedImage]]] = defaultdict(list)
     for place, data in enumerate(files):
         try:
-            found = decode_and_use(data, _measured_unless_small)
+            found = decode_and_use(data, _measured_unless_small, transparency)
         except UndecodableImageError as error:
             found = error
         if isinstance(found, DecodedImage):

@@ -20,6 +20,7 @@ from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.images.columns import positions
 from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
 from lance_pipeline.images.schema import SEEN_SCHEMA
+from lance_pipeline.images.transparency import EARLIER, Transparency
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.whole_files import TEMPORARY
 
@@ -30,7 +31,7 @@ _STEP_NAME = re.compile(rf"{_STEP}\d+\{_SUFFIX}")
 _STARTED, _NO_FILE_TO_BLAME = "started", b"no file to blame"
 # So many files, or twice as many rows as there are images, are worth one tidy file.
 _MOST_FILES = 32
-_WRITTEN = b"lance_pipeline"
+_WRITTEN, _TRANSPARENCY = b"lance_pipeline", b"transparency"
 
 
 class Step(NamedTuple):
@@ -44,6 +45,11 @@ class Step(NamedTuple):
 class SeenFiles:
     """The memory at a folder, a path or an object-store URI.
 
+    Args:
+        uri: of the folder.
+        transparency: what transparent pixels become: files that were seen otherwise are read again. With None all are
+            remembered.
+
     Attributes:
         steps: what is remembered, the newest first.
         unfinished: whether an ingest began and never came to its end.
@@ -53,8 +59,8 @@ class SeenFiles:
         InputError: (from every method) the folder cannot be read or written.
     """
 
-    def __init__(self, uri: str) -> None:
-        self._uri = uri
+    def __init__(self, uri: str, transparency: Transparency | None = None) -> None:
+        self._uri, self._transparency = uri, transparency
         self._store, self._folder = filesystem(uri)
         self.steps: list[Step] = []
         self.unfinished = self.killed = False
@@ -69,7 +75,7 @@ class SeenFiles:
         self.unfinished = _STARTED in found
         self.killed = self.unfinished and not self._read_bytes(_STARTED)
         names = sorted(filter(_STEP_NAME.fullmatch, found), reverse=True)
-        read = [(name, rows) for name in names if (rows := self._read(name)) is not None]
+        read = [(name, rows) for name in names if (rows := self._read(name)) is not None and self._is_valid(name, rows)]
         self.steps = [Step(name, len(rows), _written_of(rows)) for name, rows in read]
         tables = [rows.replace_schema_metadata(None) for _, rows in read]
         return pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
@@ -131,9 +137,20 @@ class SeenFiles:
                 self._delete(name)
         self._delete(_STARTED)
 
+    def _is_valid(self, name: str, rows: pa.Table) -> bool:
+        """Whether the pixels were as they would be now; a step of others is removed."""
+        seen = (rows.schema.metadata or {}).get(_TRANSPARENCY, EARLIER.encode()).decode()
+        if self._transparency in (None, seen):
+            return True
+        self._delete(name)
+        return False
+
     def _save(self, name: str, rows: pa.Table, written: list[dict[str, Any]]) -> None:
         sink = pa.BufferOutputStream()
-        schema = SEEN_SCHEMA.with_metadata({_WRITTEN: json.dumps(written).encode()})
+        transparency = self._transparency or EARLIER
+        schema = SEEN_SCHEMA.with_metadata(
+            {_WRITTEN: json.dumps(written).encode(), _TRANSPARENCY: transparency.encode()}
+        )
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(rows.replace_schema_metadata(schema.metadata))
         self._write(name, sealed.sealed(memoryview(sink.getvalue())))
@@ -211,8 +228,11 @@ def _rows(data: bytes) -> pa.Table:
         raise DamagedError(str(error)) from error
     if not rows.schema.equals(SEEN_SCHEMA):
         raise DamagedError("it has other columns")
+    if intact:
+        return rows
     # Earlier versions wrote no seal: nothing is committed that only such a file tells of.
-    return rows if intact else rows.replace_schema_metadata(None)
+    kept = {key: value for key, value in (rows.schema.metadata or {}).items() if key != _WRITTEN}
+    return rows.replace_schema_metadata(kept)
 
 
 def _written_of(rows: pa.Table) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from lance_pipeline.images.row_addresses import take_addresses
 from lance_pipeline.images.row_digests import DESCRIBED, ROW_DIGEST, row_digests
 from lance_pipeline.images.schema import SPLIT_SCHEMA
 from lance_pipeline.images.table import Facts, change_rows, find_table, read_facts, replace_rows
+from lance_pipeline.images.transparency import EARLIER, Transparency
 from lance_pipeline.images.verification import DamagedRow, verify_rows
 
 # Raised when the same files would make other rows than before: everything is then read again.
@@ -35,10 +36,13 @@ class StoredSplit:
     Args:
         split: the split.
         uri: its Lance dataset.
+        transparency: what transparent pixels become in rows that are written; as they are stored when None.
         repair: whether to read all rows and to leave out those that are damaged, so that they are written again.
 
     Attributes:
         dataset: the version that this describes; None where rows are to be written from scratch.
+        transparency: of rows that are written.
+        blended_otherwise: whether the stored rows are of another transparency.
         rows: the columns ``path``, ``sha256``, ``pixel_digest`` and ``_rowaddr`` of its rows.
         damaged: the rows that were left out.
 
@@ -47,7 +51,7 @@ class StoredSplit:
         DamagedError: its rows cannot be read; never with ``repair``.
     """
 
-    def __init__(self, split: str, uri: str, *, repair: bool = False) -> None:
+    def __init__(self, split: str, uri: str, *, transparency: Transparency | None = None, repair: bool = False) -> None:
         self.split, self.uri = split, uri
         found = recovered_table(uri) if repair else find_table(uri)
         if found is None:
@@ -60,6 +64,9 @@ class StoredSplit:
         self._outdated = found
         self.dataset = found if facts.get("ingest_version") == INGEST_VERSION else None
         self.facts: Facts = {} if self.dataset is None else facts
+        stored = facts.get("transparency", EARLIER)
+        self.transparency: Transparency = transparency or stored
+        self.blended_otherwise = self.dataset is not None and self.transparency != stored
         self.damaged: list[DamagedRow] = []
         self.rows = _KNOWN.empty_table()
         if self.dataset is None:
@@ -114,6 +121,7 @@ class StoredSplit:
         classes: list[str] = facts["classes"]
         now = self._kept_totals(kept).plus(totals)
         decoders = set(self.facts.get("decoders", [])) | ({DECODERS} if added else set())
+        unchanged = self.dataset is not None and bool(kept.all()) and not added and not self.damaged
         facts |= {
             "split": self.split,
             "rows": now.rows,
@@ -123,10 +131,13 @@ class StoredSplit:
             "digests": now.digests.model_dump(mode="json"),
             "decoders": sorted(decoders),
             "ingest_version": INGEST_VERSION,
+            "transparency": self.transparency,
+            # Where no image is transparent, another choice changes nothing.
+            "blended_on": self.facts.get("blended_on", EARLIER) if unchanged else self.transparency,
         }
         if self.dataset is None:
             return replace_rows(self.uri, self._outdated, SPLIT_SCHEMA, added, facts)
-        if kept.all() and not added and not self.damaged and facts == self.facts:
+        if unchanged and facts == self.facts:
             return self.dataset
         return change_rows(self.dataset, self._left(kept), added, facts)
 

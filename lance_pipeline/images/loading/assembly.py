@@ -22,6 +22,7 @@ from lance_pipeline.images.loading.cache import PixelCache
 from lance_pipeline.images.loading.meter import Meter
 from lance_pipeline.images.loading.views import Shrunk, Square, random_crop
 from lance_pipeline.images.rejection import UndecodableImageError
+from lance_pipeline.images.transparency import Transparency
 
 Triple = tuple[float, float, float]
 # So many bytes of pixels are decoded, turned and normalised before the next.
@@ -80,6 +81,7 @@ class Assembler:
         labels: the class index of each row of the dataset, int64.
         size: height and width of the images, in pixels.
         view: what an image is before anything random happens; None crops straight from the encoded image.
+        transparency: what transparent pixels become in the latter case.
         cache: keeps the views.
         augment: what is done at random.
         key: stands for the seeds of what is drawn.
@@ -96,6 +98,7 @@ class Assembler:
         labels: Indices,
         size: int,
         view: Square | Shrunk | None,
+        transparency: Transparency,
         cache: PixelCache | None,
         augment: Augment,
         key: int,
@@ -106,6 +109,7 @@ class Assembler:
         meter: Meter,
     ) -> None:
         self._labels, self._buffers = labels, buffers
+        self._transparency: Transparency = transparency
         self.size, self.view, self._cache, self._meter = size, view, cache, meter
         self._augment, self._key, self._finish, self._on_bad = augment, key, finish, on_bad
         self._factors = None
@@ -179,7 +183,7 @@ class Assembler:
             try:
                 view = self._seen(row, data)
                 if crop:
-                    random_crop(view, work.draws.crop[number], crop, self.size, out)
+                    random_crop(view, work.draws.crop[number], crop, self.size, out, self._transparency)
                 else:
                     out[...] = view
             except UndecodableImageError as error:

@@ -12,6 +12,7 @@ from PIL import Image
 from lance_pipeline.images.augmentation import Box, Floats, Pixels, crop_box
 from lance_pipeline.images.decoding import decode_image, decode_scaled, decode_top, resize_rgb
 from lance_pipeline.images.headers import Encoded, plain_jpeg
+from lance_pipeline.images.transparency import EARLIER, TRANSPARENCY, Transparency
 
 Fit = Literal["crop", "squash"]
 
@@ -38,9 +39,10 @@ class View(Protocol):
 class Square:
     """The whole image as a square of ``size`` pixels, resized by Pillow: bilinear, with antialiasing."""
 
-    def __init__(self, size: int, fit: Fit) -> None:
+    def __init__(self, size: int, fit: Fit, transparency: Transparency = TRANSPARENCY) -> None:
         self.size, self.fit = size, fit
-        self.name = f"square-{size}-{fit}"
+        self.transparency: Transparency = transparency
+        self.name = f"square-{size}-{fit}{_suffix(transparency)}"
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """Always the same."""
@@ -49,7 +51,7 @@ class Square:
 
     def of(self, data: Encoded) -> Pixels:
         """The square."""
-        pixels = decode_image(data).pixels
+        pixels = decode_image(data, self.transparency).pixels
         if pixels.shape[:2] == (self.size, self.size):
             return pixels
         return np.asarray(resize_rgb(Image.fromarray(pixels), self.size, self.fit))
@@ -58,9 +60,10 @@ class Square:
 class Shrunk:
     """The image with its shorter side at most ``size`` pixels, to crop from; none is enlarged."""
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, transparency: Transparency = TRANSPARENCY) -> None:
         self.size = size
-        self.name = f"shrunk-{size}"
+        self.transparency: Transparency = transparency
+        self.name = f"shrunk-{size}{_suffix(transparency)}"
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
         """The longer side keeps the ratio."""
@@ -73,14 +76,24 @@ class Shrunk:
         """The image, decoded at a scale near the one wanted and averaged down to it."""
         header = plain_jpeg(data)
         if header is None:
-            pixels = decode_image(data).pixels
+            pixels = decode_image(data, self.transparency).pixels
             return _averaged(pixels, *self.shape(*pixels.shape[:2]))
         pixels = decode_scaled(data, header, self.size, self.size)
         return _averaged(pixels, *self.shape(header.height, header.width))
 
 
+def _suffix(transparency: Transparency) -> str:
+    """Of a view's name: none for what caches of earlier versions hold."""
+    return "" if transparency == EARLIER else f"-{transparency}"
+
+
 def random_crop(
-    source: Encoded | Pixels, draw: Floats, area: tuple[float, float], size: int, out: Pixels | None = None
+    source: Encoded | Pixels,
+    draw: Floats,
+    area: tuple[float, float],
+    size: int,
+    out: Pixels | None = None,
+    transparency: Transparency = TRANSPARENCY,
 ) -> Pixels:
     """A randomly placed part of an image, resized to a square: uint8 (size, size, 3).
 
@@ -92,6 +105,7 @@ def random_crop(
         area: the least and the greatest share of the image.
         size: of the result, in pixels.
         out: where to put it; new memory when None.
+        transparency: what transparent pixels of an encoded image become.
 
     Raises:
         UndecodableImageError: it cannot be decoded.
@@ -99,7 +113,7 @@ def random_crop(
     if isinstance(source, bytes | memoryview):
         header = plain_jpeg(source)
         if header is None:
-            return random_crop(decode_image(source).pixels, draw, area, size, out)
+            return random_crop(decode_image(source, transparency).pixels, draw, area, size, out)
         box = crop_box(draw, header.height, header.width, area)
         # So much of the whole image that the part is still as large as the result.
         least = size * header.height / box.height, size * header.width / box.width

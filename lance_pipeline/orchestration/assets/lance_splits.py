@@ -9,7 +9,7 @@ from pydantic import Field
 
 from lance_pipeline.display import markdown_code, printable
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.dataset import SPLITS, Dataset
+from lance_pipeline.orchestration.dataset import SPLITS, Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, show_pictures, shown, table
@@ -47,7 +47,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
             f"lance_{split}",
             f"The {split} split as a Lance dataset: the image files' bytes unchanged, with name, label and split.",
             {"lance", "arrow"},
-            CODE_VERSION,
+            settings_version(CODE_VERSION, dataset.attributes.transparency),
         )
         for split in SPLITS
     }
@@ -87,7 +87,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
                 yield dg.MaterializeResult(
                     asset_key=specs[split].key,
                     value=record,
-                    data_version=dg.DataVersion(record.data.fingerprint),
+                    data_version=_data_version(reports[split]),
                     metadata=shown(_metadata(record, splits[split], reports[split])),
                 )
         with clear_failures():
@@ -111,6 +111,7 @@ def _ingested(
     attributes = dataset.attributes
     limits = Limits(attributes.ingest.on_bad_image, attributes.ingest.max_rejected_fraction)
     reports: dict[str, IngestReport] = {}
+    there = _existing(dataset, store)
     for source, splits in _sources(dataset, raw, wanted, store):
         watch = Watch(
             progress=progress_reporter(context, dataset.key(f"lance_{splits[0]}"), " and ".join(splits), "files"),
@@ -118,6 +119,11 @@ def _ingested(
             warning=lambda text: context.log.warning(printable(text)),
         )
         uris = {split: store.dataset_uri(f"{dataset.name}_{split}") for split in splits}
+        if any(there[split].transparency != source.transparency for split in splits if split in there):
+            context.log.info(
+                f"{' and '.join(splits)}: every file is read once more, for `transparency: {source.transparency}` is "
+                "new here; only images that it changes are written again."
+            )
         reports |= ingest(source, uris, limits=limits, watch=watch, repair=repair)
     for split, report in reports.items():
         context.log.info(
@@ -160,8 +166,17 @@ def _sources(
             classes=raw.classes,
             assignment=assignment,
             seen_uri=store.folder_uri(f"{name}_seen"),
+            transparency=dataset.attributes.transparency,
         )
         yield source, wanted if fractions else [folder_of]
+
+
+def _data_version(report: "IngestReport") -> dg.DataVersion:
+    """Of the images' bytes and, where that can matter, of what transparent pixels become."""
+    from lance_pipeline.images.transparency import EARLIER
+
+    suffix = "" if report.blended_on == EARLIER else f"-{report.blended_on}"
+    return dg.DataVersion(report.fingerprint + suffix)
 
 
 def _existing(dataset: Dataset, store: LanceStore) -> "dict[str, LanceSplit]":

@@ -127,6 +127,11 @@ def _trained(
 
     image_size = dataset.attributes.image_size
     train_split, val_split = (LanceSplit(**one.data.model_dump()) for one in (train, val))
+    if train_split.transparency != dataset.attributes.transparency:
+        context.log.info(
+            f"The images were ingested with `transparency: {train_split.transparency}`, and are trained on so. "
+            f"Materialize {dataset.key('lance_train').to_user_string()} for `{dataset.attributes.transparency}`."
+        )
     recipe = dataset.recipe.resolved(device.torch_device.type, image_size, len(train_split))
     identity = training_identity(train_split, val_split, recipe, image_size)
     folder = lance_store.checkpoint_folder(dataset.name)

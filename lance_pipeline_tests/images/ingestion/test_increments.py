@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import IngestReport, LanceSplit, ingest_split
@@ -29,7 +30,11 @@ _LONG_AGO = 10**18
 _WATCH = Watch()
 
 
-def content(seed: int) -> bytes:
+def content(seed: int, *, transparent: bool = False) -> bytes:
+    if transparent:
+        image = class_image(seed % 3, np.random.default_rng(seed), 3).convert("RGBA")
+        image.putalpha(Image.effect_noise((3, 3), 200))
+        return encoded(image)
     return encoded(class_image(seed % 3, np.random.default_rng(seed), 2 + seed % 3))
 
 
@@ -50,8 +55,8 @@ class Folder:
     def apply(self, edit: tuple[str, str, int]) -> None:
         kind, name, seed = edit
         path = self.root / "train" / name
-        if kind == "write":
-            self.write(name, content(seed))
+        if kind in ("write", "write transparent"):
+            self.write(name, content(seed, transparent=kind != "write"))
         elif kind == "break":
             self.write(name, content(seed)[:20])
         elif not path.exists():
@@ -80,32 +85,41 @@ def state_of(report: IngestReport) -> tuple[Any, ...]:
 
 _NAMES = st.sampled_from([f"{label}/{number}.png" for label in ("cat", "dog") for number in range(4)])
 _EDITS = st.lists(
-    st.tuples(st.sampled_from(["write", "break", "touch", "remove", "move"]), _NAMES, st.integers(0, 20)), max_size=6
+    st.tuples(
+        st.sampled_from(["write", "write transparent", "break", "touch", "remove", "move"]), _NAMES, st.integers(0, 20)
+    ),
+    max_size=6,
 )
+_ROUNDS = st.tuples(_EDITS, st.sampled_from(["white", "white", "drop"]))
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(_EDITS, min_size=1, max_size=5), st.booleans(), st.integers(0, 99))
+@given(st.lists(_ROUNDS, min_size=1, max_size=5), st.booleans(), st.integers(0, 99))
 def test_increments_end_where_a_rebuild_ends(rounds, forget, seed):
     with tempfile.TemporaryDirectory() as place:
         folder = Folder(Path(place, "raw"))
         for number, label in enumerate(("cat", "dog")):
             folder.write(f"{label}/anchor.png", content(seed + number))
         target, versions = str(Path(place, "train.lance")), []
-        for edits in rounds:
+        choices = []
+        for edits, transparency in rounds:
             for edit in edits:
                 folder.apply(edit)
             if forget:
                 shutil.rmtree(Path(place, "train_seen"), ignore_errors=True)
             before = versions[-1] if versions else None
-            report = ingest_split(str(folder.root), "train", target, limits=ANY_SHARE)
+            report = ingest_split(str(folder.root), "train", target, limits=ANY_SHARE, transparency=transparency)
             versions.append(report)
-            if before and state_of(before) == state_of(report):
+            choices.append(transparency)
+            if before and state_of(before) == state_of(report) and len(set(choices[-2:])) == 1:
                 assert (report.version, report.added, report.removed) == (before.version, 0, 0)
             elif before:
+                # A choice that changes no pixel is noted in a version, and nothing else.
+                assert state_of(before) != state_of(report) or report.blended_on == before.blended_on
                 assert report.version == before.version + 1
             assert report.scanned == report.rows + report.rejected
-        rebuilt = ingest_split(str(folder.root), "train", str(Path(place, "rebuilt.lance")), limits=ANY_SHARE)
+        rebuilt = str(Path(place, "rebuilt.lance"))
+        rebuilt = ingest_split(str(folder.root), "train", rebuilt, limits=ANY_SHARE, transparency=choices[-1])
         assert state_of(versions[-1])[0] == state_of(rebuilt)[0]
         assert state_of(versions[-1])[1:] == state_of(rebuilt)[1:]
 
