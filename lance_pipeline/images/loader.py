@@ -134,6 +134,11 @@ class ImageLoader(IterableDataset[Batch]):
         return len(self._labels)
 
     @property
+    def batch_size(self) -> int:
+        """Images in a global batch."""
+        return self._share.batch_size
+
+    @property
     def class_counts(self) -> list[int]:
         """Images of each class, in the order of their indices."""
         return np.bincount(self._labels, minlength=len(self.classes)).tolist()

@@ -17,8 +17,11 @@ SPLITS = ("train", "val", "test")
 
 
 def settings_version(code_version: str, *settings: BaseModel | int | str) -> str:
-    """A code version that changes with these settings too: then what they make is stale."""
-    texts = [one.model_dump_json() if isinstance(one, BaseModel) else str(one) for one in settings]
+    """A code version that changes with these settings too: then what they make is stale.
+
+    Settings that are left at their defaults do not count, so that a new one makes nothing stale.
+    """
+    texts = [one.model_dump_json(exclude_defaults=True) if isinstance(one, BaseModel) else str(one) for one in settings]
     return hashlib.sha256("\n".join([code_version, *texts]).encode()).hexdigest()[:16]
 
 
@@ -52,7 +55,7 @@ class Dataset:
     def recipe(self) -> Recipe:
         """The recipe, with the path of a weights file made absolute."""
         recipe = self.attributes.recipe
-        if recipe.weights in ("none", "imagenet"):
+        if recipe.weights in ("auto", "none", "imagenet"):
             return recipe
         return recipe.model_copy(update={"weights": resolve_path(recipe.weights, self.project)})
 

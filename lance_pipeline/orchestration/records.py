@@ -78,6 +78,10 @@ class Model(Record):
     val: LanceVersion
     best_epoch: int
     val_accuracy: float
+    train_accuracy: float | None = None
+    """On images that it has learned from, as they are; None of models of before."""
+    val_accuracies: list[float] = []
+    """Of each epoch."""
 
 
 class Training(Record):
@@ -114,6 +118,8 @@ class Metrics(Record):
     mlflow_run_id: str
     split: LanceVersion
     predictions: LanceVersion
+    images: int = 0
+    """In the split."""
     accuracy: float
     top5_accuracy: float
     macro_f1: float

@@ -73,6 +73,11 @@ def checkpoints_to_use(
     return Checkpoints(own, found.training_id, identity, environments, found.state, every)
 
 
+def has_checkpoint(folder: Path, identity: dict[str, Any]) -> bool:
+    """Whether a training of this identity was interrupted, in a dataset's folder of checkpoints."""
+    return any((folder / _digest(identity)).glob("*.pt"))
+
+
 def _digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -1,12 +1,16 @@
 """From two Lance datasets and a recipe to a trained ResNet-34."""
 
 import hashlib
+import math
+from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images.augmentation import Augment
 from lance_pipeline.images.channels import ChannelSums
 from lance_pipeline.images.loader import ImageLoader
@@ -18,8 +22,13 @@ from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.mixing import BatchTransform
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import CODE_VERSION, Recipe
+from lance_pipeline.training.start import settled_start
+from lance_pipeline.training.validation import evaluate
 from lance_pipeline.training.watch import NOBODY, Watch
 from lance_pipeline.training.weights import ModelCard
+
+# So many tell training images that were learned by heart from others, and take seconds.
+_SAMPLED_IMAGES = 500
 
 
 def fit_resnet34(
@@ -39,7 +48,7 @@ def fit_resnet34(
     Args:
         train_split: to learn from; it also settles the classes and the normalisation.
         val_split: to choose the best epoch by.
-        recipe: all settings; a batch size of ``auto`` is settled here.
+        recipe: all settings; what is ``auto`` is settled here.
         device: where to train, in which precision.
         image_size: height and width at which the model sees the images, in pixels.
         downloads: the folder that keeps downloaded weights; torch's cache when None.
@@ -51,7 +60,12 @@ def fit_resnet34(
         InputError: weights cannot be had, the splits do not go together, or the training cannot go on.
         Stopped: it was asked to stop, and its state is saved.
     """
-    recipe = recipe.resolved(device.torch_device.type, image_size, len(train_split))
+    start = settled_start(
+        recipe, train_split, image_size=image_size, device=device.torch_device.type, downloads=downloads
+    )
+    if recipe.weights == "auto":
+        watch.tell(f"weights: {start.reason}")
+    recipe = start.recipe
     torch.manual_seed(recipe.seed)
     card = model_card(train_split, recipe, image_size)
     # What a checkpoint holds need not be had first.
@@ -67,7 +81,20 @@ def fit_resnet34(
     trained = train(
         model, train_loader, val_loader, recipe, device, transform=transform, checkpoints=checkpoints, watch=watch
     )
-    return trained, card
+    model.load_state_dict(trained.state)
+    seen = _loader(train_split, card, recipe, device, None, training=False)
+    return replace(trained, train_accuracy=_accuracy(model, seen, device, watch)), card
+
+
+def _accuracy(model: nn.Module, loader: ImageLoader, device: Device, watch: Watch) -> float:
+    """On the loader's first images, which are a fair sample, for they are stored in random order."""
+
+    def stop_if_asked() -> None:
+        if reason := watch.stop():
+            raise Stopped(reason)
+
+    batches = islice(loader, math.ceil(_SAMPLED_IMAGES / loader.batch_size))
+    return evaluate(model, batches, device, stop_if_asked).accuracy
 
 
 def training_identity(

@@ -29,11 +29,16 @@ _LOOK_EVERY = 50
 
 @dataclass
 class Trained:
-    """The weights of the best epoch by validation, and the course of all epochs."""
+    """The weights of the best epoch by validation, and the course of all epochs.
+
+    ``train_accuracy`` is theirs on images of the training split as they are, without augmentation; None where nobody
+    has asked.
+    """
 
     state: dict[str, torch.Tensor]
     best: Epoch
     history: list[Epoch]
+    train_accuracy: float | None = None
 
 
 def train(

@@ -42,30 +42,15 @@ def build_resnet34(classes: int, stem: str, weights: str = "none", downloads: st
     return model
 
 
-def _read_weights(weights: str, downloads: str | None) -> dict[str, torch.Tensor]:
-    if weights == "imagenet":
-        return _download_imagenet(downloads)
-    path = Path(weights)
-    if not path.is_file():
-        raise InputError(
-            f"`weights: {weights}` is not a file (looked for {path.absolute()}). Expected `none`, `imagenet`, "
-            "or a .safetensors or .pth file."
-        )
-    try:
-        if path.suffix == ".safetensors":
-            return load_file(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        # torch's own message on a refused pickle advises to load it unsafely.
-        refused = isinstance(error, pickle.UnpicklingError)
-        reason = "it is damaged or holds more than tensors" if refused else f"{type(error).__name__}: {error}"
-        raise InputError(
-            f"`weights: {weights}` cannot be read: {reason}. Expected a .safetensors file, "
-            "or a .pth file with nothing but a state dict."
-        ) from error
+def imagenet_weights(downloads: str | None) -> dict[str, torch.Tensor]:
+    """Torchvision's weights of a ResNet-34 trained on ImageNet, downloaded once.
 
+    Args:
+        downloads: the folder that keeps them; torch's cache when None.
 
-def _download_imagenet(downloads: str | None) -> dict[str, torch.Tensor]:
+    Raises:
+        InputError: they cannot be had.
+    """
     official = ResNet34_Weights.IMAGENET1K_V1
     before = socket.getdefaulttimeout()
     # torch's download would wait for ever for a server that has gone silent.
@@ -81,6 +66,29 @@ def _download_imagenet(downloads: str | None) -> dict[str, torch.Tensor]:
     finally:
         socket.setdefaulttimeout(before)
     return dict(state)
+
+
+def _read_weights(weights: str, downloads: str | None) -> dict[str, torch.Tensor]:
+    if weights == "imagenet":
+        return imagenet_weights(downloads)
+    path = Path(weights)
+    if not path.is_file():
+        raise InputError(
+            f"`weights: {weights}` is not a file (looked for {path.absolute()}). Expected `auto`, `none`, `imagenet`, "
+            "or a .safetensors or .pth file."
+        )
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        # torch's own message on a refused pickle advises to load it unsafely.
+        refused = isinstance(error, pickle.UnpicklingError)
+        reason = "it is damaged or holds more than tensors" if refused else f"{type(error).__name__}: {error}"
+        raise InputError(
+            f"`weights: {weights}` cannot be read: {reason}. Expected a .safetensors file, "
+            "or a .pth file with nothing but a state dict."
+        ) from error
 
 
 def _folder(downloads: str | None) -> str:

@@ -31,6 +31,8 @@ _ARTICLE: dict[str, Any] = {
     "mean": (0.4914, 0.4822, 0.4465),
     "std": (0.2023, 0.1994, 0.2010),
     "weights": "imagenet",
+    "freeze_epochs": 0,
+    "resized_crop": None,
     "stem": "imagenet",
 }
 PRESETS: dict[str, dict[str, Any]] = {"article": _ARTICLE}
@@ -42,6 +44,10 @@ _AUTO_EPOCHS = (16, 100)
 _LEAST_BATCH = 2
 _SMALL_BATCH = 64
 _STEPS_PER_EPOCH = 64
+# What fastai's `fine_tune` and its vision transforms do (Howard and Gugger, "fastai: A Layered API for Deep Learning",
+# 2020): fit the new head first, and crop at random, as few images are learned by heart soon.
+_FEW_IMAGES = 10_000
+_FEW_IMAGES_DEFAULTS: dict[str, Any] = {"freeze_epochs": 1, "resized_crop": (0.35, 1.0)}
 # By the image size in pixels: what keeps a large card busy, and no more, for larger batches learn less from an image.
 _CUDA_BATCHES = ((48, 512), (128, 256), (320, 128), (math.inf, 64))
 
@@ -115,7 +121,7 @@ class Recipe(StrictModel):
     resized_crop: tuple[float, float] | None = Field(
         default=None,
         description="Train on parts of the images, resized: the least and greatest share of the area, such as "
-        "[0.25, 1.0].",
+        "[0.25, 1.0]; when unset [0.35, 1.0] from trained weights on fewer than 10,000 images.",
     )
     crop_from: int | None = Field(
         default=None,
@@ -144,11 +150,16 @@ class Recipe(StrictModel):
     )
     std: Triple | None = Field(default=None, description="As `mean`: set both or neither.")
     weights: str = Field(
-        default="none",
-        description="`none` (random), `imagenet` (torchvision's, downloaded once), or a file (.safetensors, .pth).",
+        default="auto",
+        description="`none` (random), `imagenet` (torchvision's, downloaded once), or a file (.safetensors, .pth). "
+        "`auto` takes `imagenet` where images have 64 pixels or more and are seen at as many, if the weights can be "
+        "had, else `none`; the log and the model's page say which.",
     )
     freeze_epochs: int = Field(
-        default=0, ge=0, description="Epochs at the beginning in which only the head is trained, for trained weights."
+        default=0,
+        ge=0,
+        description="Epochs at the beginning in which only the head is trained, for trained weights; when unset 1 from "
+        "trained weights on fewer than 10,000 images.",
     )
     stem: Literal["imagenet", "small"] = Field(
         default="imagenet",
@@ -215,11 +226,16 @@ class Recipe(StrictModel):
         return self
 
     @property
+    def begins_trained(self) -> bool:
+        """Whether the training begins with trained weights; those of ``auto`` are still open, and count as random."""
+        return self.weights not in ("none", "auto")
+
+    @property
     def peak_learning_rate(self) -> float:
         """The learning rate, or the default for the kind of weights."""
         if self.learning_rate is not None:
             return self.learning_rate
-        return 0.05 if self.weights == "none" else 0.01
+        return 0.01 if self.begins_trained else 0.05
 
     @property
     def images_per_batch(self) -> int:
@@ -233,7 +249,7 @@ class Recipe(StrictModel):
         return self.batch_size
 
     def resolved(self, device: str, image_size: int, images: int) -> Self:
-        """The recipe as it trains: what is ``auto`` or unset is settled, but for the normalisation.
+        """The recipe as it trains: what is ``auto`` or unset is settled, but for weights and normalisation.
 
         The learning rate grows with the batch (Goyal et al., "Accurate, Large Minibatch SGD", 2017), unless it was
         given.
@@ -248,13 +264,18 @@ class Recipe(StrictModel):
         if batch_size == "auto":
             batch_size = _cuda_batch(image_size, images) if device == "cuda" else _SMALL_BATCH
             rate = self.learning_rate or rate * batch_size / _SMALL_BATCH
+        few = self.begins_trained and images < _FEW_IMAGES
+        defaults = {
+            name: value for name, value in _FEW_IMAGES_DEFAULTS.items() if few and name not in self.model_fields_set
+        }
+        recipe = self.model_copy(update=defaults)
         settled = {
             "batch_size": batch_size,
             "learning_rate": rate,
             "epochs": self.epochs_for(images),
-            "crop_padding": self.padding_for(image_size),
+            "crop_padding": recipe.padding_for(image_size),
         }
-        return self.model_copy(update=settled)
+        return recipe.model_copy(update=settled)
 
     def padding_for(self, image_size: int) -> int:
         """By how many pixels training images are shifted at most."""

@@ -61,7 +61,7 @@ def test_given_fields_win_over_the_preset(given):
 
 def test_without_a_preset_nothing_of_the_article_is_set():
     recipe = Recipe()
-    assert (recipe.preset, recipe.schedule, recipe.weights, recipe.mean) == (None, "one_cycle", "none", None)
+    assert (recipe.preset, recipe.schedule, recipe.weights, recipe.mean) == (None, "one_cycle", "auto", None)
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,8 @@ def test_more_images_take_fewer_epochs_and_more_steps():
 def test_a_batch_is_as_large_as_card_and_split_allow(device: str, image_size: int, images: int, weights: str):
     recipe = Recipe(weights=weights)
     found = recipe.resolved(device, image_size, images)
+    few = weights == "imagenet" and images < 10_000
+    assert (found.freeze_epochs, found.resized_crop) == ((1, (0.35, 1.0)) if few else (0, None))
     batch = found.images_per_batch
     assert batch in ((64, 128, 256, 512) if device == "cuda" else (64,))
     # An epoch keeps its steps, and a pixel more or an image fewer never makes a batch larger.
@@ -173,3 +175,11 @@ def test_augmentation_grows_with_the_images():
     shifts = [Recipe().padding_for(size) for size in range(28, 257)]
     assert shifts == sorted(shifts)
     assert (shifts[0], shifts[-1]) == (3, 32)
+
+
+def test_defaults_for_few_images_yield_to_what_is_given():
+    given = Recipe(weights="imagenet", freeze_epochs=3, resized_crop=None)
+    found = given.resolved("cpu", 128, 500)
+    assert (found.freeze_epochs, found.resized_crop, found.crop_padding) == (3, None, 16)
+    assert Recipe(weights="imagenet").resolved("cpu", 128, 500).crop_padding == 0
+    assert Recipe(preset="article").resolved("cpu", 32, 500).freeze_epochs == 0

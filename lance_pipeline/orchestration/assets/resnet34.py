@@ -17,7 +17,7 @@ from lance_pipeline.orchestration.metadata import link, show_pictures, shown, ta
 from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking, place_tag
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.resumption import checkpoints_to_use
+from lance_pipeline.orchestration.resumption import checkpoints_to_use, has_checkpoint
 from lance_pipeline.orchestration.retention.models import TRAINED_TAG
 from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline.orchestration.supervision import supervised
@@ -122,6 +122,7 @@ def _trained(
     from lance_pipeline.images import CachePlace, LanceSplit
     from lance_pipeline.images.maintenance import keep_version
     from lance_pipeline.training.fit import fit_resnet34, model_card, training_identity
+    from lance_pipeline.training.start import settled_start
     from lance_pipeline.training.watch import Watch
     from lance_pipeline.training.weights import save_model
 
@@ -132,9 +133,21 @@ def _trained(
             f"The images were ingested with `transparency: {train_split.transparency}`, and are trained on so. "
             f"Materialize {dataset.key('lance_train').to_user_string()} for `{dataset.attributes.transparency}`."
         )
-    recipe = dataset.recipe.resolved(device.torch_device.type, image_size, len(train_split))
-    identity = training_identity(train_split, val_split, recipe, image_size)
     folder = lance_store.checkpoint_folder(dataset.name)
+
+    def identity_of(recipe: "Recipe") -> dict[str, Any]:
+        return training_identity(train_split, val_split, recipe, image_size)
+
+    start = settled_start(
+        dataset.recipe,
+        train_split,
+        image_size=image_size,
+        device=device.torch_device.type,
+        downloads=lance_store.downloads,
+        resumable=lambda recipe: not config.fresh and has_checkpoint(folder, identity_of(recipe)),
+    )
+    (context.log.warning if start.second_best else context.log.info)(printable(f"weights: {start.reason}"))
+    recipe, identity = start.recipe, identity_of(start.recipe)
     checkpoints = checkpoints_to_use(
         context, folder, identity, device, fresh=config.fresh, every=config.checkpoint_minutes * 60
     )
@@ -189,10 +202,13 @@ def _trained(
         val=val.data,
         best_epoch=trained.best.number,
         val_accuracy=trained.best.val_accuracy,
+        train_accuracy=trained.train_accuracy,
+        val_accuracies=[epoch.val_accuracy for epoch in trained.history],
     )
     more = {
         "training_id": checkpoints.training_id,
         "mlflow_model": model_uri,
+        "weights": printable(start.reason),
         "recipe": _settings(recipe, card),
     }
     show_pictures(context, context.asset_key, {"learning_curve": curve})
@@ -252,6 +268,7 @@ def _settings(recipe: "Recipe", card: "ModelCard") -> dict[str, Any]:
 def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"]) -> dict[str, Any]:
     return {
         "val_accuracy": record.val_accuracy,
+        "train_accuracy": record.train_accuracy,
         "best_epoch": record.best_epoch,
         "device": device.name,
         "device_reason": device.reason,
