@@ -82,6 +82,8 @@ class Model(Record):
     """On images that it has learned from, as they are; None of models of before."""
     val_accuracies: list[float] = []
     """Of each epoch."""
+    val_counts: dict[str, int] = {}
+    """Images of each class in the val split."""
 
 
 class Training(Record):
@@ -119,7 +121,9 @@ class Metrics(Record):
     split: LanceVersion
     predictions: LanceVersion
     images: int = 0
-    """In the split."""
+    """In the split; 0 of metrics of before."""
+    commonest_class: float = 0.0
+    """Its share of them."""
     accuracy: float
     top5_accuracy: float
     macro_f1: float

@@ -265,8 +265,10 @@ class Recipe(StrictModel):
             batch_size = _cuda_batch(image_size, images) if device == "cuda" else _SMALL_BATCH
             rate = self.learning_rate or rate * batch_size / _SMALL_BATCH
         few = self.begins_trained and images < _FEW_IMAGES
+        # Set either way: settled once, it stays so.
         defaults = {
-            name: value for name, value in _FEW_IMAGES_DEFAULTS.items() if few and name not in self.model_fields_set
+            name: value if few and name not in self.model_fields_set else getattr(self, name)
+            for name, value in _FEW_IMAGES_DEFAULTS.items()
         }
         recipe = self.model_copy(update=defaults)
         settled = {

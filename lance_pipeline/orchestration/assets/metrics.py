@@ -75,7 +75,12 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             mlflow_run_id=model.mlflow_run_id,
             split=data.data,
             predictions=predictions,
-            **result.scalars(),
+            images=result.images,
+            commonest_class=max(one.support for one in result.per_class) / result.images,
+            accuracy=result.accuracy,
+            top5_accuracy=result.top5_accuracy,
+            macro_f1=result.macro_f1,
+            loss=result.loss,
         )
         return dg.MaterializeResult(
             value=record,

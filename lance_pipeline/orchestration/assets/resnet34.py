@@ -203,6 +203,7 @@ def _trained(
         best_epoch=trained.best.number,
         val_accuracy=trained.best.val_accuracy,
         train_accuracy=trained.train_accuracy,
+        val_counts=val.counts,
         val_accuracies=[epoch.val_accuracy for epoch in trained.history],
     )
     more = {
