@@ -111,7 +111,8 @@ def generalizes(train_accuracy: float, val_accuracy: float, recipe: Recipe) -> A
         False,
         figures,
         f"{train_accuracy:.1%} right on images that it has learned from, {val_accuracy:.1%} on the val split: the "
-        f"model knows them by heart. More images help most{'; in the recipe, try ' if steps else ''}{', '.join(steps)}.",
+        f"model knows them by heart. More images help most{'; in the recipe, try ' if steps else ''}"
+        f"{', '.join(steps)}.",
     )
 
 

@@ -15,6 +15,7 @@ from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
 from lance_pipeline.orchestration.automation import build_maintenance_job, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.model_checks import build_model_checks
 from lance_pipeline.storage.redacted_errors import without_secrets
 
 
@@ -54,7 +55,7 @@ class ImageClassifier(dg.Component):
             build_maintenance(dataset),
         ]
         return dg.Definitions.merge(
-            dg.Definitions(assets=dg.with_source_code_references(assets)),
+            dg.Definitions(assets=dg.with_source_code_references(assets), asset_checks=[build_model_checks(dataset)]),
             build_retraining(dataset),
             build_maintenance_job(dataset),
         )

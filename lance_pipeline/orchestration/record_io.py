@@ -112,11 +112,16 @@ def _from_metadata(
     """The record in the metadata of the latest materialization, where that is of this run and has an intact one."""
     event = _latest(instance, key)
     made = event.asset_materialization
-    if event.run_id != run_id or made is None or _METADATA not in made.metadata:
+    return None if event.run_id != run_id or made is None else recorded(made, record_type)
+
+
+def recorded(made: dg.AssetMaterialization, record_type: type[AnyRecord]) -> AnyRecord | None:
+    """The record in the metadata of a materialization, where it has an intact one."""
+    if _METADATA not in made.metadata:
         return None
     document = json.dumps(made.metadata[_METADATA].value).encode()
     with suppress(DamagedError):
-        return _parsed(document, f"the materialization of {key.to_user_string()}", record_type)
+        return _parsed(document, f"the materialization of {made.asset_key.to_user_string()}", record_type)
     return None
 
 

@@ -28,7 +28,7 @@ def require_selection(plan_context: "PlanOrchestrationContext") -> None:
         InputError: the run has no selection.
     """
     run = plan_context.dagster_run
-    if run.asset_selection or not is_reserved_asset_job_name(run.job_name):
+    if run.asset_selection or run.asset_check_selection or not is_reserved_asset_job_name(run.job_name):
         return
     graph = plan_context.job.get_definition().asset_layer.asset_graph
     groups = sorted({graph.get(key).group_name or "" for key in graph.materializable_asset_keys})

@@ -1,6 +1,6 @@
 """The splits as Lance datasets: three assets that one step makes."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -9,11 +9,13 @@ from pydantic import Field
 
 from lance_pipeline.display import markdown_code, printable
 from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.checks import answers, is_asked_alone
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, show_pictures, shown, table
 from lance_pipeline.orchestration.progress import progress_reporter
+from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split, TableVersion
 from lance_pipeline.orchestration.split_checks import (
     SPLIT_CHECKS,
@@ -54,7 +56,8 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{dataset.name}__lance_splits",
-        ins={"raw_images": dg.AssetIn(dataset.key("raw_images"))},
+        # Read where it is needed: checks alone need no images.
+        deps=[dataset.key("raw_images")],
         outs={f"lance_{split}": dg.AssetOut.from_spec(spec, is_required=False) for split, spec in specs.items()},
         check_specs=[
             check.spec(spec.key, dataset.attributes.checks) for spec in specs.values() for check in SPLIT_CHECKS
@@ -62,17 +65,20 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         can_subset=True,
     )
     def lance_splits(
-        context: dg.AssetExecutionContext, config: SplitsConfig, raw_images: RawImages, lance_store: LanceStore
+        context: dg.AssetExecutionContext,
+        config: SplitsConfig,
+        lance_store: LanceStore,
+        io_manager: dg.ResourceParam[RecordIOManager],
     ):
         wanted = [split for split, spec in specs.items() if spec.key in context.selected_asset_keys]
-        with clear_failures(), interruptible(context):
-            if not wanted:
-                raise InputError(
-                    f"the checks of {dataset.name} are made while its splits are. Materialize the asset that the check "
-                    "is of; where no image has changed, that takes seconds."
-                )
-            reports = _ingested(context, dataset, raw_images, wanted, lance_store, repair=config.repair)
-            splits = _existing(dataset, lance_store)
+        reports: dict[str, IngestReport] = {}
+        splits: dict[str, LanceSplit] = {}
+        if wanted:
+            with clear_failures(), interruptible(context):
+                key, run_id = dataset.key("raw_images"), context.run.run_id
+                raw_images = io_manager.read(context.instance, key, RawImages, run_id)
+                reports = _ingested(context, dataset, raw_images, wanted, lance_store, repair=config.repair)
+                splits = _existing(dataset, lance_store)
         failures: list[str] = []
         for split in wanted:
             record = _record(reports[split])
@@ -90,10 +96,33 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
                     data_version=_data_version(reports[split]),
                     metadata=shown(_metadata(record, splits[split], reports[split])),
                 )
+        with clear_failures(), interruptible(context):
+            yield from _answers(context, dataset, lance_store, io_manager)
         with clear_failures():
             require_blocking(failures)
 
     return lance_splits
+
+
+def _answers(
+    context: dg.AssetExecutionContext, dataset: Dataset, store: LanceStore, records: RecordIOManager
+) -> Iterator[dg.AssetCheckResult]:
+    """The results of the selected checks of splits that this run does not make."""
+    from lance_pipeline.images import LanceSplit
+
+    keys = {split: dataset.key(f"lance_{split}") for split in SPLITS}
+    asked = [split for split, key in keys.items() if is_asked_alone(context, key)]
+    there = [split for split, key in keys.items() if asked and context.instance.get_latest_materialization_event(key)]
+    versions = {split: records.read(context.instance, keys[split], Split).data for split in there}
+    splits = {split: LanceSplit(**version.model_dump()) for split, version in versions.items()}
+    settings, reports = dataset.attributes, store.reports_folder(dataset.name)
+
+    def answer(split: str, record: Split, names: Collection[str]) -> Iterator[dg.AssetCheckResult]:
+        examined = Examined(split, record, splits, settings.image_size, settings.checks)
+        yield from check_results(examined, keys[split], reports, names)
+
+    for split in asked:
+        yield from answers(context, records, keys[split], Split, partial(answer, split))
 
 
 def _ingested(

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.checks import never_materialized
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import shown, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.records import Split
 from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline.orchestration.supervision import interruptible
 
@@ -46,13 +48,19 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
         for split in SPLITS
     }
 
-    @dg.multi_asset(name=f"{dataset.name}__maintenance", specs=[spec], check_specs=list(checks.values()))
+    @dg.multi_asset(
+        name=f"{dataset.name}__maintenance", specs=[spec], check_specs=list(checks.values()), can_subset=True
+    )
     def maintenance(
         context: dg.AssetExecutionContext,
         mlflow: MlflowTracking,
         lance_store: LanceStore,
         io_manager: dg.ResourceParam[RecordIOManager],
     ):
+        if spec.key not in context.selected_asset_keys:
+            with clear_failures(), interruptible(context):
+                yield from _verified(context, dataset, checks, io_manager)
+            return
         limits, run_id = dataset.attributes.maintenance.keep, context.run.run_id
         retention = Retention(dataset.name, limits, context.instance, mlflow, lance_store, io_manager, run_id)
         with clear_failures(), interruptible(context):
@@ -72,7 +80,11 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
             )
         )
         for split, check in checks.items():
-            yield _check_result(check, lance_store.dataset_uri(f"{dataset.name}_{split}"), tidied)
+            uri = lance_store.dataset_uri(f"{dataset.name}_{split}")
+            found = next((one for one in tidied if one.uri == uri), None)
+            # One that is not there has nothing to be damaged.
+            about = {} if found is None else _damage(found.version, found.damaged, found.note)
+            yield _check_result(check, about, passed=found is None or found.intact)
         with clear_failures():
             if outcome.troubles:
                 raise InputError(["Not all that may go was removed.", *outcome.troubles])
@@ -80,18 +92,35 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
     return maintenance
 
 
-def _check_result(check: dg.AssetCheckSpec, uri: str, tidied: "list[Tidied]") -> dg.AssetCheckResult:
-    """What the verification of a split came to; one that is not there has nothing to be damaged."""
-    found = next((one for one in tidied if one.uri == uri), None)
-    metadata: dict[str, Any] = {"there": found is not None}
-    if found is not None:
-        metadata |= {"damaged": found.damaged, "version": found.version, "note": found.note}
-    return dg.AssetCheckResult(
-        asset_key=check.asset_key,
-        check_name=check.name,
-        passed=found is None or found.intact,
-        metadata=shown(metadata),
-    )
+def _verified(
+    context: dg.AssetExecutionContext,
+    dataset: Dataset,
+    checks: dict[str, dg.AssetCheckSpec],
+    records: RecordIOManager,
+) -> Iterator[dg.AssetCheckResult]:
+    """The results of the selected checks, of the splits' versions that the latest materializations name."""
+    from lance_pipeline.images.table import open_table
+    from lance_pipeline.images.verification import verify_rows
+
+    for split, check in checks.items():
+        if check.key not in context.selected_asset_check_keys:
+            continue
+        key = dataset.key(f"lance_{split}")
+        if context.instance.get_latest_materialization_event(key) is None:
+            yield from never_materialized(key, [check.key])
+            continue
+        data = records.read(context.instance, key, Split).data
+        found = verify_rows(open_table(data.uri, data.version))
+        yield _check_result(check, _damage(found.version, len(found.damaged), found.note), passed=found.passed)
+
+
+def _damage(version: int, damaged: int, note: str) -> dict[str, Any]:
+    return {"damaged_rows": damaged, "lance_version": str(version), "note": note}
+
+
+def _check_result(check: dg.AssetCheckSpec, about: dict[str, Any], *, passed: bool) -> dg.AssetCheckResult:
+    metadata = shown({"there": "yes" if about else "no", **about})
+    return dg.AssetCheckResult(asset_key=check.asset_key, check_name=check.name, passed=passed, metadata=metadata)
 
 
 def table_names(name: str) -> list[str]:

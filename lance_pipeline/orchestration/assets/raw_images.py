@@ -7,11 +7,13 @@ import dagster as dg
 from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Archive
+from lance_pipeline.orchestration.checks import answers
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, shown, table
 from lance_pipeline.orchestration.progress import progress_reporter
+from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import LanceVersion, RawImages
 from lance_pipeline.orchestration.supervision import interruptible
 
@@ -44,12 +46,21 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
     )
 
     @dg.multi_asset(
-        name=f"{dataset.name}__raw_images", outs={"raw_images": dg.AssetOut.from_spec(spec)}, check_specs=[check]
+        name=f"{dataset.name}__raw_images",
+        outs={"raw_images": dg.AssetOut.from_spec(spec, is_required=False)},
+        check_specs=[check],
+        can_subset=True,
     )
-    def raw_images(context: dg.AssetExecutionContext, lance_store: LanceStore):
+    def raw_images(
+        context: dg.AssetExecutionContext, lance_store: LanceStore, io_manager: dg.ResourceParam[RecordIOManager]
+    ):
         from lance_pipeline.images.listing import store_listing
         from lance_pipeline.images.scanning import LISTING_SCHEMA
 
+        if key not in context.selected_asset_keys:
+            with clear_failures():
+                yield from answers(context, io_manager, key, RawImages, lambda record, _: [_same_classes(key, record)])
+            return
         with clear_failures(), interruptible(context):
             listing = _list(dataset, context)
             uri = lance_store.dataset_uri(f"{dataset.name}_listing")
@@ -62,15 +73,9 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
             classes=listing.classes,
             counts=counts,
         )
-        missing = {split: [label for label in labels if not labels[label]] for split, labels in counts.items()}
-        yield dg.AssetCheckResult(
-            asset_key=key,
-            check_name="same_classes",
-            passed=not any(missing.values()),
-            metadata=shown({f"missing_in_{split or 'all'}": ", ".join(labels) for split, labels in missing.items()}),
-        )
+        yield _same_classes(key, record)
         with clear_failures():
-            _require_classes(listing.root, missing)
+            _require_classes(record)
         if listing.ignored:
             context.log.warning(
                 f"Passed over {len(listing.ignored)} files that are hidden or outside of class folders."
@@ -102,11 +107,27 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
     return raw_images
 
 
-def _require_classes(root: str, missing: dict[str, list[str]]) -> None:
-    lacking = [f"{label!r} in {split}" for split, labels in missing.items() for label in labels]
+def _missing(record: RawImages) -> dict[str, list[str]]:
+    """Each split's classes without files."""
+    return {split: [label for label in labels if not labels[label]] for split, labels in record.counts.items()}
+
+
+def _same_classes(key: dg.AssetKey, record: RawImages) -> dg.AssetCheckResult:
+    missing = _missing(record)
+    return dg.AssetCheckResult(
+        asset_key=key,
+        check_name="same_classes",
+        passed=not any(missing.values()),
+        metadata=shown({f"missing_in_{split or 'all'}": ", ".join(labels) for split, labels in missing.items()}),
+    )
+
+
+def _require_classes(record: RawImages) -> None:
+    lacking = [f"{label!r} in {split}" for split, labels in _missing(record).items() for label in labels]
     if lacking:
         raise InputError(
-            f"{root} has classes without files: {', '.join(lacking[:5])}{' and others' if len(lacking) > 5 else ''}. "
+            f"{record.root} has classes without files: "
+            f"{', '.join(lacking[:5])}{' and others' if len(lacking) > 5 else ''}. "
             "A model that was trained on a class must be measured on it: add images, or remove the class from train.",
             lacking,
         )
