@@ -17,6 +17,7 @@ from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_folder
 from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
 from lance_pipeline.storage.addresses import Address
 from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.locking import locked_file
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _logger = logging.getLogger(__name__)
-DEFAULT_UI = "http://127.0.0.1:3000/mlflow"
 TRAINING_TAG = "training_id"
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
@@ -101,7 +101,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     ui_url: str | None = Field(
         default=None,
         description="Where people open the MLflow UI; links start with it. When unset the tracking server, "
-        f"or for a database {DEFAULT_UI}.",
+        f"or for a database {MLFLOW_PATH} below the address of `make ui`.",
     )
     on_unreachable: str = Field(
         default="fail",
@@ -227,8 +227,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
 
     @property
     def ui(self) -> str:
-        """Where people open the MLflow UI."""
-        return self.ui_url or (str(self.address) if self.remote else DEFAULT_UI)
+        """Where people open the MLflow UI: an address, or a path of the UI that shows the link."""
+        return self.ui_url or (str(self.address) if self.remote else MLFLOW_PATH)
 
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""

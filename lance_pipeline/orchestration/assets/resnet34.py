@@ -24,6 +24,7 @@ from lance_pipeline.orchestration.supervision import supervised
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.training_log import log_training, training_record
 from lance_pipeline.orchestration.training_report import TrainingReport
+from lance_pipeline.orchestration.ui.address import to_open
 from lance_pipeline.training.recipe import CODE_VERSION
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def _trained(
         keep_version(data.uri, data.version, f"{TRAINED_TAG}.{checkpoints.training_id}")
 
     def describe(run: TrackedRun) -> None:
-        context.log.info(printable(f"MLflow run {run.run_id}: {run.url}"))
+        context.log.info(printable(f"MLflow run {run.run_id}: {to_open(run.url)}"))
         run.kill_others(place)
         run.log_tags(_tags(context, device, checkpoints.environments[-1]["code"], train, val) | place)
         run.log_params(_settings(recipe, model_card(train_split, recipe, image_size)))
