@@ -12,12 +12,18 @@ if TYPE_CHECKING:
 NUMBER_TAG = "lance_pipeline.number"
 """Of a run its number, of an experiment the last one that was given."""
 _PAUSE = 0.5
+_TRIAL = " trial"
 _RESULT = re.compile(r" (val|test) [\d.]+ %$")
 
 
 def run_name(dataset: str, number: int, *, trial: bool = False) -> str:
     """The name of a run whose result is not known yet."""
-    return f"{dataset}-{number:04d}{' trial' if trial else ''}"
+    return f"{dataset}-{number:04d}{_TRIAL if trial else ''}"
+
+
+def base_name(name: str) -> str:
+    """The name of a run without its result."""
+    return _RESULT.sub("", name).removesuffix(_TRIAL)
 
 
 def with_result(name: str, split: str, accuracy: float) -> str:

@@ -20,6 +20,7 @@ from lance_pipeline.orchestration.ui.address import MLFLOW_PATH, to_open
 from lance_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
+    from lance_pipeline.images import LanceSplit
     from lance_pipeline.training.checkpoint import Checkpoints
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
@@ -49,6 +50,20 @@ class Plan:
     tags: Mapping[str, str]
     trial: bool = False
 
+    def identity(self, device: "Device") -> dict[str, Any]:
+        """What settles the outcome on a device."""
+        from lance_pipeline.training.fit import training_identity
+
+        train, val = self.open()
+        recipe = self.recipe.resolved(device.torch_device.type, self.image_size, len(train))
+        return training_identity(train, val, recipe, self.image_size)
+
+    def open(self) -> "tuple[LanceSplit, LanceSplit]":
+        """The train and the val split."""
+        from lance_pipeline.images import LanceSplit
+
+        return LanceSplit(**self.train.data.model_dump()), LanceSplit(**self.val.data.model_dump())
+
 
 @dataclass(frozen=True)
 class Surroundings:
@@ -60,7 +75,7 @@ class Surroundings:
         observe: called with the figures of each epoch.
         stop: asked after each batch; a reason ends the training once its state is saved.
         folder: of the checkpoints, which this process has locked.
-        pinned: the prefix of the tag that keeps the Lance versions.
+        pin: given the id of the training, the tag that keeps the Lance versions that it reads.
         mlflow: where it is tracked.
         store: where downloads and decoded images are kept.
     """
@@ -70,7 +85,7 @@ class Surroundings:
     observe: Callable[[Mapping[str, Any]], None]
     stop: Callable[[], str | None]
     folder: Path
-    pinned: str
+    pin: Callable[[str], str]
     mlflow: MlflowTracking
     store: LanceStore
 
@@ -100,7 +115,7 @@ def tracked_training(
     device: "Device",
     surroundings: Surroundings,
     choose: "Callable[[dict[str, Any]], Checkpoints]",
-    on_epoch: "Callable[[Epoch], None]" = lambda epoch: None,
+    enough: "Callable[[list[Epoch]], bool]" = lambda history: False,
 ) -> Iterator[Finished]:
     """Train, and yield what came of it while the MLflow run is still open for more.
 
@@ -109,27 +124,27 @@ def tracked_training(
         device: that trains.
         surroundings: where it runs.
         choose: given the training's identity, the checkpoints to resume from or to begin.
-        on_epoch: called after each epoch.
+        enough: asked before each epoch whether the training is over.
 
     Raises:
         InputError: something that the user can fix keeps the training from being finished.
         Stopped: it was asked to stop, and its state is saved.
     """
-    from lance_pipeline.images import CachePlace, LanceSplit
+    from lance_pipeline.images import CachePlace
     from lance_pipeline.images.maintenance import keep_version
-    from lance_pipeline.training.fit import fit_resnet34, model_card, training_identity
+    from lance_pipeline.training.fit import fit_resnet34, model_card
     from lance_pipeline.training.watch import Watch
 
     log, store = surroundings.log, surroundings.store
     records: dict[str, Split] = {"train": plan.train, "val": plan.val}
-    train, val = (LanceSplit(**one.data.model_dump()) for one in records.values())
+    train, val = plan.open()
     recipe = plan.recipe.resolved(device.torch_device.type, plan.image_size, len(train))
-    checkpoints = choose(training_identity(train, val, recipe, plan.image_size))
+    checkpoints = choose(plan.identity(device))
     # This process has the folder to itself: whatever else counts as training there is not trained any more.
     place = place_tag(surroundings.folder)
     # From now on no clean-up can remove what this training reads.
     for one in records.values():
-        keep_version(one.data.uri, one.data.version, f"{surroundings.pinned}.{checkpoints.training_id}")
+        keep_version(one.data.uri, one.data.version, surroundings.pin(checkpoints.training_id))
 
     def describe(run: TrackedRun) -> None:
         log.info(printable(f"MLflow run {run.name} ({run.run_id}): {to_open(run.url)}"))
@@ -150,10 +165,6 @@ def tracked_training(
             if reason := surroundings.stop():
                 raise Stopped(reason)
 
-            def after_epoch(epoch: "Epoch") -> None:
-                report.on_epoch(epoch)
-                on_epoch(epoch)
-
             trained, card = fit_resnet34(
                 train,
                 val,
@@ -163,7 +174,13 @@ def tracked_training(
                 downloads=store.downloads,
                 cache=CachePlace(str(store.cache_folder), store.cache_budget),
                 checkpoints=checkpoints,
-                watch=Watch(after_epoch, report.on_step, lambda line: log.info(printable(line)), surroundings.stop),
+                watch=Watch(
+                    report.on_epoch,
+                    report.on_step,
+                    lambda line: log.info(printable(line)),
+                    surroundings.stop,
+                    enough,
+                ),
             )
             run = report.settled(trained.history, surroundings.stop)
         yield Finished(run, trained, card, recipe, checkpoints)

@@ -136,7 +136,11 @@ def _trained(
         )
 
     plan = Plan(dataset.name, train, val, dataset.recipe, image_size, tags={"dagster.asset_key": key.to_user_string()})
-    surroundings = Surroundings(run_id, context.log, observe, stop, folder, TRAINED_TAG, mlflow, lance_store)
+
+    def pin(training_id: str) -> str:
+        return f"{TRAINED_TAG}.{training_id}"
+
+    surroundings = Surroundings(run_id, context.log, observe, stop, folder, pin, mlflow, lance_store)
     with tracked_training(plan, device, surroundings, choose) as finished:
         trained, card, checkpoints, run = finished.trained, finished.card, finished.checkpoints, finished.run
         folder = lance_store.model_folder(dataset.name, run_id)

@@ -47,12 +47,19 @@ def to_open(link: str) -> str:
     Raises:
         InputError: a file of the data folder cannot be used.
     """
-    if not link.startswith("/"):
-        return link
-    if address := running_ui():
-        return address + link
-    command = "make ui" if (project_root() / "Makefile").is_file() else "lance-pipeline ui"
-    return f"http://{HOST}:{DEFAULT_PORT}{link} (once `{command}` runs)"
+    return " ".join([address_of(link), *(f"({hint})" for hint in start_hint(link))])
+
+
+def address_of(link: str) -> str:
+    """The address of a link: below that of the UI that runs, or of the one that `start_hint` starts."""
+    return (running_ui() or f"http://{HOST}:{DEFAULT_PORT}") + link if link.startswith("/") else link
+
+
+def start_hint(link: str) -> list[str]:
+    """How to start the UI, where a link needs it and none runs."""
+    if not link.startswith("/") or running_ui():
+        return []
+    return [f"once `{'make ui' if (project_root() / 'Makefile').is_file() else 'lance-pipeline ui'}` runs"]
 
 
 def _folder() -> Path:
