@@ -1,6 +1,7 @@
 """A trial's settings written into a ``defs.yaml``, with its comments and its order kept."""
 
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -91,10 +92,9 @@ def _plain(value: Any) -> Any:
 
 def _document(documents: list[Any], dataset: str, folder: str) -> int:
     """Which of a file's components defines the dataset."""
-    names = [
-        (document.get("attributes") or {}).get("name") or folder if isinstance(document, dict) else None
-        for document in documents
-    ]
+    attributes = [document.get("attributes") if isinstance(document, dict) else None for document in documents]
+    # Other components have names too, but no source.
+    names = [one.get("name") or folder if isinstance(one, dict) and "source" in one else None for one in attributes]
     if names.count(dataset) != 1:
         raise ValueError(f"{names.count(dataset)} of its components are named {dataset}")
     return names.index(dataset)
@@ -126,6 +126,8 @@ def _set(text: str, node: yaml.Node, keys: list[str], value: Any) -> str:
         return _set(text, found, rest, value)
     new = f"{{{rest[0]}: {_flow(value)}}}" if rest else _flow(value)
     start, end = found.start_mark.index, _end(text, found)
+    if isinstance(found, yaml.CollectionNode) and "#" in text[start:end]:
+        raise ValueError(f"a comment inside of `{name}` would be lost")
     # After `key:` with nothing behind it.
     return text[:start] + (" " if start == end and text[start - 1 : start] == ":" else "") + new + text[end:]
 
@@ -159,8 +161,9 @@ def _end(text: str, node: yaml.Node) -> int:
 
 
 def _flow(value: Any) -> str:
-    """A value on one line."""
-    return yaml.safe_dump(_plain(value), default_flow_style=True, width=10_000).removesuffix("\n").removesuffix("\n...")
+    """A value on one line, quoted as it must be between braces."""
+    listed = yaml.safe_dump([_plain(value)], default_flow_style=True, width=math.inf, allow_unicode=True)
+    return listed.strip()[1:-1]
 
 
 def _lines(settings: Settings) -> str:

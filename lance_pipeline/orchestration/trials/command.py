@@ -23,6 +23,7 @@ from lance_pipeline.orchestration.trials.listing import candidates_of, listing
 from lance_pipeline.orchestration.trials.settings import as_text, candidates, differences, parsed
 
 _SUFFIX = job_name("")
+_DEFINITIONS = "lance_pipeline.definitions"
 
 
 def try_recipes(dataset: str, words: Sequence[str], module: str, seeds: int, *, test: bool) -> int:
@@ -86,7 +87,8 @@ def adopt_trial(dataset: str, name: str, module: str) -> None:
         return
     adopt(path, dataset, changes)
     print(printable(f"{path}: {as_text(changes)}"))
-    print(f"To train with it: lance-pipeline run {dataset} resnet34 metrics_val metrics_test")
+    where = "" if module == _DEFINITIONS else f" -m {module}"
+    print(f"To train with it: lance-pipeline run {dataset} resnet34 metrics_val metrics_test{where}")
 
 
 def _current(dataset: str, module: str) -> tuple[ImageClassifierAttributes, Path]:

@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.run_names import base_name
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.trials.record import Trial, run_of, trials_of
-from lance_pipeline.orchestration.trials.settings import as_text, differences
+from lance_pipeline.orchestration.trials.settings import Settings, as_text, differences
 from lance_pipeline.orchestration.ui.address import address_of, start_hint
 
 _HEAD = ("name", "beside the current recipe", "val accuracy", "test", "epochs", "minutes", "MLflow")
@@ -72,7 +72,7 @@ def listing(
     rows: list[tuple[str, ...]] = []
     key = dg.AssetKey([dataset, "resnet34"])
     if instance.get_latest_materialization_event(key) is not None:
-        rows.append(_current(records.read(instance, key, Model), data, mlflow))
+        rows.append(_current(records.read(instance, key, Model), now, data, mlflow))
     rows += [_row(one, now, data) for one in candidates_of(mlflow, dataset)]
     if all(row[3] == "" for row in rows):
         rows = [row[:3] + row[4:] for row in rows]
@@ -100,21 +100,34 @@ def _row(one: Candidate, now: ImageClassifierAttributes, data: tuple[object, ...
     )
 
 
-def _current(model: Model, data: tuple[object, ...], mlflow: MlflowTracking) -> tuple[str, ...]:
+def _current(
+    model: Model, now: ImageClassifierAttributes, data: tuple[object, ...], mlflow: MlflowTracking
+) -> tuple[str, ...]:
     run, seconds = run_of(mlflow, model), []
     with mlflow.clear_errors():
         if run is not None:
             seconds = [one.value for one in run.client.get_metric_history(run.run_id, "duration")]
     note = "" if (model.train, model.val) == data else " (other data)"
+    changes = as_text(_set_otherwise(now, model))
     return (
         base_name(run.name) if run else "",
-        f"the current model{note}",
+        f"the current model{changes and f', with {changes}'}{note}",
         _accuracy([model.val_accuracy]),
         "",
         str(len(seconds)),
         f"{sum(seconds) / 60:.1f}",
         _address(run),
     )
+
+
+def _set_otherwise(now: ImageClassifierAttributes, model: Model) -> Settings:
+    """What the current recipe sets otherwise than that of a model, in which nothing is left to settle."""
+    given = {f"recipe.{name}": value for name, value in now.recipe.model_dump().items()}
+    return {
+        key: value
+        for key, value in differences(now, model.recipe, model.image_size).items()
+        if given.get(key, now.image_size) not in (None, "auto") and key != "recipe.weights"
+    }
 
 
 def _address(run: TrackedRun | None) -> str:

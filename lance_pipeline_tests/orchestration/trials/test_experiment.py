@@ -1,0 +1,128 @@
+"""Trials on a real instance, and what they leave alone."""
+
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import lance
+import pytest
+from dagster._core.definitions.data_version import CachingStaleStatusResolver
+from dagster._core.loader import LoadingContextForTest
+
+from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.records import Model, Split
+from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.trials.job import current_model
+from lance_pipeline.orchestration.trials.listing import candidates_of, listing
+from lance_pipeline.orchestration.trials.record import trials_of
+from lance_pipeline.storage.usage import freed_by_removing
+from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
+
+
+def try_(graph: Graph, **config: Any) -> dg.ExecuteInProcessResult:
+    job = graph.definitions.resolve_job_def("tiny_experiment")
+    return job.execute_in_process(
+        {"ops": {"experiment": {"config": config}}}, instance=graph.instance, raise_on_error=False
+    )
+
+
+def lines(graph: Graph) -> list[str]:
+    resources = default_resources()
+    return listing("tiny", graph.parsed, resources["io_manager"], graph.instance, resources["mlflow"])
+
+
+@pytest.fixture
+def later_version(finished_graph: Graph) -> int:
+    """A version of the train split that no asset knows."""
+    table = lance.dataset(finished_graph.record("lance_train", Split).data.uri)
+    table.update_metadata({"touched": "yes"})
+    return table.latest_version
+
+
+def state(graph: Graph) -> dict[str, Any]:
+    """All that a trial must not change."""
+    data = Path(default_resources()["lance_store"].datasets_root).parent
+    assets = [key for asset in graph.assets for key in asset.keys]
+    context = LoadingContextForTest(graph.instance)
+    stale = CachingStaleStatusResolver(graph.instance, graph.definitions.resolve_asset_graph(), context)
+    return {
+        "events": {key: graph.instance.get_latest_materialization_event(key) for key in assets},
+        "stale": {key: stale.get_status(key) for key in assets},
+        "models": sorted(path for path in (data / "models").rglob("*")),
+        "records": sorted(path for path in (data / "dagster" / "records").rglob("*.json")),
+        "checkpoints": sorted(path for path in (data / "checkpoints" / "tiny").rglob("*")),
+        "tags": [lance.dataset(graph.record(f"lance_{one}", Split).data.uri).tags.list() for one in ("train", "val")],
+    }
+
+
+def test_an_experiment_is_in_mlflow_only(finished_graph: Graph, later_version: int):
+    before = state(finished_graph)
+    result = try_(finished_graph, settings={"recipe.epochs": 1, "recipe.flip": True}, seeds=2)
+    assert result.success
+    assert state(finished_graph) == before
+    tracking, train = MlflowTracking(), finished_graph.record("lance_train", Split)
+    assert train.data.version < later_version
+    found = list(trials_of(tracking, "tiny"))
+    assert [(trial.recipe.epochs, trial.recipe.flip, trial.recipe.batch_size) for _, trial in found] == [
+        (1, True, 4)
+    ] * 2
+    assert [trial.recipe.seed for _, trial in found] == [1, 0]
+    for run, trial in found:
+        assert trial.train == train.data
+        data, info = run.client.get_run(run.run_id).data, run.client.get_run(run.run_id).info
+        assert data.tags["lance_pipeline.experiment"] == "true"
+        assert data.metrics["best_val_accuracy"] == trial.val_accuracy
+        assert run.name.startswith("tiny-000")
+        assert run.name.endswith(f" trial val {trial.val_accuracy * 100:.1f} %")
+        outputs = run.client.get_run(run.run_id).outputs
+        assert not (outputs and outputs.model_outputs)
+        assert freed_by_removing(Path(str(info.artifact_uri).removeprefix("file://"))) < 500_000
+    # The current model is the baseline.
+    model = finished_graph.record("resnet34", Model)
+    head, current, row, hint = lines(finished_graph)
+    assert head.split()[0] == "name"
+    assert current.startswith("tiny-0001 ")
+    assert f"{model.val_accuracy * 100:.1f} %" in current
+    assert row.startswith("tiny-0002 ")
+    assert "recipe.epochs=1 recipe.flip=true" in row
+    assert "± " in row
+    assert "(2 seeds)" in row
+    assert "make ui" in hint
+
+    # What was trained is not trained again.
+    runs = len(MlflowTracking().client().search_runs([found[0][0].experiment_id]))
+    assert try_(finished_graph, settings={"recipe.epochs": 1, "recipe.flip": True}).success
+    assert len(MlflowTracking().client().search_runs([found[0][0].experiment_id])) == runs
+
+
+def test_a_search_trains_each_with_each_and_ranks_by_val(finished_graph: Graph):
+    assert try_(finished_graph, settings={"recipe.epochs": 1, "recipe.mixup": [0.1, 0.2]}).success
+    found = candidates_of(MlflowTracking(), "tiny")
+    assert {one.trials[0].recipe.mixup for one in found} >= {0.1, 0.2}
+    accuracies = [one.accuracy for one in found]
+    assert accuracies == sorted(accuracies, reverse=True)
+
+
+def test_the_test_split_is_measured_only_when_asked_and_chooses_nothing(finished_graph: Graph):
+    refused = try_(finished_graph, settings={"recipe.mixup": [0.1, 0.2]}, test=True)
+    assert "test" in failure_of(refused)
+    assert try_(finished_graph, settings={"recipe.epochs": 1, "recipe.momentum": 0.5}, test=True).success
+    ((run, trial),) = (one for one in trials_of(MlflowTracking(), "tiny") if one[1].recipe.momentum == 0.5)
+    assert trial.test_accuracy is not None
+    children = run.client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
+    assert [one.data.metrics["accuracy"] for one in children] == [trial.test_accuracy]
+    assert lines(finished_graph)[0].split("  ")[-1] == "MLflow"
+    assert " test " in lines(finished_graph)[0]
+
+
+@pytest.mark.parametrize("settings", [{"recipe.epoch": 1}, {"recipe.epochs": 0}, {"recipe.mixup": []}])
+def test_a_wrong_setting_fails_before_anything_starts(finished_graph: Graph, settings: dict[str, Any]):
+    client = MlflowTracking().client()
+    runs = len(client.search_runs(["1"]))
+    assert next(iter(settings)) in failure_of(try_(finished_graph, settings=settings))
+    assert len(client.search_runs(["1"])) == runs
+
+
+def test_without_splits_the_command_that_makes_them_is_named(graph: Graph):
+    assert "tiny/lance_train" in failure_of(try_(graph))
+    assert current_model(default_resources()["io_manager"], graph.instance, "tiny") is None
