@@ -93,7 +93,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
                 try:
                     trials.run(chosen, config.seeds)
                 except Stopped:
-                    context.log.info("The same experiment resumes here: what has ended is not trained again.")
+                    context.log.info("Run the same experiment again to resume: what has ended is not trained again.")
                     raise
                 for split in splits.values():
                     release_version(split.data.uri, PIN)

@@ -1,5 +1,8 @@
 """Trials on a real instance, and what they leave alone."""
 
+import os
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,7 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
+from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.resources import default_resources
@@ -17,6 +21,7 @@ from lance_pipeline.orchestration.trials.listing import candidates_of, listing
 from lance_pipeline.orchestration.trials.record import trials_of
 from lance_pipeline.storage.usage import freed_by_removing
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
+from lance_pipeline_tests.orchestration.trainings import read_until, training_project
 
 
 def try_(graph: Graph, **config: Any) -> dg.ExecuteInProcessResult:
@@ -126,3 +131,48 @@ def test_a_wrong_setting_fails_before_anything_starts(finished_graph: Graph, set
 def test_without_splits_the_command_that_makes_them_is_named(graph: Graph):
     assert "tiny/lance_train" in failure_of(try_(graph))
     assert current_model(default_resources()["io_manager"], graph.instance, "tiny") is None
+
+
+def test_a_trial_waits_for_the_device(finished_graph: Graph):
+    waiting = GpuResource().hold("somebody else's training", on_wait=print)
+    waiting.__enter__()
+    timer = threading.Timer(4, lambda: waiting.__exit__(None, None, None))
+    timer.start()
+    result = try_(finished_graph, settings={"recipe.epochs": 1, "recipe.seed": 77})
+    timer.join()
+    assert result.success
+    log = "\n".join(entry.user_message for entry in finished_graph.instance.all_logs(result.run_id))
+    assert "somebody else's training" in log
+
+
+def test_a_trial_that_was_stopped_resumes_with_its_run_and_number(tmp_path: Path):
+    project = training_project(tmp_path / "project", epochs=2)
+    command = ("lance_pipeline", "try", "flowers", "recipe.epochs=5", "-m", "small.definitions")
+    process = project.shell.start(*command)
+    read_until(process, "Epoch 2/5")
+    # As from a terminal.
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=120)
+    assert process.returncode != 0
+    assert "Run the same experiment again" in output
+    process = project.shell.start(*command)
+    output, _ = process.communicate(timeout=200)
+    assert process.returncode == 0, output
+    assert "resuming at epoch" in output
+    assert "Epoch 1/5" not in output
+    (run,) = project.client().search_runs(["1"])
+    assert run.info.run_name is not None
+    assert run.info.run_name.startswith("flowers-0001 trial val ")
+    assert [step for step, _ in project.series(run.info.run_id)["val_accuracy"]] == [1, 2, 3, 4, 5]
+    assert not any((project.data / "checkpoints" / ".trials" / "flowers").glob("*/"))
+    with project.instance() as instance:
+        assert instance.get_latest_materialization_event(dg.AssetKey(["flowers", "resnet34"])) is None
+
+    listed = project.shell.run("lance_pipeline", "try", "flowers", "--list", "-m", "small.definitions")
+    assert "flowers-0001" in listed.stdout
+    before = project.defs.read_text()
+    adopted = project.shell.run(
+        "lance_pipeline", "try", "flowers", "--adopt", "flowers-0001", "-m", "small.definitions"
+    )
+    assert adopted.returncode == 0, adopted.stderr
+    assert project.defs.read_text() == before.replace("epochs: 2", "epochs: 5")
