@@ -25,6 +25,19 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("dataset", help="the dataset's name, such as digits")
     run.add_argument("assets", nargs="*", help="such as raw_images or resnet34 (default: all)")
     run.add_argument("-m", "--module-name", default=_DEFINITIONS, help="of the definitions (default: %(default)s)")
+    trial = commands.add_parser(
+        "try", help="train with other settings, without changing anything; list what was tried; adopt it"
+    )
+    trial.set_defaults(run=_try)
+    trial.add_argument("dataset", help="the dataset's name, such as digits")
+    trial.add_argument(
+        "settings", nargs="*", help="such as recipe.epochs=30; several values are searched, recipe.mixup=0,0.2,0.4"
+    )
+    trial.add_argument("--seeds", type=int, default=1, help="how often each is trained, with other seeds (default: 1)")
+    trial.add_argument("--test", action="store_true", help="measure the test split too; for one recipe only")
+    trial.add_argument("--list", action="store_true", help="show what was tried, beside the current model")
+    trial.add_argument("--adopt", metavar="NAME", help="write what a trial has changed into the defs.yaml")
+    trial.add_argument("-m", "--module-name", default=_DEFINITIONS, help="of the definitions (default: %(default)s)")
     summary = commands.add_parser("summary", help="tell what the latest materializations of a dataset came to")
     summary.set_defaults(run=_summary)
     summary.add_argument("dataset", help="the dataset's name, such as digits")
@@ -66,6 +79,20 @@ def _run(arguments: argparse.Namespace) -> int:
     from lance_pipeline.orchestration.run import run
 
     return run(arguments.dataset, arguments.assets, arguments.module_name)
+
+
+def _try(arguments: argparse.Namespace) -> int:
+    from lance_pipeline.orchestration.trials import command
+
+    if arguments.adopt:
+        command.adopt_trial(arguments.dataset, arguments.adopt, arguments.module_name)
+        return 0
+    if arguments.list:
+        command.print_trials(arguments.dataset, arguments.module_name)
+        return 0
+    return command.try_recipes(
+        arguments.dataset, arguments.settings, arguments.module_name, arguments.seeds, test=arguments.test
+    )
 
 
 def _summary(arguments: argparse.Namespace) -> int:

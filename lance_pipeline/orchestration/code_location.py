@@ -1,6 +1,7 @@
 """The definitions of a code location, for commands."""
 
 import importlib
+from collections.abc import Mapping
 
 import dagster as dg
 from dagster.components.definitions import LazyDefinitions
@@ -9,7 +10,18 @@ from lance_pipeline.errors import InputError
 
 
 def asset_specs(module: str) -> list[dg.AssetSpec]:
-    """All assets of a code location.
+    """All assets of a code location; see ``_definitions``."""
+    return list(_definitions(module).resolve_all_asset_specs())
+
+
+def job_metadata(module: str) -> dict[str, Mapping[str, dg.MetadataValue]]:
+    """The metadata of all jobs of a code location, by their names; see ``_definitions``."""
+    jobs = (job for job in _definitions(module).jobs or () if isinstance(job, dg.JobDefinition))
+    return {job.name: job.metadata for job in jobs}
+
+
+def _definitions(module: str) -> dg.Definitions:
+    """The definitions of a code location.
 
     Args:
         module: of the definitions, as Dagster's ``-m`` takes it.
@@ -25,4 +37,4 @@ def asset_specs(module: str) -> list[dg.AssetSpec]:
     definitions = next((one for one in (*found, *lazy) if isinstance(one, dg.Definitions)), None)
     if definitions is None:
         raise InputError(f"the module {module} has no definitions; expected one as Dagster's `-m` takes it.")
-    return list(definitions.resolve_all_asset_specs())
+    return definitions

@@ -16,6 +16,7 @@ from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifie
 from lance_pipeline.orchestration.automation import build_maintenance_job, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.model_checks import build_model_checks
+from lance_pipeline.orchestration.trials.job import build_experiment_job
 from lance_pipeline.storage.redacted_errors import without_secrets
 
 
@@ -58,6 +59,7 @@ class ImageClassifier(dg.Component):
             dg.Definitions(assets=dg.with_source_code_references(assets), asset_checks=[build_model_checks(dataset)]),
             build_retraining(dataset),
             build_maintenance_job(dataset),
+            dg.Definitions(jobs=[build_experiment_job(dataset, str(context.path / "defs.yaml"))]),
         )
 
 

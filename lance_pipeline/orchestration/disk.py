@@ -16,6 +16,7 @@ from lance_pipeline.orchestration.attributes import Maintenance
 from lance_pipeline.orchestration.code_location import asset_specs
 from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.lance_store import TRIALS
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Outcome, Retention
@@ -25,7 +26,7 @@ from lance_pipeline.storage.usage import DiskUsage
 
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 _SHARED = "all data sets"
-_NO_DATASETS = ("downloads",)
+_NO_DATASETS = ("downloads", TRIALS)
 
 
 @dataclass(frozen=True)
@@ -163,7 +164,7 @@ class _DatasetUse:
             self._line("MLflow's artifacts", [root / "mlflow" / "artifacts" / name], 0, "they go with their models"),
             self._line(
                 "checkpoints",
-                [root / "checkpoints" / name],
+                [root / "checkpoints" / name, root / "checkpoints" / TRIALS / name],
                 0,
                 "an interrupted training resumes from them; they are removed once the model is there",
             ),

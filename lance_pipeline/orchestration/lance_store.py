@@ -10,6 +10,9 @@ from pydantic import Field
 from lance_pipeline.orchestration.paths import data_root, lance_place, lance_root, make_folder
 from lance_pipeline.orchestration.settled import Settled
 
+TRIALS = ".trials"
+"""The folder, beside the checkpoints of each dataset's training, with those of trials."""
+
 
 class LanceStore(Settled, dg.ConfigurableResource):
     """Names the places of Lance datasets and model files."""
@@ -71,6 +74,10 @@ class LanceStore(Settled, dg.ConfigurableResource):
     def checkpoint_place(self, dataset: str) -> Path:
         """Where that folder is, whether or not it is there."""
         return data_root() / "checkpoints" / dataset
+
+    def trials_folder(self, dataset: str) -> Path:
+        """The folder of the checkpoints of the dataset's trials, which may be written."""
+        return make_folder(self.checkpoint_place(f"{TRIALS}/{dataset}"))
 
     @property
     def downloads(self) -> str:

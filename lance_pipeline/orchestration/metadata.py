@@ -22,9 +22,10 @@ def shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def link(url: str) -> dg.UrlMetadataValue | dg.TextMetadataValue:
-    """An address that can be clicked; one that is not of the web, such as of a script, stays text."""
+    """An address, or a path of the UI, that can be clicked; another one, such as of a script, stays text."""
     safe = printable(url)
-    return dg.MetadataValue.url(safe) if safe.startswith(("http://", "https://")) else dg.MetadataValue.text(safe)
+    clickable = safe.startswith(("http://", "https://")) or (safe.startswith("/") and not safe.startswith("//"))
+    return dg.MetadataValue.url(safe) if clickable else dg.MetadataValue.text(safe)
 
 
 def show_pictures(context: dg.AssetExecutionContext, key: dg.AssetKey, pictures: dict[str, bytes]) -> None:

@@ -15,8 +15,10 @@ from pydantic import ConfigDict, Field, field_validator
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_folder
+from lance_pipeline.orchestration.run_names import create_numbered_run
 from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
 from lance_pipeline.storage.addresses import Address
 from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.locking import locked_file
@@ -27,8 +29,9 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 _logger = logging.getLogger(__name__)
-DEFAULT_UI = "http://127.0.0.1:3000/mlflow"
 TRAINING_TAG = "training_id"
+# MLflow's own tag: its pages for training, not those for language models.
+_KIND = ("mlflow.experimentKind", "custom_model_development")
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
@@ -52,12 +55,13 @@ class TrainingRun:
         self,
         mlflow: "MlflowTracking",
         experiment: str,
-        name: str,
         tags: dict[str, str],
         describe: Callable[[TrackedRun], None],
+        *,
+        trial: bool = False,
     ) -> None:
         self.mlflow = mlflow
-        self._experiment, self._name, self._tags, self._describe = experiment, name, tags, describe
+        self._experiment, self._tags, self._describe, self._trial = experiment, tags, describe, trial
         self._run: TrackedRun | None = None
         self._described = False
 
@@ -69,7 +73,7 @@ class TrainingRun:
         """
         with self.mlflow.clear_errors():
             if self._run is None:
-                self._run = self.mlflow.open_training(self._experiment, self._name, self._tags)
+                self._run = self.mlflow.open_training(self._experiment, self._tags, trial=self._trial)
             if not self._described:
                 self._describe(self._run)
                 self._run.watch_system()
@@ -101,7 +105,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     ui_url: str | None = Field(
         default=None,
         description="Where people open the MLflow UI; links start with it. When unset the tracking server, "
-        f"or for a database {DEFAULT_UI}.",
+        f"or for a database {MLFLOW_PATH} below the address of `make ui`.",
     )
     on_unreachable: str = Field(
         default="fail",
@@ -227,8 +231,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
 
     @property
     def ui(self) -> str:
-        """Where people open the MLflow UI."""
-        return self.ui_url or (str(self.address) if self.remote else DEFAULT_UI)
+        """Where people open the MLflow UI: an address, or a path of the UI that shows the link."""
+        return self.ui_url or (str(self.address) if self.remote else MLFLOW_PATH)
 
     def url(self, experiment_id: str, run_id: str) -> str:
         """The run's page in the MLflow UI, which without the last words shows what language models need."""
@@ -236,21 +240,26 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
 
     @contextmanager
     def training_run(
-        self, experiment: str, name: str, tags: dict[str, str], describe: Callable[[TrackedRun], None]
+        self,
+        experiment: str,
+        tags: dict[str, str],
+        describe: Callable[[TrackedRun], None],
+        *,
+        trial: bool = False,
     ) -> Iterator[TrainingRun]:
         """The run of a training, which ends FINISHED, or FAILED with an error, or KILLED when it was stopped.
 
         Args:
-            experiment: made where it is missing.
-            name: of a run that is new.
+            experiment: the data set's; made where it is missing.
             tags: of a run that is new, with the training's id as `TRAINING_TAG`: a run of this training that is there
                 already goes on.
             describe: logs to the run what is known from the beginning.
+            trial: whether the training makes no asset.
 
         Raises:
             InputError: MLflow cannot be told that it is finished.
         """
-        run = TrainingRun(self, experiment, name, tags, describe)
+        run = TrainingRun(self, experiment, tags, describe, trial=trial)
         try:
             yield run
         except BaseException as error:
@@ -263,7 +272,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
             raise
         run.end("FINISHED")
 
-    def open_training(self, experiment: str, name: str, tags: dict[str, str]) -> TrackedRun:
+    def open_training(self, experiment: str, tags: dict[str, str], *, trial: bool = False) -> TrackedRun:
         """The run of a training, which counts as running from now on; made where it is missing.
 
         Raises:
@@ -284,7 +293,10 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         found = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{tags[TRAINING_TAG]}'", max_results=1)
         if found:
             client.update_run(found[0].info.run_id, status="RUNNING")
-        run = found[0] if found else client.create_run(experiment_id, run_name=name, tags=tags)
+            run = found[0]
+        else:
+            with locked_file(make_folder(self._folder) / ".numbers.lock", DATA_VARIABLE):
+                run = create_numbered_run(client, experiment_id, experiment, tags, trial=trial)
         return TrackedRun(client, run, self.url(experiment_id, run.info.run_id))
 
     def existing_run(self, run_id: str) -> TrackedRun:
@@ -319,6 +331,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
                         f"(with MLFLOW_TRACKING_URI set to that: mlflow experiments restore --experiment-id "
                         f"{experiment.experiment_id}), then materialize again."
                     )
+                if _KIND[0] not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, *_KIND)
                 return experiment.experiment_id
             location = None if self._given else (self._folder / "artifacts" / name).as_uri()
-            return client.create_experiment(name, artifact_location=location)
+            return client.create_experiment(name, artifact_location=location, tags=dict([_KIND]))

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def checkpoints_to_use(
-    context: dg.AssetExecutionContext,
+    log: Callable[[str], None],
+    made: Callable[[], Iterator[str]],
     folder: Path,
     identity: dict[str, Any],
     device: "Device",
@@ -32,7 +33,8 @@ def checkpoints_to_use(
     ended: with the settings and the data of then it can still resume.
 
     Args:
-        context: of the step that trains.
+        log: called with a line for the log.
+        made: gives the ids of trainings that have ended, the latest first.
         folder: of the dataset's checkpoints, which this process has to itself.
         identity: what settles the outcome of the training.
         device: that trains.
@@ -48,19 +50,17 @@ def checkpoints_to_use(
     own, now = folder / _digest(identity), environment(device)
     there_was = any(own.glob("*.pt"))
     found = _found(own, fresh=fresh)
-    reasons = _reasons_to_begin(context, found, identity, fresh=fresh)
+    reasons = _reasons_to_begin(made, found, identity, fresh=fresh)
     if there_was and found is None and not fresh:
         reasons = ["no checkpoint of it is intact"]
     if found is None or reasons:
-        others = _others_unfinished(context, folder, own)
+        others = _others_unfinished(made, folder, own)
         latest = next(iter(others.values()), None)
-        reasons = reasons or _reasons_to_begin(context, latest, identity, fresh=fresh)
-        if not reasons and latest is None and any(_made(context)):
+        reasons = reasons or _reasons_to_begin(made, latest, identity, fresh=fresh)
+        if not reasons and latest is None and any(True for _ in made()):
             # Its checkpoint went with it.
             reasons = ["the last training has ended"]
-        context.log.info(
-            printable(f"Starting from scratch: {'; '.join(reasons)}" if reasons else "Starting from scratch")
-        )
+        log(printable(f"Starting from scratch: {'; '.join(reasons)}" if reasons else "Starting from scratch"))
         kept = next((path for path, other in others.items() if other.state is not None), None)
         for path in folder.glob("*/"):
             if path not in (own, kept):
@@ -68,7 +68,7 @@ def checkpoints_to_use(
         return Checkpoints.begun(own, identity, environments=[now], every=every)
     changes = differences(found.environments[-1], now)
     where = f", in another environment: {'; '.join(changes)}" if changes else ""
-    context.log.info(printable(f"Resuming training {found.training_id}{where}"))
+    log(printable(f"Resuming training {found.training_id}{where}"))
     environments = [*found.environments, now] if changes else found.environments
     return Checkpoints(own, found.training_id, identity, environments, found.state, every)
 
@@ -82,11 +82,11 @@ def _digest(identity: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _others_unfinished(context: dg.AssetExecutionContext, folder: Path, own: Path) -> "dict[Path, Progress]":
+def _others_unfinished(made: Callable[[], Iterator[str]], folder: Path, own: Path) -> "dict[Path, Progress]":
     """The trainings of other identities that have not ended, by their folders, the one that was saved last first."""
     others = sorted((path for path in folder.glob("*/") if path != own), key=lambda path: -path.stat().st_mtime)
     found = {path: progress for path in others if (progress := _found(path, fresh=True)) is not None}
-    return {path: progress for path, progress in found.items() if not _has_ended(context, progress)}
+    return {path: progress for path, progress in found.items() if not _has_ended(made, progress)}
 
 
 def _found(folder: Path, *, fresh: bool) -> "Progress | None":
@@ -102,7 +102,7 @@ def _found(folder: Path, *, fresh: bool) -> "Progress | None":
 
 
 def _reasons_to_begin(
-    context: dg.AssetExecutionContext, found: "Progress | None", identity: dict[str, Any], *, fresh: bool
+    made: Callable[[], Iterator[str]], found: "Progress | None", identity: dict[str, Any], *, fresh: bool
 ) -> list[str]:
     from lance_pipeline.training.checkpoint import differences
 
@@ -110,24 +110,26 @@ def _reasons_to_begin(
         return ["`fresh` asks for it"]
     if found is None:
         return []
-    if _has_ended(context, found):
+    if _has_ended(made, found):
         return ["the last training has ended"]
     if found.identity is None:
         return ["another version of this package has written the checkpoint"]
     return differences(found.identity, identity)
 
 
-def _has_ended(context: dg.AssetExecutionContext, found: "Progress") -> bool:
-    """Whether it has made the asset, be it long ago: between its runs, another training may have gone on and ended."""
-    return any(made.metadata.get("training_id") == dg.MetadataValue.text(found.training_id) for made in _made(context))
+def _has_ended(made: Callable[[], Iterator[str]], found: "Progress") -> bool:
+    """Whether it has ended, be it long ago: between its runs, another training may have gone on and ended."""
+    return found.training_id in made()
 
 
-def _made(context: dg.AssetExecutionContext) -> Iterator[dg.AssetMaterialization]:
-    """All materializations of the asset, the latest first."""
+def finished_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[str]:
+    """The ids of the trainings that have made an asset, the latest first."""
     cursor = None
     while True:
-        page = context.instance.fetch_materializations(context.asset_key, limit=100, cursor=cursor)
-        yield from (record.asset_materialization for record in page.records if record.asset_materialization)
+        page = instance.fetch_materializations(key, limit=100, cursor=cursor)
+        for made in (record.asset_materialization for record in page.records):
+            if made is not None and "training_id" in made.metadata:
+                yield str(made.metadata["training_id"].value)
         if not page.has_more:
             return
         cursor = page.cursor

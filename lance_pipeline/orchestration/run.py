@@ -30,7 +30,19 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
     """
     keys = _keys(dataset, names, module)
     prepare_instance()
-    command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", module, "--select", ",".join(keys)]
+    status = shown_run(["asset", "materialize", "-m", module, "--select", ",".join(keys)])
+    if status == 0 and not names:
+        print_summary(dataset)
+    return status
+
+
+def shown_run(words: Sequence[str]) -> int:
+    """Run a command of Dagster's and print what is worth knowing; returns its exit status.
+
+    Args:
+        words: of the command, without ``dagster``.
+    """
+    command = [sys.executable, "-m", "dagster", *words]
     # Warnings that a user cannot act on: of commands that Dagster will replace, and of its own features in beta.
     quiet = {"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     with subprocess.Popen(  # noqa: S603
@@ -41,8 +53,6 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
         for line in process.stdout or ():
             print(_shown(line), end="", flush=True)
-    if process.returncode == 0 and not names:
-        print_summary(dataset)
     return process.returncode
 
 
@@ -51,15 +61,16 @@ def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:
     specs = asset_specs(module)
     known = {name: [spec for spec in specs if spec.group_name == name] for name in {spec.key.path[0] for spec in specs}}
     if not known.get(dataset):
-        raise InputError(_unknown("dataset", dataset, [name for name, group in known.items() if group]))
+        raise InputError(unknown("dataset", dataset, [name for name, group in known.items() if group]))
     keys = {"/".join(spec.key.path[1:]): spec.key.to_user_string() for spec in known[dataset]}
     for name in names:
         if name not in keys:
-            raise InputError(_unknown(f"asset of {dataset}", name, list(keys)))
+            raise InputError(unknown(f"asset of {dataset}", name, list(keys)))
     return [keys[name] for name in names] or list(keys.values())
 
 
-def _unknown(what: str, name: str, known: list[str]) -> str:
+def unknown(what: str, name: str, known: list[str]) -> str:
+    """The message for a name that there is not, with the nearest one that there is."""
     near = "".join(f" Did you mean {one}?" for one in get_close_matches(name, known, 1))
     return f"there is no {what} {name!r}; expected one of {', '.join(sorted(known))}.{near}"
 

@@ -15,6 +15,7 @@ from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model, Split
 from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.ui.address import to_open
 
 
 def print_summary(dataset: str) -> None:
@@ -41,7 +42,7 @@ def print_summary(dataset: str) -> None:
         "Lance": "   ".join(f"{_short(one.data.uri)} (version {one.data.version})" for one in splits.values()),
         "model": _short(f"{model.folder}/model.safetensors"),
         "predictions": "   ".join(_short(one.predictions.uri) for one in metrics.values()),
-        "MLflow run": f"{run.run_id}   {run.url}",
+        "MLflow run": f"{run.run_id}   {to_open(run.url)}",
         "see it": "make ui   (then the address it prints; Ctrl-C stops it)",
         "again": f"dagster asset materialize -m lance_pipeline.definitions --select 'group:{dataset}'",
     }

@@ -1,13 +1,14 @@
 """An MLflow run, as the pipeline writes to it."""
 
-import hashlib
 import tempfile
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from lance_pipeline.orchestration.records import LanceVersion
+from lance_pipeline.orchestration.records import LanceVersion, Split
+from lance_pipeline.orchestration.run_names import with_result
+from lance_pipeline.orchestration.tracked_dataset import dataset_digest, tracked_dataset
 from lance_pipeline.storage.links import link_file
 
 if TYPE_CHECKING:
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 MODEL_FILES = "artifacts"
 """The folder, in that of a logged model, with its weights and its card."""
 _EARLIER_FILES = "model"
-# MLflow refuses a digest of more characters.
-_DIGEST_LENGTH = 36
+PARENT_TAG = "mlflow.parentRunId"
+EVALUATED_TAG = "lance_pipeline.evaluated"
+"""Of the run of an evaluation: the digest of the dataset."""
 
 
 class TrackedRun:
@@ -27,12 +29,14 @@ class TrackedRun:
 
     Attributes:
         run_id: MLflow's.
+        name: as people see it.
         experiment_id: of its experiment.
         url: of its page in the MLflow UI.
     """
 
     def __init__(self, client: "MlflowClient", run: "Run", url: str) -> None:
         self.run_id, self.experiment_id, self.url = run.info.run_id, run.info.experiment_id, url
+        self.name = run.info.run_name or run.info.run_id
         self.client = client
         self._monitor: SystemMetricsMonitor | None = None
 
@@ -48,8 +52,18 @@ class TrackedRun:
 
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
+    def name_result(self, split: str, accuracy: float) -> None:
+        """Put the result into the run's name, such as `digits-0007 val 98.9 %`."""
+        self.name = with_result(self.name, split, accuracy)
+        self.client.update_run(self.run_id, name=self.name)
+
     def log_metrics(
-        self, metrics: dict[str, float], step: int = 0, ended: float | None = None, model_id: str | None = None
+        self,
+        metrics: dict[str, float],
+        step: int = 0,
+        ended: float | None = None,
+        model_id: str | None = None,
+        measured_on: tuple[str, LanceVersion] | None = None,
     ) -> None:
         """Log metrics at one step, in one call.
 
@@ -59,28 +73,55 @@ class TrackedRun:
             ended: when they were measured, as a Unix time; now when None. Sent again with the same time, they are not
                 doubled.
             model_id: the logged model that they are of.
+            measured_on: name and version of the dataset that they were measured on.
         """
         from mlflow.entities import Metric
 
         at = int((time.time() if ended is None else ended) * 1000)
-        entities = [Metric(key, value, at, step, model_id=model_id) for key, value in metrics.items()]
+        name, data = measured_on or (None, None)
+        digest = data and dataset_digest(data)
+        entities = [Metric(key, value, at, step, model_id, name, digest) for key, value in metrics.items()]
         self.client.log_batch(self.run_id, metrics=entities)
 
-    def log_dataset(self, name: str, context: str, data: LanceVersion) -> None:
+    def log_dataset(self, name: str, context: str, split: Split) -> None:
         """Log one version of a Lance dataset as an input of the run."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
+        from mlflow.entities import DatasetInput, InputTag
 
-        source = data.model_dump_json()
-        # MLflow knows a dataset by name and digest: another version of the same content is another one.
-        digest = hashlib.sha256(f"{data.fingerprint} {data.version}".encode()).hexdigest()[:_DIGEST_LENGTH]
-        dataset = Dataset(name=name, digest=digest, source_type="lance", source=source)
         tags = {
             "mlflow.data.context": context,
-            "lance.version": str(data.version),
-            "lance.fingerprint": data.fingerprint,
+            "lance.version": str(split.data.version),
+            "lance.fingerprint": split.data.fingerprint,
         }
-        entity = DatasetInput(dataset=dataset, tags=[InputTag(key, value) for key, value in tags.items()])
+        entity = DatasetInput(
+            dataset=tracked_dataset(name, split), tags=[InputTag(key, value) for key, value in tags.items()]
+        )
         self.client.log_inputs(self.run_id, datasets=[entity])
+
+    def log_evaluation(self, name: str, split_name: str, split: Split, figures: dict[str, float]) -> None:
+        """Log what a dataset has shown of the run's model, as metrics of the logged model.
+
+        MLflow takes these from a run only. They have one of their own, below the training's, whose charts they would
+        spoil with series of one point. One that is there for this version of the dataset is kept.
+
+        Args:
+            name: of the dataset.
+            split_name: such as ``test``.
+            split: its record.
+            figures: with the ``accuracy`` among them.
+        """
+        digest = dataset_digest(split.data)
+        same = f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.`{EVALUATED_TAG}` = '{digest}'"
+        if self.client.search_runs([self.experiment_id], f"{same} and attributes.status = 'FINISHED'", max_results=1):
+            return
+        tags = {PARENT_TAG: self.run_id, EVALUATED_TAG: digest}
+        made = self.client.create_run(self.experiment_id, run_name=self.name, tags=tags)
+        evaluation = TrackedRun(self.client, made, self.url)
+        evaluation.name_result(split_name, figures["accuracy"])
+        evaluation.log_dataset(name, f"evaluation on {split_name}", split)
+        outputs = self.client.get_run(self.run_id).outputs
+        model_id = next((output.model_id for output in outputs.model_outputs), None) if outputs else None
+        evaluation.log_metrics(figures, model_id=model_id, measured_on=(name, split.data))
+        evaluation.end("FINISHED")
 
     def log_file(self, data: bytes, name: str) -> None:
         """Log bytes as an artifact of the given path."""

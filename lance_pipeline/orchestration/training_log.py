@@ -22,6 +22,11 @@ _CODE = Path(__file__).with_name("logged_model.py")
 _REQUIRED = ("mlflow", "numpy", "safetensors", "torch", "torchvision")
 
 
+def tracked_figures(epoch: "Epoch") -> dict[str, float]:
+    """What MLflow has of an epoch; the time left is of no use once the training has ended."""
+    return {name: value for name, value in epoch.figures().items() if name != "seconds_left"}
+
+
 def training_record(checkpoints: "Checkpoints", device: "Device", history: list["Epoch"], sha256: str) -> Training:
     """The record of a training that has ended."""
     return Training(
@@ -71,7 +76,7 @@ def _log_model(run: TrackedRun, name: str, training: Training, folder: Path, bes
             client.delete_logged_model(earlier.model_id)
     if model_id is None:
         model_id = _new_model(run, name, training, folder)
-    run.log_metrics(best.figures(), step=best.number, ended=best.ended, model_id=model_id)
+    run.log_metrics(tracked_figures(best), step=best.number, ended=best.ended, model_id=model_id)
     outputs = client.get_run(run.run_id).outputs
     if outputs is None or model_id not in [output.model_id for output in outputs.model_outputs]:
         client.log_outputs(run.run_id, [LoggedModelOutput(model_id, step=best.number)])

@@ -1,7 +1,7 @@
 """What log, asset page and MLflow tell of a training while it runs."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,9 +11,10 @@ from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.mlflow_tracking import TrainingRun
 from lance_pipeline.orchestration.progress import Throttle, clock
 from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.training_log import tracked_figures
 
 if TYPE_CHECKING:
-    from lance_pipeline.training.history import Epoch
+    from lance_pipeline.training.history import BestBy, Epoch
     from lance_pipeline.training.watch import Step
 
 _TRY = 1
@@ -27,12 +28,21 @@ class TrainingReport:
     is away, the epochs wait in the checkpoint.
 
     Args:
-        context: of the step that trains.
+        log: of the step that trains.
+        observe: called with the figures of each epoch.
         run: the training's.
+        best_by: the metric by which the best epoch is chosen.
     """
 
-    def __init__(self, context: dg.AssetExecutionContext, run: TrainingRun) -> None:
-        self._context, self._run = context, run
+    def __init__(
+        self,
+        log: dg.DagsterLogManager,
+        observe: Callable[[Mapping[str, Any]], None],
+        run: TrainingRun,
+        best_by: "BestBy",
+    ) -> None:
+        self._log, self._observe, self._run = log, observe, run
+        self._best_by: BestBy = best_by
         self._throttle = Throttle()
         self._delivered = 0
         self._trouble: InputError | None = None
@@ -55,19 +65,18 @@ class TrainingReport:
         self._thread.shutdown()
 
     def on_epoch(self, epoch: "Epoch") -> None:
-        """A line in the log, and an observation on the asset."""
-        self._context.log.info(
+        """A line in the log, and the figures for whoever observes them."""
+        self._log.info(
             f"Epoch {epoch.number}/{epoch.of}: loss {epoch.train_loss:.3f}, val accuracy {epoch.val_accuracy:.2%}, "
             f"{epoch.images_per_second:.0f} images/s, {epoch.data_wait:.1%} waiting for data, {clock(epoch.duration)}, "
             f"{clock(epoch.seconds_left)} left"
         )
-        progress = {"epoch": epoch.number, "epochs": epoch.of}
-        self._context.log_event(dg.AssetObservation(self._context.asset_key, metadata=progress | epoch.figures()))
+        self._observe({"epoch": epoch.number, "epochs": epoch.of} | epoch.figures())
 
     def on_step(self, step: "Step") -> None:
         """A line in the log every ten seconds."""
         if self._throttle.ready():
-            self._context.log.info(
+            self._log.info(
                 f"Epoch {step.epoch}/{step.epochs}, batch {step.batch}/{step.batches}: loss {step.loss.item():.3f}, "
                 f"{clock(step.seconds_left)} left"
             )
@@ -108,18 +117,21 @@ class TrainingReport:
 
     def _deliver(self, history: list["Epoch"]) -> TrackedRun | None:
         """Send the epochs that MLflow lacks; the run if it has all now."""
+        from lance_pipeline.training.history import best_of
+
         try:
             run = self._run.opened()
             with self._run.mlflow.clear_errors():
                 for epoch in history[self._delivered :]:
-                    run.log_metrics(epoch.figures(), step=epoch.number, ended=epoch.ended)
+                    best = {"best_val_accuracy": best_of(history[: epoch.number], self._best_by).val_accuracy}
+                    run.log_metrics(tracked_figures(epoch) | best, step=epoch.number, ended=epoch.ended)
                     self._delivered += 1
         except InputError as trouble:
             if self._trouble is None:
-                self._context.log.warning(f"{trouble} The training goes on; MLflow is told later.")
+                self._log.warning(f"{trouble} The training goes on; MLflow is told later.")
             self._trouble = trouble
             return None
         if self._trouble is not None:
-            self._context.log.info("MLflow is there again, and has all metrics")
+            self._log.info("MLflow is there again, and has all metrics")
         self._trouble = None
         return run

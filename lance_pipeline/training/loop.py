@@ -141,7 +141,7 @@ class _Training:
         return f"epoch {len(self._history) + 1} of {self._epochs}, after batch {done} of {self._batches}"
 
     def _is_over(self) -> bool:
-        if len(self._history) >= self._epochs:
+        if len(self._history) >= self._epochs or (self._history and self._watch.enough(self._history)):
             return True
         if not self._history or self._recipe.patience is None:
             return False

@@ -32,12 +32,14 @@ class Watch:
         on_step: called after each batch.
         tell: called with lines for a log.
         stop: asked after each batch; a reason ends the training once its state is saved.
+        enough: asked before each epoch whether those that there are will do; then the training is over.
     """
 
     on_epoch: Callable[[Epoch], None] = lambda epoch: None
     on_step: Callable[[Step], None] = lambda step: None
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], str | None] = lambda: None
+    enough: Callable[[list[Epoch]], bool] = lambda history: False
 
 
 NOBODY = Watch()

@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
         if os.environ.get("CI"):
             pytest.fail(missing)
         pytest.skip(missing)
-    names = f"MAP {HOSTILE} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+    names = f"MAP {HOSTILE} 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1, EXCLUDE localhost"
     arguments = [*_ARGUMENTS.split(), f"--host-resolver-rules={names}"]
     if os.getuid() == 0:
         arguments.append("--no-sandbox")

@@ -66,7 +66,7 @@ class Launcher:
         variables: Mapping[str, str] | None = None,
     ) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        self.data = data
+        self.data, self.workspace = data, workspace
         self.port = port or free_port()
         command = ["lance_pipeline", "ui", "--port", str(self.port), *options]
         if workspace is not None:

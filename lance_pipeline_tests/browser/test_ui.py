@@ -12,7 +12,9 @@ from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
 
 from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.browser.conftest import PICTURES, save_picture
-from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, is_free
+from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, free_port, is_free
+from lance_pipeline_tests.browser.tunnel import tunnel_to
+from lance_pipeline_tests.conftest import new_shell
 from lance_pipeline_tests.small_project import CLASSES, IMAGES, LEAK
 
 ASSETS = ("raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
@@ -139,16 +141,19 @@ def test_page_of_the_model_leads_to_its_mlflow_run(page: Page, ui: Launcher, fin
     page.goto(f"{ui.dagster}/assets/flowers/resnet34")
     expect(_metadata(page, "device")).to_have_text(re.compile("cpu|cuda|mps"))
     with page.expect_popup() as opened:
-        _metadata(page, "mlflow_run").get_by_role("link", name=ui.mlflow).click()
+        _metadata(page, "mlflow_run").get_by_role("link").first.click()
     run = opened.value
     assert run.url.startswith(ui.mlflow)
-    for words in (f"flowers-{finished_run[:8]}", "train_loss", "val_accuracy", "batch_size"):
+    for words in (re.compile(r"^flowers-\d{4} val [\d.]+ %$"), "train_loss", "val_accuracy", "batch_size"):
         expect(run.get_by_text(words, exact=True).first).to_be_visible()
+    # Its note leads back.
+    with run.expect_popup() as opened:
+        run.get_by_role("link", name=finished_run[:8]).first.click()
+    expect(opened.value.get_by_text("Success", exact=True)).to_be_visible()
     if PICTURES:
         page.goto(f"{ui.dagster}/assets/digits/resnet34")
         address = _metadata(page, "mlflow_run").get_by_role("link").first.get_attribute("href") or ""
-        # The demo's link may name another port.
-        run.goto(f"{ui.mlflow}/#{address.partition('#')[2]}")
+        run.goto(f"{ui.dagster}{address}")
         run.get_by_role("button", name="Close").click()
         run.get_by_role("tab", name="Model metrics").click()
         run.get_by_placeholder("Search metric charts").fill("^(train_loss|val_accuracy|val_loss)$")
@@ -156,6 +161,43 @@ def test_page_of_the_model_leads_to_its_mlflow_run(page: Page, ui: Launcher, fin
         for plot in run.locator(".js-plotly-plot").all():
             expect(plot.locator(".scatterlayer .point").first).to_be_visible()
         save_picture("mlflow.png", run.screenshot(clip={"x": 0, "y": 0, "width": 1400, "height": 616}))
+
+
+def test_mlflow_shows_accuracies_and_the_datasets_columns(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.mlflow}/#/experiments/1/runs")
+    expect(page.get_by_text(re.compile(r"^flowers-\d{4} val [\d.]+ %$")).first).to_be_visible()
+    page.get_by_text("flowers_train", exact=False).first.click()
+    for words in ("num rows", "phash", "binary"):
+        expect(page.get_by_text(words).first).to_be_visible()
+    page.goto(f"{ui.mlflow}/#/experiments/1/models")
+    for words in ("flowers_val", "flowers_test", "accuracy"):
+        expect(page.get_by_text(words).first).to_be_visible()
+
+
+def test_a_stored_link_opens_wherever_the_ui_is(
+    context: BrowserContext, ui: Launcher, finished_run: str, tmp_path: Path
+):
+    with tunnel_to(port := free_port()) as entrance:
+        name = f"localhost:{entrance}"
+        with Launcher(tmp_path, ui.data, ui.workspace, port, variables={"LANCE_PIPELINE_UI_HOSTS": name}) as moved:
+            moved.await_ready()
+            for origin in (moved.dagster, f"http://{name}"):
+                page = context.new_page()
+                page.goto(f"{origin}/assets/flowers/resnet34")
+                with page.expect_popup() as opened:
+                    _metadata(page, "mlflow_run").get_by_role("link").first.click()
+                assert opened.value.url.startswith(f"{origin}/mlflow/")
+                expect(opened.value.get_by_text("train_loss", exact=True).first).to_be_visible()
+
+
+def test_the_terminal_names_the_ui_that_runs(page: Page, ui: Launcher, finished_run: str, tmp_path: Path):
+    shell = new_shell(tmp_path, ui.data)
+    summary = shell.run("lance_pipeline", "summary", "flowers")
+    assert summary.returncode == 0, summary.stderr
+    (address,) = re.findall(r"MLflow run +\w+ +(\S+)$", summary.stdout, re.MULTILINE)
+    assert address.startswith(f"{ui.mlflow}/")
+    page.goto(address)
+    expect(page.get_by_text("train_loss", exact=True).first).to_be_visible()
 
 
 @pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")

@@ -30,9 +30,13 @@ class Graph:
     attributes: dict[str, Any] = field(default_factory=dict)
 
     @property
-    def definitions(self) -> dg.Definitions:
+    def parsed(self) -> ImageClassifierAttributes:
         attributes = {"name": "tiny", "source": {"folder": str(self.images)}, "image_size": 32, "recipe": RECIPE}
-        component = ImageClassifier(ImageClassifierAttributes.model_validate(attributes | self.attributes))
+        return ImageClassifierAttributes.model_validate(attributes | self.attributes)
+
+    @property
+    def definitions(self) -> dg.Definitions:
+        component = ImageClassifier(self.parsed)
         defs = component.build_defs(dg.ComponentTree.for_test().load_context)
         return dg.Definitions.merge(defs, dg.Definitions(resources=default_resources()))
 

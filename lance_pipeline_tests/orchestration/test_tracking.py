@@ -3,11 +3,13 @@
 import json
 import sqlite3
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import fields
 from pathlib import Path
 
 import dagster as dg
+import lance
 import mlflow
 import numpy as np
 import pytest
@@ -16,13 +18,15 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from mlflow.pyfunc import PyFuncModel
 from mlflow.pyfunc import load_model as load_from_mlflow
+from mlflow.types import DataType, Schema
 
 import lance_pipeline
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader
 from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
-from lance_pipeline.orchestration.records import Metrics, Model
+from lance_pipeline.orchestration.records import Metrics, Model, Split
 from lance_pipeline.orchestration.reproduction import _kept
+from lance_pipeline.orchestration.run_names import NUMBER_TAG
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.training_log import log_training
 from lance_pipeline.training.history import Epoch
@@ -47,13 +51,12 @@ def test_mlflow_holds_the_training(finished_graph: Graph):
         "duration",
         "images_per_second",
         "data_wait",
-        "seconds_left",
         "learning_rate",
+        "best_val_accuracy",
     ):
         assert [point.step for point in client.get_metric_history(model.mlflow_run_id, name)] == [1, 2], name
-    assert run.data.metrics["evaluation/test_accuracy"] == pytest.approx(
-        finished_graph.record("metrics_test", Metrics).accuracy
-    )
+    assert "seconds_left" not in run.data.metrics
+    assert run.data.metrics["best_val_accuracy"] == model.val_accuracy
     assert run.data.tags["dagster.asset_key"] == "tiny/resnet34"
     assert run.data.tags["lance.train.version"] == str(model.train.version)
     event = finished_graph.instance.get_latest_materialization_event(dg.AssetKey(["tiny", "resnet34"]))
@@ -73,6 +76,97 @@ def test_mlflow_holds_the_training(finished_graph: Graph):
         "learning_curve.png",
         *(f"metrics_{split}/{name}" for split in ("val", "test") for name in ("confusion.png", "metrics.json")),
     }
+
+
+def test_the_run_is_named_and_noted(finished_graph: Graph):
+    model = finished_graph.record("resnet34", Model)
+    run = MlflowTracking().client().get_run(model.mlflow_run_id)
+    assert run.info.run_name == f"tiny-0001 val {model.val_accuracy * 100:.1f} %"
+    note = run.data.tags["mlflow.note.content"]
+    for words in (
+        "tiny: train version 1 (13 images in 2 classes), val version 1",
+        "epochs: 2, batch_size: 4, flip: False, crop_padding: 0",
+        f"(/runs/{run.data.tags['dagster.run_id']})",
+    ):
+        assert words in note
+    experiment = MlflowTracking().client().get_experiment(run.info.experiment_id)
+    assert experiment.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_the_evaluations_are_the_logged_models(finished_graph: Graph):
+    model, client = finished_graph.record("resnet34", Model), MlflowTracking().client()
+    logged = client.get_logged_model(finished_graph.metadata("resnet34")["mlflow_model"].removeprefix("models:/"))
+    run = client.get_run(model.mlflow_run_id)
+    assert run.inputs is not None
+    digests = {one.dataset.name: one.dataset.digest for one in run.inputs.dataset_inputs}
+    for split in ("val", "test"):
+        metrics = finished_graph.record(f"metrics_{split}", Metrics)
+        measured = {one.key: one.value for one in logged.metrics or [] if one.dataset_name == f"tiny_{split}"}
+        assert measured == {name: getattr(metrics, name) for name in measured}
+        assert {"accuracy", "macro_f1"} <= measured.keys()
+        assert {one.dataset_digest for one in logged.metrics or [] if one.dataset_name == f"tiny_{split}"} == {
+            digests[f"tiny_{split}"]
+        }
+    # Charts of the training have a point for each epoch.
+    for name in run.data.metrics:
+        if not name.startswith("system/"):
+            assert [one.step for one in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
+
+
+def test_an_evaluation_that_was_logged_is_not_logged_again(finished_graph: Graph):
+    run = MlflowTracking().existing_run(finished_graph.record("resnet34", Model).mlflow_run_id)
+    split = finished_graph.record("lance_test", Split)
+    runs = len(run.client.search_runs([run.experiment_id]))
+    run.log_evaluation("tiny_test", "test", split, {"accuracy": 0.5})
+    assert len(run.client.search_runs([run.experiment_id])) == runs
+
+
+def test_datasets_have_schema_and_profile(finished_graph: Graph):
+    run = MlflowTracking().client().get_run(finished_graph.record("resnet34", Model).mlflow_run_id)
+    assert run.inputs is not None
+    (train,) = (one.dataset for one in run.inputs.dataset_inputs if one.dataset.name == "tiny_train")
+    columns = Schema.from_json(json.dumps(json.loads(train.schema or "")["mlflow_colspec"]))
+    types = dict(zip(columns.input_names(), columns.input_types(), strict=True))
+    assert types["image"] == DataType.binary
+    assert types["label"] == DataType.string
+    assert json.loads(train.profile or "") == {
+        "num_rows": 13,
+        "num_classes": 2,
+        "images_per_class": {"cat": 7, "dog": 6},
+    }
+
+
+def test_no_two_runs_have_one_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LANCE_PIPELINE_DATA", str(tmp_path / "data"))
+    tracking = MlflowTracking()
+    tracking.client()
+
+    def opened(training: int) -> str:
+        return MlflowTracking().open_training("tiny", {TRAINING_TAG: str(training)}).name
+
+    with ThreadPoolExecutor(4) as beside:
+        names = list(beside.map(opened, range(8)))
+    assert sorted(names) == [f"tiny-{number:04d}" for number in range(1, 9)]
+    # One that goes on keeps its name, and one that was removed gives its own to nobody.
+    client = tracking.client()
+    run = tracking.open_training("tiny", {TRAINING_TAG: "3"})
+    assert run.name == names[3]
+    run.name_result("val", 0.98765)
+    run.end("FINISHED")
+    again = tracking.open_training("tiny", {TRAINING_TAG: "3"})
+    assert (again.run_id, again.name) == (run.run_id, f"{names[3]} val 98.8 %")
+    client.delete_run(tracking.open_training("tiny", {TRAINING_TAG: "last"}).run_id)
+    assert opened(99) == "tiny-0010"
+
+
+def test_two_hosts_that_take_one_number_of_a_server_both_see_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LANCE_PIPELINE_DATA", str(tmp_path / "data"))
+    tracking = MlflowTracking()
+    first = tracking.open_training("tiny", {TRAINING_TAG: "a"})
+    # As another host does, between reading the number and writing it.
+    first.client.set_experiment_tag(first.experiment_id, NUMBER_TAG, "0")
+    second = tracking.open_training("tiny", {TRAINING_TAG: "b"})
+    assert {first.name, second.name} == {"tiny-0001", "tiny-0002"}
 
 
 def test_the_page_has_the_recipe_that_was_used(finished_graph: Graph):
@@ -153,14 +247,19 @@ def test_a_model_that_was_logged_already_is_not_logged_again(finished_graph: Gra
     assert len(outputs.model_outputs) == 1
 
 
-def test_another_version_of_the_same_content_is_another_dataset(finished_graph: Graph):
-    record = finished_graph.record("resnet34", Model)
-    run = MlflowTracking().existing_run(record.mlflow_run_id)
-    run.log_dataset("tiny_train", "training", record.train.model_copy(update={"version": 99}))
+def test_another_version_of_the_same_content_is_another_dataset(graph: Graph):
+    assert graph.materialize("raw_images", "lance_train", "lance_val").success
+    split = graph.record("lance_train", Split)
+    table = lance.dataset(split.data.uri)
+    table.update_metadata({"touched": "yes"})
+    later = split.model_copy(update={"data": split.data.model_copy(update={"version": table.latest_version})})
+    run = MlflowTracking().open_training("tiny", {TRAINING_TAG: "a"})
+    for one in (split, later):
+        run.log_dataset("tiny_train", "training", one)
     inputs = run.client.get_run(run.run_id).inputs
     assert inputs is not None
     sources = [json.loads(one.dataset.source) for one in inputs.dataset_inputs if one.dataset.name == "tiny_train"]
-    assert {source["version"] for source in sources} == {record.train.version, 99}
+    assert {source["version"] for source in sources} == {1, 2}
 
 
 def test_an_experiment_that_was_deleted_is_named(graph: Graph):
@@ -176,7 +275,7 @@ def test_a_run_that_was_opened_twice_does_not_count_as_running(graph: Graph):
     assert graph.materialize("raw_images", "lance_train", "lance_val").success
     # As a server does that has made the run, but whose answer was lost.
     tracking, place = MlflowTracking(), {"checkpoint_folder": "host:/folder"}
-    first, second = (tracking.open_training("tiny", "tiny-1", {TRAINING_TAG: name, **place}) for name in ("a", "b"))
+    first, second = (tracking.open_training("tiny", {TRAINING_TAG: name, **place}) for name in ("a", "b"))
     assert first.run_id != second.run_id
     second.kill_others(place)
     assert [second.client.get_run(run.run_id).info.status for run in (first, second)] == ["KILLED", "RUNNING"]
@@ -199,7 +298,7 @@ def test_no_point_of_the_systems_load_is_doubled(
     tracking = MlflowTracking(tracking_uri=f"sqlite:///{database}")
 
     def opened() -> TrackedRun:
-        return tracking.open_training("tiny", "tiny-1", {TRAINING_TAG: "a"})
+        return tracking.open_training("tiny", {TRAINING_TAG: "a"})
 
     def steps() -> list[int]:
         points = run.client.get_metric_history(run.run_id, "system/cpu_utilization_percentage")

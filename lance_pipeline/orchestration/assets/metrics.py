@@ -61,13 +61,11 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
                 network, card = load_or_restore(dataset.key("resnet34"), model, run)
                 result, predictions, schema = _evaluated(model, network, card, data, device, uri)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
-            # Apart from the training's own series, to which val_accuracy belongs.
-            figures = {f"evaluation/{split}_{key}": value for key, value in result.scalars().items()}
             with mlflow.clear_errors():
-                run.log_metrics(figures, step=model.best_epoch)
+                run.log_evaluation(f"{dataset.name}_{split}", split, data, result.scalars())
                 run.log_file(confusion, f"{name}/confusion.png")
                 run.log_file(result.model_dump_json().encode(), f"{name}/metrics.json")
-                run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)
+                run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data)
         show_pictures(context, context.asset_key, {"confusion": confusion})
         context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")
         record = Metrics(

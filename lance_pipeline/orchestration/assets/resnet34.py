@@ -1,37 +1,34 @@
 """The trained model."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 from pydantic import Field
 
 from lance_pipeline.display import printable
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import link, show_pictures, shown, table
-from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking, place_tag
+from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.resumption import checkpoints_to_use, has_checkpoint
+from lance_pipeline.orchestration.resumption import checkpoints_to_use, finished_trainings
 from lance_pipeline.orchestration.retention.models import TRAINED_TAG
 from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline.orchestration.supervision import supervised
-from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracked_training import Plan, Surroundings, settings, tracked_training
 from lance_pipeline.orchestration.training_log import log_training, training_record
-from lance_pipeline.orchestration.training_report import TrainingReport
 from lance_pipeline.training.recipe import CODE_VERSION
 
 if TYPE_CHECKING:
     from lance_pipeline.training.checkpoint import Checkpoints
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
-    from lance_pipeline.training.recipe import Recipe
-    from lance_pipeline.training.weights import ModelCard
 
 POOL = "gpu"
 
@@ -119,73 +116,41 @@ def _trained(
 ) -> "tuple[dg.MaterializeResult[Model], Checkpoints]":
     """Train from the checkpoint where there is one, and log it all; the checkpoint is still needed."""
     from lance_pipeline.evaluation.plots import learning_curve
-    from lance_pipeline.images import CachePlace, LanceSplit
-    from lance_pipeline.images.maintenance import keep_version
-    from lance_pipeline.training.fit import fit_resnet34, model_card, training_identity
-    from lance_pipeline.training.start import settled_start
-    from lance_pipeline.training.watch import Watch
     from lance_pipeline.training.weights import save_model
 
-    image_size = dataset.attributes.image_size
-    train_split, val_split = (LanceSplit(**one.data.model_dump()) for one in (train, val))
-    if train_split.transparency != dataset.attributes.transparency:
-        context.log.info(
-            f"The images were ingested with `transparency: {train_split.transparency}`, and are trained on so. "
-            f"Materialize {dataset.key('lance_train').to_user_string()} for `{dataset.attributes.transparency}`."
-        )
+    key, run_id, image_size = context.asset_key, context.run.run_id, dataset.attributes.image_size
     folder = lance_store.checkpoint_folder(dataset.name)
 
-    def identity_of(recipe: "Recipe") -> dict[str, Any]:
-        return training_identity(train_split, val_split, recipe, image_size)
+    def observe(figures: Mapping[str, Any]) -> None:
+        context.log_event(dg.AssetObservation(key, metadata=figures))
 
-    start = settled_start(
-        dataset.recipe,
-        train_split,
-        image_size=image_size,
-        device=device.torch_device.type,
-        downloads=lance_store.downloads,
-        resumable=lambda recipe: not config.fresh and has_checkpoint(folder, identity_of(recipe)),
-    )
-    (context.log.warning if start.second_best else context.log.info)(printable(f"weights: {start.reason}"))
-    recipe, identity = start.recipe, identity_of(start.recipe)
-    checkpoints = checkpoints_to_use(
-        context, folder, identity, device, fresh=config.fresh, every=config.checkpoint_minutes * 60
-    )
-    # This process has the folder to itself: whatever else counts as training there is not trained any more.
-    place = place_tag(folder)
-    # From now on no clean-up can remove what this training reads.
-    for data in (train.data, val.data):
-        keep_version(data.uri, data.version, f"{TRAINED_TAG}.{checkpoints.training_id}")
+    def choose(identity: dict[str, Any]) -> "Checkpoints":
+        return checkpoints_to_use(
+            context.log.info,
+            lambda: finished_trainings(context.instance, key),
+            folder,
+            identity,
+            device,
+            fresh=config.fresh,
+            every=config.checkpoint_minutes * 60,
+        )
 
-    def describe(run: TrackedRun) -> None:
-        context.log.info(printable(f"MLflow run {run.run_id}: {run.url}"))
-        run.kill_others(place)
-        run.log_tags(_tags(context, device, checkpoints.environments[-1]["code"], train, val) | place)
-        run.log_params(_settings(recipe, model_card(train_split, recipe, image_size)))
-        run.log_dataset(f"{dataset.name}_train", "training", train.data)
-        run.log_dataset(f"{dataset.name}_val", "validation", val.data)
+    plan = Plan(dataset.name, train, val, dataset.recipe, image_size, tags={"dagster.asset_key": key.to_user_string()})
+    then, now = plan.open()[0].transparency, dataset.attributes.transparency
+    if then != now:
+        context.log.info(
+            f"The images were ingested with `transparency: {then}`, and are trained on so. Materialize "
+            f"{dataset.key('lance_train').to_user_string()} for `{now}`."
+        )
+    start = plan.start(device, lance_store.downloads, folder, fresh=config.fresh)
 
-    run_name = f"{dataset.name}-{context.run.run_id[:8]}"
-    tags = {TRAINING_TAG: checkpoints.training_id, **place}
-    with mlflow.training_run(dataset.name, run_name, tags, describe) as opening:
-        with TrainingReport(context, opening) as report, checkpoints:
-            checkpoints.on_saved = report.on_saved
-            # A server that answers slowly may have taken minutes.
-            if reason := stop():
-                raise Stopped(reason)
-            trained, card = fit_resnet34(
-                train_split,
-                val_split,
-                recipe,
-                device,
-                image_size=image_size,
-                downloads=lance_store.downloads,
-                cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
-                checkpoints=checkpoints,
-                watch=Watch(report.on_epoch, report.on_step, lambda line: context.log.info(printable(line)), stop),
-            )
-            run = report.settled(trained.history, stop)
-        folder = lance_store.model_folder(dataset.name, context.run.run_id)
+    def pin(training_id: str) -> str:
+        return f"{TRAINED_TAG}.{training_id}"
+
+    surroundings = Surroundings(run_id, context.log, observe, stop, folder, pin, mlflow, lance_store)
+    with tracked_training(plan, start, device, surroundings, choose) as finished:
+        trained, card, checkpoints, run = finished.trained, finished.card, finished.checkpoints, finished.run
+        folder = lance_store.model_folder(dataset.name, run_id)
         sha256 = save_model(folder, trained.state, card)
         curve = learning_curve(trained.history, trained.best, f"{dataset.name}: learning curve")
         training = training_record(checkpoints, device, trained.history, sha256)
@@ -197,7 +162,7 @@ def _trained(
         sha256=sha256,
         classes=card.classes,
         image_size=image_size,
-        recipe=recipe,
+        recipe=finished.recipe,
         train=train.data,
         val=val.data,
         best_epoch=trained.best.number,
@@ -210,9 +175,9 @@ def _trained(
         "training_id": checkpoints.training_id,
         "mlflow_model": model_uri,
         "weights": printable(start.reason),
-        "recipe": _settings(recipe, card),
+        "recipe": settings(finished.recipe, card),
     }
-    show_pictures(context, context.asset_key, {"learning_curve": curve})
+    show_pictures(context, key, {"learning_curve": curve})
     metadata = shown(_metadata(record, device, run.url, trained.history) | more)
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata), checkpoints
 
@@ -235,35 +200,6 @@ def _remove_old(
         troubles = [str(error)]
     for trouble in troubles:
         context.log.warning(f"Not all that may go was removed: {trouble} The next training or maintenance tries again.")
-
-
-def _tags(
-    context: dg.AssetExecutionContext, device: "Device", code: dict[str, Any], train: Split, val: Split
-) -> dict[str, str]:
-    tags = {
-        "dagster.run_id": context.run.run_id,
-        "dagster.asset_key": context.asset_key.to_user_string(),
-        "device": device.name,
-        "precision": device.precision,
-        "lance_pipeline.version": code["version"],
-    }
-    if code["commit"] is not None:
-        # MLflow's own name, which its UI shows as the source.
-        tags |= {"mlflow.source.git.commit": code["commit"], "lance_pipeline.changed": str(code["changed"]).lower()}
-    for split, record in (("train", train), ("val", val)):
-        tags |= {
-            f"lance.{split}.uri": record.data.uri,
-            f"lance.{split}.version": str(record.data.version),
-            f"lance.{split}.fingerprint": record.data.fingerprint,
-        }
-    return tags
-
-
-def _settings(recipe: "Recipe", card: "ModelCard") -> dict[str, Any]:
-    """What a training learned with, apart from what its device settles, which may change when it resumes."""
-    rounded = {name: [round(value, 4) for value in values] for name, values in (("mean", card.mean), ("std", card.std))}
-    settings = recipe.model_dump(mode="json", exclude_none=True, exclude={"precision", "step"})
-    return settings | rounded | {"image_size": card.image_size}
 
 
 def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"]) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
-from lance_pipeline.orchestration.tracked_run import local_folder
+from lance_pipeline.orchestration.tracked_run import PARENT_TAG, local_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -119,6 +119,8 @@ class Tracking:
                 self._client.delete_run(run_id)
             for uri in self._places(run):
                 self._remove_artifacts(uri)
+            for evaluation in self._evaluations(run):
+                self.remove(evaluation.info.run_id)
             if not self._mlflow.remote:
                 self._forget(run_id, [model.model_id for model in models])
 
@@ -154,6 +156,13 @@ class Tracking:
         outputs = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
         hidden = (self._hidden(model_id) for model_id in outputs - {model.model_id for model in models})
         return [*models, *filter(None, hidden)]
+
+    def _evaluations(self, run: "Run") -> "list[Run]":
+        """The runs of its model's evaluations."""
+        from mlflow.entities import ViewType
+
+        condition = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
+        return list(self._client.search_runs([run.info.experiment_id], condition, ViewType.ALL, _PAGE))
 
     def _places(self, run: "Run") -> list[str]:
         uris = (run.info.artifact_uri, *(model.artifact_location for model in self._models(run)))

@@ -7,7 +7,8 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MLFLOW_PATH = "/mlflow"
+from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
+
 REPORTS_PATH = "/reports"
 HOSTS_VARIABLE = "LANCE_PIPELINE_UI_HOSTS"
 

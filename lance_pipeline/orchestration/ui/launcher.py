@@ -17,10 +17,9 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.instance import prepare_instance
 from lance_pipeline.orchestration.paths import project_root
-from lance_pipeline.orchestration.resources import MLFLOW_UI_VARIABLE, default_resources
-from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, MLFLOW_PATH, REPORTS_PATH, allowed_hosts
+from lance_pipeline.orchestration.ui.address import HOST, MLFLOW_PATH, announced
+from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, REPORTS_PATH, allowed_hosts
 
-HOST = "127.0.0.1"
 _START_SECONDS = 120
 _STOP_SECONDS = 15
 _LOOK_SECONDS = 0.2
@@ -47,7 +46,7 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
     with _listening(port) as listening, tempfile.TemporaryDirectory(prefix="lance-pipeline-ui-") as private:
         prepare_instance()
         services = Path(private) / "workspace.yaml"
-        servers = _Servers(_environment(port))
+        servers = _Servers(_environment())
         try:
             servers.start(
                 "web server",
@@ -68,9 +67,10 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
                     "Ctrl-C stops it.\n",
                     flush=True,
                 )
-            while not stop():
-                servers.require_running()
-                time.sleep(_LOOK_SECONDS)
+            with announced(port):
+                while not stop():
+                    servers.require_running()
+                    time.sleep(_LOOK_SECONDS)
             return 0
         finally:
             servers.stop()
@@ -142,14 +142,11 @@ def _stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(came)
 
 
-def _environment(port: int) -> dict[str, str]:
+def _environment() -> dict[str, str]:
     warnings = [os.environ.get("PYTHONWARNINGS", ""), *(f"ignore:{text}" for text in _NOISE)]
-    # A tracking server of the user's has its own pages.
-    pages = {} if default_resources()["mlflow"].remote else {MLFLOW_UI_VARIABLE: f"http://{HOST}:{port}{MLFLOW_PATH}"}
     return (
         # As `dagster dev` has it: a wrong definition is shown without Dagster's own stack.
         {"MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_IS_DEV_CLI": "1"}
-        | pages
         | os.environ
         | {"PYTHONWARNINGS": ",".join(filter(None, warnings))}
     )

@@ -32,7 +32,8 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
-from lance_pipeline.orchestration.ui.guard import MLFLOW_PATH, REPORTS_PATH, Guard
+from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
+from lance_pipeline.orchestration.ui.guard import REPORTS_PATH, Guard
 from lance_pipeline.orchestration.ui.reports import reports_routes
 
 _CODE_LOG_LEVEL = "warning"

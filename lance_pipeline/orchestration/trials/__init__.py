@@ -1,0 +1,1 @@
+"""Recipes that are tried on the data that is there, in MLflow only."""

@@ -1,0 +1,136 @@
+"""What trials change: ``recipe.epochs=30``; several values of a setting make a search."""
+
+from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
+from itertools import product
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
+from lance_pipeline.training.recipe import Recipe
+
+KEYS = (*(f"recipe.{name}" for name in Recipe.model_fields), "image_size")
+# One value of these is a list already.
+_LISTS = ("recipe.mean", "recipe.std", "recipe.resized_crop")
+_EXAMPLE = "expected such as `recipe.epochs=30`, or several values to search, `recipe.mixup=0,0.2,0.4`"
+Settings = dict[str, Any]
+
+
+def parsed(words: Sequence[str]) -> dict[str, list[Any]]:
+    """The values of each setting that the words of a command line name.
+
+    Raises:
+        InputError: a word is no setting.
+    """
+    values: dict[str, list[Any]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        if not equals:
+            raise InputError(f"{word!r} is not a setting; {_EXAMPLE}.")
+        require_known(key)
+        if key in values:
+            raise InputError(f"`{key}` is set twice; {_EXAMPLE}.")
+        try:
+            values[key] = [yaml.safe_load(part) for part in _parts(text)]
+        except yaml.YAMLError as error:
+            raise InputError(f"`{key}`: {text!r} is not a value; {_EXAMPLE}.") from error
+        if None in values[key] and "null" not in text:
+            raise InputError(f"`{word}` lacks a value; {_EXAMPLE}.")
+    return values
+
+
+def listed(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """The values of each setting in a run's configuration, where a list is a search.
+
+    Raises:
+        InputError: a key is no setting, or a search has no values.
+    """
+    values: dict[str, list[Any]] = {}
+    for key, value in settings.items():
+        require_known(key)
+        one_value = key in _LISTS and isinstance(value, list) and all(isinstance(one, int | float) for one in value)
+        several = isinstance(value, list) and not (one_value and value)
+        values[key] = value if several else [value]
+        if not values[key]:
+            raise InputError(f"`{key}` lacks a value.")
+    return values
+
+
+def configured(values: Mapping[str, list[Any]]) -> Settings:
+    """The other way round: as `listed` takes it."""
+    return {key: some[0] if len(some) == 1 else some for key, some in values.items()}
+
+
+def require_known(key: str) -> None:
+    """See that trials can change a setting.
+
+    Raises:
+        InputError: they cannot; the nearest key is named.
+    """
+    if key in KEYS:
+        return
+    plain = key.replace("-", "_")
+    found = get_close_matches(plain, KEYS, 1) or get_close_matches(f"recipe.{plain}", KEYS, 1)
+    near = f"Did you mean `{found[0]}`? " if found else ""
+    raise InputError(f"trials cannot set `{key}`. {near}They set {', '.join(KEYS)}.")
+
+
+def candidates(current: ImageClassifierAttributes, values: Mapping[str, list[Any]]) -> list[ImageClassifierAttributes]:
+    """The attributes of a dataset with each combination of the values, in their order.
+
+    Raises:
+        InputError: a value is none that the setting takes.
+    """
+    return [_changed(current, dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
+
+
+def _changed(current: ImageClassifierAttributes, settings: Settings) -> ImageClassifierAttributes:
+    recipe = current.recipe.model_dump(exclude_unset=True)
+    recipe |= {key.removeprefix("recipe."): value for key, value in settings.items() if key != "image_size"}
+    try:
+        checked = ImageClassifierAttributes.model_validate(
+            {
+                "source": {"folder": "anywhere"},
+                "recipe": recipe,
+                "image_size": settings.get("image_size", current.image_size),
+            }
+        )
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        key = ".".join(str(part) for part in first["loc"][:2])
+        raise InputError(f"{f'`{as_text({key: settings[key]})}`: ' if key in settings else ''}{message}.") from error
+    return current.model_copy(update={"recipe": checked.recipe, "image_size": checked.image_size})
+
+
+def differences(now: ImageClassifierAttributes, recipe: Recipe, image_size: int) -> Settings:
+    """What a recipe and an image size change in a dataset's attributes, but for the seed."""
+    before, after = (one.model_dump(mode="json", exclude={"preset", "seed"}) for one in (now.recipe, recipe))
+    found = {f"recipe.{name}": value for name, value in after.items() if value != before[name]}
+    return found | ({"image_size": image_size} if image_size != now.image_size else {})
+
+
+def as_text(settings: Settings) -> str:
+    """Settings as a command line takes them."""
+    return " ".join(f"{key}={_value(value)}" for key, value in settings.items())
+
+
+def _value(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_value, value))}]"
+    return {"True": "true", "False": "false", "None": "null"}.get(str(value), str(value))
+
+
+def _parts(text: str) -> list[str]:
+    """The text between commas, but for those in brackets."""
+    parts, depth = [""], 0
+    for character in text:
+        depth += (character in "[{") - (character in "]}")
+        if character == "," and not depth:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
