@@ -71,7 +71,8 @@ Image.init()
 # For pixels, and for encoded images whose header is changed.
 _scratch, _changed = Scratch(), Scratch()
 _memory = default_budget()
-_KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
+"""Pillow's names of the formats that are read."""
 _T = TypeVar("_T")
 
 
@@ -266,7 +267,7 @@ def _pillow_image(data: bytes, room: ExitStack, transparency: Transparency) -> D
     try:
         if width * height > SMALL_PIXELS:
             room.enter_context(_memory.reserved(_COSTLY_BYTES["WEBP"] * width * height))
-        with Image.open(io.BytesIO(for_pillow(data)), formats=_KNOWN_FORMATS) as image:
+        with Image.open(io.BytesIO(for_pillow(data)), formats=KNOWN_FORMATS) as image:
             check_opened(data, image)
             kind = image.format or ""
             if not width and image.width * image.height > SMALL_PIXELS:
