@@ -47,7 +47,7 @@ def try_recipes(dataset: str, words: Sequence[str], module: str, seeds: int, *, 
         raise InputError(f"--seeds {seeds}: expected a number from 1 on.")
     _require_splits(dataset)
     with tempfile.NamedTemporaryFile("w", suffix=".yaml") as config:
-        yaml.safe_dump(run_config(values, seeds, test=test), config)
+        yaml.safe_dump(run_config(dataset, values, seeds, test=test), config)
         config.flush()
         return shown_run(["job", "execute", "-m", module, "-j", job_name(dataset), "-c", config.name])
 

@@ -18,10 +18,14 @@ from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.supervision import supervised
 from lance_pipeline.orchestration.trials.settings import candidates, configured, listed
 
-OP = "experiment"
 CURRENT = "lance_pipeline/current"
 """Metadata of the job: the file that defines the data set, and what trials may change in it."""
 POOL = "gpu"
+
+
+def op_name(dataset: str) -> str:
+    """The name of the one step of a dataset's job, which a run's configuration names."""
+    return f"{dataset}__experiment"
 
 
 def job_name(dataset: str) -> str:
@@ -49,7 +53,12 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
         defs_yaml: the file that defines it.
     """
 
-    @dg.op(name=OP, out={}, pool=POOL, tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure"})
+    @dg.op(
+        name=op_name(dataset.name),
+        out={},
+        pool=POOL,
+        tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure"},
+    )
     def experiment(
         context: dg.OpExecutionContext,
         config: ExperimentConfig,
@@ -121,9 +130,9 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
     return job
 
 
-def run_config(values: dict[str, list[Any]], seeds: int, *, test: bool) -> dict[str, Any]:
+def run_config(dataset: str, values: dict[str, list[Any]], seeds: int, *, test: bool) -> dict[str, Any]:
     """The run configuration that tries these values."""
-    return {"ops": {OP: {"config": {"settings": configured(values), "seeds": seeds, "test": test}}}}
+    return {"ops": {op_name(dataset): {"config": {"settings": configured(values), "seeds": seeds, "test": test}}}}
 
 
 def require_val_only(candidates: int, *, test: bool) -> None:

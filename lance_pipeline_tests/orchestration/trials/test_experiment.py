@@ -27,7 +27,7 @@ from lance_pipeline_tests.orchestration.trainings import read_until, training_pr
 def try_(graph: Graph, **config: Any) -> dg.ExecuteInProcessResult:
     job = graph.definitions.resolve_job_def("tiny_experiment")
     return job.execute_in_process(
-        {"ops": {"experiment": {"config": config}}}, instance=graph.instance, raise_on_error=False
+        {"ops": {"tiny__experiment": {"config": config}}}, instance=graph.instance, raise_on_error=False
     )
 
 
@@ -154,7 +154,7 @@ def test_a_trial_that_was_stopped_resumes_with_its_run_and_number(tmp_path: Path
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0
-    assert "Run the same experiment again" in output
+    assert "Run the same experiment again" in project.log(project.latest_run())
     process = project.shell.start(*command)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
