@@ -6,11 +6,12 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.code_location import asset_specs
 from lance_pipeline.orchestration.instance import prepare_instance
+from lance_pipeline.orchestration.isolation import broken_reason
+from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.orchestration.summary import print_summary
 
 # "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
@@ -26,7 +27,7 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
         module: of the definitions, as Dagster's ``-m`` takes it.
 
     Raises:
-        InputError: there is no such dataset, asset or module.
+        InputError: there is no such dataset, asset or module, or the dataset cannot be loaded.
     """
     keys = _keys(dataset, names, module)
     prepare_instance()
@@ -52,6 +53,8 @@ def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:
     known = {name: [spec for spec in specs if spec.group_name == name] for name in {spec.key.path[0] for spec in specs}}
     if not known.get(dataset):
         raise InputError(_unknown("dataset", dataset, [name for name, group in known.items() if group]))
+    for reason in filter(None, map(broken_reason, known[dataset])):
+        raise InputError(reason)
     keys = {"/".join(spec.key.path[1:]): spec.key.to_user_string() for spec in known[dataset]}
     for name in names:
         if name not in keys:
@@ -60,8 +63,7 @@ def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:
 
 
 def _unknown(what: str, name: str, known: list[str]) -> str:
-    near = "".join(f" Did you mean {one}?" for one in get_close_matches(name, known, 1))
-    return f"there is no {what} {name!r}; expected one of {', '.join(sorted(known))}.{near}"
+    return f"there is no {what} {name!r}; expected one of {', '.join(sorted(known))}.{did_you_mean(name, known)}"
 
 
 def _shown(line: str) -> str:
