@@ -4,6 +4,7 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from lance_pipeline.storage.redaction import redact
 def keep_to_the_user() -> None:
     """From now on this process writes files that nobody else can read, and log lines that quote no secrets.
 
-    For the beginning of a process; a library or a notebook keeps its umask and its log. Called again it changes
-    nothing.
+    It shows no warnings of libraries, and neither do processes that it starts. For the beginning of a process; a
+    library or a notebook keeps its umask, its log and its warnings. Called again it changes nothing.
     """
+    _silence_libraries()
     os.umask(private_umask())
     narrow_data(data_root())
     _narrow_instance()
@@ -28,6 +30,18 @@ def keep_to_the_user() -> None:
         logging.setLogRecordFactory(_record)
         sys.excepthook = _show_error
         threading.excepthook = _show_error_of_thread
+
+
+def _silence_libraries() -> None:
+    """Hide what only their authors can act on: beta features, superseded commands, odd colour tables, progress.
+
+    What people should know goes through the log. `-W default` or PYTHONWARNINGS shows Python's warnings.
+    """
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+    # As it has not been imported yet.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
 def _narrow_instance() -> None:

@@ -32,10 +32,8 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
     keys = _keys(dataset, names, module)
     prepare_instance()
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", module, "--select", ",".join(keys)]
-    # Warnings that a user cannot act on: of commands that Dagster will replace, and of its own features in beta.
-    quiet = {"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", "MLFLOW_LOGGING_LEVEL": "WARNING"}
     with subprocess.Popen(  # noqa: S603
-        command, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         # Ctrl-C reaches the run from the terminal; what it prints then is still wanted.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

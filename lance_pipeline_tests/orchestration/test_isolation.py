@@ -143,7 +143,7 @@ def test_the_command_line_shows_the_error(project: Project, shell: Shell):
 
 
 @pytest.mark.parametrize("others", [{}, {"digits/defs.yaml": GOOD}], ids=["the only data set", "one of two"])
-def test_what_stands_under_an_unknown_key_is_not_quoted(project: Project, shell: Shell, others: dict[str, str]):
+def test_what_stands_under_an_unknown_key_is_not_quoted(project: Project, shell: Shell, others: dict[str, str | bytes]):
     wrong = "  pasword: letmein1\n  tracking: {user: letmein2}\n  tracking_uri: http://u:letmein3@host\n"
     package = project({"flowers/defs.yaml": GOOD + wrong, **others})
     inside = Shell(package.parent, shell.data)
@@ -189,7 +189,11 @@ def test_the_only_data_set_may_be_broken(project: Project):
 
 
 def test_what_lies_below_a_broken_folder_is_not_lost(project: Project):
-    files = {"plants/defs.yaml": "type: x", "plants/trees/defs.yaml": GOOD, "digits/defs.yaml": GOOD}
+    files: dict[str, str | bytes] = {
+        "plants/defs.yaml": "type: x",
+        "plants/trees/defs.yaml": GOOD,
+        "digits/defs.yaml": GOOD,
+    }
     definitions = load_datasets(project(files))
     assert datasets(definitions) == {"digits", "plants", "trees"}
     assert "plants" in failure(materialized(definitions, "trees"))
