@@ -11,6 +11,7 @@ from typing import Any
 
 from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.paths import data_root, narrow_data, private_umask
+from lance_pipeline.orchestration.terminal import without_trace
 from lance_pipeline.storage.private import narrow
 from lance_pipeline.storage.redacted_errors import redacted
 from lance_pipeline.storage.redaction import redact
@@ -56,14 +57,17 @@ def _narrow_instance() -> None:
 
 
 class _Record(logging.LogRecord):
-    """A log record that shows no secret to any handler or formatter."""
+    """A log record that shows no secret to any handler or formatter, and no stack trace where nothing went wrong.
+
+    Dagster has stored an event before it makes the record for its console.
+    """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         # A message that its arguments do not fit is reported by logging itself, once it is formatted.
         with suppress(TypeError, ValueError, KeyError):
             message = self.getMessage()
-            if (safe := redact(message)) != message:
+            if (safe := redact(without_trace(message))) != message:
                 self.msg, self.args = safe, ()
         if self.exc_info and self.exc_info[1] is not None:
             error = redacted(self.exc_info[1])

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from lance_pipeline.orchestration.instance import prepare_instance
 from lance_pipeline.orchestration.isolation import broken_reason
 from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.orchestration.summary import print_summary
+from lance_pipeline.orchestration.terminal import COMMAND_VARIABLE
 
 # "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
 _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
@@ -32,8 +34,10 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
     keys = _keys(dataset, names, module)
     prepare_instance()
     command = [sys.executable, "-m", "dagster", "asset", "materialize", "-m", module, "--select", ",".join(keys)]
+    typed = {COMMAND_VARIABLE: shlex.join(["lance-pipeline", *sys.argv[1:]])}
+    environment = os.environ | typed | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(  # noqa: S603
-        command, env=os.environ | {"PYTHONUNBUFFERED": "1"}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         # Ctrl-C reaches the run from the terminal; what it prints then is still wanted.
         signal.signal(signal.SIGINT, signal.SIG_IGN)

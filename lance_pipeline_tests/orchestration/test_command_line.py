@@ -167,6 +167,22 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
     assert "WARNING lance_splits: val: few_images: classes 3, limit 10; the first: " in whole.stdout
 
 
+def test_an_error_of_the_users_has_no_stack_trace(tmp_path: Path):
+    write_small_project(root := tmp_path / "project")
+    (root / "images").rename(root / "pictures")
+    shell = new_shell(root, tmp_path / "data", {"PYTHONPATH": f"{root}:{PROJECT}"})
+    selection = ("asset", "materialize", "-m", "small.definitions", "--select", "flowers/raw_images")
+    finished = shell.run("dagster", *selection)
+    assert finished.returncode == 1
+    output = finished.stdout + finished.stderr
+    assert f"the folder {root}/images/flowers is missing" in output
+    assert not re.search("Traceback|Stack Trace", output)
+    with shell.instance() as instance:
+        [run] = instance.get_runs()
+        [failure] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    assert "Stack Trace" in failure.get_dagster_event().step_failure_data.error_display_string
+
+
 @pytest.mark.parametrize(
     ("words", "near"), [(["digit"], "digits"), (["digits", "resnet"], "resnet34"), (["digits", "metrics"], "metrics_")]
 )
