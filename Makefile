@@ -11,8 +11,9 @@ DATA := $(shell $(PYTHON) -c 'import os, sys; d = sys.argv[1]; print(os.path.abs
 export LANCE_PIPELINE_DATA := $(if $(findstring ://,$(GIVEN)),$(GIVEN),$(DATA))
 export DAGSTER_HOME := $(DATA)/dagster
 export MLFLOW_DISABLE_TELEMETRY ?= true
-# The one command that runs the pipeline is superseded upstream, and says so at each start.
-export PYTHONWARNINGS := ignore:Function `asset_materialize_command`,ignore:Parameter `include_sources`
+# Libraries warn their authors: of commands that will be superseded, of features in beta. `PYTHONWARNINGS=default make …`
+# shows it all.
+export PYTHONWARNINGS ?= ignore
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test lint format ui lock sbom screenshots setup clean

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 import dagster as dg
 import pytest
@@ -45,13 +46,15 @@ class Shell:
         inherited = {name: value for name, value in os.environ.items() if name not in _UNSET}
         return {**inherited, **own, **self.variables}
 
-    def start(self, *command: str, stderr: int = subprocess.STDOUT) -> subprocess.Popen[str]:
+    def start(
+        self, *command: str, stdout: int | IO[str] = subprocess.PIPE, stderr: int = subprocess.STDOUT
+    ) -> subprocess.Popen[str]:
         """``python -m <command>`` in a process group of its own, as a shell starts it."""
         return subprocess.Popen(
             [sys.executable, "-m", *command],
             cwd=self.folder,
             env=self.environment,
-            stdout=subprocess.PIPE,
+            stdout=stdout,
             stderr=stderr,
             text=True,
             start_new_session=True,

@@ -34,11 +34,13 @@ class Archive(StrictModel):
     """An archive of images, .tar, .tar.gz, .tar.xz or .zip: downloaded once, checked and unpacked."""
 
     url: Address = Field(
+        examples=["https://example.org/flowers.zip"],
         description="Its address: https, http, or file:///… for an archive on disk. A user part, and secrets in the "
-        "query, are shown nowhere."
+        "query, are shown nowhere.",
     )
     checksum: str | None = Field(
         default=None,
+        examples=["md5:6ee4d0c996905fe93221de577967a372"],
         description="`sha256:…` or `md5:…` as its publisher tells it; any other archive is refused. "
         "Without one whatever comes is taken.",
     )
@@ -84,6 +86,7 @@ class Source(StrictModel):
 
     folder: str | None = Field(
         default=None,
+        examples=["/mnt/photos/flowers"],
         description="A folder of <split>/<label>/<file>, a path or an object-store URI such as `s3://bucket/flowers`. "
         "A relative path counts from the project; below `data/` it follows LANCE_PIPELINE_DATA.",
     )
@@ -114,9 +117,10 @@ class Fractions(StrictModel):
     train: float = Field(default=0.7, gt=0, lt=1, description="Share to train on.")
     val: float = Field(default=0.15, gt=0, lt=1, description="Share to choose the best epoch by.")
     test: float = Field(default=0.15, gt=0, lt=1, description="Share to measure the result on.")
-    salt: str = Field(default="", description="Any text; another one draws the splits anew.")
+    salt: str = Field(default="", examples=["2"], description="Any text; another one draws the splits anew.")
     pool: list[str] = Field(
         default_factory=list,
+        examples=[["train", "val", "test"]],
         description="Folders below the source whose classes are put together before they are cut, such as the "
         "`[train, val, test]` of a data set whose splits have different classes. The source itself when empty.",
     )
@@ -142,6 +146,7 @@ class Splits(StrictModel):
     test: str = Field(default="test", description="Folder of the test split.")
     fractions: Fractions | None = Field(
         default=None,
+        examples=[{"train": 0.7, "val": 0.15, "test": 0.15}],
         description="Cut <folder>/<label>/<file> by these shares instead, by what the images show.",
     )
 
@@ -234,7 +239,9 @@ class Maintenance(StrictModel):
 class Retrain(StrictModel):
     """When to run the whole graph again."""
 
-    cron: str = Field(description="A cron expression, such as `0 3 * * 1` for Mondays at three.")
+    cron: str = Field(
+        examples=["0 3 * * 1"], description="A cron expression, such as `0 3 * * 1` for Mondays at three."
+    )
     timezone: str = Field(default="UTC", description="The time zone of the expression, such as `Europe/Berlin`.")
     enabled: bool = Field(default=False, description="Whether the schedule runs without being started by hand.")
 
@@ -248,9 +255,14 @@ class ImageClassifierAttributes(StrictModel):
     name: str | None = Field(
         default=None,
         pattern=f"^{NAME_PATTERN}$",
+        examples=["flowers"],
         description="The dataset's name: key prefix and group of its assets. The folder's name when unset.",
     )
-    description: str = Field(default="", description="What the images are; shown on the dataset's assets.")
+    description: str = Field(
+        default="",
+        examples=["Flowers of one garden."],
+        description="What the images are; shown on the dataset's assets.",
+    )
     source: Source = Field(description="Where the images come from.")
     splits: Splits = Field(default=Splits(), description="How the images are split.")
     ingest: Ingest = Field(default=Ingest(), description="What happens to files that cannot be read as images.")
@@ -262,9 +274,10 @@ class ImageClassifierAttributes(StrictModel):
         default=TRANSPARENCY,
         description="What transparent pixels are blended with; `drop` shows whatever colour hides in them.",
     )
-    recipe: Recipe = Field(default=Recipe(), description="How the model is trained.")
+    recipe: Recipe = Field(default=Recipe(), examples=[{"epochs": 16}], description="How the model is trained.")
     device: str | list[str] | None = Field(
         default=None,
+        examples=["cuda:0"],
         description="The device that trains, such as `cuda:1`, or several, of which the first free one is taken. What "
         "the resource `gpu` says when unset.",
     )
@@ -273,9 +286,13 @@ class ImageClassifierAttributes(StrictModel):
         default=Maintenance(), description="When old versions of the Lance datasets are cleaned up."
     )
     owners: list[str] = Field(
-        default_factory=list, description="Owners of the assets: e-mail addresses or `team:<name>`."
+        default_factory=list,
+        examples=[["team:vision"]],
+        description="Owners of the assets: e-mail addresses or `team:<name>`.",
     )
-    tags: dict[str, str] = Field(default_factory=dict, description="Tags of the assets.")
+    tags: dict[str, str] = Field(
+        default_factory=dict, examples=[{"camera": "north"}], description="Tags of the assets."
+    )
 
     @model_validator(mode="after")
     def _padding_below_size(self) -> "ImageClassifierAttributes":

@@ -4,7 +4,7 @@ import re
 from typing import Self
 
 import dagster as dg
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
@@ -15,6 +15,9 @@ from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
 from lance_pipeline.orchestration.automation import build_maintenance_job, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.defs_yaml.checking import attribute_mistakes, mistakes
+from lance_pipeline.orchestration.defs_yaml.dg_check import fail_dg_check
+from lance_pipeline.orchestration.defs_yaml.folders import yaml_file
 from lance_pipeline.orchestration.model_checks import build_model_checks
 from lance_pipeline.orchestration.trials.job import build_experiment_job
 from lance_pipeline.storage.redacted_errors import without_secrets
@@ -33,6 +36,7 @@ class ImageClassifier(dg.Component):
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
         """Dagster checks the YAML against this, and names file, line and key of what is wrong."""
+        fail_dg_check()
         return ImageClassifierAttributes
 
     @classmethod
@@ -40,9 +44,16 @@ class ImageClassifier(dg.Component):
         """The component of a ``defs.yaml``."""
         attributes = ImageClassifierAttributes.model_validate(attributes)
         resolution = context.resolution_context.at_path("attributes")
+        file = yaml_file(context.path)
+        # Of what Dagster lets pass, such as a key that is given twice.
+        if file.is_file() and (lines := mistakes(file)):
+            raise InputError(lines)
         # An error quotes values that were filled in.
         with without_secrets():
-            return cls(rendered(attributes, resolution.resolve_value))
+            try:
+                return cls(rendered(attributes, resolution.resolve_value))
+            except ValidationError as error:
+                raise InputError(attribute_mistakes(file, error)) from error
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Assets, checks, the retraining job and, where asked for, its schedule."""

@@ -11,6 +11,7 @@ import dagster as dg
 from lance_pipeline.orchestration.own_process import keep_to_the_user
 from lance_pipeline.orchestration.paths import DATA_VARIABLE
 from lance_pipeline.orchestration.selection import require_selection
+from lance_pipeline.orchestration.terminal import say_last, stopped_line
 from lance_pipeline.storage.locking import Lock, locked_file, try_lock
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def _begin_to_cancel(instance: dg.DagsterInstance, run_id: str) -> None:
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished and run.status != dg.DagsterRunStatus.CANCELING:
         instance.report_run_canceling(run, "The run was interrupted (Ctrl-C or SIGTERM).")
+    say_last(stopped_line([entry.user_message for entry in instance.all_logs(run_id)]))
 
 
 def _end_dead_runs(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -2,85 +2,119 @@
 
 import glob
 import logging
+import multiprocessing
+import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 
 import dagster as dg
-import yaml
 from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.defs_yaml.checking import broken_folders
+from lance_pipeline.orchestration.defs_yaml.folders import component_folders, yaml_file
 from lance_pipeline.storage.redacted_errors import without_secrets
 from lance_pipeline.storage.redaction import redact
 
+BROKEN = "broken"
+"""The last part of the key, and the kind, of the asset that stands for a data set that cannot be loaded."""
+# Markdown joins lines.
+_PARAGRAPH = "\n\n"
+# Set by `dagster definitions validate` and `dg check defs`.
+_VALIDATING = "DAGSTER_IS_DEFS_VALIDATION_CLI"
 _logger = logging.getLogger(__name__)
 
 
 def load_datasets(package: Path) -> dg.Definitions:
     """All that the folder ``defs`` of a package defines; what is broken in it fails by itself.
 
-    Dagster alone loads all data sets or none. Here the assets of a data set whose ``defs.yaml`` cannot be loaded
-    stay, with the error as their description, and fail with it. It is logged at each load.
+    Dagster alone loads all data sets or none. Here a data set whose ``defs.yaml`` cannot be loaded becomes a group of
+    one asset, whose description says what is wrong, and which fails with it. It is logged at each load.
 
     Args:
         package: the folder that holds ``defs``.
 
     Raises:
-        Exception: what Dagster raises where the error lies elsewhere, or no data set can be loaded.
+        InputError: a data set is broken, and `dagster definitions validate` or the like asks; or ``defs`` itself is.
+        Exception: what Dagster raises where the error lies elsewhere.
     """
+    defs = package / "defs"
+    folders = component_folders(defs)
+    broken = _with_namesakes(folders, broken_folders(folders))
+    if defs in broken:
+        raise InputError(broken[defs].splitlines())
     try:
-        with without_secrets():
-            definitions = dg.load_from_defs_folder(path_within_project=package)
-            dg.Definitions.validate_loadable(definitions)
-        return definitions
+        definitions = _loaded(package, broken)
     except Exception:
-        folders = _component_folders(package / "defs")
-        broken = _broken(folders)
-        if not broken or len(broken) == len(folders):
+        more = _with_namesakes(folders, broken | _broken_for_dagster(folders, broken))
+        if more.keys() == broken.keys():
             raise
+        broken = more
+        definitions = _loaded(package, broken)
+    if broken and os.environ.get(_VALIDATING):
+        raise InputError([line for error in broken.values() for line in error.splitlines()])
     for error in broken.values():
+        _log_once(error)
+    taken = {key.path[0] for key in _asset_keys(definitions)}
+    failing = [_failing_asset(_name(folder, taken), error) for folder, error in sorted(broken.items())]
+    return dg.Definitions.merge(definitions, dg.Definitions(assets=failing)) if failing else definitions
+
+
+def broken_reason(spec: dg.AssetSpec) -> list[str]:
+    """What is wrong with the data set that an asset stands for, a line for each mistake; nothing for other assets."""
+    return (spec.description or "").split(_PARAGRAPH) if BROKEN in spec.kinds else []
+
+
+@cache
+def _log_once(error: str) -> None:
+    # Steps follow a process that has logged it. Commands load definitions more than once.
+    if multiprocessing.parent_process() is None:
         _logger.error("A data set cannot be loaded; the others are. %s", error)
-    with _passing_over(broken):
+
+
+def _loaded(package: Path, broken: Iterable[Path]) -> dg.Definitions:
+    with without_secrets(), _passing_over(broken):
         definitions = dg.load_from_defs_folder(path_within_project=package)
-    taken = _datasets(definitions)
-    failing = [_failing_assets(_name(folder, taken), error) for folder, error in broken.items()]
-    return dg.Definitions.merge(definitions, dg.Definitions(assets=failing))
+        dg.Definitions.validate_loadable(definitions)
+    return definitions
 
 
-def _component_folders(defs: Path) -> list[Path]:
-    """The folders with a ``defs.yaml``, those inside others first."""
-    folders = {path.parent for pattern in ("defs.yaml", "defs.yml") for path in defs.rglob(pattern)}
-    return sorted(folders, key=lambda folder: (-len(folder.parts), folder))
+def _with_namesakes(folders: Iterable[Path], broken: dict[Path, str]) -> dict[Path, str]:
+    """The broken folders, with those that Dagster has to pass over with them."""
+    names = {folder.name for folder in broken}
+    for folder in folders:
+        if folder in broken:
+            continue
+        above = next((one for one in broken if one in folder.parents), None)
+        if above is not None:
+            broken = broken | {folder: f"{yaml_file(folder)}: the folder {above} around it is broken."}
+        elif folder.name in names:
+            # By name is how Dagster passes over folders.
+            broken = broken | {folder: f"{yaml_file(folder)}: another folder named {folder.name} is broken."}
+    return broken
 
 
-def _broken(folders: list[Path]) -> dict[Path, str]:
-    """What is wrong with each folder that cannot be loaded beside those before it."""
+def _broken_for_dagster(folders: Iterable[Path], known: dict[Path, str]) -> dict[Path, str]:
+    """What Dagster cannot load beside the folders before it: a template that fails, a component of another kind."""
     broken: dict[Path, str] = {}
     owners: dict[dg.AssetKey, Path] = {}
-    for folder in folders:
+    for folder in (one for one in folders if one not in known):
         try:
-            with _passing_over(broken):
+            with _passing_over({**known, **broken}):
                 keys = _asset_keys(_load_alone(folder))
             for key in sorted(keys & owners.keys()):
                 # A folder of folders has the assets of those below it.
                 if folder not in owners[key].parents:
-                    raise InputError(
-                        f"{folder}/defs.yaml defines {key.to_user_string()}, as does {owners[key]}/defs.yaml. "
-                        "Set another `name`."
-                    )
+                    other = yaml_file(owners[key])
+                    raise InputError(f"{yaml_file(folder)} defines {key.to_user_string()}, as does {other}.")
             owners |= dict.fromkeys(keys, folder)
         except Exception as error:  # noqa: BLE001 - a template may raise anything
             broken[folder] = _shown(folder, error)
-    names = {folder.name for folder in broken}
-    for folder in folders:
-        # Dagster passes over folders by name.
-        if folder.name in names and folder not in broken:
-            broken[folder] = f"{folder}/defs.yaml: another folder named {folder.name} is broken."
     return broken
 
 
@@ -96,20 +130,17 @@ def _asset_keys(definitions: dg.Definitions) -> set[dg.AssetKey]:
     return {key for asset in assets for key in asset.keys}
 
 
-def _datasets(definitions: dg.Definitions) -> set[str]:
-    return {key.path[0] for key in _asset_keys(definitions)}
-
-
 def _shown(folder: Path, error: BaseException) -> str:
     """The error that Dagster's own were raised from, with the file that it is in."""
     while error.__cause__ is not None:
         error = error.__cause__
-    text = redact("".join(traceback.format_exception_only(error)).strip())
-    return text if str(folder) in text else f"{folder}/defs.yaml: {text}"
+    told = str(error) if isinstance(error, InputError) else "".join(traceback.format_exception_only(error))
+    text = redact(told.strip())
+    return text if str(folder) in text else f"{yaml_file(folder)}: {text}"
 
 
 @contextmanager
-def _passing_over(folders: Mapping[Path, str]) -> Iterator[None]:
+def _passing_over(folders: Iterable[Path]) -> Iterator[None]:
     """Within, Dagster does not see these folders, as it does not see hidden ones."""
     before = list(EXPLICITLY_IGNORED_GLOB_PATTERNS)
     EXPLICITLY_IGNORED_GLOB_PATTERNS.extend(glob.escape(folder.name) for folder in folders)
@@ -120,34 +151,24 @@ def _passing_over(folders: Mapping[Path, str]) -> Iterator[None]:
 
 
 def _name(folder: Path, taken: set[str]) -> str:
-    """The data set's name, as far as that can be told; one that no other data set has."""
-    name = folder.name
-    with suppress(OSError, ValueError, yaml.YAMLError, LookupError, TypeError):
-        name = yaml.safe_load((folder / "defs.yaml").read_text())["attributes"]["name"]
-    name = re.sub(r"\W", "_", str(name))
+    """The folder's name, as far as it can be a group's; one that no other data set has."""
+    name = re.sub(r"[^A-Za-z0-9_]", "_", folder.name)
     while name in taken:
         name += "_broken"
     taken.add(name)
     return name
 
 
-def _failing_assets(dataset: str, error: str) -> dg.AssetsDefinition:
-    """The assets of a data set, each of which fails with the error."""
+def _failing_asset(dataset: str, error: str) -> dg.AssetsDefinition:
+    """The one asset of a data set that cannot be loaded."""
 
-    def spec(name: str, *upstream: str) -> dg.AssetSpec:
-        deps = [[dataset, one] for one in upstream]
-        return dg.AssetSpec([dataset, name], deps=deps, group_name=dataset, description=error, kinds={"broken"})
-
-    splits = [f"lance_{split}" for split in SPLITS]
-    specs = [
-        spec("raw_images"),
-        *(spec(split, "raw_images") for split in splits),
-        spec("resnet34", *splits[:2]),
-        *(spec(f"metrics_{split}", "resnet34", f"lance_{split}") for split in SPLITS[1:]),
-    ]
-
-    @dg.multi_asset(specs=specs, name=f"{dataset}__broken", can_subset=True)
-    def broken():
-        raise dg.Failure(description=f"The data set cannot be loaded. {error}", allow_retries=False)
+    @dg.asset(
+        key=[dataset, BROKEN],
+        group_name=dataset,
+        description=error.replace("\n", _PARAGRAPH),
+        kinds={BROKEN},
+    )
+    def broken() -> None:
+        raise dg.Failure(description=error, allow_retries=False)
 
     return broken

@@ -28,8 +28,10 @@ def library_warnings(log: dg.DagsterLogManager) -> Iterator[None]:
         log: the step's.
     """
     logger, handler = logging.getLogger("lance_pipeline"), _StepLog(log)
-    level = logger.level
+    level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
+    # Some library gives the root logger a handler of its own, which would print them again.
+    logger.propagate = False
     # The root logger's does not count: mlflow.pytorch sets it to ERROR when it is imported.
     logger.setLevel(logging.WARNING)
     try:
@@ -37,3 +39,4 @@ def library_warnings(log: dg.DagsterLogManager) -> Iterator[None]:
     finally:
         logger.removeHandler(handler)
         logger.setLevel(level)
+        logger.propagate = propagate

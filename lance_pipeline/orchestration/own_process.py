@@ -4,12 +4,14 @@ import logging
 import os
 import sys
 import threading
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.paths import data_root, narrow_data, private_umask
+from lance_pipeline.orchestration.terminal import without_trace
 from lance_pipeline.storage.private import narrow
 from lance_pipeline.storage.redacted_errors import redacted
 from lance_pipeline.storage.redaction import redact
@@ -18,9 +20,10 @@ from lance_pipeline.storage.redaction import redact
 def keep_to_the_user() -> None:
     """From now on this process writes files that nobody else can read, and log lines that quote no secrets.
 
-    For the beginning of a process; a library or a notebook keeps its umask and its log. Called again it changes
-    nothing.
+    It shows no warnings of libraries, and neither do processes that it starts. For the beginning of a process; a
+    library or a notebook keeps its umask, its log and its warnings. Called again it changes nothing.
     """
+    _silence_libraries()
     os.umask(private_umask())
     narrow_data(data_root())
     _narrow_instance()
@@ -28,6 +31,18 @@ def keep_to_the_user() -> None:
         logging.setLogRecordFactory(_record)
         sys.excepthook = _show_error
         threading.excepthook = _show_error_of_thread
+
+
+def _silence_libraries() -> None:
+    """Hide what only their authors can act on: beta features, superseded commands, odd colour tables, progress.
+
+    What people should know goes through the log. `-W default` or PYTHONWARNINGS shows Python's warnings.
+    """
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+    # As it has not been imported yet.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
 def _narrow_instance() -> None:
@@ -42,14 +57,17 @@ def _narrow_instance() -> None:
 
 
 class _Record(logging.LogRecord):
-    """A log record that shows no secret to any handler or formatter."""
+    """A log record that shows no secret to any handler or formatter, and no stack trace where nothing went wrong.
+
+    Dagster has stored an event before it makes the record for its console.
+    """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
         # A message that its arguments do not fit is reported by logging itself, once it is formatted.
         with suppress(TypeError, ValueError, KeyError):
             message = self.getMessage()
-            if (safe := redact(message)) != message:
+            if (safe := redact(without_trace(message))) != message:
                 self.msg, self.args = safe, ()
         if self.exc_info and self.exc_info[1] is not None:
             error = redacted(self.exc_info[1])

@@ -2,16 +2,19 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from difflib import get_close_matches
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.code_location import asset_specs
 from lance_pipeline.orchestration.instance import prepare_instance
+from lance_pipeline.orchestration.isolation import broken_reason
+from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.orchestration.summary import print_summary
+from lance_pipeline.orchestration.terminal import COMMAND_VARIABLE
 
 # "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
 _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
@@ -26,7 +29,7 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
         module: of the definitions, as Dagster's ``-m`` takes it.
 
     Raises:
-        InputError: there is no such dataset, asset or module.
+        InputError: there is no such dataset, asset or module, or the dataset cannot be loaded.
     """
     keys = _keys(dataset, names, module)
     prepare_instance()
@@ -43,10 +46,10 @@ def shown_run(words: Sequence[str]) -> int:
         words: of the command, without ``dagster``.
     """
     command = [sys.executable, "-m", "dagster", *words]
-    # Warnings that a user cannot act on: of commands that Dagster will replace, and of its own features in beta.
-    quiet = {"PYTHONWARNINGS": "ignore", "PYTHONUNBUFFERED": "1", "MLFLOW_LOGGING_LEVEL": "WARNING"}
+    typed = {COMMAND_VARIABLE: shlex.join(["lance-pipeline", *sys.argv[1:]])}
+    environment = os.environ | typed | {"PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(  # noqa: S603
-        command, env=os.environ | quiet, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
         # Ctrl-C reaches the run from the terminal; what it prints then is still wanted.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -62,6 +65,8 @@ def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:
     known = {name: [spec for spec in specs if spec.group_name == name] for name in {spec.key.path[0] for spec in specs}}
     if not known.get(dataset):
         raise InputError(unknown("dataset", dataset, [name for name, group in known.items() if group]))
+    for reason in filter(None, map(broken_reason, known[dataset])):
+        raise InputError(reason)
     keys = {"/".join(spec.key.path[1:]): spec.key.to_user_string() for spec in known[dataset]}
     for name in names:
         if name not in keys:
@@ -71,8 +76,7 @@ def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:
 
 def unknown(what: str, name: str, known: list[str]) -> str:
     """The message for a name that there is not, with the nearest one that there is."""
-    near = "".join(f" Did you mean {one}?" for one in get_close_matches(name, known, 1))
-    return f"there is no {what} {name!r}; expected one of {', '.join(sorted(known))}.{near}"
+    return f"there is no {what} {name!r}; expected one of {', '.join(sorted(known))}.{did_you_mean(name, known)}"
 
 
 def _shown(line: str) -> str:

@@ -2,13 +2,13 @@
 
 import re
 import sys
-from difflib import get_close_matches
 from typing import TYPE_CHECKING
 
 from dagster._core.definitions.assets.job.asset_job import is_reserved_asset_job_name
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.commands import LIST_COMMAND
+from lance_pipeline.orchestration.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from dagster._core.execution.context.system import PlanOrchestrationContext
@@ -34,7 +34,7 @@ def require_selection(plan_context: "PlanOrchestrationContext") -> None:
     groups = sorted({graph.get(key).group_name or "" for key in graph.materializable_asset_keys})
     raise InputError(
         f"the selection of this run matches no asset, and all {len(graph.materializable_asset_keys)} would be "
-        f"materialized. {_suggestion(groups)}There are the groups {', '.join(groups)}; `{LIST_COMMAND}` "
+        f"materialized.{_suggestion(groups)} There are the groups {', '.join(groups)}; `{LIST_COMMAND}` "
         "lists all assets. Select `*` to materialize everything."
     )
 
@@ -42,10 +42,7 @@ def require_selection(plan_context: "PlanOrchestrationContext") -> None:
 def _suggestion(groups: list[str]) -> str:
     """The group that was meant, as far as the command of this process tells."""
     asked = [word.split("/")[0] for word in _NAMES.findall(_selection(sys.argv)) if word not in _WORDS]
-    for word in asked:
-        for group in get_close_matches(word, groups, 1):
-            return f"Did you mean `group:{group}`? "
-    return ""
+    return next(filter(None, (did_you_mean(word, groups, "`group:{}`".format) for word in asked)), "")
 
 
 def _selection(command: list[str]) -> str:

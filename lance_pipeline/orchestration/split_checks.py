@@ -1,5 +1,6 @@
 """The checks of a Lance split: what a data scientist asks before training on it."""
 
+import logging
 import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Checks
 from lance_pipeline.orchestration.metadata import picture, shown
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from lance_pipeline.images import LanceSplit
+
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -78,6 +82,9 @@ class SplitCheck:
     def result(self, examined: Examined, key: dg.AssetKey, reports: Path) -> dg.AssetCheckResult:
         """Ask, and write the full list to ``<reports>/<split>_<check>.csv`` where there is one."""
         finding = self.find(examined)
+        if not finding.passed:
+            # The step's log shows it.
+            _logger.warning(printable(f"{examined.name}: {self.name}: {told(finding)}. Expected: {self.description}"))
         return dg.AssetCheckResult(
             asset_key=key,
             check_name=self.name,
@@ -87,6 +94,19 @@ class SplitCheck:
                 finding.numbers | _evidence(finding, examined, reports / f"{examined.name}_{self.name}.csv")
             ),
         )
+
+
+def told(finding: Finding) -> str:
+    """How many are at fault, and the first of them."""
+    numbers = {name: f"{value:.1%}" if name == "share" else value for name, value in finding.numbers.items() if value}
+    count = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers.items())
+    if finding.rows is None or not finding.rows.num_rows:
+        return count
+    row = finding.rows.slice(0, 1).to_pylist()[0]
+    if "path" not in row:
+        return f"{count}; the first: {row['label']} with {row['count']} images"
+    other = f" and {row['other_split']}/{row['other_path']}" if "other_path" in row else ""
+    return f"{count}; the first: {row['split']}/{row['path']}{other}"
 
 
 def check_results(

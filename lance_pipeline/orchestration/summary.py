@@ -1,7 +1,6 @@
 """What the latest materializations of a dataset came to, for the terminal."""
 
 import os
-from difflib import get_close_matches
 from pathlib import Path
 
 import dagster as dg
@@ -11,6 +10,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.commands import LIST_COMMAND
 from lance_pipeline.orchestration.databases import require_sound_databases
 from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model, Split
@@ -59,10 +59,9 @@ def _accuracy(split: str, metrics: Metrics, model: Model) -> str:
 def _require_known(instance: dg.DagsterInstance, dataset: str) -> None:
     known = sorted({key.path[0] for key in instance.get_asset_keys()})
     if dataset not in known:
-        near = "".join(f" Did you mean {name}?" for name in get_close_matches(dataset, known, 1))
         raise InputError(
-            f"no asset of a dataset {dataset!r} was ever materialized; there are {', '.join(known) or 'none'}.{near} "
-            f"`{LIST_COMMAND}` lists what can be materialized."
+            f"no asset of a dataset {dataset!r} was ever materialized; there are {', '.join(known) or 'none'}."
+            f"{did_you_mean(dataset, known)} `{LIST_COMMAND}` lists what can be materialized."
         )
 
 

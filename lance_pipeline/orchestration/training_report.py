@@ -76,10 +76,9 @@ class TrainingReport:
     def on_step(self, step: "Step") -> None:
         """A line in the log every ten seconds."""
         if self._throttle.ready():
-            self._log.info(
-                f"Epoch {step.epoch}/{step.epochs}, batch {step.batch}/{step.batches}: loss {step.loss.item():.3f}, "
-                f"{clock(step.seconds_left)} left"
-            )
+            left = "" if step.seconds_left is None else f", {clock(step.seconds_left)} left"
+            place = f"Epoch {step.epoch}/{step.epochs}, batch {step.batch}/{step.batches}"
+            self._log.info(f"{place}: loss {step.loss.item():.3f}{left}")
 
     def on_saved(self, state: dict[str, Any]) -> None:
         """Begin to send MLflow what is now safe, unless it is still busy with what was sent before."""

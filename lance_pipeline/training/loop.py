@@ -19,6 +19,7 @@ from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import Device, reproducible
 from lance_pipeline.training.history import Epoch, Validation, best_of
 from lance_pipeline.training.learner import Learner, balanced_weights
+from lance_pipeline.training.pace import Pace
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
 from lance_pipeline.training.watch import NOBODY, Step, Watch
@@ -121,14 +122,14 @@ class _Training:
         self._history: list[Epoch] = []
         self._best_state: dict[str, torch.Tensor] = {}
         self._partial = self._begun()
-        self._started, self._done_before = time.monotonic(), 0.0
+        self._pace = Pace(0.0)
 
     def run(self) -> Trained:
         """Train until the end, from the checkpoint where there is one."""
         state = None if self._checkpoints is None else self._checkpoints.state
         if state is not None:
             self._load_state_dict(state)
-            self._watch.tell(f"resuming at {self._place}")
+            self._watch.tell(f"Resuming {self._place}")
         while not self._is_over():
             self._epoch()
         self._wait_until_saved()
@@ -137,8 +138,10 @@ class _Training:
     @property
     def _place(self) -> str:
         """Where the training is, for people."""
-        done = len(self._partial.images)
-        return f"epoch {len(self._history) + 1} of {self._epochs}, after batch {done} of {self._batches}"
+        epochs, batches = len(self._history), len(self._partial.images)
+        if batches:
+            return f"after epoch {epochs + 1} of {self._epochs}, batch {batches} of {self._batches}"
+        return f"after epoch {epochs} of {self._epochs}" if epochs else "before the first batch"
 
     def _is_over(self) -> bool:
         if len(self._history) >= self._epochs or (self._history and self._watch.enough(self._history)):
@@ -179,6 +182,11 @@ class _Training:
         """The epoch whose batches are all learned."""
         partial, images = self._partial, sum(self._partial.images)
         counts = torch.tensor(partial.images, device=self._device.torch_device)
+        duration = time.monotonic() - began
+        left = self._pace.seconds_left(self._done(self._batches))
+        if left is None:
+            # Resumed when all batches of the epoch were done.
+            left = duration * (self._epochs - len(self._history) - 1)
         return Epoch(
             number=len(self._history) + 1,
             of=self._epochs,
@@ -187,10 +195,10 @@ class _Training:
             val_accuracy=validation.accuracy,
             val_macro_f1=validation.macro_f1,
             learning_rate=partial.learning_rate,
-            duration=time.monotonic() - began,
+            duration=duration,
             images_per_second=images / partial.seconds if partial.seconds else 0.0,
             data_wait=data_wait,
-            seconds_left=self._seconds_left(self._batches),
+            seconds_left=left,
             ended=time.time(),
         )
 
@@ -206,7 +214,8 @@ class _Training:
             number = len(partial.images)
             if self._device.torch_device.type == "cpu" or number % _LOOK_EVERY == 0:
                 self._require_finite_losses()
-            step = Step(len(self._history) + 1, self._epochs, number, self._batches, loss, self._seconds_left(number))
+            left = self._pace.after_batch(self._done(number))
+            step = Step(len(self._history) + 1, self._epochs, number, self._batches, loss, left)
             self._watch.on_step(step)
             self._stop_if_asked()
             if self._checkpoints is not None and self._checkpoints.due():
@@ -229,7 +238,7 @@ class _Training:
             self._save(Snapshot())
             self._wait_until_saved()
             if self._checkpoints is not None:
-                self._watch.tell(f"stopped ({reason}), saved at {self._place}: materialize again to resume there")
+                self._watch.tell(f"Saved {self._place}. Stopped ({reason}); materialize again to resume there.")
             raise Stopped(reason)
 
     def _require_finite_losses(self) -> None:
@@ -256,11 +265,6 @@ class _Training:
     def _done(self, batches: int) -> float:
         """The share of the training, after so many batches of this epoch."""
         return (len(self._history) + batches / self._batches) / self._epochs
-
-    def _seconds_left(self, batches: int) -> float:
-        done = self._done(batches)
-        share = done - self._done_before
-        return (time.monotonic() - self._started) * (1 - done) / share if share else 0.0
 
     def _save(self, snapshot: Snapshot) -> None:
         """Begin to save the state, unless it is spoilt."""
@@ -297,4 +301,4 @@ class _Training:
         torch.set_rng_state(cpu)
         if self._device.torch_device.type == "cuda" and len(cuda) == torch.cuda.device_count():
             torch.cuda.set_rng_state_all(cuda)
-        self._done_before = self._done(len(self._partial.images))
+        self._pace = Pace(self._done(len(self._partial.images)))

@@ -75,19 +75,25 @@ class Recipe(StrictModel):
     )
     epochs: int | Literal["auto"] = Field(
         default="auto",
+        examples=[16],
         description="Passes over the training split. `auto` takes as many as make 300 batches of 64, but no fewer "
         "than 16 and no more than 100.",
     )
     batches_per_epoch: int | None = Field(
-        default=None, ge=1, description="End each epoch after so many batches; the whole split when unset."
+        default=None,
+        ge=1,
+        examples=[256],
+        description="End each epoch after so many batches; the whole split when unset.",
     )
     batch_size: int | Literal["auto"] = Field(
         default="auto",
+        examples=[64],
         description="Images in a batch. `auto` takes 64, on CUDA up to 512 by the image size and the number of images.",
     )
     learning_rate: float | None = Field(
         default=None,
         gt=0,
+        examples=[0.01],
         description="The peak learning rate; when unset 0.05 from random weights and 0.01 from trained ones, times the "
         "64ths of a batch that `batch_size: auto` takes.",
     )
@@ -98,7 +104,10 @@ class Recipe(StrictModel):
     )
     weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty; norms and biases are spared.")
     gradient_clip: float | None = Field(
-        default=None, gt=0, description="The greatest norm of all gradients together; longer ones are scaled down."
+        default=None,
+        gt=0,
+        examples=[1.0],
+        description="The greatest norm of all gradients together; longer ones are scaled down.",
     )
     averaging: float = Field(
         default=0.95,
@@ -115,17 +124,20 @@ class Recipe(StrictModel):
     crop_padding: int | None = Field(
         default=None,
         ge=0,
+        examples=[4],
         description="Shift training images by up to so many pixels; when unset an eighth of the image size, or none "
         "with `resized_crop`.",
     )
     resized_crop: tuple[float, float] | None = Field(
         default=None,
+        examples=[[0.25, 1.0]],
         description="Train on parts of the images, resized: the least and greatest share of the area, such as "
         "[0.25, 1.0]; when unset [0.35, 1.0] from trained weights on fewer than 10,000 images.",
     )
     crop_from: int | None = Field(
         default=None,
         ge=8,
+        examples=[72],
         description="With `resized_crop`, crop from images whose shorter side was made so many pixels, which are "
         "cached; from the whole images when unset.",
     )
@@ -146,9 +158,12 @@ class Recipe(StrictModel):
     )
     mean: Triple | None = Field(
         default=None,
+        examples=[[0.5, 0.5, 0.5]],
         description="Normalisation, per channel from 0 to 1, else the training split's (ImageNet's with its weights).",
     )
-    std: Triple | None = Field(default=None, description="As `mean`: set both or neither.")
+    std: Triple | None = Field(
+        default=None, examples=[[0.25, 0.25, 0.25]], description="As `mean`: set both or neither."
+    )
     weights: str = Field(
         default="auto",
         description="`none` (random), `imagenet` (torchvision's, downloaded once), or a file (.safetensors, .pth). "
@@ -169,7 +184,10 @@ class Recipe(StrictModel):
         default="accuracy", description="The validation metric by which the best epoch is chosen."
     )
     patience: int | None = Field(
-        default=None, ge=1, description="Stop after so many epochs without a better one; never early when unset."
+        default=None,
+        ge=1,
+        examples=[5],
+        description="Stop after so many epochs without a better one; never early when unset.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
         default="auto", description="Of the forward pass; `auto` is the resource `gpu`'s choice: mixed on CUDA only."
@@ -202,6 +220,16 @@ class Recipe(StrictModel):
         if self.mean is not None and max(*self.mean, *(self.std or ())) > 1:
             raise ValueError("`mean` and `std` are on the scale from 0 to 1: divide those of bytes by 255")
         return self
+
+    @field_validator("weights")
+    @classmethod
+    def _known_or_file(cls, weights: str) -> str:
+        # A path has a slash or a suffix; `{{ env.WEIGHTS }}` is checked again once it is filled in.
+        if weights not in ("none", "imagenet") and not any(sign in weights for sign in ("/", ".", "{{")):
+            raise ValueError(
+                f"`weights: {weights}` is not known; expected none, imagenet, or a .safetensors or .pth file"
+            )
+        return weights
 
     @field_validator("epochs")
     @classmethod

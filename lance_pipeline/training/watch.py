@@ -12,7 +12,8 @@ from lance_pipeline.training.history import Epoch
 class Step:
     """How far the training is after a batch.
 
-    ``loss`` is a scalar tensor that still lies on the device: reading it waits for the batch.
+    ``loss`` is a scalar tensor that still lies on the device: reading it waits for the batch. ``seconds_left`` is None
+    until the pace is known.
     """
 
     epoch: int
@@ -20,7 +21,7 @@ class Step:
     batch: int
     batches: int
     loss: torch.Tensor
-    seconds_left: float
+    seconds_left: float | None
 
 
 @dataclass(frozen=True)

@@ -72,6 +72,8 @@ def test_five_lines_define_a_dataset():
         (SOURCE + "  device: true\n", "attributes.device", "not of the expected kind"),
         (SOURCE + "  owners: [nobody]\n", "attributes.owners", "`team:<name>`"),
         (SOURCE + "  name: my-flowers\n", "attributes.name", "match pattern"),
+        (SOURCE + "  image_size: 32\n  image_size: 64\n", "attributes.image_size", "twice"),
+        (SOURCE + "  recipe: {weights: resnet34}\n", "attributes.recipe.weights", "none, imagenet"),
     ],
 )
 def test_wrong_attribute_is_named_with_its_file(text: str, key: str, expected: str):

@@ -1,15 +1,20 @@
 """The real command line, in a shell of its own."""
 
 import re
+import resource
+import signal
 import subprocess
+import time
+import urllib.request
 from pathlib import Path
 
 import dagster as dg
 import lance
 import pytest
 
+from lance_pipeline_tests.browser.launcher import await_condition, free_port
 from lance_pipeline_tests.conftest import PROJECT, Demo, Shell, new_shell
-from lance_pipeline_tests.small_project import write_small_project
+from lance_pipeline_tests.small_project import LEAK, write_small_project
 
 
 def test_demo_reaches_its_accuracy(demo: Demo):
@@ -36,6 +41,47 @@ def test_everything_is_below_the_data_folder(demo: Demo):
         "dagster",
         "reports",
     }
+
+
+def test_the_terminal_shows_what_people_can_act_on(demo: Demo):
+    lines = demo.output.splitlines()
+    # Printed before any code of ours runs: `make demo` and `lance-pipeline run` hide it.
+    ours = [line for line in lines if "SupersessionWarning" not in line and "callback(" not in line]
+    assert all(re.search(r" - dagster - (INFO|WARNING) - ", line) for line in ours), demo.output
+
+
+COMMANDS = ("run", "summary", "reproduce", "verify", "databases", "disk", "ui")
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_an_example_that_is_one(shell: Shell, command: str):
+    shown = shell.run("lance_pipeline", *command.split(), "--help")
+    assert shown.returncode == 0
+    examples = shown.stdout.partition("example")[2]
+    assert f"lance-pipeline {command}".strip() in examples
+    if not command:
+        assert all(re.search(rf"^ +{one}\s", shown.stdout, re.MULTILINE) for one in COMMANDS)
+
+
+def test_the_interface_prints_its_address_last(demo: Demo):
+    port = free_port()
+    output = demo.shell.folder.parent / "ui.txt"
+    with output.open("w") as file:
+        words = ("lance_pipeline", "ui", "--port", str(port))
+        process = demo.shell.start(*words, stdout=file)
+        try:
+            await_condition(lambda: "Ctrl-C stops" in output.read_text(), 200, "the interface is there")
+            for path in ("", "/mlflow/", "/nope"):
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{path}").read()
+            # Its daemon begins now.
+            time.sleep(3)
+        finally:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+    assert [line.strip() for line in output.read_text().splitlines() if line.strip()] == [
+        f"http://127.0.0.1:{port}",
+        "Dagster; MLflow is at /mlflow/, reports of checks at /reports/. Ctrl-C stops it.",
+    ]
 
 
 def test_summary_tells_what_came_of_it(demo: Demo):
@@ -81,8 +127,12 @@ def test_a_misspelt_group_materializes_nothing(shell: Shell, selection: str):
     assert not (shell.data / "lance").exists()
 
 
-def test_a_summary_suggests_the_nearest_name(demo: Demo):
+def test_a_summary_suggests_the_nearest_name_at_once(demo: Demo):
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     summary = demo.shell.run("lance_pipeline", "summary", "digit")
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    # Of the processor, as other tests run beside this one.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     assert summary.returncode == 1
     assert "Did you mean digits?" in summary.stderr
 
@@ -111,6 +161,26 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
     assert re.search(r"^resnet34: Epoch 2/2: loss", whole.stdout, re.MULTILINE)
     assert "model.safetensors" in whole.stdout
     assert not re.search(r"DEBUG|__ASSET_JOB|Warning|INFO", whole.stdout + whole.stderr)
+    # A failing check, once, with its count and an example.
+    [leak] = re.findall("^WARNING lance_splits: train: leakage: (.*)", whole.stdout, re.MULTILINE)
+    assert leak.startswith(f"images 1, share 8.3%; the first: train/{LEAK['train']} and test/{LEAK['test']}")
+    assert "WARNING lance_splits: val: few_images: classes 3, limit 10; the first: " in whole.stdout
+
+
+def test_an_error_of_the_users_has_no_stack_trace(tmp_path: Path):
+    write_small_project(root := tmp_path / "project")
+    (root / "images").rename(root / "pictures")
+    shell = new_shell(root, tmp_path / "data", {"PYTHONPATH": f"{root}:{PROJECT}"})
+    selection = ("asset", "materialize", "-m", "small.definitions", "--select", "flowers/raw_images")
+    finished = shell.run("dagster", *selection)
+    assert finished.returncode == 1
+    output = finished.stdout + finished.stderr
+    assert f"the folder {root}/images/flowers is missing" in output
+    assert not re.search("Traceback|Stack Trace", output)
+    with shell.instance() as instance:
+        [run] = instance.get_runs()
+        [failure] = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
+    assert "Stack Trace" in failure.get_dagster_event().step_failure_data.error_display_string
 
 
 @pytest.mark.parametrize(

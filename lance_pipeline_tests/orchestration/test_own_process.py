@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+QUIET = ("PYTHONWARNINGS", "MLFLOW_LOGGING_LEVEL")
 # A process of ours, in which libraries log and fail.
 PROCESS = """
 import logging, os, sys, threading
@@ -58,11 +59,35 @@ def test_log_lines_and_tracebacks_quote_no_secrets(tmp_path: Path):
 
 
 @pytest.mark.parametrize("package", ["images", "training", "evaluation"])
-def test_a_library_keeps_the_umask_and_the_log(package: str):
+def test_a_library_keeps_umask_log_and_warnings(package: str):
     code = (
-        "import logging, os, importlib, pkgutil; factory = logging.getLogRecordFactory(); os.umask(0o027);"
+        "import logging, os, importlib, pkgutil, warnings; factory = logging.getLogRecordFactory(); os.umask(0o027);"
         f"package = importlib.import_module('lance_pipeline.{package}');"
         "[importlib.import_module(f'{package.__name__}.{one.name}') for one in pkgutil.iter_modules(package.__path__)];"
-        "assert logging.getLogRecordFactory() is factory; print(oct(os.umask(0)))"
+        "assert logging.getLogRecordFactory() is factory;"
+        "assert ('ignore', None, Warning, None, 0) not in warnings.filters;"
+        f"assert not os.environ.keys() & set({QUIET}); print(oct(os.umask(0)))"
     )
-    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "0o27\n"
+    inherited = {name: value for name, value in os.environ.items() if name not in QUIET}
+    command = [sys.executable, "-c", code]
+    assert subprocess.run(command, env=inherited, capture_output=True, text=True, check=True).stdout == "0o27\n"
+
+
+WARNING = """
+import subprocess, sys, warnings
+from lance_pipeline.orchestration.own_process import keep_to_the_user
+
+keep_to_the_user()
+warnings.warn("of a library")
+subprocess.run([sys.executable, "-c", "import warnings; warnings.warn('of a child')"], check=True)
+"""
+
+
+@pytest.mark.parametrize(("options", "shown"), [((), False), (("-W", "default"), True)])
+def test_warnings_of_libraries_are_for_those_who_ask(options: tuple[str, ...], shown: bool):
+    environment = {name: value for name, value in os.environ.items() if name not in QUIET}
+    command = [sys.executable, *options, "-c", WARNING]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert ("of a library" in finished.stderr) == shown
+    # What a child is given by an option of its parent's is not ours to decide.
+    assert shown or finished.stderr == ""

@@ -1,5 +1,7 @@
 """A training that is killed, terminated or interrupted in a real shell, and materialized again."""
 
+import re
+
 import pytest
 
 from lance_pipeline_tests.browser.launcher import await_condition
@@ -35,7 +37,11 @@ def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str)
     process = project.start("resnet34")
     read_until(process, r"Epoch 2/4:")
     project.wait_for_checkpoint()
-    end(process, how)
+    told = end(process, how)
+    if "SIGKILL" not in how:
+        assert not re.search(r"Traceback|Stack Trace|SIGKILL", told), told
+        line = r"Saved after epoch (\d) of 4.*\. To go on: dagster asset materialize -m small.definitions --select "
+        assert re.match(f"{line}flowers/resnet34$", told.splitlines()[-1]), told
     assert project.processes() == set()
     # Who is killed can tell nobody.
     assert project.mlflow_statuses()[0] == ("RUNNING" if how == "SIGKILL to the group" else "KILLED")

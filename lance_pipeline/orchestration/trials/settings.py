@@ -1,7 +1,6 @@
 """What trials change: ``recipe.epochs=30``; several values of a setting make a search."""
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from itertools import product
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
+from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.training.recipe import Recipe
 
 KEYS = (*(f"recipe.{name}" for name in Recipe.model_fields), "image_size")
@@ -72,10 +72,8 @@ def require_known(key: str) -> None:
     """
     if key in KEYS:
         return
-    plain = key.replace("-", "_")
-    found = get_close_matches(plain, KEYS, 1) or get_close_matches(f"recipe.{plain}", KEYS, 1)
-    near = f"Did you mean `{found[0]}`? " if found else ""
-    raise InputError(f"trials cannot set `{key}`. {near}They set {', '.join(KEYS)}.")
+    near = did_you_mean(key if "." in key else f"recipe.{key}", KEYS, "`{}`".format) or did_you_mean(key, KEYS)
+    raise InputError(f"trials cannot set `{key}`.{near} They set {', '.join(KEYS)}.")
 
 
 def candidates(current: ImageClassifierAttributes, values: Mapping[str, list[Any]]) -> list[ImageClassifierAttributes]:

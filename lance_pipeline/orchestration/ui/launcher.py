@@ -58,7 +58,9 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
             servers.wait(services.exists, "The Dagster code servers", stop)
             if not stop():
                 daemon = ["-m", "dagster._daemon", "run", "--workspace", str(services)]
-                servers.start("Dagster daemon", [*daemon, "--code-server-log-level", "warning"])
+                # The address is the last line, so that it is found.
+                quiet = ["--log-level", "warning", "--code-server-log-level", "warning"]
+                servers.start("Dagster daemon", [*daemon, *quiet])
             address = f"http://{HOST}:{port}"
             servers.wait(lambda: _answers(f"{address}/server_info"), address, stop)
             if not stop():
