@@ -13,7 +13,7 @@ from lance_pipeline.orchestration.assets.metrics import build_metrics
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
 from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
-from lance_pipeline.orchestration.automation import build_maintenance_job, build_retraining
+from lance_pipeline.orchestration.automation import build_own_maintenance, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.storage.redacted_errors import without_secrets
 
@@ -56,7 +56,7 @@ class ImageClassifier(dg.Component):
         return dg.Definitions.merge(
             dg.Definitions(assets=dg.with_source_code_references(assets)),
             build_retraining(dataset),
-            build_maintenance_job(dataset),
+            build_own_maintenance(dataset),
         )
 
 

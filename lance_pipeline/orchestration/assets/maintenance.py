@@ -8,7 +8,7 @@ import dagster as dg
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.checks import never_materialized
-from lance_pipeline.orchestration.dataset import SPLITS, Dataset
+from lance_pipeline.orchestration.dataset import MAINTENANCE_GROUP, SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import shown, table
@@ -26,18 +26,27 @@ SETTINGS = "maintenance"
 
 
 def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
-    """The asset ``<dataset>/maintenance``, in a group of its own, so that no run of the graph includes it."""
+    """The asset ``<dataset>/maintenance``, in the group of all data sets' maintenance.
+
+    Raises:
+        InputError: the data set has the name of that group.
+    """
+    if dataset.name == MAINTENANCE_GROUP:
+        raise InputError(
+            f"a data set cannot be named {MAINTENANCE_GROUP!r}: the group of that name is for the maintenance of all "
+            "data sets. Set another `name` under `attributes`."
+        )
     keep = timedelta(days=dataset.attributes.maintenance.keep_days)
     spec = dataset.spec(
         "maintenance",
-        "Removes models and runs beyond the limits of `maintenance.keep`, compacts the dataset's Lance tables and "
-        "removes old versions of them. Versions that a model was trained on, and those that the latest "
-        "materializations name, stay.",
+        f"{dataset.name}: removes models and runs beyond the limits of `maintenance.keep`, compacts the dataset's "
+        "Lance tables and removes old versions of them. Versions that a model was trained on, and those that the "
+        "latest materializations name, stay.",
         {"lance"},
         "1",
         deps=[dataset.key(f"lance_{split}") for split in SPLITS],
         metadata={SETTINGS: dataset.attributes.maintenance.model_dump(mode="json")},
-    ).replace_attributes(group_name=f"{dataset.name}_maintenance")
+    ).replace_attributes(group_name=MAINTENANCE_GROUP)
 
     checks = {
         split: dg.AssetCheckSpec(
