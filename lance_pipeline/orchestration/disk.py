@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from lance_pipeline.display import size
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.maintenance import SETTINGS, table_names
 from lance_pipeline.orchestration.attributes import Maintenance
@@ -24,7 +25,6 @@ from lance_pipeline.orchestration.retention.runs import RunHistory, run_files
 from lance_pipeline.storage.full_disk import FullDiskError, free_bytes
 from lance_pipeline.storage.usage import DiskUsage
 
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 _SHARED = "all data sets"
 _NO_DATASETS = ("downloads",)
 
@@ -175,7 +175,7 @@ class _DatasetUse:
                 trouble or self._how(len(runs), "their events and logs"),
             ),
             self._line("records", [root / "dagster" / "records" / name], 0, "they go with their runs"),
-            self._line("reports", [root / "reports" / name], 0, "written again by each ingest"),
+            self._line("reports", [root / "reports" / name], 0, "lists are written again, pages go with their runs"),
         ]
 
     def _plan(self) -> Outcome:
@@ -244,9 +244,4 @@ def _shared(usage: DiskUsage) -> list[Use]:
 
 
 def _size(count: int | None, unknown: str = "remote") -> str:
-    if count is None:
-        return unknown
-    size, unit = float(count), 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} {_UNITS[unit]}" if unit < 2 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"
+    return unknown if count is None else size(count)

@@ -138,6 +138,6 @@ def test_maintenance_keeps_what_records_name_and_models_were_trained_on(graph: G
     assert graph.materialize("lance_train").success
     tables = result.asset_materializations_for_node("tiny__maintenance")[0].metadata["tables"]
     assert isinstance(tables, dg.TableMetadataValue)
-    by_name = {str(row.data["uri"]).rpartition("/")[2]: row.data for row in tables.records}
-    assert by_name["tiny_train.lance"]["versions_before"] == 4
+    by_name = {row.data["table"]: row.data for row in tables.records}
+    assert str(by_name["tiny_train.lance"]["versions"]).startswith("4 → ")
     assert {"tiny_listing.lance", "tiny_val_rejected.lance"} <= by_name.keys()

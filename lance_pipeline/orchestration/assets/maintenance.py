@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from lance_pipeline.display import count, size
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.checks import never_materialized
 from lance_pipeline.orchestration.dataset import MAINTENANCE_GROUP, SPLITS, Dataset
@@ -77,14 +78,20 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
             outcome = retention.apply(context.log.info)
             retention.pin_predictions()
             tidied = list(_tidied(context, dataset, lance_store, keep))
-        rows = {"removed": outcome.removed, "models_kept": outcome.kept, "tables": tidied}
+        rows = {
+            "removed": [one._asdict() | {"bytes": size(one.bytes)} for one in outcome.removed],
+            "models_kept": [one._asdict() for one in outcome.kept],
+            "tables": [_table_row(one) for one in tidied],
+        }
+        freed = checkpoints + outcome.freed + sum(one.bytes_removed for one in tidied)
         yield dg.MaterializeResult(
             metadata=shown(
                 {
-                    "bytes_removed": checkpoints + outcome.freed + sum(one.bytes_removed for one in tidied),
+                    "freed": size(freed),
+                    "bytes_removed": freed,
                     "checkpoint_bytes_removed": checkpoints,
                     # Dagster takes no table without rows.
-                    **{name: table([one._asdict() for one in lines]) for name, lines in rows.items() if lines},
+                    **{name: table(lines) for name, lines in rows.items() if lines},
                 }
             )
         )
@@ -99,6 +106,18 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
                 raise InputError(["Not all that may go was removed.", *outcome.troubles])
 
     return maintenance
+
+
+def _table_row(one: "Tidied") -> dict[str, str | int]:
+    """A line that fits the page: the name of the table without its place."""
+    return {
+        "table": one.uri.rstrip("/").rpartition("/")[2],
+        "versions": f"{count(one.versions_before)} → {count(one.versions)}",
+        "data_files": f"{count(one.data_files_before)} → {count(one.data_files)}",
+        "freed": size(one.bytes_removed),
+        "damaged_rows": one.damaged,
+        "note": one.note,
+    }
 
 
 def _verified(
