@@ -72,7 +72,8 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
                 run.log_file(result.model_dump_json().encode(), f"{name}/metrics.json")
                 run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data.data)
             with interruptible(context):
-                content = metrics_page(context.asset_key, model, data, predictions, result, confusion, run.url)
+                reports = lance_store.reports_folder(dataset.name)
+                content = metrics_page(context.asset_key, model, data, predictions, result, confusion, run.url, reports)
                 page = write_page(context, lance_store, context.asset_key, "metrics", content)
         show_pictures(context, context.asset_key, {"confusion": confusion})
         context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")

@@ -1,12 +1,13 @@
 """The page of a model's metrics on a split."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lance_pipeline.display import count, percent
 from lance_pipeline.orchestration.metadata import picture_address
-from lance_pipeline.orchestration.pages.page import asset_address
+from lance_pipeline.orchestration.pages.page import asset_address, page_address, page_path
 from lance_pipeline.orchestration.records import LanceVersion, Model, Split
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def metrics_page(
     result: "ClassificationMetrics",
     confusion: bytes,
     url: str,
+    reports: Path,
 ) -> dict[str, Any]:
     """What the template ``metrics`` shows.
 
@@ -34,6 +36,7 @@ def metrics_page(
         result: the metrics.
         confusion: the confusion matrix, a PNG.
         url: of the MLflow run.
+        reports: the folder of the data set's pages.
 
     Raises:
         DamagedError: an image is not what was ingested.
@@ -48,18 +51,18 @@ def metrics_page(
     return {
         "title": f"accuracy {percent(result.accuracy)}",
         "lead": f"Accuracy {percent(result.accuracy)}: {count(wrong)} of {count(result.images)} images are classified "
-        f"wrongly. Macro F1 {result.macro_f1:.3f}, loss {result.loss:.3f} nats, among the first five "
-        f"{percent(result.top5_accuracy)}.",
+        f"wrongly. Macro F1 {result.macro_f1:.3f}, top-5 accuracy {percent(result.top5_accuracy)}, loss "
+        f"{result.loss:.3f} nats.",
         "links": [
             ("asset", asset_address(key)),
-            ("model", asset_address(dg.AssetKey([key.path[0], "resnet34"]))),
+            ("model", _model_address(dg.AssetKey([key.path[0], "resnet34"]), model, reports)),
             ("MLflow run", url),
             ("all reports", "/reports/"),
         ],
         "mistakes": [
             (
                 picture_address(jpeg(one.sample.image)),
-                f"{one.predicted} {percent(one.probability)}",
+                f"predicted {one.predicted}, {percent(one.probability)}",
                 f"label {one.label}",
                 one.sample.path,
             )
@@ -83,3 +86,9 @@ def metrics_page(
             ("MLflow run", model.mlflow_run_id),
         ],
     }
+
+
+def _model_address(key: dg.AssetKey, model: Model, reports: Path) -> str:
+    """The page of that very model or, where it has none, its asset."""
+    run_id = Path(model.folder).name
+    return page_address(key, run_id) if page_path(reports, key.path[-1], run_id).is_file() else asset_address(key)

@@ -84,6 +84,8 @@ def test_page_of_metrics_shows_each_mistake(finished_graph: Graph):
     page, record = page_of(finished_graph, "metrics_test"), finished_graph.record("metrics_test", Metrics)
     assert percent(record.accuracy) in page.text
     images = sum(COUNTS["test"].values())
+    model = finished_graph.record("resnet34", Model)
+    assert f"/reports/tiny/resnet34/{Path(model.folder).name}.html" in page.links
     # A picture for each mistake, and the confusion matrix.
     assert page.pictures == 1 + round((1 - record.accuracy) * images)
 
