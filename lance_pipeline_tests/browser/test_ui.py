@@ -217,7 +217,7 @@ def test_page_of_the_model_leads_to_its_mlflow_run(page: Page, ui: Launcher, fin
     if PICTURES:
         page.goto(f"{ui.dagster}/assets/digits/resnet34")
         expect(_metadata(page, "val_accuracy")).to_be_visible()
-        _metadata(page, "page").scroll_into_view_if_needed()
+        page.get_by_text("Metadata", exact=True).first.scroll_into_view_if_needed()
         page.mouse.move(0, 0)
         save_picture("asset_model.png", page.screenshot(animations="disabled"))
         address = _metadata(page, "mlflow_run").get_by_role("link").first.get_attribute("href") or ""
