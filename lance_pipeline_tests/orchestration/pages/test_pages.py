@@ -12,8 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lance_pipeline.display import percent
+from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.pages.page import _environment
 from lance_pipeline.orchestration.records import Metrics, Model, Split
+from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline_tests.image_folders import class_image
 from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph
 from lance_pipeline_tests.orchestration.test_hostile_names import CLASSES, CONTROLS, finished
@@ -109,6 +112,16 @@ def test_rejected_files_are_named(graph: Graph):
     assert "1 of 15 files were rejected (6.7 %)" in page.text
     assert "cat/notes.png" in page.text
     assert "not_an_image" in page.text
+
+
+def test_pages_go_with_their_runs(graph: Graph):
+    runs = [graph.materialize("raw_images", "lance_train").run_id for _ in range(3)]
+    folder = graph.images.parent / "data" / "reports" / "tiny" / "lance_train"
+    assert {path.stem for path in folder.iterdir()} == set(runs)
+    places = [default_resources()[name] for name in ("mlflow", "lance_store", "io_manager")]
+    outcome = Retention("tiny", Keep(models=1, days=0), graph.instance, *places).apply(lambda line: None)
+    assert not outcome.troubles
+    assert {path.stem for path in folder.iterdir()} == {runs[-1]}
 
 
 def test_pages_obey_no_name(finished: Any):
