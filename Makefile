@@ -46,8 +46,8 @@ format: .venv/.installed-dev ## Format the code and mend what ruff can
 sbom: .venv/.installed-dev ## Write what is installed, with licences and hashes, to dist/sbom.cdx.json
 	@$(BIN)/python -m supply.sbom dist/sbom.cdx.json
 
-screenshots: .venv/.installed-dev chromium ## Take the README's pictures anew from the UI
-	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser
+screenshots: .venv/.installed-dev chromium ## Take the pictures of the documentation from the UI
+	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser/test_ui.py -k "not Stopping"
 
 clean: ## Remove the environment and all caches, but no data
 	rm -rf .venv .env .pytest_cache .ruff_cache .hypothesis .import_linter_cache

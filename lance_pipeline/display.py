@@ -17,6 +17,7 @@ _HIDDEN = re.compile(
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")
 # What stands in for the middle of a long text. One that has it itself is treated as long: it could pose as another.
 _CUT = "…["
+_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def printable(text: str) -> str:
@@ -51,6 +52,28 @@ def markdown_code(text: str) -> str:
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
     # Spaces that Markdown takes away again keep a backtick at either end apart from the fence.
     return f"{fence} {shown} {fence}" if fence != "`" else f"`{shown}`"
+
+
+def count(number: int) -> str:
+    """A number of things, such as ``1,257``."""
+    return f"{number:,}"
+
+
+def percent(share: float) -> str:
+    """A share of 1 in percent, such as ``9.6 %``; what is not all or nothing is never shown as ``100 %`` or ``0 %``."""
+    for digits in (1, 2, 3):
+        shown = f"{100 * share:.{digits}f}"
+        if float(shown) not in (0, 100) or share in (0, 1):
+            return f"{shown} %"
+    return "> 99.999 %" if share > 0.5 else "< 0.001 %"
+
+
+def size(bytes_: int) -> str:
+    """A number of bytes in decimal units, such as ``13.3 MB``."""
+    amount, unit = float(bytes_), 0
+    while amount >= 1000 and unit < len(_UNITS) - 1:
+        amount, unit = amount / 1000, unit + 1
+    return f"{amount:.0f} {_UNITS[unit]}" if unit < 2 or amount >= 100 else f"{amount:.1f} {_UNITS[unit]}"
 
 
 def csv_cell(text: str) -> str:

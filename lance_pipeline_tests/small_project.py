@@ -57,13 +57,15 @@ def defs() -> dg.Definitions:
 
 import dagster as dg
 
+from lance_pipeline.orchestration.automation import build_maintenance_job
 from lance_pipeline.orchestration.executor import default_executor
 from lance_pipeline.orchestration.resources import default_resources
 
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    return dg.Definitions(resources=default_resources(), executor=default_executor())
+    shared = dg.Definitions(resources=default_resources(), executor=default_executor())
+    return dg.Definitions.merge(shared, build_maintenance_job())
 ''',
     "small/defs/flowers/defs.yaml": """\
 type: lance_pipeline.ImageClassifier

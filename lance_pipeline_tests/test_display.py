@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lance_pipeline.display import csv_cell, from_csv_cell, markdown_code, printable, shortened
+from lance_pipeline.display import count, csv_cell, from_csv_cell, markdown_code, percent, printable, shortened, size
 from lance_pipeline.errors import InputError
 
 # Letters that are likely to be mistaken for an escape, a formula, a fence or a quote, among any others.
@@ -127,3 +127,29 @@ def test_an_error_of_another_process_is_the_same():
 
 def test_an_error_is_bounded():
     assert len(str(InputError("x" * 10**6))) < 5000
+
+
+@pytest.mark.parametrize(
+    ("shown", "expected"),
+    [
+        (count(1257), "1,257"),
+        (percent(0.096), "9.6 %"),
+        (percent(0), "0.0 %"),
+        (percent(1), "100.0 %"),
+        (percent(0.9996), "99.96 %"),
+        (percent(0.0000001), "< 0.001 %"),
+        (percent(1 - 1e-9), "> 99.999 %"),
+        (size(0), "0 B"),
+        (size(999), "999 B"),
+        (size(13_300_000), "13.3 MB"),
+        (size(123_400_000_000), "123 GB"),
+    ],
+)
+def test_figures_for_people(shown: str, expected: str):
+    assert shown == expected
+
+
+@given(st.floats(0, 1))
+def test_only_all_is_all_and_only_nothing_is_nothing(share: float):
+    assert (percent(share) == "100.0 %") == (share == 1)
+    assert (percent(share) == "0.0 %") == (share == 0)

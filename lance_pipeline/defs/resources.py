@@ -1,7 +1,8 @@
-"""The resources and the executor that all datasets share."""
+"""The resources, the executor and the maintenance that all datasets share."""
 
 import dagster as dg
 
+from lance_pipeline.orchestration.automation import build_maintenance_job
 from lance_pipeline.orchestration.executor import default_executor
 from lance_pipeline.orchestration.resources import default_resources
 
@@ -9,4 +10,5 @@ from lance_pipeline.orchestration.resources import default_resources
 @dg.definitions
 def resources() -> dg.Definitions:
     """One set for the whole code location."""
-    return dg.Definitions(resources=default_resources(), executor=default_executor())
+    shared = dg.Definitions(resources=default_resources(), executor=default_executor())
+    return dg.Definitions.merge(shared, build_maintenance_job())

@@ -81,11 +81,11 @@ def write_predictions(
     names = np.array(classes, dtype=object)
     schema = pa.schema(
         [
-            pa.field("path", pa.string(), nullable=False),
-            pa.field("label", pa.string(), nullable=False),
-            pa.field("predicted", pa.string(), nullable=False),
-            pa.field("correct", pa.bool_(), nullable=False),
-            pa.field("probabilities", pa.list_(pa.float32(), len(classes)), nullable=False),
+            _field("path", pa.string(), "Of the image, in the split"),
+            _field("label", pa.string(), "The class that the image has in the split"),
+            _field("predicted", pa.string(), "The class of the highest probability"),
+            _field("correct", pa.bool_(), "Whether the two are the same"),
+            _field("probabilities", pa.list_(pa.float32(), len(classes)), "Of each class, in the order of the classes"),
         ]
     )
     table = pa.table(
@@ -99,3 +99,7 @@ def write_predictions(
         schema=schema,
     )
     return commit_table(uri, schema, table.to_batches(), facts | {"classes": classes})
+
+
+def _field(name: str, kind: pa.DataType, description: str) -> pa.Field:
+    return pa.field(name, kind, nullable=False, metadata={"description": description})

@@ -4,41 +4,33 @@ import io
 import math
 
 from matplotlib.figure import Figure
-from PIL import Image, ImageOps
+from PIL import Image, ImageDraw
 
 from lance_pipeline.display import printable
-from lance_pipeline.images.decoding import decode_rgb
-from lance_pipeline.images.split import LanceSplit
+from lance_pipeline.images.thumbnails import Sample, caption_font, fitted, jpeg
 
 _THUMBNAIL = 80
 _COLUMNS = 8
-_GAP = 2
+_GAP, _LINE = 6, 20
+_FONT_SIZE = 11
+_PAPER, _INK = (255, 255, 255), (60, 60, 60)
 _LONGEST_LABEL = 20
-_GAP_COLOUR = (128, 128, 128)
 # Enough for the shades of one colour map and the edges of letters.
 _PALETTE = 256
 
 
-def contact_sheet(split: LanceSplit, count: int = 24) -> bytes:
-    """A JPEG of up to ``count`` thumbnails, taken from rows spread evenly over the split.
-
-    As rows are stored in random order, they are a random sample.
-    """
-    rows = len(split)
-    numbers = [number * rows // min(count, rows) for number in range(min(count, rows))]
-    images = split.take(numbers, ["image"])["image"]
-    step = _THUMBNAIL + _GAP
-    sheet = Image.new("RGB", (_COLUMNS * step, math.ceil(len(numbers) / _COLUMNS) * step), _GAP_COLOUR)
-    for position, data in enumerate(images):
-        # Small images are enlarged pixel by pixel, so that one sees what the model gets.
-        thumbnail = decode_rgb(data.as_py(), split.transparency)
-        enlarge = max(thumbnail.size) < _THUMBNAIL
-        method = Image.Resampling.NEAREST if enlarge else Image.Resampling.BILINEAR
-        thumbnail = ImageOps.contain(thumbnail, (_THUMBNAIL, _THUMBNAIL), method)
-        sheet.paste(thumbnail, (position % _COLUMNS * step, position // _COLUMNS * step))
-    buffer = io.BytesIO()
-    sheet.save(buffer, "JPEG", quality=85)
-    return buffer.getvalue()
+def contact_sheet(shown: list[Sample]) -> bytes:
+    """A JPEG of thumbnails, each with its label below."""
+    width, height = _THUMBNAIL + _GAP, _THUMBNAIL + _LINE
+    columns = min(_COLUMNS, max(len(shown), 1))
+    sheet = Image.new("RGB", (columns * width, max(math.ceil(len(shown) / columns), 1) * height), _PAPER)
+    draw, font = ImageDraw.Draw(sheet), caption_font(_FONT_SIZE)
+    for position, one in enumerate(shown):
+        x, y = position % columns * width, position // columns * height
+        method = Image.Resampling.BILINEAR
+        sheet.paste(one.image.resize((_THUMBNAIL, _THUMBNAIL), method), (x, y))
+        draw.text((x, y + _THUMBNAIL), fitted(one.label, font, _THUMBNAIL), _INK, font)
+    return jpeg(sheet)
 
 
 def class_counts_picture(counts: dict[str, int], title: str) -> bytes:

@@ -215,11 +215,22 @@ class Keep(StrictModel):
 
 
 class Maintenance(StrictModel):
-    """What is removed and when, and the schedule that compacts the Lance datasets."""
+    """What is removed, and when.
 
-    cron: str = Field(default="0 5 * * 0", description="A cron expression; by default Sundays at five.")
-    timezone: str = Field(default="UTC", description="The time zone of the expression, such as `Europe/Berlin`.")
-    enabled: bool = Field(default=False, description="Whether the schedule runs without being started by hand.")
+    One schedule, `maintenance_schedule`, is for all data sets: Sundays at five, off until it is started. With `cron`,
+    `timezone` or `enabled` a data set has one of its own as well, `<dataset>_maintenance_schedule`.
+    """
+
+    cron: str = Field(
+        default="0 5 * * 0",
+        description="A cron expression, for a schedule of this data set alone beside the one of all data sets.",
+    )
+    timezone: str = Field(
+        default="UTC", description="The time zone of that schedule's expression, such as `Europe/Berlin`."
+    )
+    enabled: bool = Field(
+        default=False, description="Whether the data set's own schedule runs without being started by hand."
+    )
     keep_days: float = Field(
         default=14,
         ge=0,
@@ -234,6 +245,11 @@ class Maintenance(StrictModel):
 
     _valid_cron = field_validator("cron")(_valid_cron)
     _known_timezone = field_validator("timezone")(_known_timezone)
+
+    @property
+    def has_own_schedule(self) -> bool:
+        """Whether the data set has a schedule beside the one of all data sets."""
+        return bool(self.model_fields_set & {"cron", "timezone", "enabled"})
 
 
 class Retrain(StrictModel):

@@ -1,10 +1,9 @@
 """What runs by itself: retraining where it is asked for, and maintenance."""
 
 import dagster as dg
-from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from lance_pipeline.orchestration.attributes import Maintenance, Retrain
-from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.dataset import MAINTENANCE_GROUP, Dataset
 
 
 def build_retraining(dataset: Dataset) -> dg.Definitions:
@@ -16,24 +15,52 @@ def build_retraining(dataset: Dataset) -> dg.Definitions:
         description=f"Ingest {dataset.name} again, train anew and evaluate.",
     )
     retrain = dataset.attributes.retrain
-    return dg.Definitions(jobs=[job], schedules=[] if retrain is None else [_schedule(job, retrain)])
+    schedules = []
+    if retrain is not None:
+        schedule = dg.ScheduleDefinition(
+            name=f"{name}_schedule",
+            job=job,
+            cron_schedule=retrain.cron,
+            execution_timezone=retrain.timezone,
+            default_status=_status(retrain),
+        )
+        schedules.append(schedule)
+    return dg.Definitions(jobs=[job], schedules=schedules)
 
 
-def build_maintenance_job(dataset: Dataset) -> dg.Definitions:
-    """The job ``<dataset>_maintenance`` and its schedule, which is off unless it is enabled."""
+def build_maintenance_job() -> dg.Definitions:
+    """The job ``maintenance`` of all data sets, and its schedule; once for a code location, beside its resources."""
     job = dg.define_asset_job(
-        f"{dataset.name}_maintenance",
-        selection=dg.AssetSelection.assets(dataset.key("maintenance")),
-        description=f"Compact the Lance tables of {dataset.name} and remove their old versions.",
+        "maintenance",
+        selection=dg.AssetSelection.groups(MAINTENANCE_GROUP),
+        description="Remove old models and runs of all data sets, compact their Lance tables and remove old versions.",
     )
-    return dg.Definitions(jobs=[job], schedules=[_schedule(job, dataset.attributes.maintenance)])
-
-
-def _schedule(job: UnresolvedAssetJobDefinition, timing: Retrain | Maintenance) -> dg.ScheduleDefinition:
-    return dg.ScheduleDefinition(
-        name=f"{job.name}_schedule",
+    timing = Maintenance()
+    schedule = dg.ScheduleDefinition(
+        name="maintenance_schedule",
         job=job,
         cron_schedule=timing.cron,
         execution_timezone=timing.timezone,
-        default_status=dg.DefaultScheduleStatus.RUNNING if timing.enabled else dg.DefaultScheduleStatus.STOPPED,
+        description="Maintenance of all data sets.",
     )
+    return dg.Definitions(jobs=[job], schedules=[schedule])
+
+
+def build_own_maintenance(dataset: Dataset) -> dg.Definitions:
+    """The schedule ``<dataset>_maintenance_schedule``, where the data set asks for one of its own."""
+    timing, key = dataset.attributes.maintenance, dataset.key("maintenance")
+    if not timing.has_own_schedule:
+        return dg.Definitions()
+    schedule = dg.ScheduleDefinition(
+        name=f"{dataset.name}_maintenance_schedule",
+        target=dg.AssetSelection.assets(key),
+        cron_schedule=timing.cron,
+        execution_timezone=timing.timezone,
+        default_status=_status(timing),
+        description=f"Maintenance of {dataset.name} alone.",
+    )
+    return dg.Definitions(schedules=[schedule])
+
+
+def _status(timing: Retrain | Maintenance) -> dg.DefaultScheduleStatus:
+    return dg.DefaultScheduleStatus.RUNNING if timing.enabled else dg.DefaultScheduleStatus.STOPPED

@@ -2,9 +2,10 @@
 
 import dagster as dg
 
-LIST_COMMAND = "dagster asset list -m lance_pipeline.definitions"
+_DEFINITIONS = "lance_pipeline.definitions"
+LIST_COMMAND = f"dagster asset list -m {_DEFINITIONS}"
 
 
-def materialize_command(key: dg.AssetKey) -> str:
-    """The command that materializes one asset."""
-    return f"dagster asset materialize -m lance_pipeline.definitions --select 'key:\"{key.to_user_string()}\"'"
+def materialize_command(key: dg.AssetKey, module: str = _DEFINITIONS) -> str:
+    """The command that materializes one asset of the definitions in a module."""
+    return f"dagster asset materialize -m {module} --select 'key:\"{key.to_user_string()}\"'"

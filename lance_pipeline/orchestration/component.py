@@ -13,7 +13,7 @@ from lance_pipeline.orchestration.assets.metrics import build_metrics
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
 from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
-from lance_pipeline.orchestration.automation import build_maintenance_job, build_retraining
+from lance_pipeline.orchestration.automation import build_own_maintenance, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.defs_yaml.checking import attribute_mistakes, mistakes
 from lance_pipeline.orchestration.defs_yaml.dg_check import fail_dg_check
@@ -69,7 +69,7 @@ class ImageClassifier(dg.Component):
         return dg.Definitions.merge(
             dg.Definitions(assets=dg.with_source_code_references(assets), asset_checks=[build_model_checks(dataset)]),
             build_retraining(dataset),
-            build_maintenance_job(dataset),
+            build_own_maintenance(dataset),
             dg.Definitions(jobs=[build_experiment_job(dataset, str(context.path / "defs.yaml"))]),
         )
 

@@ -14,6 +14,8 @@ from lance_pipeline.storage.redaction import redact
 from lance_pipeline.training.recipe import Recipe
 
 SPLITS = ("train", "val", "test")
+MAINTENANCE_GROUP = "maintenance"
+"""The group of all data sets' maintenance, so that no run of a data set's graph includes it."""
 
 
 def settings_version(code_version: str, *settings: BaseModel | int | str) -> str:

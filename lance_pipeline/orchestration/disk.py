@@ -10,10 +10,12 @@ from pathlib import Path
 
 import dagster as dg
 
+from lance_pipeline.display import size
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.maintenance import SETTINGS, table_names
 from lance_pipeline.orchestration.attributes import Maintenance
 from lance_pipeline.orchestration.code_location import asset_specs
+from lance_pipeline.orchestration.commands import materialize_command
 from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.lance_store import TRIALS
@@ -24,7 +26,6 @@ from lance_pipeline.orchestration.retention.runs import RunHistory, run_files
 from lance_pipeline.storage.full_disk import FullDiskError, free_bytes
 from lance_pipeline.storage.usage import DiskUsage
 
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 _SHARED = "all data sets"
 _NO_DATASETS = ("downloads", TRIALS)
 
@@ -144,7 +145,7 @@ class _DatasetUse:
     ) -> None:
         self._name, self._settings, self._usage = name, settings, usage
         self._instance, self._trouble = instance, trouble
-        self._job = f"dagster job execute -m {module} -j {name}_maintenance"
+        self._command = materialize_command(dg.AssetKey([name, "maintenance"]), module)
         self._resources = default_resources()
 
     def lines(self) -> list[Use]:
@@ -175,7 +176,7 @@ class _DatasetUse:
                 trouble or self._how(len(runs), "their events and logs"),
             ),
             self._line("records", [root / "dagster" / "records" / name], 0, "they go with their runs"),
-            self._line("reports", [root / "reports" / name], 0, "written again by each ingest"),
+            self._line("reports", [root / "reports" / name], 0, "lists are written again, pages go with their runs"),
         ]
 
     def _plan(self) -> Outcome:
@@ -188,7 +189,7 @@ class _DatasetUse:
         return Retention(self._name, self._settings.keep, self._instance, mlflow, store, records).plan()
 
     def _how(self, going: int, staying: str) -> str:
-        return f"{going} may go: {self._job}" if going else staying
+        return f"{going} may go: {self._command}" if going else staying
 
     def _line(self, what: str, paths: Iterable[str | Path], may_go: int | None, how: str) -> Use:
         paths = [Path(path) for path in paths]
@@ -201,7 +202,7 @@ class _DatasetUse:
 
         root = self._resources["lance_store"].datasets_root
         if is_remote(root):
-            return Use(self._name, "Lance tables", root, None, None, f"remote; old versions go: {self._job}")
+            return Use(self._name, "Lance tables", root, None, None, f"remote; old versions go: {self._command}")
         names = [f"{name}.lance" for name in table_names(self._name)]
         seen = [f"{self._name}_seen", *(f"{self._name}_{split}_seen" for split in SPLITS)]
         size = self._usage.of(*(os.path.join(root, name) for name in (*names, *seen)))
@@ -212,7 +213,7 @@ class _DatasetUse:
             may_go = sum(removable_bytes(os.path.join(root, name), older_than) for name in names)
         except InputError as error:
             return Use(self._name, "Lance tables", root, size, None, str(error))
-        how = f"old versions may go: {self._job}" if may_go else "their old versions too"
+        how = f"old versions may go: {self._command}" if may_go else "their old versions too"
         return Use(self._name, "Lance tables", root, size, may_go, how)
 
     def _run_files(self) -> list[Path]:
@@ -244,9 +245,4 @@ def _shared(usage: DiskUsage) -> list[Use]:
 
 
 def _size(count: int | None, unknown: str = "remote") -> str:
-    if count is None:
-        return unknown
-    size, unit = float(count), 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size, unit = size / 1000, unit + 1
-    return f"{size:.0f} {_UNITS[unit]}" if unit < 2 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"
+    return unknown if count is None else size(count)

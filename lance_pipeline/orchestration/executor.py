@@ -20,8 +20,10 @@ if TYPE_CHECKING:
     from dagster._core.execution.retries import RetryMode
     from dagster._core.execution.step_dependency_config import StepDependencyConfig
 
-PROCESS_TAG = "lance_pipeline/process"
-PRELOAD_TAG = "lance_pipeline/preload"
+# Dagster's pages hide tags that begin so.
+_HIDDEN = ".dagster/lance_pipeline"
+PROCESS_TAG = f"{_HIDDEN}.process"
+PRELOAD_TAG = f"{_HIDDEN}.preload"
 """Of a step: the modules that it imports first of all, with commas between them.
 
 They must start no threads that do not survive a fork, as Lance does.

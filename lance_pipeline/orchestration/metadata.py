@@ -1,6 +1,7 @@
 """Metadata for the asset pages."""
 
 import base64
+import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -22,10 +23,14 @@ def shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def link(url: str) -> dg.UrlMetadataValue | dg.TextMetadataValue:
-    """An address, or a path of the UI, that can be clicked; another one, such as of a script, stays text."""
+    """An address of the web, or a path of the UI's own, that can be clicked; any other, such as a script's, is text."""
     safe = printable(url)
-    clickable = safe.startswith(("http://", "https://")) or (safe.startswith("/") and not safe.startswith("//"))
-    return dg.MetadataValue.url(safe) if clickable else dg.MetadataValue.text(safe)
+    return dg.MetadataValue.url(safe) if is_web_address(safe) else dg.MetadataValue.text(safe)
+
+
+def is_web_address(address: str) -> bool:
+    """Whether it leads to a page of the web, or of the server that shows it, and runs nothing."""
+    return address.startswith(("http://", "https://")) or re.match(r"/(?![/\\])", address) is not None
 
 
 def show_pictures(context: dg.AssetExecutionContext, key: dg.AssetKey, pictures: dict[str, bytes]) -> None:
@@ -39,8 +44,18 @@ def show_pictures(context: dg.AssetExecutionContext, key: dg.AssetKey, pictures:
 
 def picture(data: bytes) -> dg.MarkdownMetadataValue:
     """PNG or JPEG bytes as a picture in the page; they live in the event log, so keep them small."""
+    return dg.MetadataValue.md(f"![picture]({picture_address(data)})")
+
+
+def picture_address(data: bytes) -> str:
+    """PNG or JPEG bytes as the address of a picture."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
-    return dg.MetadataValue.md(f"![picture](data:image/{kind};base64,{base64.b64encode(data).decode()})")
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def address_in(shown: dg.MarkdownMetadataValue) -> str:
+    """The address of a picture that :func:`picture` has made."""
+    return (shown.md_str or "").removeprefix("![picture](").removesuffix(")")
 
 
 def column_schema(schema: "pa.Schema") -> dg.TableSchemaMetadataValue:

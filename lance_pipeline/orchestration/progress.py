@@ -6,6 +6,8 @@ from datetime import timedelta
 
 import dagster as dg
 
+from lance_pipeline.display import count, percent
+
 
 class Throttle:
     """Lets a line through when ``seconds`` have gone since the last one."""
@@ -42,13 +44,17 @@ def progress_reporter(
         if not throttle.ready():
             return
         rate = (done - began[0]) / (now - began[1]) if now > began[1] else 0.0
-        metadata: dict[str, str | int | float] = {"what": what, "done": done, f"{unit}_per_second": round(rate, 1)}
+        # The number done and the rate as numbers, of which Dagster draws series.
+        metadata: dict[str, str | int | float] = {f"{unit}_done": done, f"{unit}_per_second": round(rate, 1)}
         if total is None:
             context.log.info(f"{what}: {done} {unit}, {rate:.1f} {unit}/s")
+            metadata["progress"] = f"{what}: {count(done)} {unit}"
         else:
             left = clock((total - done) / rate) if rate else "unknown"
             context.log.info(f"{what}: {done} of {total} {unit}, {rate:.1f} {unit}/s, {left} left")
-            metadata |= {"total": total, "time_left": left}
+            share = percent(done / total) if total else "all"
+            metadata["progress"] = f"{what}: {count(done)} of {count(total)} {unit} ({share})"
+            metadata["time_left"] = left
         context.log_event(dg.AssetObservation(key, metadata=metadata))
 
     return report

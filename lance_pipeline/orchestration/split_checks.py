@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from lance_pipeline.display import printable
+from lance_pipeline.display import count, percent, printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Checks
 from lance_pipeline.orchestration.metadata import picture, shown
@@ -57,7 +57,10 @@ class Examined:
 
 @dataclass(frozen=True)
 class Finding:
-    """What a check found: ``rows`` lists all that is at fault, ``numbers`` sums it up."""
+    """What a check found: ``rows`` lists all that is at fault, ``numbers`` sums it up.
+
+    Of numbers Dagster draws a series; what is the same each time, such as a limit, is text.
+    """
 
     passed: bool
     rows: "pa.Table | None" = None
@@ -181,12 +184,12 @@ def _schema(examined: Examined) -> Finding:
     found = {column.name: str(column.type) for column in examined.split.dataset.schema}
     expected = {column.name: str(column.type) for column in SPLIT_SCHEMA}
     wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
-    return Finding(not wrong, numbers={"columns": len(found), "unexpected_or_missing": ", ".join(wrong)})
+    return Finding(not wrong, numbers={"columns": count(len(found)), "unexpected_or_missing": ", ".join(wrong)})
 
 
 def _same_classes(examined: Examined) -> Finding:
     missing = [label for label, count in examined.record.counts.items() if not count]
-    return Finding(not missing, numbers={"classes": len(examined.record.counts), "missing": ", ".join(missing)})
+    return Finding(not missing, numbers={"classes": count(len(examined.record.counts)), "missing": ", ".join(missing)})
 
 
 def _leakage(examined: Examined) -> Finding:
@@ -246,7 +249,7 @@ def _class_balance(examined: Examined) -> Finding:
     counts = class_counts(examined.index, examined.record.counts)
     ratio, limit = imbalance(counts), examined.settings.max_class_ratio
     shown = round(ratio, 2) if math.isfinite(ratio) else "infinite: a class has no images"
-    numbers = {"largest_to_smallest_class": shown, "limit": limit}
+    numbers = {"largest_to_smallest_class": shown, "limit": f"{limit:g}"}
     return Finding(ratio <= limit, None if ratio <= limit else counts, numbers, pictured=False)
 
 
@@ -255,7 +258,7 @@ def _few_images(examined: Examined) -> Finding:
 
     minimum = examined.settings.min_images_per_class
     small = small_classes(class_counts(examined.index, examined.record.counts), minimum)
-    return Finding(not len(small), small, {"classes": len(small), "limit": minimum}, pictured=False)
+    return Finding(not len(small), small, {"classes": len(small), "limit": count(minimum)}, pictured=False)
 
 
 def _images_at_fault(tables: "list[pa.Table]", examined: Examined) -> Finding:
@@ -264,9 +267,8 @@ def _images_at_fault(tables: "list[pa.Table]", examined: Examined) -> Finding:
 
     rows = pa.concat_tables(tables) if tables else None
     # An image that is in two other splits stands in two rows.
-    count = len(rows.group_by(["split", "row"]).aggregate([])) if rows is not None else 0
-    total = len(examined.index)
-    return Finding(not count, rows, {"images": count, "share": count / total if total else 0.0})
+    images = len(rows.group_by(["split", "row"]).aggregate([])) if rows is not None else 0
+    return Finding(not images, rows, {"images": images, "share": percent(images / max(len(examined.index), 1))})
 
 
 def _always(settings: Checks) -> bool:

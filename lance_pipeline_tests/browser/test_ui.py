@@ -11,6 +11,7 @@ import pytest
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
 
 from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
+from lance_pipeline_tests.browser.attacks import ask
 from lance_pipeline_tests.browser.conftest import PICTURES, save_picture
 from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, free_port, is_free
 from lance_pipeline_tests.browser.tunnel import tunnel_to
@@ -18,6 +19,11 @@ from lance_pipeline_tests.conftest import new_shell
 from lance_pipeline_tests.small_project import CLASSES, IMAGES, LEAK
 
 ASSETS = ("raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
+PAGES = {
+    "lance_train": "Samples",
+    "resnet34": "Learning curve",
+    "metrics_test": "Most confident mistakes",
+}
 _RUN_SECONDS = 480
 _RUN_STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
@@ -128,6 +134,70 @@ def test_page_of_a_lance_dataset_shows_what_its_checks_found(page: Page, ui: Lau
         save_picture("checks.png", page.screenshot(clip=clip, animations="disabled"))
 
 
+def test_execute_on_a_check_leaves_asset_and_result(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/assets/flowers/lance_test?view=checks")
+    _check(page, "odd_sizes").click()
+    before = _latest(ui)
+    page.get_by_role("button", name=re.compile("Execute$")).click()
+    await_condition(lambda: _latest(ui)["by"] != before["by"], 120, "it is asked")
+    await_condition(lambda: _latest(ui)["status"] is not None, 120, "the check is evaluated again")
+    after = _latest(ui)
+    assert after["status"] == before["status"] == "SUCCEEDED"
+    assert after["run"] == before["run"] == finished_run
+    page.reload()
+    expect(_check(page, "odd_sizes")).to_contain_text("Succeeded")
+    _open_lineage(page, ui, "small", "flowers")
+    expect(page.get_by_text("Materialized", exact=True)).to_have_count(len(ASSETS))
+
+
+def _latest(ui: Launcher) -> dict[str, str | None]:
+    """The asset's latest run and the check's latest evaluation, as the UI knows them."""
+    query = """{ assetsLatestInfo(assetKeys: [{path: ["flowers", "lance_test"]}]) { latestRun { runId } }
+        assetNodes(assetKeys: [{path: ["flowers", "lance_test"]}]) { assetChecksOrError { ... on AssetChecks { checks {
+            name executionForLatestMaterialization { status runId } } } } } }"""
+    data = ask(ui.dagster, query)
+    checks = data["assetNodes"][0]["assetChecksOrError"]["checks"]
+    (found,) = (one["executionForLatestMaterialization"] for one in checks if one["name"] == "odd_sizes")
+    run = data["assetsLatestInfo"][0]["latestRun"]["runId"]
+    return {"run": run, "status": None if found["status"] == "IN_PROGRESS" else found["status"], "by": found["runId"]}
+
+
+@pytest.mark.parametrize(("asset", "words"), PAGES.items())
+def test_an_asset_leads_to_its_page(page: Page, ui: Launcher, finished_run: str, asset: str, words: str):
+    page.goto(f"{ui.dagster}/assets/flowers/{asset}")
+    with page.expect_popup() as opened:
+        _metadata(page, "page").get_by_role("link").first.click()
+    shown = opened.value
+    assert shown.url == f"{ui.dagster}/reports/flowers/{asset}/{finished_run}.html"
+    expect(shown.get_by_role("heading", name=words)).to_be_visible()
+    pictures = shown.locator("img").all()
+    assert pictures
+    for one in pictures:
+        assert one.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
+    assert shown.evaluate("origin") == "null"
+    assert shown.evaluate("document.documentElement.scrollWidth") <= 1400
+    if PICTURES:
+        page.goto(f"{ui.dagster}/assets/digits/{asset}")
+        address = _metadata(page, "page").get_by_role("link").first.get_attribute("href") or ""
+        page.goto(f"{ui.dagster}{address}")
+        save_picture(f"page_{asset}.png", page.screenshot(animations="disabled"))
+    shown.get_by_role("link", name="all reports").click()
+    shown.get_by_role("link", name=f"flowers/{asset}", exact=True).click()
+    shown.get_by_role("link", name="asset", exact=True).click()
+    expect(shown.get_by_text("Row count" if asset != "resnet34" else "val_accuracy").first).to_be_visible()
+
+
+def test_internal_tags_are_not_shown(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/runs/{finished_run}")
+    expect(page.get_by_text("Success", exact=True)).to_be_visible()
+    page.goto(f"{ui.dagster}/runs")
+    expect(page.get_by_role("link", name=finished_run[:8]).first).to_be_visible()
+    assert "lance_pipeline.process" not in page.inner_text("body")
+    found = ask(ui.dagster, f'{{ runOrError(runId: "{finished_run}") {{ ... on Run {{ tags {{ key }} }} }} }}')
+    tags = found["runOrError"]["tags"]
+    assert not [one["key"] for one in tags if one["key"].startswith("lance_pipeline")]
+
+
 def test_page_of_the_metrics_shows_accuracy_and_confusion_matrix(page: Page, ui: Launcher, finished_run: str):
     page.goto(f"{ui.dagster}/assets/flowers/metrics_test")
     expect(_metadata(page, "accuracy")).to_have_text(re.compile(r"(0\.\d+|1|0)$"))
@@ -152,6 +222,10 @@ def test_page_of_the_model_leads_to_its_mlflow_run(page: Page, ui: Launcher, fin
     expect(opened.value.get_by_text("Success", exact=True)).to_be_visible()
     if PICTURES:
         page.goto(f"{ui.dagster}/assets/digits/resnet34")
+        expect(_metadata(page, "val_accuracy")).to_be_visible()
+        page.get_by_text("Metadata", exact=True).first.scroll_into_view_if_needed()
+        page.mouse.move(0, 0)
+        save_picture("asset_model.png", page.screenshot(animations="disabled"))
         address = _metadata(page, "mlflow_run").get_by_role("link").first.get_attribute("href") or ""
         run.goto(f"{ui.dagster}{address}")
         run.get_by_role("button", name="Close").click()

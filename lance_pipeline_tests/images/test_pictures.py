@@ -6,6 +6,7 @@ from PIL import Image
 
 from lance_pipeline.images import LanceSplit
 from lance_pipeline.images.pictures import class_counts_picture, contact_sheet
+from lance_pipeline.images.thumbnails import rows_of_each_class, samples
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 LIMIT = 100_000
@@ -23,27 +24,42 @@ def dark_pixels(image: Image.Image) -> int:
     return int((np.asarray(image.convert("L")) < 160).sum())
 
 
-def test_contact_sheet_shows_the_rows(uri):
+def sheet_of(split: LanceSplit, count: int) -> bytes:
+    return contact_sheet(samples(split, rows_of_each_class(split, count)))
+
+
+def test_contact_sheet_shows_some_of_each_class_with_labels(uri):
     split = LanceSplit(uri)
-    sheet = np.asarray(opened(contact_sheet(split, count=10), "JPEG")).astype(int)
-    # Two lines of eight places, each 80 pixels and a gap.
-    assert sheet.shape == (2 * 82, 8 * 82, 3)
-    labels = split.to_table(["label"])["label"].to_pylist()
+    sheet = np.asarray(opened(sheet_of(split, 10), "JPEG")).astype(int)
+    # Two lines of eight places, each 80 pixels and a label below.
+    assert sheet.shape == (2 * 100, 8 * 86, 3)
     for position in range(10):
-        y, x = position // 8 * 82, position % 8 * 82
+        y, x = position // 8 * 100, position % 8 * 86
         colour = sheet[y + 10 : y + 70, x + 10 : x + 70].mean(axis=(0, 1))
-        row = position * len(split) // 10
-        assert int(colour.argmax()) == split.classes.index(labels[row])
-    # The places without an image are grey.
-    assert abs(sheet[92:, 2 * 82 + 10 :] - 128).max() < 15
+        # Class by class, of each as many as of the others.
+        assert int(colour.argmax()) == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2][position]
+        assert (sheet[y + 82 : y + 98, x : x + 80] < 140).any()
+    assert (sheet[110:, 2 * 86 + 8 :] > 230).all()
+
+
+def test_samples_are_spread_over_the_classes(tmp_path):
+    counts = {"rare": 2, "common": 50, "other": 9}
+    split = LanceSplit(ingest_folder(write_image_folder(tmp_path / "root", {"train": counts}), tmp_path)["train"])
+    labels = split.to_table(["label"])["label"].to_pylist()
+    for count, expected in ((3, [1, 1, 1]), (12, [5, 5, 2]), (2, [1, 1, 0]), (100, [50, 9, 2]), (0, [0, 0, 0])):
+        rows = rows_of_each_class(split, count)
+        assert len(set(rows)) == len(rows)
+        chosen = [labels[row] for row in rows]
+        assert chosen == sorted(chosen)
+        assert [chosen.count(label) for label in split.classes] == expected
 
 
 @pytest.mark.parametrize(("size", "images"), [(12, 3), ((300, 200), 30), ((300, 10), 4)])
 def test_contact_sheet_of_other_sizes(tmp_path, size, images):
     root = write_image_folder(tmp_path / "root", {"train": {"cat": images, "dog": images}}, size=size)
     split = LanceSplit(ingest_folder(root, tmp_path / "lance")["train"])
-    image = opened(contact_sheet(split), "JPEG")
-    assert image.size == (8 * 82, 82 if images < 5 else 3 * 82)
+    image = opened(sheet_of(split, 24), "JPEG")
+    assert image.size == (min(8, 2 * images) * 86, 100 if images < 5 else 3 * 100)
     assert np.asarray(image).std() > 5
 
 

@@ -105,7 +105,7 @@ def test_the_download_tells_how_far_it_is(
     assert re.search(expected, messages(graph, run), re.MULTILINE)
     records = graph.instance.fetch_observations(dg.AssetKey(["tiny", "raw_images"]), limit=1).records
     assert records[0].asset_observation is not None
-    assert records[0].asset_observation.metadata["done"].value == 3
+    assert records[0].asset_observation.metadata["MB_done"].value == 3
 
 
 def assert_nothing_is_made(graph: Graph, tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ import yaml
 from dagster._core.definitions.selector import InstigatorSelector
 from dagster._utils.schedules import cron_string_iterator
 
+from lance_pipeline.definitions import defs
+from lance_pipeline.errors import InputError
 from lance_pipeline.images.maintenance import keep_version
 from lance_pipeline.orchestration.records import Split
 from lance_pipeline_tests.conftest import PROJECT, Shell
@@ -88,17 +90,35 @@ def test_command_line_lists_the_job(shell: Shell):
     assert "digits_retrain" in shell.run("dagster", "job", "list", *CODE_LOCATION).stdout
 
 
+def test_one_job_and_one_schedule_maintain_all_data_sets():
+    definitions = defs()
+    repository = definitions.get_repository_def()
+    (schedule,) = (one for one in repository.schedule_defs if "maintenance" in one.name)
+    assert schedule.name == "maintenance_schedule"
+    assert schedule.default_status.name == "STOPPED"
+    job = definitions.resolve_job_def("maintenance")
+    keys = {dg.AssetKey([name, "maintenance"]) for name in ("digits", "cinic10")}
+    assert set(job.asset_layer.selected_asset_keys) == keys
+    assert [name for name in repository.job_names if "maintenance" in name] == ["maintenance"]
+    retraining = definitions.resolve_job_def("digits_retrain")
+    assert not keys & set(retraining.asset_layer.selected_asset_keys)
+
+
 @pytest.mark.parametrize(("enabled", "status"), [(False, "STOPPED"), (True, "RUNNING")])
-def test_maintenance_is_off_unless_enabled(graph: Graph, enabled: bool, status: str):
-    if enabled:
-        graph.attributes["maintenance"] = {"cron": "0 4 * * 2", "enabled": True}
+def test_a_data_set_may_be_maintained_at_a_time_of_its_own(graph: Graph, enabled: bool, status: str):
+    graph.attributes["maintenance"] = {"cron": "0 4 * * 2", "timezone": "Europe/Berlin", "enabled": enabled}
     (schedule,) = schedules_of(graph, "maintenance")
-    assert schedule.cron_schedule == ("0 4 * * 2" if enabled else "0 5 * * 0")
+    assert schedule.cron_schedule == "0 4 * * 2"
     assert schedule.default_status.name == status
-    job = graph.definitions.resolve_job_def("tiny_maintenance")
+    repository = graph.definitions.get_repository_def()
+    job = repository.get_job(schedule.job_name)
     assert set(job.asset_layer.selected_asset_keys) == {dg.AssetKey(["tiny", "maintenance"])}
-    retraining = graph.definitions.resolve_job_def("tiny_retrain")
-    assert dg.AssetKey(["tiny", "maintenance"]) not in retraining.asset_layer.selected_asset_keys
+
+
+def test_no_data_set_has_the_name_of_the_common_group(graph: Graph):
+    graph.attributes["name"] = "maintenance"
+    with pytest.raises(InputError, match="`name`"):
+        _ = graph.definitions
 
 
 def test_maintenance_keeps_what_records_name_and_models_were_trained_on(graph: Graph):
@@ -118,6 +138,6 @@ def test_maintenance_keeps_what_records_name_and_models_were_trained_on(graph: G
     assert graph.materialize("lance_train").success
     tables = result.asset_materializations_for_node("tiny__maintenance")[0].metadata["tables"]
     assert isinstance(tables, dg.TableMetadataValue)
-    by_name = {str(row.data["uri"]).rpartition("/")[2]: row.data for row in tables.records}
-    assert by_name["tiny_train.lance"]["versions_before"] == 4
+    by_name = {row.data["table"]: row.data for row in tables.records}
+    assert str(by_name["tiny_train.lance"]["versions"]).startswith("4 → ")
     assert {"tiny_listing.lance", "tiny_val_rejected.lance"} <= by_name.keys()

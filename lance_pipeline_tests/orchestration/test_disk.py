@@ -51,4 +51,4 @@ def test_an_object_store_is_remote(tmp_path: Path):
     use = uses(shell, "digits")["digits", "Lance tables"]
     assert use["bytes"] is None
     assert "remote" in use["how"]
-    assert "digits_maintenance" in use["how"]
+    assert "digits/maintenance" in use["how"]

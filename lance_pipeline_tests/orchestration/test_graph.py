@@ -75,8 +75,12 @@ def test_asset_pages_tell_what_is_there(finished_graph: Graph):
         "label",
         "split",
     ]
-    assert split["bytes"] > 0
-    assert split["lance_version"] == 1
+    assert split["size"].endswith(" kB")
+    assert split["lance_version"] == "1"
+    for asset in ("lance_train", "lance_val", "lance_test", "metrics_val", "metrics_test"):
+        columns = finished_graph.metadata(asset)["dagster/column_schema"].columns
+        assert all(column.description for column in columns), asset
+    assert all(column.description for column in split["quarantine_columns"].columns)
     for asset, picture in (("lance_train", "classes"), ("lance_train", "samples"), ("metrics_test", "confusion")):
         text = finished_graph.metadata(asset)[picture]
         assert text.startswith("![picture](data:image/")

@@ -86,7 +86,7 @@ def test_a_broken_data_set_fails_alone(
     with caplog.at_level(logging.ERROR):
         definitions = load_datasets(package)
     assert datasets(definitions) == {"digits", "flowers"}
-    assert {job.name for job in definitions.resolve_all_job_defs()} >= {"digits_maintenance"}
+    assert {job.name for job in definitions.resolve_all_job_defs()} >= {"maintenance"}
     dg.Definitions.validate_loadable(definitions)
     assert named in caplog.text
     [asset] = [spec for spec in definitions.resolve_all_asset_specs() if spec.group_name == "flowers"]

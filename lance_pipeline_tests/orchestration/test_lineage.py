@@ -131,7 +131,7 @@ def test_web_server_shows_every_asset_fresh_with_its_metadata(graphql: str):
     assert nodes.pop("maintenance")["staleStatus"] == "MISSING"
     assert {name: node["staleStatus"] for name, node in nodes.items()} == dict.fromkeys(nodes, "FRESH")
     labels = {entry["label"] for entry in nodes["lance_train"]["assetMaterializations"][0]["metadataEntries"]}
-    assert {"dagster/row_count", "dagster/column_schema", "lance_version", "bytes", "classes", "samples"} <= labels
+    assert {"dagster/row_count", "dagster/column_schema", "lance_version", "size", "classes", "samples"} <= labels
     for node in nodes.values():
         assert "dagster/code_references" in {entry["label"] for entry in node["metadataEntries"]}
 

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from lance_pipeline.display import markdown_code, printable
+from lance_pipeline.display import markdown_code, printable, size
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.checks import answers, is_asked_alone
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset, settings_version
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, show_pictures, shown, table
+from lance_pipeline.orchestration.pages.page import write_page
+from lance_pipeline.orchestration.pages.split_page import split_page
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split, TableVersion
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from lance_pipeline.images.ingest import Source
 
 CODE_VERSION = "2"
+# Images on the page of a split, and on the page of its asset, whose pictures are in the event log.
+_SAMPLES, _FEW_SAMPLES = 96, 24
 
 
 class SplitsConfig(dg.Config):
@@ -89,12 +93,15 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
             failed = blocking_failures(split, results)
             failures += failed
             if not failed:
-                show_pictures(context, specs[split].key, _pictures(record, split, splits[split]))
+                with clear_failures(), interruptible(context):
+                    data, report = splits[split], reports[split]
+                    page = _page(context, lance_store, split, record, data, report, results)
+                    metadata = {"page": page} | _metadata(record, data, report)
                 yield dg.MaterializeResult(
                     asset_key=specs[split].key,
                     value=record,
-                    data_version=_data_version(reports[split]),
-                    metadata=shown(_metadata(record, splits[split], reports[split])),
+                    data_version=_data_version(report),
+                    metadata=shown(metadata),
                 )
         with clear_failures(), interruptible(context):
             yield from _answers(context, dataset, lance_store, io_manager)
@@ -229,28 +236,48 @@ def _record(report: "IngestReport") -> Split:
     )
 
 
-def _pictures(record: Split, split: str, data: "LanceSplit") -> dict[str, bytes]:
+def _page(
+    context: dg.AssetExecutionContext,
+    store: LanceStore,
+    split: str,
+    record: Split,
+    data: "LanceSplit",
+    report: "IngestReport",
+    results: list[dg.AssetCheckResult],
+) -> dg.MetadataValue:
+    """Write the split's page, and show its smaller pictures on the asset's; returns the link to it."""
     from lance_pipeline.images.pictures import class_counts_picture, contact_sheet
+    from lance_pipeline.images.thumbnails import rows_of_each_class, samples
 
-    return {
-        "classes": class_counts_picture(record.counts, f"{split}: images per class"),
-        "samples": contact_sheet(data),
-    }
+    key = next(one.asset_key for one in results if one.asset_key)
+    classes = class_counts_picture(record.counts, f"{split}: images per class")
+    shown_images = samples(data, rows_of_each_class(data, _SAMPLES))
+    few = set(rows_of_each_class(data, _FEW_SAMPLES))
+    show_pictures(
+        context,
+        key,
+        {"classes": classes, "samples": contact_sheet([one for one in shown_images if one.row in few])},
+    )
+    content = split_page(key, record, data, report.reasons, results, shown_images, classes)
+    return write_page(context, store, key, "split", content)
 
 
 def _metadata(record: Split, data: "LanceSplit", report: "IngestReport") -> dict[str, Any]:
+    from lance_pipeline.images.schema import REJECTED_SCHEMA
+
     metadata = {
         "dagster/uri": record.data.uri,
         "dagster/row_count": record.rows,
         "dagster/column_schema": column_schema(data.dataset.schema),
         "dagster/storage_kind": "lance",
-        "bytes": data.size_in_bytes(),
-        "lance_version": record.data.version,
+        "size": size(data.size_in_bytes()),
+        "lance_version": str(record.data.version),
         "added": report.added,
         "removed": report.removed,
         "scanned": record.scanned,
         "rejected": record.rejected,
         "quarantine": record.quarantine.uri,
+        "quarantine_columns": column_schema(REJECTED_SCHEMA),
         "read_it": dg.MetadataValue.md(
             markdown_code(f'lance.dataset("{record.data.uri}", version={record.data.version}).to_table()')
         ),

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from lance_pipeline.display import count, size
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.checks import never_materialized
-from lance_pipeline.orchestration.dataset import SPLITS, Dataset
+from lance_pipeline.orchestration.dataset import MAINTENANCE_GROUP, SPLITS, Dataset
 from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import shown, table
@@ -26,18 +27,27 @@ SETTINGS = "maintenance"
 
 
 def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
-    """The asset ``<dataset>/maintenance``, in a group of its own, so that no run of the graph includes it."""
+    """The asset ``<dataset>/maintenance``, in the group of all data sets' maintenance.
+
+    Raises:
+        InputError: the data set has the name of that group.
+    """
+    if dataset.name == MAINTENANCE_GROUP:
+        raise InputError(
+            f"a data set cannot be named {MAINTENANCE_GROUP!r}: the group of that name is for the maintenance of all "
+            "data sets. Set another `name` under `attributes`."
+        )
     keep = timedelta(days=dataset.attributes.maintenance.keep_days)
     spec = dataset.spec(
         "maintenance",
-        "Removes models and runs beyond the limits of `maintenance.keep`, compacts the dataset's Lance tables and "
-        "removes old versions of them. Versions that a model was trained on, and those that the latest "
-        "materializations name, stay.",
+        f"{dataset.name}: removes models and runs beyond the limits of `maintenance.keep`, compacts the dataset's "
+        "Lance tables and removes old versions of them. Versions that a model was trained on, and those that the "
+        "latest materializations name, stay.",
         {"lance"},
         "1",
         deps=[dataset.key(f"lance_{split}") for split in SPLITS],
         metadata={SETTINGS: dataset.attributes.maintenance.model_dump(mode="json")},
-    ).replace_attributes(group_name=f"{dataset.name}_maintenance")
+    ).replace_attributes(group_name=MAINTENANCE_GROUP)
 
     checks = {
         split: dg.AssetCheckSpec(
@@ -68,14 +78,20 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
             outcome = retention.apply(context.log.info)
             retention.pin_predictions()
             tidied = list(_tidied(context, dataset, lance_store, keep))
-        rows = {"removed": outcome.removed, "models_kept": outcome.kept, "tables": tidied}
+        rows = {
+            "removed": [one._asdict() | {"bytes": size(one.bytes)} for one in outcome.removed],
+            "models_kept": [one._asdict() for one in outcome.kept],
+            "tables": [_table_row(one) for one in tidied],
+        }
+        freed = checkpoints + outcome.freed + sum(one.bytes_removed for one in tidied)
         yield dg.MaterializeResult(
             metadata=shown(
                 {
-                    "bytes_removed": checkpoints + outcome.freed + sum(one.bytes_removed for one in tidied),
+                    "freed": size(freed),
+                    "bytes_removed": freed,
                     "checkpoint_bytes_removed": checkpoints,
                     # Dagster takes no table without rows.
-                    **{name: table([one._asdict() for one in lines]) for name, lines in rows.items() if lines},
+                    **{name: table(lines) for name, lines in rows.items() if lines},
                 }
             )
         )
@@ -90,6 +106,18 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
                 raise InputError(["Not all that may go was removed.", *outcome.troubles])
 
     return maintenance
+
+
+def _table_row(one: "Tidied") -> dict[str, str | int]:
+    """A line that fits the page: the name of the table without its place."""
+    return {
+        "table": one.uri.rstrip("/").rpartition("/")[2],
+        "versions": f"{count(one.versions_before)} → {count(one.versions)}",
+        "data_files": f"{count(one.data_files_before)} → {count(one.data_files)}",
+        "freed": size(one.bytes_removed),
+        "damaged_rows": one.damaged,
+        "note": one.note,
+    }
 
 
 def _verified(

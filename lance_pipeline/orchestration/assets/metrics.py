@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from lance_pipeline.display import count, percent
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.failures import clear_failures
@@ -13,6 +14,8 @@ from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, link, show_pictures, shown, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.model_files import load_or_restore
+from lance_pipeline.orchestration.pages.metrics_page import metrics_page
+from lance_pipeline.orchestration.pages.page import write_page
 from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, Split
 from lance_pipeline.orchestration.supervision import interruptible
 
@@ -20,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torchvision.models import ResNet
 
-    from lance_pipeline.evaluation.metrics import ClassificationMetrics
+    from lance_pipeline.evaluation.metrics import ClassificationMetrics, ClassMetrics
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.weights import ModelCard
 
@@ -66,6 +69,10 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
                 run.log_file(confusion, f"{name}/confusion.png")
                 run.log_file(result.model_dump_json().encode(), f"{name}/metrics.json")
                 run.log_dataset(f"{dataset.name}_{split}", f"evaluation on {split}", data)
+            with interruptible(context):
+                reports = lance_store.reports_folder(dataset.name)
+                content = metrics_page(context.asset_key, model, data, predictions, result, confusion, run.url, reports)
+                page = write_page(context, lance_store, context.asset_key, "metrics", content)
         show_pictures(context, context.asset_key, {"confusion": confusion})
         context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")
         record = Metrics(
@@ -85,22 +92,34 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(predictions.fingerprint),
             metadata=shown(
                 {
+                    "page": page,
+                    "result": f"{percent(result.accuracy)} of {count(result.images)} images are classified as labelled",
+                    # As numbers, of which Dagster draws series.
                     **result.scalars(),
-                    "images": result.images,
-                    "per_class": table([one.model_dump() for one in result.per_class]),
+                    "per_class": table([_class_row(one) for one in result.per_class]),
                     "predictions": predictions.uri,
-                    "predictions_version": predictions.version,
+                    "predictions_version": str(predictions.version),
                     "dagster/row_count": result.images,
                     "dagster/column_schema": column_schema(schema),
                     "dagster/uri": predictions.uri,
                     "model_sha256": model.sha256,
-                    "lance_version": data.data.version,
+                    "lance_version": str(data.data.version),
                     "mlflow_run": link(run.url),
                 }
             ),
         )
 
     return metrics
+
+
+def _class_row(one: "ClassMetrics") -> dict[str, str | int]:
+    return {
+        "label": one.label,
+        "precision": percent(one.precision),
+        "recall": percent(one.recall),
+        "f1": f"{one.f1:.3f}",
+        "images": one.support,
+    }
 
 
 def _evaluated(

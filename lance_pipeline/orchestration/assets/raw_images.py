@@ -97,7 +97,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
                         ]
                     ),
                     "listing": uri,
-                    "lance_version": version,
+                    "lance_version": str(version),
                     "ignored": len(listing.ignored),
                     "ignored_examples": ", ".join(listing.ignored[:5]),
                 }

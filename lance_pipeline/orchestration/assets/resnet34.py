@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from lance_pipeline.display import printable
+from lance_pipeline.display import percent, printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.executor import PRELOAD_TAG
@@ -15,6 +15,8 @@ from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import link, show_pictures, shown, table
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.pages.model_page import model_page
+from lance_pipeline.orchestration.pages.page import write_page
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.resumption import checkpoints_to_use, finished_trainings
@@ -178,7 +180,10 @@ def _trained(
         "recipe": settings(finished.recipe, card),
     }
     show_pictures(context, key, {"learning_curve": curve})
-    metadata = shown(_metadata(record, device, run.url, trained.history) | more)
+    about = f"{device.name} in {device.precision}: {device.reason}"
+    content = model_page(key, record, trained.history, curve, more["recipe"], about, run.url)
+    page = write_page(context, lance_store, key, "model", content)
+    metadata = shown({"page": page} | _metadata(record, device, run.url, trained.history) | more)
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata), checkpoints
 
 
@@ -204,6 +209,9 @@ def _remove_old(
 
 def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"]) -> dict[str, Any]:
     return {
+        "result": f"{percent(record.val_accuracy)} of val are classified as labelled, after epoch {record.best_epoch} "
+        f"of {len(history)}",
+        # As numbers, of which Dagster draws series.
         "val_accuracy": record.val_accuracy,
         "train_accuracy": record.train_accuracy,
         "best_epoch": record.best_epoch,
@@ -214,8 +222,8 @@ def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"])
         "mlflow_run_id": record.mlflow_run_id,
         "dagster/uri": record.folder,
         "weights_sha256": record.sha256,
-        "lance_train_version": record.train.version,
-        "lance_val_version": record.val.version,
+        "lance_train_version": str(record.train.version),
+        "lance_val_version": str(record.val.version),
         "classes": ", ".join(record.classes),
         "epochs": table(
             [
@@ -223,10 +231,10 @@ def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"])
                     "epoch": epoch.number,
                     "train_loss": round(epoch.train_loss, 4),
                     "val_loss": round(epoch.val_loss, 4),
-                    "val_accuracy": round(epoch.val_accuracy, 4),
+                    "val_accuracy": percent(epoch.val_accuracy),
                     "val_macro_f1": round(epoch.val_macro_f1, 4),
                     "images_per_second": round(epoch.images_per_second, 1),
-                    "data_wait": round(epoch.data_wait, 4),
+                    "data_wait": percent(epoch.data_wait),
                     "seconds": round(epoch.duration, 1),
                 }
                 for epoch in history

@@ -12,6 +12,7 @@ from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.pages.page import page_path
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model, Record
 from lance_pipeline.orchestration.retention.limits import within_limits
@@ -69,7 +70,7 @@ class Models:
     def __init__(self, name: str, records: RecordIOManager, store: LanceStore, history: RunHistory) -> None:
         self._name, self._records, self._history = name, records, history
         self._key = dg.AssetKey([name, MODEL])
-        self._folder = store.models_folder(name)
+        self._folder, self._reports = store.models_folder(name), store.reports_folder(name)
         self._notes = records.asset_folder(self._key)
 
     def known(self) -> list[KnownModel]:
@@ -187,7 +188,7 @@ class Models:
         return [Removal.model_validate_json(path.read_bytes()) for path in notes]
 
     def complete(self, removal: Removal, tracking: Tracking) -> None:
-        """Remove a model and all that belongs to it: records, MLflow run, files, and the tags on Lance versions.
+        """Remove a model and all that belongs to it: records, pages, MLflow run, files, and the tags on Lance versions.
 
         Raises:
             InputError: something cannot be removed; the note stays, and the next start tries again.
@@ -197,6 +198,7 @@ class Models:
         model = removal.model
         # Records first, as they point to the rest; the note last, as it knows what is left to do.
         (self._notes / f"{removal.run_id}.json").unlink(missing_ok=True)
+        page_path(self._reports, MODEL, removal.run_id).unlink(missing_ok=True)
         shared = any(one.record and one.record.mlflow_run_id == model.mlflow_run_id for one in self.known())
         if not shared:
             for split in SPLITS[1:]:
@@ -215,6 +217,7 @@ class Models:
         for run_id, record in self._metrics_records(split):
             if record.mlflow_run_id == mlflow_run_id:
                 release_version(record.predictions.uri, f"{EVALUATED_TAG}.{run_id}")
+                page_path(self._reports, f"metrics_{split}", run_id).unlink(missing_ok=True)
                 (self._records.asset_folder(self._metrics(split)) / f"{run_id}.json").unlink(missing_ok=True)
 
     def pin_predictions(self) -> None:

@@ -93,7 +93,7 @@ class Retention:
         self._name, self._keep, self._mlflow, self._store = name, keep, mlflow, store
         self._history = RunHistory(name, instance, own_run)
         self._models = Models(name, records, store, self._history)
-        self._runs = Runs(records, self._history, MODEL)
+        self._runs = Runs(records, store.reports_folder(name), self._history, MODEL)
         self._checkpoints = store.checkpoint_place(name)
 
     @cached_property

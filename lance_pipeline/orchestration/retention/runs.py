@@ -10,6 +10,7 @@ from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 
 from lance_pipeline.orchestration.attributes import Keep
+from lance_pipeline.orchestration.pages.page import pages_of_run
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.retention.limits import within_limits
 from lance_pipeline.storage.removal import remove
@@ -140,17 +141,21 @@ class RunHistory:
 
 
 class Runs:
-    """The runs of a dataset with their records, apart from those of models and metrics, which go with the models.
+    """The runs of a dataset with their records and pages.
+
+    Those of models and metrics that are there go with the models.
 
     Args:
         records: where the records are.
+        reports: the folder of the dataset's pages.
         history: the runs.
         model: the last part of the key of the model's asset.
     """
 
-    def __init__(self, records: RecordIOManager, history: RunHistory, model: str) -> None:
+    def __init__(self, records: RecordIOManager, reports: Path, history: RunHistory, model: str) -> None:
         self._history, self._model = history, model
         self._root = records.asset_folder(dg.AssetKey([history.name]))
+        self._reports = reports
 
     def reasons(self, runs: list[KnownRun], keep: Keep, without: Collection[AssetRun] = ()) -> dict[str, str]:
         """Why runs stay; those without a reason may go.
@@ -192,7 +197,7 @@ class Runs:
         return freed_by_removing(*self._records_of(run.run_id), *run_files(self._history.instance, run.run_id))
 
     def remove(self, run: KnownRun) -> None:
-        """Remove a run with its records, events and logs; the file of its events last, by which it is found again.
+        """Remove a run with its records, pages, events and logs; its events last, by which it is found again.
 
         Raises:
             InputError: something cannot be removed.
@@ -228,7 +233,7 @@ class Runs:
         return freed
 
     def _records_of(self, run_id: str) -> list[Path]:
-        return list(self._root.glob(f"*/{run_id}.json"))
+        return [*self._root.glob(f"*/{run_id}.json"), *pages_of_run(self._reports, run_id)]
 
 
 def run_files(instance: dg.DagsterInstance, run_id: str) -> list[Path]:

@@ -44,6 +44,10 @@ class Project(Graph):
         """The runs of an asset's records."""
         return {path.stem for path in (self.data / "dagster" / "records" / "tiny" / asset).glob("*.json")}
 
+    def pages(self) -> set[str]:
+        """The runs whose models have pages."""
+        return {path.stem for path in (self.data / "reports" / "tiny" / "resnet34").glob("*.html")}
+
     def events(self) -> set[str]:
         """The runs that have a database of events."""
         found = {path.stem for path in (self.data / "dagster" / "history" / "runs").glob("*.db")}

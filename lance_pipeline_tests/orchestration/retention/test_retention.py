@@ -108,7 +108,8 @@ def test_what_a_removed_model_had_is_gone(project: Project, trained: Runs, resto
 def assert_removed(project: Project, trained: Runs) -> None:
     """The plain model is gone with all that it had, and all others are whole."""
     kept = {run_id for name, run_id in trained.items() if name != "plain"}
-    assert project.models() == project.records() == kept
+    assert project.models() == project.records() == project.pages() == kept
+    assert not list((project.data / "reports").rglob(f"{trained['plain']}.html"))
     assert not list((project.data / "dagster" / "records").rglob("*.removing"))
     assert trained["plain"] not in project.events()
     assert not project.instance.has_run(trained["plain"])

@@ -1,0 +1,95 @@
+"""Writing a page, and where pages are."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import dagster as dg
+
+from lance_pipeline.display import count, percent, printable, size
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.databases import explained
+from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.metadata import is_web_address, link
+from lance_pipeline.orchestration.paths import make_folder
+from lance_pipeline.storage.whole_files import write_whole
+
+_TEMPLATES = Path(__file__).with_name("templates")
+
+
+def page_path(reports: Path, asset: str, run_id: str) -> Path:
+    """The file of the page of an asset that a run has made, below the reports of its data set."""
+    return reports / asset / f"{run_id}.html"
+
+
+def pages_of_run(reports: Path, run_id: str) -> list[Path]:
+    """The pages of all assets of a data set that a run has made."""
+    return sorted(reports.glob(str(page_path(Path(), "*", run_id))))
+
+
+def page_address(key: dg.AssetKey, run_id: str) -> str:
+    """Where the UI serves that page; without host and port, so that it leads there from the UI wherever that is."""
+    from lance_pipeline.orchestration.ui.guard import REPORTS_PATH
+
+    return "/".join([REPORTS_PATH, *map(quote, key.path), f"{run_id}.html"])
+
+
+def asset_address(key: dg.AssetKey) -> str:
+    """Where the UI shows an asset."""
+    return "/".join(["/assets", *map(quote, key.path)])
+
+
+def write_page(
+    context: dg.AssetExecutionContext, store: LanceStore, key: dg.AssetKey, template: str, content: dict[str, Any]
+) -> dg.MetadataValue:
+    """Write the page of an asset that this run makes; returns the link to it.
+
+    Args:
+        context: of the step.
+        store: where reports are.
+        key: the asset's.
+        template: the name of its template.
+        content: what the template shows. Every text is escaped, so that names are shown and never obeyed.
+
+    Raises:
+        InputError: the page cannot be written.
+    """
+    path = page_path(store.reports_folder(key.path[0]), key.path[-1], context.run.run_id)
+    common = {"key": key.to_user_string(), "run_id": context.run.run_id, "run": f"/runs/{context.run.run_id}"}
+    document = _environment().get_template(f"{template}.html").render(common | content)
+    make_folder(path.parent)
+    try:
+        write_whole(path, document.encode())
+    except OSError as error:
+        raise explained(error) or InputError(f"cannot write the page {path}: {error.strerror}.") from error
+    return link(page_address(key, context.run.run_id))
+
+
+def _environment() -> Any:
+    """The templates' environment, in which any text that is put into a page is shown as it is and never obeyed."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    filters: dict[str, Callable[[Any], Any]] = {"percent": percent, "count": count, "size": size, "href": _href}
+    environment.filters |= filters
+    return environment
+
+
+def _shown(value: object) -> object:
+    # A subclass of text is Markup: it is a part of the page.
+    return printable(value) if type(value) is str else value
+
+
+def _href(address: str) -> str:
+    """An address that may be followed; any other leads nowhere."""
+    # As it will stand in the page: an escape may begin with a backslash.
+    safe = printable(address)
+    return safe if is_web_address(safe) else "#"

@@ -1,0 +1,74 @@
+"""The page of a split."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from lance_pipeline.display import count, percent, size
+from lance_pipeline.orchestration.metadata import address_in, picture_address
+from lance_pipeline.orchestration.pages.page import asset_address
+from lance_pipeline.orchestration.records import Split
+from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
+
+if TYPE_CHECKING:
+    from lance_pipeline.images import LanceSplit
+    from lance_pipeline.images.thumbnails import Sample
+
+_EXAMPLES = 20
+
+
+def split_page(
+    key: dg.AssetKey,
+    record: Split,
+    data: "LanceSplit",
+    reasons: Mapping[str, int],
+    checks: Sequence[dg.AssetCheckResult],
+    shown: "Sequence[Sample]",
+    classes_picture: bytes,
+) -> dict[str, Any]:
+    """What the template ``split`` shows."""
+    from lance_pipeline.images.table import open_table
+    from lance_pipeline.images.thumbnails import jpeg
+
+    rejected = open_table(record.quarantine.uri, record.quarantine.version).to_table(limit=_EXAMPLES).to_pylist()
+    bytes_, share = size(data.size_in_bytes()), percent(record.rejected / max(record.scanned, 1))
+    return {
+        "title": f"{count(record.rows)} images",
+        "lead": f"{count(record.rows)} images in {count(len(record.counts))} classes, {bytes_}. "
+        f"{count(record.rejected)} of {count(record.scanned)} files were rejected ({share}).",
+        "links": [("asset", asset_address(key)), ("all reports", "/reports/")],
+        "classes_picture": picture_address(classes_picture),
+        "class_rows": [
+            (label, count(images), percent(images / max(record.rows, 1))) for label, images in record.counts.items()
+        ],
+        "samples": [(picture_address(jpeg(one.image)), one.label, one.path) for one in shown],
+        "checks": [_check(key.path[0], result) for result in checks],
+        "rejected_rows": [(reason, count(files)) for reason, files in reasons.items()],
+        "rejected_examples": [(one["path"], one["reason"], one["detail"]) for one in rejected],
+        "versions": [
+            ("Lance dataset", f"{record.data.uri}, version {record.data.version}"),
+            ("fingerprint", record.data.fingerprint),
+            ("quarantine", f"{record.quarantine.uri}, version {record.quarantine.version}"),
+        ],
+    }
+
+
+def _check(dataset: str, result: dg.AssetCheckResult) -> dict[str, Any]:
+    metadata = dict(result.metadata)
+    examples, full_list = metadata.pop("examples", None), metadata.pop("full_list", None)
+    return {
+        "name": (result.check_name or "").replace("_", " "),
+        "description": next((one.description for one in SPLIT_CHECKS if one.name == result.check_name), ""),
+        "passed": result.passed,
+        "numbers": [
+            (name.replace("_", " "), _number(value.value)) for name, value in metadata.items() if value.value != ""
+        ],
+        "examples": address_in(examples) if isinstance(examples, dg.MarkdownMetadataValue) else None,
+        "full_list": f"/reports/{dataset}/{Path(str(full_list.value)).name}" if full_list else None,
+    }
+
+
+def _number(value: object) -> str:
+    return count(value) if isinstance(value, int) else str(value)
