@@ -31,7 +31,7 @@ ui: setup ## Serve Dagster, MLflow and reports on one port of loopback until Ctr
 
 test: .venv/.installed-dev chromium ## Run all tests
 	@# Trainings in several processes get in each other's way, unless each has one thread.
-	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
 lint: .venv/.installed-dev ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .

@@ -10,6 +10,7 @@ from dagster_shared.error import DagsterUnresolvableSymbolError
 from dagster_shared.seven import load_module_object
 from pydantic import ValidationError
 
+from lance_pipeline.display import printable
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes
 from lance_pipeline.orchestration.defs_yaml.folders import yaml_file
 from lance_pipeline.orchestration.defs_yaml.reading import EXAMPLE, Document, Key, UnreadableError, read_documents
@@ -90,8 +91,8 @@ def _mistakes_of(path: Path, document: Document) -> list[str]:
         folder = path.parent.name
         if not attributes.get("name") and not re.fullmatch(NAME_PATTERN, folder):
             found[_NAME] = f"missing, and the folder's name {folder!r} is not {NAME_WORDS}. Example: name: flowers"
-    placed = sorted((document.line(key), key, reason) for key, reason in found.items())
-    return [_line(path, *one) for one in placed]
+    in_order = sorted(found, key=document.line)
+    return [_line(path, document.line(key), key, found[key]) for key in in_order]
 
 
 def _is_classifier(document: Document) -> bool:
@@ -137,4 +138,4 @@ def _is_component(kind: str) -> bool:
 def _line(path: Path, line: int | None, key: Iterable[str | int], reason: str) -> str:
     place = f"{path}:{line}" if line else str(path)
     name = ".".join(map(str, key))
-    return redact(f"{place}: `{name}`: {reason}" if name else f"{place}: {reason}")
+    return printable(redact(f"{place}: `{name}`: {reason}" if name else f"{place}: {reason}"))

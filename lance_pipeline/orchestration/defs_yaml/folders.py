@@ -39,12 +39,15 @@ def _component_folders(folder: Path, above: set[str]) -> Iterator[tuple[Path, st
         return
     if not names.keys().isdisjoint(FILES):
         yield folder, None
-    elif (other := next((name for name in names if _is_misnamed(name)), None)) is not None:
+    elif other := _misnamed(names):
         yield folder, f"{folder / other}: no file of this name is read. Rename it to {FILES[0]}."
     for name, is_folder in names.items():
         if is_folder and not name.startswith(".") and name not in ("__pycache__", *FILES):
             yield from _component_folders(folder / name, above | {real})
 
 
-def _is_misnamed(name: str) -> bool:
-    return name.endswith((".yaml", ".yml", ".txt")) and nearest(name, FILES) is not None
+def _misnamed(names: dict[str, bool]) -> str | None:
+    """The file that was meant to define something, in a folder that defines nothing in another way."""
+    if any(is_folder or name.endswith(".py") for name, is_folder in names.items()):
+        return None
+    return next((name for name in names if name.endswith((".yaml", ".yml", ".txt")) and nearest(name, FILES)), None)

@@ -74,6 +74,7 @@ MISTAKES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "colon": (GOOD + "  description: a: b\n", ("4: `attributes.description`", "quotes")),
     "tag": (GOOD + "  description: !!python/object:os.system x\n", ("4: `attributes.description`", "quotes")),
     "anchor in itself": (GOOD + "  description: &a [*a]\n", ("4: `attributes.description`", "anchor")),
+    "line break in a key": (GOOD + '  "a\\nb": 1\n', ("4: `attributes.a\\u{a}b`",)),
     "list as a key": (GOOD + "  ? [a, b]\n  : 3\n", ("4: `attributes`",)),
     "number as a key": (GOOD + "  3: 4\n", ("4: `attributes.3`",)),
     "latin": ((GOOD + "  description: Blüten\n").encode("latin-1"), ("4: ", "UTF-8")),
@@ -119,6 +120,10 @@ def test_a_mistake_is_one_line(tmp_path: Path, content: str | bytes, words: tupl
 )
 def test_what_is_right_has_no_mistake(tmp_path: Path, content: str | bytes):
     assert mistakes(write(tmp_path / "flowers", content)) == []
+
+
+def test_keys_of_all_kinds_on_one_line_are_a_line_each(tmp_path: Path):
+    assert len(mistakes(write(tmp_path / "flowers", GOOD + "  recipe: {3: 4, x: 5, ~: 6}\n"))) == 3
 
 
 def test_several_mistakes_are_a_line_each_in_their_order(tmp_path: Path):
