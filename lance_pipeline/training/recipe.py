@@ -225,9 +225,9 @@ class Recipe(StrictModel):
     @classmethod
     def _known_or_file(cls, weights: str) -> str:
         # A path has a slash or a suffix; `{{ env.WEIGHTS }}` is checked again once it is filled in.
-        if weights not in ("none", "imagenet") and not any(sign in weights for sign in ("/", ".", "{{")):
+        if weights not in ("auto", "none", "imagenet") and not any(sign in weights for sign in ("/", ".", "{{")):
             raise ValueError(
-                f"`weights: {weights}` is not known; expected none, imagenet, or a .safetensors or .pth file"
+                f"`weights: {weights}` is not known; expected auto, none, imagenet, or a .safetensors or .pth file"
             )
         return weights
 
