@@ -241,11 +241,13 @@ def test_mlflow_shows_accuracies_and_the_datasets_columns(page: Page, ui: Launch
     page.goto(f"{ui.mlflow}/#/experiments/1/runs")
     expect(page.get_by_text(re.compile(r"^flowers-\d{4} val [\d.]+ %$")).first).to_be_visible()
     page.get_by_text("flowers_train", exact=False).first.click()
-    for words in ("num rows", "phash", "binary"):
+    for words in ("num rows", "perceptual_hash", "binary"):
         expect(page.get_by_text(words).first).to_be_visible()
-    page.goto(f"{ui.mlflow}/#/experiments/1/models")
+    # As wide as its columns.
+    page.set_viewport_size({"width": 3000, "height": 900})
+    page.goto(f"{ui.mlflow}/#/experiments/1/models?workflowType=machine_learning")
     for words in ("flowers_val", "flowers_test", "accuracy"):
-        expect(page.get_by_text(words).first).to_be_visible()
+        expect(page.get_by_role("columnheader").filter(has_text=words).first).to_be_visible()
 
 
 def test_a_stored_link_opens_wherever_the_ui_is(
