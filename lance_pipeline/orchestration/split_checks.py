@@ -101,15 +101,14 @@ class SplitCheck:
 
 def told(finding: Finding) -> str:
     """How many are at fault, and the first of them."""
-    numbers = {name: f"{value:.1%}" if name == "share" else value for name, value in finding.numbers.items() if value}
-    count = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in numbers.items())
+    numbers = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in finding.numbers.items() if value)
     if finding.rows is None or not finding.rows.num_rows:
-        return count
+        return numbers
     row = finding.rows.slice(0, 1).to_pylist()[0]
     if "path" not in row:
-        return f"{count}; the first: {row['label']} with {row['count']} images"
+        return f"{numbers}; the first: {row['label']} with {row['count']} images"
     other = f" and {row['other_split']}/{row['other_path']}" if "other_path" in row else ""
-    return f"{count}; the first: {row['split']}/{row['path']}{other}"
+    return f"{numbers}; the first: {row['split']}/{row['path']}{other}"
 
 
 def check_results(
