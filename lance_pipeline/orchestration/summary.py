@@ -15,7 +15,7 @@ from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model, Split
 from lance_pipeline.orchestration.resources import default_resources
-from lance_pipeline.orchestration.ui.address import to_open
+from lance_pipeline.orchestration.ui.address import address_of, to_open
 
 
 def print_summary(dataset: str) -> None:
@@ -35,6 +35,7 @@ def print_summary(dataset: str) -> None:
         metrics = {
             split: records.read(instance, dg.AssetKey([dataset, f"metrics_{split}"]), Metrics) for split in SPLITS[1:]
         }
+        pages = [_page(instance, dg.AssetKey([dataset, f"metrics_{split}"])) for split in metrics]
     run = resources["mlflow"].existing_run(model.mlflow_run_id)
     lines = {
         "accuracy": "   ".join(_accuracy(split, one, model) for split, one in metrics.items()),
@@ -42,6 +43,7 @@ def print_summary(dataset: str) -> None:
         "Lance": "   ".join(f"{_short(one.data.uri)} (version {one.data.version})" for one in splits.values()),
         "model": _short(f"{model.folder}/model.safetensors"),
         "predictions": "   ".join(_short(one.predictions.uri) for one in metrics.values()),
+        "mistakes": "   ".join(map(address_of, filter(None, pages))),
         "MLflow run": f"{run.run_id}   {to_open(run.url)}",
         "see it": "make ui   (then the address it prints; Ctrl-C stops it)",
         "again": f"dagster asset materialize -m lance_pipeline.definitions --select 'group:{dataset}'",
@@ -54,6 +56,13 @@ def print_summary(dataset: str) -> None:
 def _accuracy(split: str, metrics: Metrics, model: Model) -> str:
     outdated = "" if metrics.model_sha256 == model.sha256 else f" (of an earlier model; materialize metrics_{split})"
     return f"{split} {metrics.accuracy:.2%}{outdated}"
+
+
+def _page(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+    """The link to the page of the latest metrics, with the most confident mistakes; "" where there is none."""
+    event = instance.get_latest_materialization_event(key)
+    page = event.asset_materialization.metadata.get("page") if event and event.asset_materialization else None
+    return str(page.value) if page is not None else ""
 
 
 def _require_known(instance: dg.DagsterInstance, dataset: str) -> None:

@@ -1,4 +1,4 @@
-"""What the README shows runs as it stands there."""
+"""What the documentation shows runs as it stands there."""
 
 import math
 import os
@@ -9,12 +9,12 @@ from pathlib import Path
 
 from lance_pipeline.images.sample import make_sample
 
-README = Path(__file__).parent.parent / "README.md"
+LIBRARY = Path(__file__).parent.parent / "docs" / "library.md"
 
 
 def test_the_training_example_trains(tmp_path):
     (program,) = [
-        code for code in re.findall(r"```python\n(.*?)```", README.read_text(), re.DOTALL) if "ImageLoader(" in code
+        code for code in re.findall(r"```python\n(.*?)```", LIBRARY.read_text(), re.DOTALL) if "ImageLoader(" in code
     ]
     make_sample("digits", str(tmp_path / "data" / "raw" / "digits"))
     # It writes to /tmp and to the user's cache.
