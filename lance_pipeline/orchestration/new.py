@@ -48,12 +48,12 @@ def new_dataset(name: str, folder: str, words: Sequence[str], module: str, *, dr
     from lance_pipeline.images.layout import layout_of
     from lance_pipeline.images.object_store import is_remote
 
-    path = _path(name, module)
+    path, values = _path(name, module), parsed(words)
     place = folder if is_remote(folder) else str(Path(folder).absolute())
     if "{{" in place or "{%" in place:
         raise InputError(f"the path {printable(place)} would be run as a template. Rename the folder.")
     layout = layout_of(place)
-    text = _with_settings(_defs_yaml(layout, draw=draw), name, parsed(words))
+    text = _with_settings(_defs_yaml(layout, draw=draw), name, values)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.encode())

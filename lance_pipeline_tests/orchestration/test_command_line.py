@@ -163,7 +163,7 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
     assert not re.search(r"DEBUG|__ASSET_JOB|Warning|INFO", whole.stdout + whole.stderr)
     # A failing check, once, with its count and an example.
     [leak] = re.findall("^WARNING lance_splits: train: leakage: (.*)", whole.stdout, re.MULTILINE)
-    assert leak.startswith(f"images 1, share 8.3%; the first: train/{LEAK['train']} and test/{LEAK['test']}")
+    assert leak.startswith(f"images 1, share 8.3 %; the first: train/{LEAK['train']} and test/{LEAK['test']}")
     assert "WARNING lance_splits: val: few_images: classes 3, limit 10; the first: " in whole.stdout
 
 

@@ -73,7 +73,7 @@ def require_known(key: str) -> None:
     if key in KEYS:
         return
     near = did_you_mean(key if "." in key else f"recipe.{key}", KEYS, "`{}`".format) or did_you_mean(key, KEYS)
-    raise InputError(f"trials cannot set `{key}`.{near} They set {', '.join(KEYS)}.")
+    raise InputError(f"`{key}` is no setting here.{near} Expected one of {', '.join(KEYS)}.")
 
 
 def candidates(current: ImageClassifierAttributes, values: Mapping[str, list[Any]]) -> list[ImageClassifierAttributes]:
