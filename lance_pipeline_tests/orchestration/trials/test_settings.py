@@ -51,7 +51,7 @@ def test_a_preset_fills_what_is_not_set():
         ("recipe.mix-up=0.2", "`recipe.mixup`"),
         ("recipe.learning-rate=0.2", "`recipe.learning_rate`"),
         ("imagesize=64", "`image_size`"),
-        ("device=cpu", "trials cannot set `device`"),
+        ("device=cpu", "`device` is no setting here"),
         ("recipe.epochs", "is not a setting"),
         ("recipe.epochs=", "lacks a value"),
         ("recipe.mixup=0,,0.2", "lacks a value"),
