@@ -72,7 +72,8 @@ def require_known(key: str) -> None:
     """
     if key in KEYS:
         return
-    near = did_you_mean(key if "." in key else f"recipe.{key}", KEYS, "`{}`".format) or did_you_mean(key, KEYS)
+    by_name = {known.rpartition(".")[2]: known for known in KEYS}
+    near = did_you_mean(key.rpartition(".")[2], by_name, lambda name: f"`{by_name[name]}`")
     raise InputError(f"`{key}` is no setting here.{near} Expected one of {', '.join(KEYS)}.")
 
 
