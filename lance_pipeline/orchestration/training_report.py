@@ -71,7 +71,7 @@ class TrainingReport:
             f"{epoch.images_per_second:.0f} images/s, {epoch.data_wait:.1%} waiting for data, {clock(epoch.duration)}, "
             f"{clock(epoch.seconds_left)} left"
         )
-        self._observe({"epoch": epoch.number, "epochs": epoch.of} | epoch.figures())
+        self._observe({"epoch": epoch.number, "epochs": str(epoch.of)} | epoch.figures())
 
     def on_step(self, step: "Step") -> None:
         """A line in the log every ten seconds."""
