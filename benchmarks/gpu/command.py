@@ -25,7 +25,7 @@ class Materialized:
     Attributes:
         seconds: from the start of the process to its end.
         steps: seconds of the steps of each kind, from the beginning of the first to the end of the last.
-        epochs: of the training, as its page shows them.
+        epochs: of the training, as its page shows them, with shares from 0 to 1.
         metadata: of the model.
         metrics: of each split that was evaluated.
     """
@@ -70,7 +70,9 @@ def materialize(shell: Shell, module: str, dataset: str) -> Materialized:
         }
         model = _metadata(instance, dataset, "resnet34")
         metrics = {split: _metadata(instance, dataset, f"metrics_{split}") for split in ("val", "test")}
-    return Materialized(seconds, steps, model["epochs"], model, metrics)
+    # Its page shows shares in per cent.
+    epochs = [epoch | {"data_wait": float(epoch["data_wait"].strip("<>% ")) / 100} for epoch in model["epochs"]]
+    return Materialized(seconds, steps, epochs, model, metrics)
 
 
 def reproduced(shell: Shell, mlflow_run: str) -> tuple[bool, str]:

@@ -15,7 +15,6 @@ from lance_pipeline.images.ingestion import crew
 from lance_pipeline.orchestration.assets import lance_splits
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import RawImages, Split
-from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph, failure_of
 
@@ -364,15 +363,3 @@ def test_splits_that_have_changed_are_listed_first(graph: Graph):
         "`splits` of tiny has changed.*tiny/raw_images first", failure_of(graph.materialize("lance_train"))
     )
     assert graph.materialize("raw_images", *LANCE).success
-
-
-def test_checks_alone_say_how_they_are_made(graph: Graph):
-    assert graph.materialize(*DATA).success
-    result = dg.materialize(
-        graph.assets,
-        selection=dg.AssetSelection.checks(dg.AssetCheckKey(dg.AssetKey(["tiny", "lance_val"]), "leakage")),
-        instance=graph.instance,
-        resources=default_resources(),
-        raise_on_error=False,
-    )
-    assert "are made while its splits are" in failure_of(result)

@@ -59,7 +59,7 @@ MISTAKES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "key twice on a line": (GOOD + "  recipe: {seed: 1, seed: 2}\n", ("4: `attributes.recipe.seed`", "twice")),
     "weights": (
         GOOD + "  recipe: {weights: resnet34}\n",
-        ("4: `attributes.recipe.weights`", "imagenet", "weights: none"),
+        ("4: `attributes.recipe.weights`", "imagenet", "weights: auto"),
     ),
     "preset": (GOOD + "  recipe: {preset: fast}\n", ("4: `attributes.recipe.preset`", "`article`", "preset: article")),
     "choice": (GOOD + "  checks: {leakage: error}\n", ("4: `attributes.checks.leakage`", "`warn` or `fail`")),

@@ -115,7 +115,11 @@ def assert_removed(project: Project, trained: Runs) -> None:
     assert not project.instance.has_run(trained["plain"])
     mlflow_runs = {record(project, run_id).mlflow_run_id for run_id in kept}
     with closing(sqlite3.connect(project.data / "mlflow" / "mlflow.db")) as database:
-        assert {row[0] for row in database.execute("SELECT run_uuid FROM runs")} == mlflow_runs
+        runs = {row[0] for row in database.execute("SELECT run_uuid FROM runs")}
+        parents = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
+        # Evaluations are children of the runs of their models.
+        assert runs - parents.keys() == mlflow_runs
+        assert set(parents.values()) <= mlflow_runs
         (count,) = database.execute("SELECT count(*) FROM logged_models").fetchone()
         assert count == len(kept)
     artifacts = project.data / "mlflow" / "artifacts" / "tiny"

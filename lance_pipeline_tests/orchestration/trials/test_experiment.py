@@ -158,7 +158,7 @@ def test_a_trial_that_was_stopped_resumes_with_its_run_and_number(tmp_path: Path
     process = project.shell.start(*command)
     output, _ = process.communicate(timeout=200)
     assert process.returncode == 0, output
-    assert "resuming at epoch" in output
+    assert "Resuming after epoch" in output
     assert "Epoch 1/5" not in output
     (run,) = project.client().search_runs(["1"])
     assert run.info.run_name is not None
