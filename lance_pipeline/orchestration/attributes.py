@@ -117,7 +117,7 @@ class Fractions(StrictModel):
     train: float = Field(default=0.7, gt=0, lt=1, description="Share to train on.")
     val: float = Field(default=0.15, gt=0, lt=1, description="Share to choose the best epoch by.")
     test: float = Field(default=0.15, gt=0, lt=1, description="Share to measure the result on.")
-    salt: str = Field(default="", examples=["2"], description="Any text; another one draws the splits anew.")
+    salt: str = Field(default="", examples=["2"], description="Any text; another one draws other splits.")
     pool: list[str] = Field(
         default_factory=list,
         examples=[["train", "val", "test"]],

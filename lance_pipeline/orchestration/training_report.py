@@ -127,7 +127,7 @@ class TrainingReport:
                     self._delivered += 1
         except InputError as trouble:
             if self._trouble is None:
-                self._log.warning(f"{trouble} The training goes on; MLflow is told later.")
+                self._log.warning(f"{trouble} Training continues; metrics will be uploaded later.")
             self._trouble = trouble
             return None
         if self._trouble is not None:

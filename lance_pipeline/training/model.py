@@ -49,7 +49,7 @@ def imagenet_weights(downloads: str | None) -> dict[str, torch.Tensor]:
         downloads: the folder that keeps them; torch's cache when None.
 
     Raises:
-        InputError: they cannot be had.
+        InputError: they could not be downloaded, or read.
     """
     official = ResNet34_Weights.IMAGENET1K_V1
     before = socket.getdefaulttimeout()
@@ -60,7 +60,7 @@ def imagenet_weights(downloads: str | None) -> dict[str, torch.Tensor]:
     except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
         name = os.path.basename(official.url)
         raise InputError(
-            f"`weights: imagenet` cannot be had: {error}. Connect to the internet, or set `weights: none`, "
+            f"could not download the ImageNet weights: {error}. Connect to the internet, or set `weights: none`, "
             f"or fetch {official.url} elsewhere and put it at {os.path.join(_folder(downloads), name)}."
         ) from error
     finally:

@@ -20,7 +20,7 @@ class Start(NamedTuple):
     Attributes:
         recipe: with nothing left open but the normalisation.
         reason: why these weights, for people.
-        second_best: whether trained weights were wanted and cannot be had.
+        second_best: whether trained weights were wanted, and could not be downloaded.
     """
 
     recipe: Recipe

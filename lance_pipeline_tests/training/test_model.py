@@ -143,7 +143,7 @@ def test_a_malicious_file_is_not_executed(tmp_path, how):
 
 @pytest.mark.usefixtures("offline")
 def test_imagenet_weights_without_a_network(tmp_path):
-    with pytest.raises(InputError, match=r"`weights: imagenet` cannot be had: .*`weights: none`.*resnet34-"):
+    with pytest.raises(InputError, match=r"could not download the ImageNet weights: .*`weights: none`.*resnet34-"):
         build_resnet34(2, "small", "imagenet", str(tmp_path))
 
 
