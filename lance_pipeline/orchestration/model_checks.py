@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from lance_pipeline.evaluation.advice import Advice
 
 _LOOKED_BACK = 20
-_MODEL_CHECKS = {
+MODEL_CHECKS = {
     "beats_guessing": "The model does better than naming the commonest class each time, beyond chance.",
     "has_converged": "The val accuracy no longer rose when the training ended.",
     "generalizes": "The model does about as well on the val split as on images that it has learned from.",
 }
-_METRICS_CHECKS = {
-    "beats_guessing": _MODEL_CHECKS["beats_guessing"],
+METRICS_CHECKS = {
+    "beats_guessing": MODEL_CHECKS["beats_guessing"],
     "keeps_up": "The model is not far below the one before it.",
 }
 
@@ -30,8 +30,8 @@ def build_model_checks(dataset: Dataset) -> dg.AssetChecksDefinition:
     """The checks of ``<dataset>/resnet34`` and ``<dataset>/metrics_<split>``, of the versions that are there."""
     model_key = dataset.key("resnet34")
     wanted = {
-        model_key: _MODEL_CHECKS,
-        **{dataset.key(f"metrics_{split}"): _METRICS_CHECKS for split in ("val", "test")},
+        model_key: MODEL_CHECKS,
+        **{dataset.key(f"metrics_{split}"): METRICS_CHECKS for split in ("val", "test")},
     }
     specs = [
         dg.AssetCheckSpec(name, asset=key, description=description)

@@ -1,11 +1,13 @@
 """What a person sees and does in the two UIs, in a real browser."""
 
 import csv
+import json
 import os
 import re
 import signal
 import socket
 from pathlib import Path
+from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
@@ -238,14 +240,17 @@ def test_page_of_the_model_leads_to_its_mlflow_run(page: Page, ui: Launcher, fin
 
 
 def test_mlflow_shows_accuracies_and_the_datasets_columns(page: Page, ui: Launcher, finished_run: str):
-    page.goto(f"{ui.mlflow}/#/experiments/1/runs")
+    address = f"{ui.mlflow}/ajax-api/2.0/mlflow/experiments/get-by-name?experiment_name=flowers"
+    with urlopen(address) as answer:
+        experiment = json.load(answer)["experiment"]["experiment_id"]
+    page.goto(f"{ui.mlflow}/#/experiments/{experiment}/runs")
     expect(page.get_by_text(re.compile(r"^flowers-\d{4} val [\d.]+ %$")).first).to_be_visible()
     page.get_by_text("flowers_train", exact=False).first.click()
     for words in ("num rows", "perceptual_hash", "binary"):
         expect(page.get_by_text(words).first).to_be_visible()
     # As wide as its columns.
     page.set_viewport_size({"width": 3000, "height": 900})
-    page.goto(f"{ui.mlflow}/#/experiments/1/models?workflowType=machine_learning")
+    page.goto(f"{ui.mlflow}/#/experiments/{experiment}/models?workflowType=machine_learning")
     for words in ("flowers_val", "flowers_test", "accuracy"):
         expect(page.get_by_role("columnheader").filter(has_text=words).first).to_be_visible()
 

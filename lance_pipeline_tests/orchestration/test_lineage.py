@@ -17,6 +17,7 @@ import pytest
 from lance_pipeline.definitions import defs
 from lance_pipeline.orchestration.attributes import Checks
 from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.model_checks import METRICS_CHECKS, MODEL_CHECKS
 from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.conftest import Demo
 
@@ -148,7 +149,10 @@ def test_checks_that_block_have_passed_and_the_others_have_run(graphql: str):
     assert {checks.pop(("maintenance", f"{split}_rows_are_intact")) for split in SPLITS} == {None}
     found = {name: execution["status"] for name, execution in checks.items()}
     asked = {(f"lance_{split}", check) for split in SPLITS for check in SPLIT_CHECKS}
-    assert found.keys() == {("raw_images", "same_classes")} | {(asset, check.name) for asset, check in asked}
+    advised = {("resnet34", check) for check in MODEL_CHECKS}
+    advised |= {(f"metrics_{split}", check) for split in SPLITS[1:] for check in METRICS_CHECKS}
+    known = {("raw_images", "same_classes")} | {(asset, check.name) for asset, check in asked}
+    assert found.keys() == known | advised
     blocking = {(asset, check.name) for asset, check in asked if check.blocks(Checks())}
     assert {found[one] for one in blocking} == {found["raw_images", "same_classes"]} == {"SUCCEEDED"}
     assert set(found.values()) <= {"SUCCEEDED", "FAILED"}
