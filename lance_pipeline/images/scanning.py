@@ -17,14 +17,15 @@ from lance_pipeline.images.object_store import CHECK_STORE, filesystem, is_remot
 from lance_pipeline.images.schema import LATEST_NS
 from lance_pipeline.storage.confined import ConfinedFolder, LinkError
 
+_COLUMNS: list[tuple[str, pa.DataType, str]] = [
+    ("split", pa.string(), "train, val or test; empty where it is yet to be drawn"),
+    ("label", pa.string(), "The class: the name of the class folder"),
+    ("path", pa.string(), "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"),
+    ("size", pa.int64(), "Of the file, in bytes"),
+    ("mtime_ns", pa.int64(), "The file's modification time, in nanoseconds since 1970"),
+]
 LISTING_SCHEMA = pa.schema(
-    [
-        pa.field("split", pa.string(), nullable=False),
-        pa.field("label", pa.string(), nullable=False),
-        pa.field("path", pa.string(), nullable=False),
-        pa.field("size", pa.int64(), nullable=False),
-        pa.field("mtime_ns", pa.int64(), nullable=False),
-    ]
+    [pa.field(name, kind, nullable=False, metadata={"description": text}) for name, kind, text in _COLUMNS]
 )
 # Files that file managers leave behind; everything hidden is passed over as well.
 _LITTER = {"thumbs.db", "desktop.ini"}
