@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,7 +66,7 @@ class Plan:
 
         return settled_start(
             self.recipe,
-            self.open()[0],
+            self.splits[0],
             image_size=self.image_size,
             device=device.torch_device.type,
             downloads=downloads,
@@ -76,10 +77,11 @@ class Plan:
         """What settles the outcome of a recipe of which nothing is left open."""
         from lance_pipeline.training.fit import training_identity
 
-        return training_identity(*self.open(), recipe, self.image_size)
+        return training_identity(*self.splits, recipe, self.image_size)
 
-    def open(self) -> "tuple[LanceSplit, LanceSplit]":
-        """The train and the val split."""
+    @cached_property
+    def splits(self) -> "tuple[LanceSplit, LanceSplit]":
+        """The train and the val split, opened and compared with their fingerprints once."""
         from lance_pipeline.images import LanceSplit
 
         return LanceSplit(**self.train.data.model_dump()), LanceSplit(**self.val.data.model_dump())
@@ -159,11 +161,11 @@ def tracked_training(
 
     log, store = surroundings.log, surroundings.store
     records: dict[str, Split] = {"train": plan.train, "val": plan.val}
-    train, val = plan.open()
+    train, val = plan.splits
     recipe = start.recipe
     (log.warning if start.second_best else log.info)(printable(f"weights: {start.reason}"))
     checkpoints = choose(plan.identity(recipe))
-    # This process has the folder to itself: whatever else counts as training there is not trained any more.
+    # This process has locked the folder: any other run that still counts as training there has ended.
     place = place_tag(surroundings.folder)
     # From now on no clean-up can remove what this training reads.
     for one in records.values():

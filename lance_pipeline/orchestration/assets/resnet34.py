@@ -138,7 +138,7 @@ def _trained(
         )
 
     plan = Plan(dataset.name, train, val, dataset.recipe, image_size, tags={"dagster.asset_key": key.to_user_string()})
-    then, now = plan.open()[0].transparency, dataset.attributes.transparency
+    then, now = plan.splits[0].transparency, dataset.attributes.transparency
     if then != now:
         context.log.info(
             f"The images were ingested with `transparency: {then}`, and are trained on so. Materialize "
