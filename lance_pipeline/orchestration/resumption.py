@@ -47,7 +47,7 @@ def checkpoints_to_use(
     from lance_pipeline.training.checkpoint import Checkpoints, differences
     from lance_pipeline.training.environment import environment
 
-    own, now = folder / _digest(identity), environment(device)
+    own, now = folder / _folder_name(identity), environment(device)
     there_was = any(own.glob("*.pt"))
     found = _found(own, fresh=fresh)
     reasons = _reasons_to_begin(made, found, identity, fresh=fresh)
@@ -75,11 +75,16 @@ def checkpoints_to_use(
 
 def has_checkpoint(folder: Path, identity: dict[str, Any]) -> bool:
     """Whether a training of this identity was interrupted, in a dataset's folder of checkpoints."""
-    return any((folder / _digest(identity)).glob("*.pt"))
+    return any((folder / _folder_name(identity)).glob("*.pt"))
 
 
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+def identity_digest(identity: dict[str, Any]) -> str:
+    """The SHA-256 of a training's identity, in hexadecimal."""
+    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
+
+
+def _folder_name(identity: dict[str, Any]) -> str:
+    return identity_digest(identity)[:16]
 
 
 def _others_unfinished(made: Callable[[], Iterator[str]], folder: Path, own: Path) -> "dict[Path, Progress]":

@@ -1,7 +1,5 @@
 """The trials of one experiment, run after run."""
 
-import hashlib
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +13,7 @@ from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.resumption import checkpoints_to_use
+from lance_pipeline.orchestration.resumption import checkpoints_to_use, identity_digest
 from lance_pipeline.orchestration.run_names import base_name
 from lance_pipeline.orchestration.tracked_run import TrackedRun
 from lance_pipeline.orchestration.tracked_training import Finished, Plan, Surroundings, tracked_training
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from lance_pipeline.training.history import Epoch
     from lance_pipeline.training.start import Start
 
+_IDENTITY_LENGTH = 32
 PIN = "trial"
 """The tag on the Lance versions that the latest trial reads."""
 
@@ -112,7 +111,7 @@ class Experiment:
             stop=self.stop,
         ) as device:
             start = plan.start(device, self.store.downloads, self.store.trials_folder(plan.dataset))
-            identity = _digest(plan.identity(start.recipe))
+            identity = identity_digest(plan.identity(start.recipe))[:_IDENTITY_LENGTH]
             if (done := self._done(identity)) is not None:
                 run, trial = done
                 log(f"{run.name} was this already")
@@ -203,7 +202,3 @@ class Experiment:
 
 def _course_of(run: TrackedRun, epochs: int) -> Course:
     return course([one.value for one in run.client.get_metric_history(run.run_id, "val_accuracy")], epochs)
-
-
-def _digest(identity: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:32]
