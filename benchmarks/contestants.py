@@ -178,7 +178,7 @@ def _read_chunk(paths: list[str]) -> int:
 
 
 def _decode_chunk(images: list[bytes]) -> int:
-    from lance_pipeline.images.decoding import decode_image
+    from lance_pipeline.imaging.decoding import decode_image
 
     for data in images:
         decode_image(data)

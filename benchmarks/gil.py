@@ -25,7 +25,7 @@ from benchmarks.loading.cases import CASES, Places
 from benchmarks.loading.own import loader, prepare
 from benchmarks.measure import empty_folder
 from benchmarks.options import add_rounds, parser_of
-from lance_pipeline.images.row_addresses import RowAddresses
+from lance_pipeline.storage.row_addresses import RowAddresses
 
 _THREADS = (1, 2, 4, 8, 16)
 _CALIBRATIONS = 2_000

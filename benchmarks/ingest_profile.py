@@ -17,12 +17,12 @@ from benchmarks.options import parser_of
 from benchmarks.report import replace_section
 from benchmarks.results import typed
 from lance_pipeline.images import ingest_split
-from lance_pipeline.images.decoding import decode_image
-from lance_pipeline.images.ingestion.inspection import bytes_digest, inspect_images
-from lance_pipeline.images.ingestion.reading import FileReader
-from lance_pipeline.images.ingestion.rows import Row, rows_to_batch
-from lance_pipeline.images.listing import list_split_folders
-from lance_pipeline.images.schema import SPLIT_SCHEMA
+from lance_pipeline.imaging.decoding import decode_image
+from lance_pipeline.ingest.inspection import bytes_digest, inspect_images
+from lance_pipeline.ingest.split_rows import Row, rows_to_batch
+from lance_pipeline.sources.listing import list_split_folders
+from lance_pipeline.sources.raw_files import FileReader
+from lance_pipeline.storage.schema import SPLIT_SCHEMA
 
 # What an ingest takes at once.
 _TASK = 64

@@ -16,8 +16,8 @@ from benchmarks.options import add_rounds, parser_of
 from benchmarks.report import replace_section, spread_text
 from benchmarks.results import spread_of, today, typed
 from lance_pipeline.images import Augment, CachePlace, ImageLoader, ingest_split
-from lance_pipeline.images.loading.cache_digests import BlockDigests
-from lance_pipeline.images.loading.rows import StoredImages
+from lance_pipeline.loader.cache_digests import BlockDigests
+from lance_pipeline.loader.row_metadata import StoredImages
 
 # What each may cost, as a share of an epoch.
 _TARGETS = {"PNG of 32x32, streamed": 0.03, "JPEG of 500x375, streamed": 0.03, "PNG of 32x32, cached": 0.05}

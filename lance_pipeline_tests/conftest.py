@@ -16,7 +16,7 @@ import dagster as dg
 import pytest
 
 from lance_pipeline.images import LanceSplit
-from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
+from lance_pipeline_tests.image_folders import TRAIN_COUNTS, ingest_folder, write_image_folder
 
 SPLIT_COUNTS = {"train": {"cat": 8, "dog": 8}, "val": {"cat": 4, "dog": 4}}
 PROJECT = Path(__file__).parents[1]
@@ -143,6 +143,25 @@ class Demo:
 
     shell: Shell
     output: str
+
+
+@pytest.fixture(scope="session")
+def train_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A folder with a train split of three classes, which tests only read."""
+    return write_image_folder(tmp_path_factory.mktemp("folder"), {"train": TRAIN_COUNTS})
+
+
+@pytest.fixture(scope="session")
+def train_uri(train_folder: str, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The Lance dataset of that split."""
+    return ingest_folder(train_folder, tmp_path_factory.mktemp("lance"))["train"]
+
+
+@pytest.fixture
+def below_a_file(tmp_path: Path) -> str:
+    """A path that nobody, not even root, can write to."""
+    (tmp_path / "file").write_text("")
+    return str(tmp_path / "file" / "below")
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,8 @@ from PIL import Image
 
 _COLOURS = ((220, 40, 40), (40, 200, 60), (50, 70, 220), (220, 210, 60), (200, 60, 210), (60, 210, 210))
 _NOISE = 25
+TRAIN_COUNTS = {"cat": 9, "dog": 8, "fox": 6}
+"""Images of each class in the split that tests share."""
 
 
 def class_image(label_index: int, rng: np.random.Generator, size: int | tuple[int, int] = 12) -> Image.Image:

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lance_pipeline.images.sample import make_sample
+from lance_pipeline.sources.sample import make_sample
 
 LIBRARY = Path(__file__).parent.parent / "docs" / "library.md"
 

@@ -62,8 +62,8 @@ def loader(
 
 def kernel(case: Case, places: Places) -> Opener:
     """Bound: decode, crop and resize, nothing else."""
-    from lance_pipeline.images.augmentation import Augment, key_of
-    from lance_pipeline.images.loading.views import random_crop
+    from lance_pipeline.loader.augmentation import Augment, key_of
+    from lance_pipeline.loader.views import random_crop
 
     images = _contents(places)
 
@@ -82,7 +82,7 @@ def kernel(case: Case, places: Places) -> Opener:
 
 def decode(case: Case, places: Places) -> Opener:
     """Bound: whole images decoded, nothing else."""
-    from lance_pipeline.images.decoding import decode_image
+    from lance_pipeline.imaging.decoding import decode_image
 
     del case
     images = _contents(places)

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from lance_pipeline.images import Augment, ImageLoader, LanceSplit
-from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.training.learner import decayed_and_spared
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe

@@ -15,9 +15,9 @@ from benchmarks.measure import REPO
 from lance_pipeline.evaluation.metrics import classification_metrics
 from lance_pipeline.evaluation.prediction import evaluation_loader, predict, write_predictions
 from lance_pipeline.images import CachePlace, LanceSplit
-from lance_pipeline.images.ingest import ingest_split
-from lance_pipeline.images.listing import list_split_folders
-from lance_pipeline.images.sample import make_sample
+from lance_pipeline.ingest.ingestion import ingest_split
+from lance_pipeline.sources.listing import list_split_folders
+from lance_pipeline.sources.sample import make_sample
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.history import Epoch

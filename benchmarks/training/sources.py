@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.sample import make_sample
+from lance_pipeline.sources.sample import make_sample
 
 FASHION = "/usr/share/datasets/fashion-mnist"
 """Where its package puts Fashion-MNIST."""

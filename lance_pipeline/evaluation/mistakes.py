@@ -5,9 +5,9 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lance_pipeline.images.split import LanceSplit
-from lance_pipeline.images.table import open_table
-from lance_pipeline.images.thumbnails import Sample, samples
+from lance_pipeline.imaging.thumbnails import Sample, samples
+from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.storage.tables import open_table
 
 _COLUMNS = ["label", "predicted", "correct", "probabilities"]
 

@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 
 from lance_pipeline.display import printable
 from lance_pipeline.evaluation.metrics import ClassificationMetrics
-from lance_pipeline.images.pictures import figure_png
+from lance_pipeline.imaging.pictures import figure_png
 from lance_pipeline.training.history import Epoch
 
 # Past this many classes the numbers and names would run into each other.

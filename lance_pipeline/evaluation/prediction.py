@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from lance_pipeline.images.loader import ImageLoader
-from lance_pipeline.images.split import LanceSplit
-from lance_pipeline.images.table import Facts, commit_table
+from lance_pipeline.loader.image_loader import ImageLoader
+from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.storage.tables import Facts, commit_table
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.weights import ModelCard
 

@@ -5,8 +5,8 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
-from lance_pipeline.images.transparency import TRANSPARENCY, Transparency
 from lance_pipeline.storage.addresses import IN_FULL, Address, remember_variables, require_no_user
+from lance_pipeline.storage.transparency import TRANSPARENCY, Transparency
 from lance_pipeline.training.device_names import device_names
 from lance_pipeline.training.recipe import Recipe, StrictModel
 
@@ -58,7 +58,7 @@ class Archive(StrictModel):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, url: Address) -> Address:
-        from lance_pipeline.images.download import require_address
+        from lance_pipeline.sources.download import require_address
 
         # Such as {{ env.MIRROR }}: checked again once it is filled in.
         if not url.is_template:
@@ -74,7 +74,7 @@ class Archive(StrictModel):
     @field_validator("checksum")
     @classmethod
     def _known_form(cls, checksum: str | None) -> str | None:
-        from lance_pipeline.images.download import require_checksum_form
+        from lance_pipeline.sources.download import require_checksum_form
 
         if checksum is not None and "{{" not in checksum:
             require_checksum_form(checksum)

@@ -197,8 +197,8 @@ class _DatasetUse:
         return Use(self._name, what, str(paths[0]) if len(paths) == 1 else "", size, may_go if size else 0, how)
 
     def _tables(self) -> Use:
-        from lance_pipeline.images.maintenance import removable_bytes
-        from lance_pipeline.images.object_store import is_remote
+        from lance_pipeline.ingest.maintenance import removable_bytes
+        from lance_pipeline.storage.object_store import is_remote
 
         root = self._resources["lance_store"].datasets_root
         if is_remote(root):

@@ -17,7 +17,7 @@ from lance_pipeline.orchestration.trials.settings import candidates, configured,
 from lance_pipeline.storage.whole_files import write_whole
 
 if TYPE_CHECKING:
-    from lance_pipeline.images.layout import Layout
+    from lance_pipeline.sources.layout import Layout
 
 # The size at which a model sees images whose usual shorter side has so many pixels at least. Twice the size takes four
 # times the time.
@@ -45,8 +45,8 @@ def new_dataset(name: str, folder: str, words: Sequence[str], module: str, *, dr
     Raises:
         InputError: the name is taken or none, the folder holds no classes, or a setting is wrong.
     """
-    from lance_pipeline.images.layout import layout_of
-    from lance_pipeline.images.object_store import is_remote
+    from lance_pipeline.sources.layout import layout_of
+    from lance_pipeline.storage.object_store import is_remote
 
     path, values = _path(name, module), parsed(words)
     place = folder if is_remote(folder) else str(Path(folder).absolute())

@@ -142,7 +142,7 @@ def _parsed(document: bytes, where: str, record_type: type[AnyRecord]) -> AnyRec
 
 
 def _keep_tables(key: dg.AssetKey, record: Record) -> None:
-    from lance_pipeline.images.maintenance import keep_version
+    from lance_pipeline.ingest.maintenance import keep_version
 
     for table in (value for _, value in record if isinstance(value, TableVersion)):
         keep_version(table.uri, table.version, ".".join(["latest", *key.path]))

@@ -5,7 +5,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.storage import sealed
 from lance_pipeline.training.recipe import Recipe
 

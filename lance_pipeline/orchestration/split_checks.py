@@ -43,14 +43,14 @@ class Examined:
     @cached_property
     def index(self) -> "pa.Table":
         """A row an image of this split, without its bytes."""
-        from lance_pipeline.images.quality import image_index
+        from lance_pipeline.quality.findings import image_index
 
         return image_index({self.name: self.split})
 
     @cached_property
     def other_indices(self) -> "list[pa.Table]":
         """The same of each other split."""
-        from lance_pipeline.images.quality import image_index
+        from lance_pipeline.quality.findings import image_index
 
         return [image_index({name: split}) for name, split in self.splits.items() if name != self.name]
 
@@ -152,8 +152,8 @@ def require_blocking(failures: list[str]) -> None:
 
 
 def _evidence(finding: Finding, examined: Examined, path: Path) -> dict[str, Any]:
-    from lance_pipeline.images.evidence import evidence_sheet
-    from lance_pipeline.images.quality import write_csv
+    from lance_pipeline.quality.evidence import evidence_sheet
+    from lance_pipeline.quality.findings import write_csv
 
     if finding.rows is None or not finding.rows.num_rows:
         path.unlink(missing_ok=True)
@@ -166,7 +166,7 @@ def _evidence(finding: Finding, examined: Examined, path: Path) -> dict[str, Any
 
 
 def _counts_reconcile(examined: Examined) -> Finding:
-    from lance_pipeline.images.table import open_table
+    from lance_pipeline.storage.tables import open_table
 
     record = examined.record
     rows = len(examined.split)
@@ -178,7 +178,7 @@ def _counts_reconcile(examined: Examined) -> Finding:
 
 
 def _schema(examined: Examined) -> Finding:
-    from lance_pipeline.images.schema import SPLIT_SCHEMA
+    from lance_pipeline.storage.schema import SPLIT_SCHEMA
 
     found = {column.name: str(column.type) for column in examined.split.dataset.schema}
     expected = {column.name: str(column.type) for column in SPLIT_SCHEMA}
@@ -192,14 +192,14 @@ def _same_classes(examined: Examined) -> Finding:
 
 
 def _leakage(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import leakage
+    from lance_pipeline.quality.findings import leakage
 
     pairs = [leakage(examined.index, other) for other in examined.other_indices]
     return _images_at_fault(pairs, examined)
 
 
 def _exact_duplicates(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import duplicates
+    from lance_pipeline.quality.findings import duplicates
 
     return _images_at_fault([duplicates(examined.index)], examined)
 
@@ -208,7 +208,7 @@ def _label_conflicts(examined: Examined) -> Finding:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    from lance_pipeline.images.quality import label_conflicts
+    from lance_pipeline.quality.findings import label_conflicts
 
     pairs = label_conflicts(pa.concat_tables([examined.index, *examined.other_indices]))
     mine = (pc.field("split") == examined.name) | (pc.field("other_split") == examined.name)
@@ -216,20 +216,20 @@ def _label_conflicts(examined: Examined) -> Finding:
 
 
 def _near_duplicates(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import near_duplicates
+    from lance_pipeline.quality.findings import near_duplicates
 
     return _images_at_fault([near_duplicates(examined.index, examined.settings.near_duplicate_bits)], examined)
 
 
 def _near_leakage(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import near_leakage
+    from lance_pipeline.quality.findings import near_leakage
 
     bits = examined.settings.near_duplicate_bits
     return _images_at_fault([near_leakage(examined.index, other, bits) for other in examined.other_indices], examined)
 
 
 def _odd_sizes(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import odd_sizes, smaller_images
+    from lance_pipeline.quality.findings import odd_sizes, smaller_images
 
     finding = _images_at_fault([odd_sizes(examined.index)], examined)
     smaller = len(smaller_images(examined.index, examined.image_size))
@@ -237,13 +237,13 @@ def _odd_sizes(examined: Examined) -> Finding:
 
 
 def _plain_images(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import plain_images
+    from lance_pipeline.quality.findings import plain_images
 
     return _images_at_fault([plain_images(examined.index, examined.settings.plain_deviation)], examined)
 
 
 def _class_balance(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import class_counts, imbalance
+    from lance_pipeline.quality.findings import class_counts, imbalance
 
     counts = class_counts(examined.index, examined.record.counts)
     ratio, limit = imbalance(counts), examined.settings.max_class_ratio
@@ -253,7 +253,7 @@ def _class_balance(examined: Examined) -> Finding:
 
 
 def _few_images(examined: Examined) -> Finding:
-    from lance_pipeline.images.quality import class_counts, small_classes
+    from lance_pipeline.quality.findings import class_counts, small_classes
 
     minimum = examined.settings.min_images_per_class
     small = small_classes(class_counts(examined.index, examined.record.counts), minimum)

@@ -155,7 +155,7 @@ def tracked_training(
         Stopped: it was asked to stop, and its state is saved.
     """
     from lance_pipeline.images import CachePlace
-    from lance_pipeline.images.maintenance import keep_version
+    from lance_pipeline.ingest.maintenance import keep_version
     from lance_pipeline.training.fit import fit_resnet34, model_card
     from lance_pipeline.training.watch import Watch
 

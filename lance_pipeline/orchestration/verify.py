@@ -15,7 +15,7 @@ from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
 
 if TYPE_CHECKING:
-    from lance_pipeline.images.verification import Verification
+    from lance_pipeline.storage.verification import Verification
 
 
 def verify(target: str, *, repair: bool) -> bool:
@@ -54,7 +54,7 @@ def verify(target: str, *, repair: bool) -> bool:
 
 def _splits_of(target: str) -> dict[str, str]:
     """The splits of the dataset of that name, by their URIs; empty where ``target`` is a path or URI."""
-    from lance_pipeline.images.table import is_table
+    from lance_pipeline.storage.tables import is_table
 
     if "/" in target or target.endswith(".lance"):
         return {}
@@ -71,8 +71,8 @@ def _splits_of(target: str) -> dict[str, str]:
 
 def _intact(uri: str) -> bool:
     """Verify one split and print the outcome."""
-    from lance_pipeline.images.table import open_table
-    from lance_pipeline.images.verification import verify_rows
+    from lance_pipeline.storage.tables import open_table
+    from lance_pipeline.storage.verification import verify_rows
 
     try:
         found = verify_rows(open_table(uri))
@@ -97,7 +97,7 @@ def _print_damage(found: "Verification") -> None:
 
 
 def _restored(uri: str) -> bool:
-    from lance_pipeline.images.repair import repair_from_versions
+    from lance_pipeline.ingest.repair import repair_from_versions
 
     done = repair_from_versions(uri)
     print(f"{uri}, now version {done.version}: {done.damaged - len(done.lost)} of {done.damaged} rows restored")

@@ -1,1 +1,1 @@
-"""Where things are kept: files written whole or not at all, private folders, addresses. Knows nothing of images."""
+"""Lance tables and their versions, object stores, locks, private folders, files written whole or not at all."""

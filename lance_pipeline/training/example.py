@@ -3,8 +3,8 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lance_pipeline.images.loader import ImageLoader
-from lance_pipeline.images.split import LanceSplit
+from lance_pipeline.loader.image_loader import ImageLoader
+from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.training.weights import ModelCard
 
 

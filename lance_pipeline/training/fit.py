@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 from lance_pipeline.errors import InputError, Stopped
-from lance_pipeline.images.augmentation import Augment
-from lance_pipeline.images.channels import ChannelSums
-from lance_pipeline.images.loader import ImageLoader
-from lance_pipeline.images.loading.cache_place import CachePlace
-from lance_pipeline.images.split import LanceSplit
+from lance_pipeline.imaging.channels import ChannelSums
+from lance_pipeline.loader.augmentation import Augment
+from lance_pipeline.loader.cache_place import CachePlace
+from lance_pipeline.loader.image_loader import ImageLoader
+from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.loop import Trained, train

@@ -13,8 +13,8 @@ from torch import nn
 
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.freed_memory import freed_memory_kept
-from lance_pipeline.images.loader import ImageLoader
-from lance_pipeline.images.loading.devices import Batch
+from lance_pipeline.loader.devices import Batch
+from lance_pipeline.loader.image_loader import ImageLoader
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import Device, reproducible
 from lance_pipeline.training.history import Epoch, Validation, best_of

@@ -3,7 +3,7 @@
 import torch
 from torchvision.transforms import v2
 
-from lance_pipeline.images.augmentation import normalized
+from lance_pipeline.loader.augmentation import normalized
 from lance_pipeline.training.recipe import Recipe, Triple
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.split import LanceSplit
+from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.training.model import imagenet_weights
 from lance_pipeline.training.recipe import Recipe
 

@@ -7,7 +7,7 @@ import torch
 from sklearn.metrics import f1_score
 from torch import nn
 
-from lance_pipeline.images.loading.devices import Batch
+from lance_pipeline.loader.devices import Batch
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.history import Validation
 

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torchvision.models import ResNet
 
 from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.images.transparency import EARLIER, Transparency
 from lance_pipeline.storage import sealed
+from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.whole_files import whole_file, write_whole
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Triple

@@ -16,8 +16,8 @@ import pytest
 from lance_pipeline.orchestration.progress import Throttle
 from lance_pipeline.orchestration.records import RawImages, Split
 from lance_pipeline_tests.image_folders import write_image_folder
-from lance_pipeline_tests.images.archive_server import Server, serving
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
+from lance_pipeline_tests.sources.archive_server import Server, serving
 
 # The splits, and files beside them, of CINIC-10.
 COUNTS = {

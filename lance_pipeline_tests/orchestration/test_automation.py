@@ -13,7 +13,7 @@ from dagster._utils.schedules import cron_string_iterator
 
 from lance_pipeline.definitions import defs
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.maintenance import keep_version
+from lance_pipeline.ingest.maintenance import keep_version
 from lance_pipeline.orchestration.records import Split
 from lance_pipeline_tests.conftest import PROJECT, Shell
 from lance_pipeline_tests.image_folders import class_image

@@ -138,10 +138,10 @@ def test_a_summary_suggests_the_nearest_name_at_once(demo: Demo):
 
 
 def test_sample_by_hand(shell: Shell):
-    made = shell.run("lance_pipeline.images.sample", "digits", "digits")
+    made = shell.run("lance_pipeline.sources.sample", "digits", "digits")
     assert made.returncode == 0, made.stderr
     assert len(list((shell.folder / "digits").glob("train/*/*.png"))) == 1257
-    again = shell.run("lance_pipeline.images.sample", "digits", "digits")
+    again = shell.run("lance_pipeline.sources.sample", "digits", "digits")
     assert again.returncode != 0
     assert "exists already" in again.stderr
 

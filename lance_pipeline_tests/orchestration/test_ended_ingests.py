@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from lance_pipeline.images import LanceSplit
-from lance_pipeline.images.locking import locked
+from lance_pipeline.storage.table_lock import locked
 from lance_pipeline_tests.orchestration.trainings import Project, read_until, training_project
 from lance_pipeline_tests.small_project import CLASSES
 

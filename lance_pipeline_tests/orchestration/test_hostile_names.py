@@ -16,7 +16,7 @@ import lance
 import pytest
 
 from lance_pipeline.display import from_csv_cell, printable
-from lance_pipeline.images.names import unescape_name
+from lance_pipeline.sources.file_names import unescape_name
 from lance_pipeline_tests.conftest import Shell, new_shell
 from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of

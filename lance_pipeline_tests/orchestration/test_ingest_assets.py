@@ -11,7 +11,7 @@ import dagster as dg
 import lance
 import pytest
 
-from lance_pipeline.images.ingestion import crew
+from lance_pipeline.ingest import crew
 from lance_pipeline.orchestration.assets import lance_splits
 from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import RawImages, Split

@@ -20,11 +20,11 @@ import pytest
 
 from lance_pipeline_tests.browser.launcher import await_condition, free_port
 from lance_pipeline_tests.conftest import Shell, new_shell
-from lance_pipeline_tests.images.archive_server import serving
 from lance_pipeline_tests.mlflow_server import MlflowServer
 from lance_pipeline_tests.orchestration.test_archive_source import packed
 from lance_pipeline_tests.processes import processes_of
 from lance_pipeline_tests.small_project import write_small_project
+from lance_pipeline_tests.sources.archive_server import serving
 
 SECRETS = {
     "tracking": "tr@cking pa55w0rd",

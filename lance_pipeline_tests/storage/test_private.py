@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images.locking import lock_path, locked
 from lance_pipeline.storage.locking import read_note, try_lock
 from lance_pipeline.storage.private import make_private, narrow, open_private, user_folder
+from lance_pipeline.storage.table_lock import lock_path, locked
 from lance_pipeline.training.occupancy import occupied
 from lance_pipeline_tests.browser.launcher import await_condition
 

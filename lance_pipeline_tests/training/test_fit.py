@@ -5,7 +5,7 @@ import torch
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader, LanceSplit
-from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.recipe import Recipe

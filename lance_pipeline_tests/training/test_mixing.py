@@ -1,6 +1,6 @@
 import torch
 
-from lance_pipeline.images.augmentation import normalized
+from lance_pipeline.loader.augmentation import normalized
 from lance_pipeline.training.mixing import BatchTransform
 from lance_pipeline.training.recipe import Recipe
 

@@ -13,7 +13,7 @@ from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.start import Start, settled_start
 from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.image_folders import write_image_folder
-from lance_pipeline_tests.images.small_splits import noise, small_split
+from lance_pipeline_tests.quality.small_splits import noise, small_split
 
 FILE = "resnet34-b627a593.pth"
 AUTO = Recipe()

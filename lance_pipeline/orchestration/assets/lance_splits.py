@@ -30,7 +30,7 @@ from lance_pipeline.orchestration.supervision import interruptible
 
 if TYPE_CHECKING:
     from lance_pipeline.images import IngestReport, LanceSplit
-    from lance_pipeline.images.ingest import Source
+    from lance_pipeline.ingest.ingestion import Source
 
 CODE_VERSION = "2"
 # Images on the page of a split, and on the page of its asset, whose pictures are in the event log.
@@ -142,7 +142,7 @@ def _ingested(
     repair: bool,
 ) -> "dict[str, IngestReport]":
     """The wanted splits brought up to date: a folder at a time, or all of one folder in one pass."""
-    from lance_pipeline.images.ingest import Limits, Watch, ingest
+    from lance_pipeline.ingest.ingestion import Limits, Watch, ingest
 
     attributes = dataset.attributes
     limits = Limits(attributes.ingest.on_bad_image, attributes.ingest.max_rejected_fraction)
@@ -182,9 +182,9 @@ def _sources(
     dataset: Dataset, raw: RawImages, wanted: list[str], store: LanceStore
 ) -> "Iterator[tuple[Source, list[str]]]":
     """The folders to read, each with the splits that it feeds."""
-    from lance_pipeline.images.ingest import Source
-    from lance_pipeline.images.listing import UNSPLIT, files_of_split
-    from lance_pipeline.images.splitting import ByFractions, OfFolder
+    from lance_pipeline.ingest.ingestion import Source
+    from lance_pipeline.sources.listing import UNSPLIT, files_of_split
+    from lance_pipeline.sources.split_assignment import ByFractions, OfFolder
 
     fractions = dataset.attributes.splits.fractions
     if (UNSPLIT in raw.folders) != bool(fractions):
@@ -209,7 +209,7 @@ def _sources(
 
 def _data_version(report: "IngestReport") -> dg.DataVersion:
     """Of the images' bytes and, where that can matter, of what transparent pixels become."""
-    from lance_pipeline.images.transparency import EARLIER
+    from lance_pipeline.storage.transparency import EARLIER
 
     suffix = "" if report.blended_on == EARLIER else f"-{report.blended_on}"
     return dg.DataVersion(report.fingerprint + suffix)
@@ -218,7 +218,7 @@ def _data_version(report: "IngestReport") -> dg.DataVersion:
 def _existing(dataset: Dataset, store: LanceStore) -> "dict[str, LanceSplit]":
     """The splits of the dataset that there are, also those that this step does not make."""
     from lance_pipeline.images import LanceSplit
-    from lance_pipeline.images.table import find_table
+    from lance_pipeline.storage.tables import find_table
 
     uris = {split: store.dataset_uri(f"{dataset.name}_{split}") for split in SPLITS}
     return {split: LanceSplit(uri) for split, uri in uris.items() if find_table(uri) is not None}
@@ -246,8 +246,8 @@ def _page(
     results: list[dg.AssetCheckResult],
 ) -> dg.MetadataValue:
     """Write the split's page, and show its smaller pictures on the asset's; returns the link to it."""
-    from lance_pipeline.images.pictures import class_counts_picture, contact_sheet
-    from lance_pipeline.images.thumbnails import rows_of_each_class, samples
+    from lance_pipeline.imaging.pictures import class_counts_picture, contact_sheet
+    from lance_pipeline.imaging.thumbnails import rows_of_each_class, samples
 
     key = next(one.asset_key for one in results if one.asset_key)
     classes = class_counts_picture(record.counts, f"{split}: images per class")
@@ -263,7 +263,7 @@ def _page(
 
 
 def _metadata(record: Split, data: "LanceSplit", report: "IngestReport") -> dict[str, Any]:
-    from lance_pipeline.images.schema import REJECTED_SCHEMA
+    from lance_pipeline.storage.schema import REJECTED_SCHEMA
 
     metadata = {
         "dagster/uri": record.data.uri,

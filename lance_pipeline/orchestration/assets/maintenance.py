@@ -20,7 +20,7 @@ from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline.orchestration.supervision import interruptible
 
 if TYPE_CHECKING:
-    from lance_pipeline.images.maintenance import Tidied
+    from lance_pipeline.ingest.maintenance import Tidied
 
 SETTINGS = "maintenance"
 """On the asset: the settings of its dataset."""
@@ -127,8 +127,8 @@ def _verified(
     records: RecordIOManager,
 ) -> Iterator[dg.AssetCheckResult]:
     """The results of the selected checks, of the splits' versions that the latest materializations name."""
-    from lance_pipeline.images.table import open_table
-    from lance_pipeline.images.verification import verify_rows
+    from lance_pipeline.storage.tables import open_table
+    from lance_pipeline.storage.verification import verify_rows
 
     for split, check in checks.items():
         if check.key not in context.selected_asset_check_keys:
@@ -160,7 +160,7 @@ def table_names(name: str) -> list[str]:
 def _tidied(
     context: dg.AssetExecutionContext, dataset: Dataset, store: LanceStore, keep: timedelta
 ) -> "Iterator[Tidied]":
-    from lance_pipeline.images.maintenance import tidy
+    from lance_pipeline.ingest.maintenance import tidy
 
     for uri, seen_uri in _tables(dataset, store):
         one = tidy(uri, keep, seen_uri)
@@ -173,7 +173,7 @@ def _tidied(
 
 def _tables(dataset: Dataset, store: LanceStore) -> Iterator[tuple[str, str | None]]:
     """The tables that exist, each with the folder that remembers what was seen, if an ingest writes it."""
-    from lance_pipeline.images.table import find_table
+    from lance_pipeline.storage.tables import find_table
 
     name, drawn = dataset.name, dataset.attributes.splits.fractions is not None
     seen = {f"{name}_{split}": f"{name}_seen" if drawn else f"{name}_{split}_seen" for split in SPLITS}

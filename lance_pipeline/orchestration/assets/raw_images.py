@@ -18,7 +18,7 @@ from lance_pipeline.orchestration.records import LanceVersion, RawImages
 from lance_pipeline.orchestration.supervision import interruptible
 
 if TYPE_CHECKING:
-    from lance_pipeline.images.listing import Listing
+    from lance_pipeline.sources.listing import Listing
 
 CODE_VERSION = "1"
 _MEGABYTE = 1_000_000
@@ -54,8 +54,8 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
     def raw_images(
         context: dg.AssetExecutionContext, lance_store: LanceStore, io_manager: dg.ResourceParam[RecordIOManager]
     ):
-        from lance_pipeline.images.listing import store_listing
-        from lance_pipeline.images.scanning import LISTING_SCHEMA
+        from lance_pipeline.sources.listing import store_listing
+        from lance_pipeline.sources.scanning import LISTING_SCHEMA
 
         if key not in context.selected_asset_keys:
             with clear_failures():
@@ -135,8 +135,8 @@ def _require_classes(record: RawImages) -> None:
 
 def _list(dataset: Dataset, context: dg.AssetExecutionContext) -> "Listing":
     """The listing of the dataset's folder, which is made first if the source is a sample or an archive."""
-    from lance_pipeline.images.listing import list_split_folders, list_unsplit_folders
-    from lance_pipeline.images.sample import make_sample
+    from lance_pipeline.sources.listing import list_split_folders, list_unsplit_folders
+    from lance_pipeline.sources.sample import make_sample
 
     attributes = dataset.attributes
     source = attributes.source
@@ -151,7 +151,7 @@ def _list(dataset: Dataset, context: dg.AssetExecutionContext) -> "Listing":
 
 def _unpack(archive: Archive, dataset: Dataset, context: dg.AssetExecutionContext) -> None:
     """Make the dataset's folder of the archive, unless it is there."""
-    from lance_pipeline.images.archive import make_from_archive
+    from lance_pipeline.sources.archive import make_from_archive
 
     report = progress_reporter(context, dataset.key("raw_images"), "Download", "MB")
 

@@ -43,7 +43,7 @@ def metrics_page(
     """
     from lance_pipeline.evaluation.mistakes import common_confusions, confident_mistakes
     from lance_pipeline.images import LanceSplit
-    from lance_pipeline.images.thumbnails import jpeg
+    from lance_pipeline.imaging.thumbnails import jpeg
 
     split = LanceSplit(**data.data.model_dump())
     mistakes = confident_mistakes(predictions.uri, predictions.version, split, _MISTAKES)

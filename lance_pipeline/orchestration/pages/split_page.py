@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
 
 if TYPE_CHECKING:
     from lance_pipeline.images import LanceSplit
-    from lance_pipeline.images.thumbnails import Sample
+    from lance_pipeline.imaging.thumbnails import Sample
 
 _EXAMPLES = 20
 
@@ -29,8 +29,8 @@ def split_page(
     classes_picture: bytes,
 ) -> dict[str, Any]:
     """What the template ``split`` shows."""
-    from lance_pipeline.images.table import open_table
-    from lance_pipeline.images.thumbnails import jpeg
+    from lance_pipeline.imaging.thumbnails import jpeg
+    from lance_pipeline.storage.tables import open_table
 
     rejected = open_table(record.quarantine.uri, record.quarantine.version).to_table(limit=_EXAMPLES).to_pylist()
     bytes_, share = size(data.size_in_bytes()), percent(record.rejected / max(record.scanned, 1))

@@ -193,7 +193,7 @@ class Models:
         Raises:
             InputError: something cannot be removed; the note stays, and the next start tries again.
         """
-        from lance_pipeline.images.maintenance import release_version
+        from lance_pipeline.ingest.maintenance import release_version
 
         model = removal.model
         # Records first, as they point to the rest; the note last, as it knows what is left to do.
@@ -212,7 +212,7 @@ class Models:
 
     def _remove_metrics(self, split: str, mlflow_run_id: str) -> None:
         """Remove the records of a model's metrics, and the tags on its predictions."""
-        from lance_pipeline.images.maintenance import release_version
+        from lance_pipeline.ingest.maintenance import release_version
 
         for run_id, record in self._metrics_records(split):
             if record.mlflow_run_id == mlflow_run_id:
@@ -226,7 +226,7 @@ class Models:
         Raises:
             InputError: a table cannot be read or written.
         """
-        from lance_pipeline.images.maintenance import keep_versions
+        from lance_pipeline.ingest.maintenance import keep_versions
 
         for split in SPLITS[1:]:
             wanted: dict[str, dict[str, int]] = {}

@@ -120,7 +120,7 @@ class Retention:
         Args:
             log: called with a line for each thing that is removed.
         """
-        from lance_pipeline.images.locking import locked
+        from lance_pipeline.storage.table_lock import locked
 
         outcome = Outcome()
         steps = (self._complete_removals, self._remove_models, self._remove_mlflow_runs, self._remove_runs)
@@ -196,7 +196,7 @@ class Retention:
                 yield self._remove_mlflow_run(run, f"deleted in MLflow more than {self._keep.days:g} days ago")
 
     def _remove_mlflow_run(self, run: "Run", why: str) -> Removed:
-        from lance_pipeline.images.maintenance import release_version
+        from lance_pipeline.ingest.maintenance import release_version
 
         size = freed_by_removing(*self._tracking.folders(run.info.run_id))
         for split in ("train", "val"):

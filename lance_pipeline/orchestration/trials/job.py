@@ -67,7 +67,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
         lance_store: LanceStore,
         io_manager: dg.ResourceParam[RecordIOManager],
     ):
-        from lance_pipeline.images.maintenance import release_version
+        from lance_pipeline.ingest.maintenance import release_version
         from lance_pipeline.orchestration.trials.experiment import PIN, Experiment
         from lance_pipeline.orchestration.trials.listing import listing
         from lance_pipeline.training.checkpoint import exclusive

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lance_pipeline.images import ingest_split
-from lance_pipeline.images.maintenance import tidy
+from lance_pipeline.ingest.maintenance import tidy
 from lance_pipeline.storage.usage import DiskUsage
 from lance_pipeline_tests.image_folders import class_image, write_image_folder
 from lance_pipeline_tests.orchestration.retention.conftest import Project

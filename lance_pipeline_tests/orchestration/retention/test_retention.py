@@ -16,7 +16,7 @@ from mlflow import MlflowClient
 from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images import maintenance
+from lance_pipeline.ingest import maintenance
 from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Metrics, Model
 from lance_pipeline.orchestration.reproduction import reproduce

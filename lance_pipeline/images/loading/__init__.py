@@ -1,1 +1,0 @@
-"""The parts of the loader: order, views of an image, augmentation, cache and streaming."""

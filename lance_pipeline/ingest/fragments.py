@@ -1,0 +1,83 @@
+"""Writing rows to a dataset as they come, before any commit."""
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from queue import Full, Queue
+
+import pyarrow as pa
+from lance.fragment import FragmentMetadata, write_fragments
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.storage.object_store import storage_options
+from lance_pipeline.storage.tables import ConflictError, make_parent, write_error
+
+# Batches that wait for the disk: enough to keep it busy, few enough to hold.
+_WAITING = 2
+_PATIENCE = 0.1
+
+
+class FragmentWriter:
+    """Writes record batches to new data files of a dataset, in a thread of its own.
+
+    What it wrote belongs to no version until its fragments are committed.
+
+    Args:
+        uri: the dataset, which need not exist yet.
+        schema: of the rows.
+        mode: ``append`` to a dataset, ``create`` one, or ``overwrite`` what it holds.
+    """
+
+    def __init__(self, uri: str, schema: pa.Schema, *, mode: str) -> None:
+        self._uri, self._schema, self._mode = uri, schema, mode
+        self._batches: Queue[pa.RecordBatch | None] = Queue(_WAITING)
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="fragment-writer")
+        self._fragments: Future[list[FragmentMetadata]] = self._pool.submit(self._write)
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Hand over a batch; waits while the disk is behind.
+
+        Raises:
+            InputError: the data files cannot be written.
+        """
+        self._put(batch)
+
+    def finish(self) -> list[FragmentMetadata]:
+        """The fragments, once everything is written.
+
+        Raises:
+            InputError: the data files cannot be written.
+        """
+        self._put(None)
+        try:
+            return self._fragments.result()
+        except OSError as error:
+            raise write_error(self._uri, error) from error
+        finally:
+            self._pool.shutdown()
+
+    def abandon(self) -> None:
+        """Let go of what was written; the next ingest removes it. Does nothing after ``finish``."""
+        with suppress(InputError, ConflictError, OSError):
+            self._put(None)
+        self._pool.shutdown()
+
+    def _put(self, batch: pa.RecordBatch | None) -> None:
+        while not self._fragments.done():
+            try:
+                self._batches.put(batch, timeout=_PATIENCE)
+            except Full:
+                continue
+            return
+        if (error := self._fragments.exception()) is not None:
+            raise write_error(self._uri, error) if isinstance(error, OSError) else error
+
+    def _write(self) -> list[FragmentMetadata]:
+        make_parent(self._uri)
+        reader = pa.RecordBatchReader.from_batches(self._schema, self._arriving())
+        options = storage_options(self._uri)
+        return write_fragments(reader, self._uri, schema=self._schema, mode=self._mode, storage_options=options)
+
+    def _arriving(self) -> Iterator[pa.RecordBatch]:
+        while (batch := self._batches.get()) is not None:
+            yield batch

@@ -1,0 +1,154 @@
+"""What an ingest has to do: the files as listed, against what was seen and what the datasets hold."""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from lance_pipeline.imaging.decoding import DECODERS
+from lance_pipeline.imaging.rejection import Rejected
+from lance_pipeline.ingest.backlog import Backlog
+from lance_pipeline.ingest.seen_files import SeenFiles
+from lance_pipeline.ingest.stored_split import StoredSplit
+from lance_pipeline.ingest.writing import Written
+from lance_pipeline.sources.split_assignment import UNKNOWN, Assignment
+from lance_pipeline.storage.columns import Indices, Mask, equal, first_valid, order_of_path_hash, positions
+
+_NOWHERE = -1
+# Of what was seen, all that settles whether a file is done with.
+_KNOWN = ["sha256", "pixel_digest", "reason", "detail", "decoders"]
+
+
+@dataclass
+class Plan:
+    """What is known of the files.
+
+    Attributes:
+        splits: all there are; a split's code is its position here.
+        labels: of each file.
+        codes: for each file its split's code; ``UNKNOWN`` until it is read.
+        kept: for each split which of its stored rows stay; reading may yet add to it.
+        at, at_code: for each file the position of the stored row whose bytes it may still hold, and
+            the code of that row's split; -1 if none.
+        rejected: files known to be bad, by their position in the listing.
+        written: what an interrupted ingest wrote and the coming commit can use.
+    """
+
+    splits: tuple[str, ...]
+    labels: pa.ChunkedArray
+    codes: NDArray[np.int8]
+    kept: dict[str, Mask]
+    at: Indices
+    at_code: NDArray[np.int8]
+    rejected: dict[int, Rejected] = field(default_factory=dict)
+    written: list[Written] = field(default_factory=list)
+
+    def keep(self, files: Indices) -> None:
+        """The rows of these files stay: they turned out to hold the same bytes."""
+        for code, split in enumerate(self.splits):
+            if split in self.kept:
+                self.kept[split][self.at[files[self.at_code[files] == code]]] = True
+
+    def stored_digests(self, files: Indices, stored: dict[str, StoredSplit]) -> tuple[pa.Array, pa.Array]:
+        """The digests of bytes and pixels of the rows that these files may still equal, null where there is none."""
+        digests: list[pa.Array] = [pa.nulls(len(files), pa.binary())] * 2
+        for code, split in enumerate(self.splits):
+            mine = self.at_code[files] == code
+            if split in stored and mine.any():
+                at = np.where(mine, self.at[files], _NOWHERE)
+                found = stored[split].sha256(at), stored[split].pixel_digests(at)
+                digests = [first_valid(old, new) for old, new in zip(digests, found, strict=True)]
+        return digests[0], digests[1]
+
+
+def make_plan(
+    files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], assignment: Assignment
+) -> tuple[Plan, Backlog]:
+    """Compare what is listed with what was seen and what is stored, column by column.
+
+    Args:
+        files: a table with the columns of ``listing.files_to_ingest``.
+        seen: what was seen earlier; it is read here.
+        stored: the splits that are wanted.
+        assignment: the split of each file.
+
+    Returns:
+        What is known, and the files that are left to read, in the order of a hash of their path.
+    """
+    rows = seen.tidied(seen.load(), files["path"])
+    where = _unchanged(files, rows)
+    old = np.flatnonzero(where >= 0)
+    known = rows.select(_KNOWN).take(pa.array(where[old])).combine_chunks()
+    plan = Plan(
+        splits=assignment.splits,
+        labels=files["label"],
+        codes=np.full(len(files), UNKNOWN, np.int8),
+        kept={},
+        at=np.full(len(files), _NOWHERE, np.int64),
+        at_code=np.full(len(files), UNKNOWN, np.int8),
+    )
+    # Of a rejected file the digest of its bytes stands in for that of the pixels that it lacks.
+    plan.codes[old] = assignment.codes(first_valid(known["pixel_digest"], known["sha256"]))
+    bad = known["reason"].is_valid().to_numpy()
+    done = np.zeros(len(files), dtype=bool)
+    done[old] = bad & equal(known["decoders"], pa.repeat(pa.scalar(DECODERS), len(old)))
+    plan.rejected = _rejected(files, known, old, done)
+    for code, split in enumerate(assignment.splits):
+        mine = ~bad & (plan.codes[old] == code)
+        if split not in stored:
+            done[old] |= mine
+            continue
+        at = stored[split].find(files["path"])
+        plan.kept[split] = np.zeros(len(stored[split].rows), dtype=bool)
+        same = mine & (at[old] >= 0)
+        same[same] = equal(known["sha256"].filter(pa.array(same)), stored[split].sha256(at[old][same]))
+        plan.kept[split][at[old][same]] = True
+        done[old] |= same
+        # A file of another time may still hold the bytes of its row, if that is in the right split.
+        right = (at >= 0) & (assignment.codes(stored[split].pixel_digests(at)) == code)
+        plan.at[right], plan.at_code[right] = at[right], code
+    _resume(plan, seen, rows["written"], where, done, stored)
+    order = order_of_path_hash(files["path"].filter(pa.array(~done)))
+    return plan, Backlog(files, np.flatnonzero(~done)[order])
+
+
+def _unchanged(files: pa.Table, rows: pa.Table) -> Indices:
+    """For each file the row of what was seen at its path, -1 where size or time differ."""
+    where = positions(files["path"], rows["path"])
+    for name in ("size", "mtime_ns"):
+        seen = rows[name].to_numpy()
+        found = np.flatnonzero(where >= 0)
+        where[found[seen[where[found]] != files[name].to_numpy()[found]]] = _NOWHERE
+    return where
+
+
+def _rejected(files: pa.Table, known: pa.Table, old: Indices, done: Mask) -> dict[int, Rejected]:
+    """The files that are done with because they are known to be bad."""
+    bad = np.flatnonzero(done[old])
+    what = known.select(["reason", "detail"]).take(pa.array(bad)).to_pylist()
+    listed = files.select(["path", "label", "size"]).take(pa.array(old[bad])).to_pylist()
+    return {
+        int(position): Rejected(one["path"], one["label"], one["size"], why["reason"], why["detail"])
+        for position, one, why in zip(old[bad], listed, what, strict=True)
+    }
+
+
+def _resume(
+    plan: Plan, seen: SeenFiles, split_of: pa.ChunkedArray, where: Indices, done: Mask, stored: dict[str, StoredSplit]
+) -> None:
+    """Take over what an interrupted ingest wrote, as far as all its rows are still wanted."""
+    start = 0
+    for step in seen.steps:
+        for written in map(Written.from_json, step.written):
+            if written.split not in stored or written.mode != stored[written.split].mode:
+                continue
+            mine = start + np.flatnonzero(
+                equal(split_of.slice(start, step.files), pa.repeat(written.split, step.files))
+            )
+            used = np.flatnonzero(np.isin(where, mine))
+            wanted = ~done[used] & (plan.codes[used] == plan.splits.index(written.split))
+            if len(used) == len(mine) and wanted.all() and seen.exist(written.data_files(stored[written.split].uri)):
+                done[used] = True
+                plan.written.append(written)
+        start += step.files

@@ -1,0 +1,71 @@
+"""Inspected images to rows of a split's dataset, not yet committed."""
+
+import json
+from typing import Any, NamedTuple, Self
+
+import pyarrow as pa
+from lance.fragment import FragmentMetadata
+
+from lance_pipeline.ingest.fragments import FragmentWriter
+from lance_pipeline.ingest.stored_split import StoredSplit
+from lance_pipeline.ingest.totals import Totals
+from lance_pipeline.storage.object_store import join_uri
+from lance_pipeline.storage.schema import SPLIT_SCHEMA
+
+
+class Written(NamedTuple):
+    """Data files that wait to be committed to a split, and what their rows add up to."""
+
+    split: str
+    mode: str
+    fragments: list[FragmentMetadata]
+    totals: Totals
+
+    def to_json(self) -> dict[str, Any]:
+        """As it is remembered."""
+        return {
+            "split": self.split,
+            "mode": self.mode,
+            "fragments": [fragment.to_json() for fragment in self.fragments],
+            "totals": self.totals.model_dump(mode="json"),
+        }
+
+    def data_files(self, uri: str) -> list[str]:
+        """Where they are, given the dataset's URI."""
+        return [join_uri(uri, "data", file.path) for fragment in self.fragments for file in fragment.files]
+
+    @classmethod
+    def from_json(cls, facts: dict[str, Any]) -> Self:
+        """As it was remembered."""
+        fragments = [FragmentMetadata.from_json(json.dumps(fragment)) for fragment in facts["fragments"]]
+        return cls(facts["split"], facts["mode"], fragments, Totals.model_validate(facts["totals"]))
+
+
+class SplitWriter:
+    """Writes rows to new data files of one split."""
+
+    def __init__(self, stored: StoredSplit) -> None:
+        self._stored = stored
+        self._writer = FragmentWriter(stored.uri, SPLIT_SCHEMA, mode=stored.mode)
+        self._totals = Totals()
+
+    def add(self, rows: pa.RecordBatch, totals: Totals) -> None:
+        """Write rows, which add up to ``totals``.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        self._totals = self._totals.plus(totals)
+        self._writer.write(rows)
+
+    def finish(self) -> Written:
+        """The data files, complete.
+
+        Raises:
+            InputError: they cannot be written.
+        """
+        return Written(self._stored.split, self._stored.mode, self._writer.finish(), self._totals)
+
+    def abandon(self) -> None:
+        """Stop writing; the next ingest removes the files."""
+        self._writer.abandon()

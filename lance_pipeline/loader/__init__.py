@@ -1,0 +1,1 @@
+"""Rows of a Lance dataset to training batches: order, cropping, augmentation, cache and streaming."""

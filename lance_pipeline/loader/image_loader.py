@@ -1,0 +1,271 @@
+"""Batches of images from a Lance dataset."""
+
+import logging
+import math
+import os
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import IterableDataset, get_worker_info
+
+from lance_pipeline.imaging.rejection import UndecodableImageError
+from lance_pipeline.loader.assembly import Assembler, Normalization, Triple
+from lance_pipeline.loader.augmentation import Augment, key_of
+from lance_pipeline.loader.buffers import PageLocked, ordinary
+from lance_pipeline.loader.cache import NoCacheError, PixelCache
+from lance_pipeline.loader.cache_place import CachePlace
+from lance_pipeline.loader.devices import Batch, Upload, copy_stream
+from lance_pipeline.loader.epoch import EpochBatches, Share, batch_buffers
+from lance_pipeline.loader.load_meter import LoaderStats, Meter
+from lance_pipeline.loader.order import Order
+from lance_pipeline.loader.row_metadata import StoredImages, refuse_fork, row_facts, undecodable
+from lance_pipeline.loader.views import Fit, Shrunk, Square
+from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.storage.transparency import Transparency
+
+_log = logging.getLogger(__name__)
+_NOTHING, _PLACE = Augment(flip=False), CachePlace()
+
+
+class ImageLoader(IterableDataset[Batch]):
+    """Iterates over ``(images, labels)`` of one version of a Lance dataset.
+
+    ``images`` has the shape (n, 3, image_size, image_size), channels last in memory: uint8, or float32 with
+    ``normalize``. ``labels`` is int64 of shape (n,), the class indices. Each epoch gives every row exactly once. With
+    ``training`` the order depends on version, seed and epoch alone, as does what is done to each row at random;
+    otherwise it is the stored order. Iterating again after a break goes on where it stopped; ``set_epoch`` starts an
+    epoch.
+
+    Decoded images are kept in a memory-mapped cache where the budget allows it, for the epochs and the runs to come;
+    otherwise images are read in clumps and decoded anew each epoch, in bounded memory. Either way the batches are the
+    same. ``mode`` tells which it is and why.
+
+    Example:
+        >>> loader = ImageLoader("data/lance/digits_train.lance", batch_size=64, image_size=32,
+        ...                      training=True, augment=Augment(padding=4))  # doctest: +SKIP
+        >>> for images, labels in loader: ...  # doctest: +SKIP
+
+    Args:
+        uri: the Lance dataset, with columns ``image`` and ``label``.
+        version: the version to read; the latest when None.
+        batch_size: images in a global batch, of which each rank gets its share. The last batch of an epoch holds what
+            is left.
+        image_size: height and width of the images given out, in pixels.
+        training: whether to shuffle and to augment.
+        seed: of order and augmentation.
+        rank: this process among ``world_size``.
+        world_size: the number of processes that share the batches.
+        augment: what is done to images at random, if ``training``; nothing when None.
+        normalize: mean and standard deviation of each channel, on the scale 0 to 1, to give out float32.
+        fit: without a resized crop, ``crop`` scales the shorter side and crops the centre, ``squash`` ignores the
+            aspect ratio.
+        cache: where decoded images are kept and how much they may take; None streams.
+        cache_size: resized crops are taken from images whose shorter side is this many pixels, which can be cached;
+            when None from the whole images, which are not.
+        classes: the labels in the order of their indices; by default those of the dataset's facts.
+        threads: how many batches are assembled at the same time; by default one a core.
+        device: where the batches are given out.
+        on_bad_image: ``raise`` fails at an image that cannot be decoded, ``skip`` leaves it out and counts it.
+        transparency: what transparent pixels become; as when the images were ingested when None.
+
+    Raises:
+        InputError: no such dataset or version, or rows with labels outside of ``classes``; while iterating, an image
+            that cannot be decoded, by its path.
+        DamagedError: (an InputError) here and while iterating, what is stored is not what was ingested.
+        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` not positive.
+    """
+
+    def __init__(
+        self,
+        uri: str,
+        *,
+        version: int | None = None,
+        batch_size: int,
+        image_size: int,
+        training: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        augment: Augment | None = None,
+        normalize: tuple[Triple, Triple] | None = None,
+        fit: Fit = "crop",
+        cache: CachePlace | None = _PLACE,
+        cache_size: int | None = None,
+        classes: list[str] | None = None,
+        threads: int | None = None,
+        device: str | torch.device = "cpu",
+        on_bad_image: Literal["raise", "skip"] = "raise",
+        transparency: Transparency | None = None,
+    ) -> None:
+        settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
+        self._share = Share(batch_size, rank, world_size)
+        self.split = LanceSplit(uri, version)
+        self._settings = settings | {"version": self.split.version}
+        self.classes = classes or self.split.classes
+        self._labels, digests = row_facts(self.split, self.classes)
+        self._stored = StoredImages(self.split, digests)
+        # The files still hold rows that were deleted.
+        stored = sum(fragment.physical_rows for fragment in self.split.dataset.get_fragments())
+        self._mean_bytes = self.split.size_in_bytes() / max(stored, 1)
+        self._image_size, self._training, self._seed = image_size, training, seed
+        self._augment = (augment or _NOTHING) if training else _NOTHING
+        self._normalization = None if normalize is None else Normalization(*normalize)
+        self._threads, self._device = threads or os.cpu_count() or 1, torch.device(device)
+        self._skips = on_bad_image == "skip"
+        self._transparency: Transparency = transparency or self.split.transparency
+        self._view = _view(self._augment, image_size, fit, cache_size, self._transparency)
+        self._meter = Meter()
+        allocate = PageLocked() if self._device.type == "cuda" else ordinary
+        self._buffers = batch_buffers(self._share, image_size, allocate)
+        self._epoch = self._next_batch = 0
+        self._process, self._worked = os.getpid(), False
+        self._cache, self.mode = self._opened_cache(cache)
+        _log.info("%s, version %s: %s", uri, self.split.version, self.mode)
+
+    def __len__(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(self.rows / self._share.batch_size)
+
+    @property
+    def rows(self) -> int:
+        """Images in an epoch, over all ranks."""
+        return len(self._labels)
+
+    @property
+    def batch_size(self) -> int:
+        """Images in a global batch."""
+        return self._share.batch_size
+
+    @property
+    def class_counts(self) -> list[int]:
+        """Images of each class, in the order of their indices."""
+        return np.bincount(self._labels, minlength=len(self.classes)).tolist()
+
+    def batch_paths(self, number: int) -> list[str]:
+        """The paths of the images in this process's part of a batch of the epoch, counted from 0."""
+        _, rows, _ = self._epoch_batches().located([number])
+        return self.split.paths_of(rows.tolist())
+
+    def set_epoch(self, epoch: int) -> None:
+        """Iterate next over the given epoch, from its beginning."""
+        self._epoch, self._next_batch = epoch, 0
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the iteration stands: the batches already given out do not come again."""
+        return self._identity() | {"epoch": self._epoch, "next_batch": self._next_batch}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on with the batch after the last one given out when the state was taken, under any world size.
+
+        Raises:
+            ValueError: the state is of another dataset version, seed or batch size, hence of other batches.
+        """
+        for key, mine in self._identity().items():
+            if state[key] != mine:
+                raise ValueError(f"the state has {key} {state[key]}, the loader {mine}: their batches differ")
+        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
+
+    def take_stats(self) -> LoaderStats:
+        """What was given out, and where the time went, since the last call."""
+        return self._meter.take()
+
+    def __iter__(self) -> Iterator[Batch]:
+        refuse_fork(self._process)
+        if self._next_batch >= len(self):
+            self._next_batch = 0
+        numbers, worker = range(self._next_batch, len(self)), get_worker_info()
+        if worker is not None:
+            self._refuse_second_epoch()
+            # The DataLoader takes a batch from each worker in turn, which makes up the order again.
+            numbers = numbers[worker.id :: worker.num_workers]
+        assembled = self._epoch_batches().of(numbers)
+        if self._device.type == "cpu":
+            batches = ((one.images, one.labels) for one in assembled)
+        else:
+            batches = Upload(self._device, self._augment, self._normalization, copy_stream(self._device))(assembled)
+        for batch in batches:
+            # The others' batches are not counted in a worker.
+            self._next_batch += worker is None
+            yield batch
+        if self._cache is not None and self._cache.finish():
+            self.mode = f"cached in {self._cache.path}"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # To another process go the settings alone: each opens the dataset for itself.
+        return _reopened, (self._settings, self.state_dict())
+
+    def _refuse_second_epoch(self) -> None:
+        """Workers that persist cannot hear which epoch comes, and would repeat the one they know.
+
+        Raises:
+            RuntimeError: this is one, in training.
+        """
+        if self._training and self._worked:
+            raise RuntimeError(
+                "set_epoch does not reach the workers of a DataLoader that persist: leave out persistent_workers=True, "
+                "or use ImageLoader without a DataLoader, which needs no workers to be fast."
+            )
+        self._worked = True
+
+    def _identity(self) -> dict[str, int]:
+        return {"version": self.split.version, "seed": self._seed, "batch_size": self._share.batch_size}
+
+    def _epoch_batches(self) -> EpochBatches:
+        seeds = (self.split.version, self._seed, self._epoch)
+        assembler = Assembler(
+            labels=self._labels,
+            size=self._image_size,
+            view=self._view,
+            transparency=self._transparency,
+            cache=self._cache,
+            augment=self._augment,
+            key=key_of(*seeds),
+            normalization=self._normalization,
+            finish=self._device.type == "cpu",
+            on_bad=self._take_note,
+            buffers=self._buffers,
+            meter=self._meter,
+        )
+        order = Order.of(self.rows, self._mean_bytes, seeds if self._training else None)
+        return EpochBatches(self._stored, order, self._share, assembler, self._cache, self._threads, self._meter)
+
+    def _opened_cache(self, place: CachePlace | None) -> tuple[PixelCache | None, str]:
+        if place is None:
+            return None, "streamed, as configured"
+        if self._view is None:
+            return None, "streamed, as crops are taken from whole images; cache_size would keep smaller ones"
+        try:
+            cache = PixelCache(place, self.split.dataset, self._view)
+        except NoCacheError as reason:
+            return None, f"streamed: {reason}"
+        state = "cached" if cache.complete else "streamed, and being cached"
+        return cache, f"{state} in {cache.path} ({cache.nbytes / 1e6:,.0f} MB)"
+
+    def _take_note(self, row: int, error: UndecodableImageError) -> None:
+        """Of a row that cannot be decoded.
+
+        Raises:
+            InputError: it is not to be skipped.
+        """
+        failure = undecodable(self.split, row, error)
+        if not self._skips:
+            raise failure from error
+        self._meter.count("skipped", 1)
+        _log.warning("%s; it is skipped", failure)
+
+
+def _view(
+    augment: Augment, image_size: int, fit: Fit, cache_size: int | None, transparency: Transparency
+) -> Square | Shrunk | None:
+    """What is kept of an image: before a crop all of it or, with ``cache_size``, a smaller one."""
+    if augment.resized_crop is None:
+        return Square(image_size, fit, transparency)
+    return None if cache_size is None else Shrunk(cache_size, transparency)
+
+
+def _reopened(settings: dict[str, Any], state: dict[str, Any]) -> ImageLoader:
+    loader = ImageLoader(**settings)
+    loader.load_state_dict(state)
+    return loader

@@ -1,0 +1,119 @@
+"""Row metadata for loaders, the check of what they read, and the guard against forks."""
+
+import logging
+import os
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.imaging.rejection import UndecodableImageError
+from lance_pipeline.storage.columns import Indices
+from lance_pipeline.storage.damage import damaged_set
+from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.storage.row_digests import IMAGE_DIGEST, Digests, image_digests, sums_by_class
+
+_log = logging.getLogger(__name__)
+_EXAMPLES = 5
+
+
+class RowFacts(NamedTuple):
+    """What is known of the rows of a split before any image is read.
+
+    Attributes:
+        labels: the class index of each row, int64 (rows,).
+        digests: of each image, uint64 (rows,); None in a dataset that has none.
+    """
+
+    labels: Indices
+    digests: Digests | None
+
+
+def row_facts(split: LanceSplit, classes: list[str]) -> RowFacts:
+    """Read labels and digests of all rows, and compare their sums with the facts of the dataset.
+
+    Raises:
+        InputError: there are labels outside of the classes.
+        DamagedError: rows are missing, doubled or under another label than they were ingested with.
+    """
+    index = {label: number for number, label in enumerate(classes)}
+    columns = ["label", *({IMAGE_DIGEST} & set(split.dataset.schema.names))]
+    codes, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
+    for batch in split.to_batches(columns, batch_size=1 << 16):
+        labels = batch["label"].dictionary_encode()
+        names = [index.setdefault(name, len(index)) for name in labels.dictionary.to_pylist()]
+        codes.append(np.array(names, np.int64)[labels.indices.to_numpy()])
+        if len(columns) > 1:
+            digests.append(batch[IMAGE_DIGEST].to_numpy())
+    facts = RowFacts(np.concatenate(codes), np.concatenate(digests) if len(columns) > 1 else None)
+    if facts.digests is None:
+        _log.warning("%s has no digests, so that damage to its images goes unnoticed; ingest it again", split.uri)
+    elif "digests" in split.facts:
+        _require_sums(split, list(index), facts.labels, facts.digests)
+    if unknown := sorted(index.keys() - set(classes)):
+        raise InputError(f"{split.uri} has labels outside of the model's classes: {unknown}. Train the model again.")
+    return facts
+
+
+def _require_sums(split: LanceSplit, names: list[str], labels: Indices, digests: Digests) -> None:
+    """Compare the sums of digests with those of the ingest, given the index of each row's label among the names."""
+    if split.facts["rows"] != len(labels):
+        _log.warning(
+            "%s has %d rows, and had %d when it was ingested: another tool has changed it, so that missing rows go "
+            "unnoticed; ingest it again", split.uri, len(labels), split.facts["rows"],
+        )  # fmt: skip
+        return
+    found = dict(zip(names, sums_by_class(labels, digests, len(names)), strict=True))
+    expected: dict[str, int] = split.facts["digests"]["images"]
+    if wrong := [label for label in {*found, *expected} if found.get(label, 0) != expected.get(label, 0)]:
+        shown = ", ".join(sorted(wrong)[:_EXAMPLES])
+        raise damaged_set(split.uri, split.version, f"the images under {shown} are not those that were ingested")
+
+
+class StoredImages:
+    """The images of a split, which are compared with their digests as they are read.
+
+    Args:
+        split: where they are.
+        digests: of each image; None checks nothing.
+
+    Attributes:
+        dataset: the split's version.
+    """
+
+    def __init__(self, split: LanceSplit, digests: Digests | None) -> None:
+        self.dataset, self._split, self._digests = split.dataset, split, digests
+
+    def require_intact(self, rows: Indices, images: Iterable[memoryview]) -> None:
+        """Raise if any of these rows' images is not the one that was ingested.
+
+        Raises:
+            DamagedError: at least one is not.
+        """
+        if self._digests is not None:
+            damaged = rows[image_digests(images) != self._digests[rows]]
+            self._split.require_intact(damaged.tolist())
+
+
+def undecodable(split: LanceSplit, row: int, error: UndecodableImageError) -> InputError:
+    """What to say of a row that cannot be decoded."""
+    (path,) = split.paths_of([row])
+    return InputError(f"image {path!r} of {split.uri} cannot be decoded: {error}")
+
+
+def refuse_fork(process: int) -> None:
+    """Lance's threads do not survive a fork: whoever reads there would wait for ever.
+
+    Args:
+        process: the one that opened the dataset.
+
+    Raises:
+        RuntimeError: this is another one.
+    """
+    if os.getpid() != process:
+        raise RuntimeError(
+            "the Lance dataset was opened in another process and came here by a fork, in which Lance cannot read. "
+            "Iterate over an ImageLoader without a DataLoader, as it has threads of its own, or give the DataLoader "
+            "multiprocessing_context='spawn'."
+        )

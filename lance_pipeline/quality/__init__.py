@@ -1,0 +1,1 @@
+"""What is wrong with data: copies, leakage, labels, classes and sizes."""

@@ -1,0 +1,291 @@
+"""The bytes of one raw file, from a folder or an object store."""
+
+import errno
+import hashlib
+import os
+import re
+import stat
+import time
+from contextlib import suppress
+from datetime import datetime
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import pyarrow as pa
+import pyarrow.fs as pafs
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.imaging.rejection import RejectedFileError
+from lance_pipeline.sources.file_names import unescape_name
+from lance_pipeline.storage.confined import ConfinedFolder, LinkError
+from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri
+from lance_pipeline.storage.schema import LATEST_NS
+
+# The name that Arrow gives to a store's refusal; its errors have no numbers.
+_REFUSED = "ACCESS_DENIED"
+# Larger files are refused unread: no picture of MAX_PIXELS needs as much.
+MAX_BYTES = 1 << 30
+# How often a file is read that changes meanwhile.
+_ATTEMPTS = 3
+_PART = 1 << 20
+_SECOND, _SETTLED_SECONDS = 10**9, 2
+
+
+class Content(NamedTuple):
+    """A file's bytes, with its size in bytes and its time in nanoseconds since 1970 when they were read."""
+
+    data: bytes
+    size: int
+    mtime_ns: int
+
+
+class FileReader:
+    """Reads the files of one folder by their escaped paths; safe to share between threads, and to pickle.
+
+    Args:
+        root: the dataset's folder or URI, which no link may leave.
+        folder: the folder below ``root`` that the paths are relative to.
+
+    Raises:
+        InputError: the folder cannot be opened, or is a link that leaves ``root``.
+    """
+
+    def __init__(self, root: str, folder: str) -> None:
+        self.base = join_uri(root, folder)
+        self._root, self._folder = root, folder
+        self._place: pafs.FileSystem | ConfinedFolder
+        if is_remote(root):
+            self._place, self._path = filesystem(self.base)
+            return
+        try:
+            self._place = ConfinedFolder(root, folder)
+        except LinkError as error:
+            raise InputError(f"the folder {self.base} is {error}. Put the folder itself there.") from error
+        except OSError as error:
+            raise InputError(
+                f"cannot read the folder {self.base}: {error.strerror}. Repair the storage or the access to it and run "
+                "again."
+            ) from error
+
+    def read(self, path: str, size: int, mtime_ns: int, growth: int = MAX_BYTES) -> Content:
+        """The file's content.
+
+        Args:
+            path: where it is.
+            size: of the file as listed.
+            mtime_ns: its time as listed.
+            growth: by how many bytes it may have grown since.
+
+        Raises:
+            RejectedFileError: there is no such file, or one that may not be read.
+            InputError: the storage failed.
+        """
+        if isinstance(self._place, pafs.FileSystem):
+            return self._read_remote(self._place, path, size, mtime_ns, growth)
+        try:
+            descriptor = self._place.open(unescape_name(path) if "%" in path else path.encode())
+        except LinkError as error:
+            raise RejectedFileError("link", str(error)) from error
+        except OSError as error:
+            raise self._rejection(path, error) from error
+        try:
+            return _read_unchanged(descriptor, size, mtime_ns) or _read_settled(descriptor, size, growth)
+        except OSError as error:
+            raise self._rejection(path, error) from error
+        finally:
+            os.close(descriptor)
+
+    def close(self) -> None:
+        """Close what is open."""
+        if isinstance(self._place, ConfinedFolder):
+            self._place.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[str, str]]:
+        return type(self), (self._root, self._folder)
+
+    def _read_remote(self, store: pafs.FileSystem, path: str, size: int, mtime_ns: int, growth: int) -> Content:
+        name = f"{self._path}/{unescape_name(path).decode()}"
+        _require_size(size, size, growth)
+        before = None
+        try:
+            for attempt in range(_ATTEMPTS):
+                if attempt == _ATTEMPTS - 1:
+                    # Long enough for another writing to show in the object's time.
+                    time.sleep(_SETTLED_SECONDS + 1)
+                with store.open_input_file(name) as file:
+                    found = _Version.of(file)
+                    _require_size(found.size, size, growth)
+                    data = file.read()
+                # An object that is young may have been replaced twice within the second that the store tells.
+                calm = found.is_settled() or (data == before and not found.is_named_by_digest())
+                if found.is_of(data) or (calm and _Version.at(store, name) == found):
+                    return Content(data, len(data), found.mtime_ns(size, mtime_ns))
+                before = data
+        except FileNotFoundError as error:
+            raise _missing() from error
+        except OSError as error:
+            if self._refuses_alone(store, error):
+                raise RejectedFileError("unreadable", "the store refuses to give it out") from error
+            raise self._storage_failure(path, error) from error
+        raise _changing()
+
+    def _refuses_alone(self, store: pafs.FileSystem, error: OSError) -> bool:
+        """Whether the store refuses one object, and not everything by now, as when a key has expired."""
+        if _REFUSED not in str(error):
+            return False
+        with suppress(OSError):
+            return bool(store.get_file_info(pafs.FileSelector(self._path)))
+        return False
+
+    def _rejection(self, path: str, error: OSError) -> Exception:
+        """What an error says of the file alone; an error of the storage is no reason to reject a file."""
+        if isinstance(error, PermissionError):
+            return RejectedFileError("unreadable", f"{error.strerror}: the file may not be read")
+        if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
+            return _missing()
+        if isinstance(error, BlockingIOError):
+            return RejectedFileError("unreadable", "another program has reserved it for itself")
+        if error.errno == errno.ENXIO:
+            return _not_a_file()
+        return self._storage_failure(path, error)
+
+    def _storage_failure(self, path: str, error: OSError) -> InputError:
+        return InputError(
+            f"cannot read {join_uri(self.base, path)}: {error.strerror or error}. Repair the storage or the access "
+            "to it and run again; what has been read so far is kept."
+        )
+
+
+class _Version(NamedTuple):
+    """What a store says of an object when it is opened."""
+
+    size: int
+    headers: dict[str, bytes]
+
+    @classmethod
+    def of(cls, file: pa.NativeFile) -> Self:
+        return cls(file.size(), dict(file.metadata() or {}))
+
+    @classmethod
+    def at(cls, store: pafs.FileSystem, name: str) -> Self:
+        with store.open_input_file(name) as file:
+            return cls.of(file)
+
+    def is_of(self, data: bytes) -> bool:
+        """Whether these are its bytes for certain: stores mostly name an object by its MD5."""
+        digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        return self.headers.get("ETag", b"").strip(b'"') == digest.encode()
+
+    def is_named_by_digest(self) -> bool:
+        """Whether the store's name for it looks like an MD5; that of an encrypted object may, and be none."""
+        return re.fullmatch(rb'"?[0-9a-f]{32}"?', self.headers.get("ETag", b"")) is not None
+
+    def mtime_ns(self, size: int, listed_ns: int) -> int:
+        """The time that the listing says, unless the object has changed since; stores say the seconds alone."""
+        seconds = self._modified()
+        if seconds is None or (self.size, seconds) == (size, listed_ns // _SECOND):
+            return listed_ns
+        return seconds * _SECOND
+
+    def is_settled(self) -> bool:
+        """Whether it was last written so long ago that another writing would show in its time."""
+        seconds = self._modified()
+        return seconds is not None and time.time() - seconds > _SETTLED_SECONDS
+
+    def _modified(self) -> int | None:
+        modified = self.headers.get("Last-Modified")
+        return None if modified is None else round(datetime.fromisoformat(modified.decode()).timestamp())
+
+
+def _read_unchanged(descriptor: int, size: int, mtime_ns: int) -> Content | None:
+    """The content of a file that is as it was listed, None of any other."""
+    if size > MAX_BYTES:
+        return None
+    try:
+        data = os.read(descriptor, size + 1)
+    except OSError:
+        return None
+    # Asked afterwards, so that nothing has changed while it was read.
+    status = os.fstat(descriptor)
+    if len(data) == size == status.st_size and status.st_mtime_ns == mtime_ns and stat.S_ISREG(status.st_mode):
+        return Content(data, size, mtime_ns)
+    return None
+
+
+def _read_settled(descriptor: int, listed: int, growth: int) -> Content:
+    """A file's content at one moment: one that changes while it is read is read again.
+
+    Raises:
+        RejectedFileError: it is no file, too large, or never stays the same.
+        OSError: it cannot be read.
+    """
+    before = os.fstat(descriptor)
+    if not stat.S_ISREG(before.st_mode):
+        raise _not_a_file()
+    for _ in range(_ATTEMPTS):
+        _require_size(before.st_size, listed, growth)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        data = os.read(descriptor, before.st_size + 1)
+        after = os.fstat(descriptor)
+        if len(data) != before.st_size and _same(before, after):
+            # The file system reads in parts, or does not know the size.
+            data = _read_rest(descriptor, data)
+            after = os.fstat(descriptor)
+        if _same(before, after):
+            return Content(data, len(data), min(after.st_mtime_ns, LATEST_NS))
+        before = after
+    raise _changing()
+
+
+def _same(before: os.stat_result, after: os.stat_result) -> bool:
+    return (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (
+        after.st_size,
+        after.st_mtime_ns,
+        after.st_ctime_ns,
+    )
+
+
+def _read_rest(descriptor: int, data: bytes) -> bytes:
+    parts, total = [data], len(data)
+    while part := os.read(descriptor, _PART):
+        parts.append(part)
+        total += len(part)
+        if total > MAX_BYTES:
+            raise _too_large(total)
+    return b"".join(parts)
+
+
+def _require_size(size: int, listed: int, growth: int) -> None:
+    """Raise RejectedFileError for a file of more bytes than may be read."""
+    if size > MAX_BYTES:
+        raise _too_large(size)
+    if size > listed + growth:
+        raise RejectedFileError(
+            "unreadable",
+            f"it has grown from {listed} to {size} bytes since it was listed, more than there is memory for beside "
+            "others; list the folder again",
+        )
+
+
+def _missing() -> RejectedFileError:
+    return RejectedFileError("missing", "it was listed, but is gone")
+
+
+def _not_a_file() -> RejectedFileError:
+    return RejectedFileError("not_a_file", "neither a file nor a folder, such as a pipe or a device")
+
+
+def _changing() -> RejectedFileError:
+    return RejectedFileError("unreadable", f"it changed each of the {_ATTEMPTS} times that it was read")
+
+
+def _too_large(size: int) -> RejectedFileError:
+    return RejectedFileError("too_large", f"{size} bytes are more than the limit of {MAX_BYTES} bytes")

@@ -1,0 +1,91 @@
+"""Damage to stored tables: how it is named, and what to do about it."""
+
+import re
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import pyarrow as pa
+
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.storage.object_store import CHECK_STORE, is_remote
+
+_LONGEST = 500
+_NO_ACCESS = ("permission denied", "too many open files")
+# What Lance and Arrow raise when they read bytes that make no sense.
+_UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, pa.ArrowException)
+
+
+def verify_command(uri: str) -> str:
+    """The command that says what is damaged in a table."""
+    return f"python -m lance_pipeline verify {shlex.quote(uri)}"
+
+
+def is_unreadable(error: BaseException) -> bool:
+    """Whether this is what a damaged or missing file raises; Lance's panics are no ``Exception``."""
+    return isinstance(error, _UNREADABLE) or type(error).__name__ == "PanicException"
+
+
+def is_damage(error: BaseException) -> bool:
+    """Whether an error says that a file does not hold what was written to it, and not that it cannot be reached."""
+    if isinstance(error, InputError):
+        return isinstance(error, DamagedError) or (error.__cause__ is not None and is_damage(error.__cause__))
+    return isinstance(error, ValueError | pa.ArrowException) or type(error).__name__ == "PanicException"
+
+
+@contextmanager
+def reading(uri: str, version: int | None) -> Iterator[None]:
+    """Name the table in errors of reading it.
+
+    Raises:
+        DamagedError: a file of the table is missing or damaged.
+        InputError: it may not be read, or the object store fails.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except BaseException as error:
+        if not is_unreadable(error):
+            raise
+        raise unreadable(uri, version, error) from error
+
+
+def damaged_rows(uri: str, version: int, count: int, names: Sequence[str]) -> DamagedError:
+    """The error for rows that are not what was ingested; ``names`` are examples of them."""
+    others = f" and {count - len(names)} others" if count > len(names) else ""
+    return DamagedError(
+        f"{count} rows of version {version} of {uri} are damaged on the disk, their bytes are not those that were "
+        f"ingested: {', '.join(names)}{others}. To see all of them and how to repair them, run: {verify_command(uri)}"
+    )
+
+
+def damaged_set(uri: str, version: int, what: str) -> DamagedError:
+    """The error for a version whose rows are not those that were ingested."""
+    return DamagedError(
+        f"version {version} of {uri} is damaged on the disk: {what}. To see how to repair it, run: "
+        f"{verify_command(uri)}"
+    )
+
+
+def unreadable(uri: str, version: int | None, error: BaseException) -> InputError:
+    """The error for a table that cannot be read: a DamagedError, but where access to it is at fault."""
+    which = "the latest version" if version is None else f"version {version}"
+    failure = f"cannot read {which} of the Lance dataset {uri}: {brief(error)}."
+    if any(sign in str(error).lower() for sign in _NO_ACCESS):
+        return InputError(f"{failure} Give yourself the right to read it, and run again.")
+    if is_remote(uri):
+        return InputError(
+            f"{failure} {CHECK_STORE}. If the store is up, a file may be damaged; to see which, run: "
+            f"{verify_command(uri)}"
+        )
+    return DamagedError(
+        f"{failure} A file is missing or damaged. To see what is damaged and how to repair it, run: "
+        f"{verify_command(uri)}"
+    )
+
+
+def brief(error: BaseException) -> str:
+    """Lance's message without the places in its own source."""
+    text = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

@@ -1,0 +1,150 @@
+"""Reading a split back."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from lance_pipeline.errors import DamagedError
+from lance_pipeline.storage.damage import damaged_rows, reading, verify_command
+from lance_pipeline.storage.recovery import require_original
+from lance_pipeline.storage.row_digests import DESCRIBED, IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
+from lance_pipeline.storage.tables import Facts, open_table, read_facts
+from lance_pipeline.storage.transparency import EARLIER, TRANSPARENCY, Transparency
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_EXAMPLES = 5
+
+
+class LanceSplit:
+    """One version of one split, to look at or to hand to other tools.
+
+    Example:
+        >>> LanceSplit("data/lance/digits_train.lance").to_pandas()  # doctest: +SKIP
+
+    Args:
+        uri: the Lance dataset, a path or an object-store URI.
+        version: the version to read; the latest when None.
+        fingerprint: of its content, as an ingest reported it; None takes any.
+
+    Raises:
+        InputError: no dataset, or no such version, is at the URI.
+        DamagedError: it cannot be read, or has another fingerprint.
+    """
+
+    def __init__(self, uri: str, version: int | None = None, fingerprint: str | None = None) -> None:
+        self.dataset = open_table(uri, version)
+        self.uri = uri
+        self.version: int = self.dataset.version
+        self.facts: Facts = read_facts(self.dataset)
+        if fingerprint is not None:
+            self._require_content(fingerprint)
+
+    def __len__(self) -> int:
+        return self.dataset.count_rows()
+
+    def _require_content(self, fingerprint: str) -> None:
+        require_original(self.uri, self.version, self.facts)
+        if self.facts.get("fingerprint") != fingerprint or self.facts["rows"] != len(self):
+            raise DamagedError(
+                f"version {self.version} of {self.uri} is not the one that is asked for: its {len(self)} rows have "
+                f"another fingerprint. Either the dataset was deleted or lost and made again, or it is damaged: "
+                f"materialize the asset that writes it, or run: {verify_command(self.uri)}"
+            )
+
+    def size_in_bytes(self) -> int:
+        """The size of the data files of this version."""
+        return sum(
+            file.file_size_bytes or 0 for fragment in self.dataset.get_fragments() for file in fragment.metadata.files
+        )
+
+    @property
+    def classes(self) -> list[str]:
+        """The labels; the position of a label is its class index, as in training.
+
+        A dataset that another tool wrote has its labels in alphabetical order.
+        """
+        if "classes" in self.facts:
+            return self.facts["classes"]
+        return sorted(set(self.to_table(["label"])["label"].to_pylist()))
+
+    @property
+    def transparency(self) -> Transparency:
+        """What transparent pixels were when the images were ingested; in a dataset of another tool, the default."""
+        return self.facts.get("transparency", EARLIER if "ingest_version" in self.facts else TRANSPARENCY)
+
+    def to_table(self, columns: list[str] | None = None) -> pa.Table:
+        """The split, or some of its columns, as an Arrow table in memory.
+
+        Raises:
+            DamagedError: it cannot be read.
+        """
+        with reading(self.uri, self.version):
+            return self.dataset.to_table(columns=columns)
+
+    def take(self, rows: Sequence[int], columns: list[str]) -> pa.Table:
+        """Some columns of some rows, given by their positions; images are compared with their digests.
+
+        Raises:
+            DamagedError: they cannot be read, or an image is not what was ingested.
+        """
+        digests = [IMAGE_DIGEST] if "image" in columns and IMAGE_DIGEST in self.dataset.schema.names else []
+        with reading(self.uri, self.version):
+            table = self.dataset.take(list(rows), columns=[*columns, *digests])
+        if digests:
+            found = image_digests(value.as_buffer() for value in table["image"])
+            self.require_intact(np.array(rows)[found != table[IMAGE_DIGEST].to_numpy()].tolist())
+        return table.select(columns)
+
+    def paths(self) -> list[str]:
+        """The path of each row; all columns but the image are compared with their digests.
+
+        Raises:
+            DamagedError: they cannot be read, or are not what was ingested.
+        """
+        if ROW_DIGEST not in self.dataset.schema.names:
+            return self.to_table(["path"])["path"].to_pylist()
+        paths: list[str] = []
+        damaged: list[int] = []
+        for batch in self.to_batches([*DESCRIBED, ROW_DIGEST]):
+            wrong = np.flatnonzero(row_digests(batch) != batch[ROW_DIGEST].to_numpy())
+            damaged += (wrong + len(paths)).tolist()
+            # Damaged text need not be UTF-8.
+            paths += [""] * len(batch) if len(wrong) else batch["path"].to_pylist()
+        self.require_intact(damaged)
+        return paths
+
+    def paths_of(self, rows: Sequence[int]) -> list[str]:
+        """The path of each of these rows or, where the dataset has none, its file name."""
+        names = [name for name in ("path", "filename") if name in self.dataset.schema.names]
+        return self.take(rows, names[:1]).column(0).to_pylist()
+
+    def require_intact(self, damaged: Sequence[int]) -> None:
+        """Raise if there are damaged rows.
+
+        Raises:
+            DamagedError: there are; it names some by their paths.
+        """
+        if not damaged:
+            return
+        try:
+            names = self.paths_of(damaged[:_EXAMPLES])
+        except DamagedError:
+            names = [f"row {row}" for row in damaged[:_EXAMPLES]]
+        raise damaged_rows(self.uri, self.version, len(damaged), names)
+
+    def to_pandas(self, columns: list[str] | None = None) -> "pd.DataFrame":
+        """The split, or some of its columns, as a pandas DataFrame in memory."""
+        return self.to_table(columns).to_pandas()
+
+    def to_batches(self, columns: list[str] | None = None, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
+        """The rows in their stored order, a batch at a time, in bounded memory.
+
+        Raises:
+            DamagedError: they cannot be read.
+        """
+        with reading(self.uri, self.version):
+            yield from self.dataset.to_batches(columns=columns, batch_size=batch_size)

@@ -1,0 +1,44 @@
+"""One writer at a time for each dataset on a host."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+
+from lance_pipeline.storage.locking import first_free
+from lance_pipeline.storage.object_store import is_remote
+from lance_pipeline.storage.private import user_folder
+
+
+def lock_path(uri: str) -> str:
+    """The lock file: hidden beside a local dataset, in the user's folder of locks for a remote one.
+
+    Raises:
+        InputError: there is no such folder.
+    """
+    if is_remote(uri):
+        return str(user_folder() / f"{hashlib.sha256(uri.encode()).hexdigest()[:32]}.lock")
+    folder, name = os.path.split(os.path.abspath(uri))
+    return os.path.join(folder, f".{name}.lock")
+
+
+@contextmanager
+def locked(uris: list[str], on_wait: Callable[[str], None] = lambda uri: None) -> Iterator[None]:
+    """Hold the locks of these datasets; they are free again when this process ends, however it ends.
+
+    Writers on other hosts, and other users' to a remote dataset, are not kept out: their commits conflict, and one of
+    them starts over.
+
+    Args:
+        uris: the datasets.
+        on_wait: called once with each dataset that somebody else is writing to.
+
+    Raises:
+        InputError: the folder cannot be written, or the lock's file is a link or somebody else's.
+    """
+    with ExitStack() as stack:
+        # In one order for everybody, or two could wait for each other.
+        for uri in sorted(uris):
+            variable = "XDG_RUNTIME_DIR" if is_remote(uri) else "LANCE_PIPELINE_DATA"
+            stack.enter_context(first_free([lock_path(uri)], variable, lambda uri=uri: uri, on_wait))
+        yield

@@ -1,0 +1,121 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import RandomResizedCrop, v2
+
+from lance_pipeline.loader.augmentation import (
+    Augment,
+    Draws,
+    crop_box,
+    flip_pixels,
+    flipped,
+    key_of,
+    normalized,
+    pad_crop_pixels,
+    pad_cropped,
+)
+
+
+def batch(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
+    return torch.from_numpy(np.random.default_rng(seed).integers(0, 256, (n, 3, height, width), dtype=np.uint8))
+
+
+def shifts(image: torch.Tensor, padding: int) -> dict[tuple[int, int], np.ndarray]:
+    """Every crop of the image with its edges mirrored, by its corner, as numpy makes it."""
+    _, height, width = image.shape
+    padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
+    corners = range(2 * padding + 1)
+    return {(y, x): padded[:, y : y + height, x : x + width] for y in corners for x in corners}
+
+
+def draws(n: int, seed: int = 0, **augment) -> Draws:
+    return Augment(**augment).draw(key_of(seed), np.arange(n))
+
+
+def channels_last(images: torch.Tensor) -> np.ndarray:
+    return images.permute(0, 2, 3, 1).contiguous().numpy()
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 6), st.integers(4, 9), st.integers(4, 9), st.integers(0, 3), st.integers(0, 1000))
+def test_pad_crop_gives_each_image_a_shift_of_itself_on_any_device(n, height, width, padding, seed):
+    images, corners = batch(n, height, width, seed), draws(n, seed, padding=padding).corners
+    shifted = pad_cropped(images, padding, torch.from_numpy(corners))
+    assert (shifted.shape, shifted.dtype) == (images.shape, torch.uint8)
+    for image, result, (top, left) in zip(images, shifted, corners.tolist(), strict=True):
+        assert np.array_equal(result.numpy(), shifts(image, padding)[top, left])
+    pixels = channels_last(images)
+    pad_crop_pixels(pixels, padding, corners)
+    assert np.array_equal(pixels, channels_last(shifted))
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(1, 6), st.integers(1, 9), st.integers(2, 9), st.integers(0, 1000))
+def test_flip_gives_the_mirrors_of_the_chosen_images_on_any_device(n, height, width, seed):
+    images, chosen = batch(n, height, width, seed), draws(n, seed).flip
+    result = flipped(images, torch.from_numpy(chosen))
+    for image, other, mirrored in zip(images, result, chosen, strict=True):
+        assert np.array_equal(other.numpy(), image.numpy()[:, :, ::-1] if mirrored else image.numpy())
+    pixels = channels_last(images)
+    flip_pixels(pixels, chosen)
+    assert np.array_equal(pixels, channels_last(result))
+
+
+def test_what_is_drawn_is_spread_evenly():
+    many = draws(4000, padding=1, resized_crop=(0.1, 1.0))
+    assert 1800 < many.flip.sum() < 2200
+    places, counts = np.unique(many.corners, axis=0, return_counts=True)
+    assert len(places) == 9
+    assert min(counts) > 350
+    assert abs(many.crop.mean(axis=0) - 0.5).max() < 0.03
+    # None of them tells anything of another.
+    assert abs(np.corrcoef(many.crop.T) - np.eye(many.crop.shape[1])).max() < 0.08
+
+
+def test_a_row_s_draws_depend_on_seeds_and_row_alone():
+    whole = draws(50, seed=3, padding=2, resized_crop=(0.1, 1.0))
+    part = Augment(padding=2, resized_crop=(0.1, 1.0)).draw(key_of(3), np.array([7, 41]))
+    for one, other in zip(whole.of(np.isin(np.arange(50), [7, 41])), part, strict=True):
+        assert np.array_equal(one, other)
+    assert not np.array_equal(draws(50, seed=4, padding=2).corners, whole.corners)
+    assert not draws(50, flip=False).flip.any()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 10**6), st.sampled_from([(0.08, 1.0), (0.5, 0.6)]))
+def test_crop_boxes_lie_in_the_image(height, width, seed, area):
+    for draw in draws(20, seed, resized_crop=area).crop:
+        box = crop_box(draw, height, width, area)
+        assert box.top >= 0
+        assert box.left >= 0
+        assert 0 < box.height <= height - box.top
+        assert 0 < box.width <= width - box.left
+
+
+def test_crop_boxes_are_spread_as_torchvisions():
+    area, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
+    image = torch.empty(3, 375, 500)
+    torch.manual_seed(0)
+    torch_boxes = [RandomResizedCrop.get_params(image, list(area), list(ratio)) for _ in range(4000)]
+    ours = [crop_box(draw, 375, 500, area) for draw in draws(4000, resized_crop=area).crop]
+    for theirs, mine in zip(np.array(torch_boxes).T, np.array(ours).T, strict=True):
+        quantiles = (0.1, 0.25, 0.5, 0.75, 0.9)
+        assert np.allclose(np.quantile(theirs, quantiles), np.quantile(mine, quantiles), atol=14)
+
+
+@pytest.mark.parametrize(
+    ("mean", "std"),
+    [
+        ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+        ((0.0, 0.5, 1.0), (1.0, 0.05, 0.3)),
+    ],
+)
+def test_normalized_is_torchvisions(mean, std):
+    images = torch.cat([batch(4, 5, 7), torch.zeros(1, 3, 5, 7).byte(), torch.full((1, 3, 5, 7), 255).byte()])
+    expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])(images)
+    result = normalized(images, mean, std)
+    assert result.dtype == torch.float32
+    torch.testing.assert_close(result, expected, atol=1e-5, rtol=0)

@@ -1,0 +1,232 @@
+"""The cache of pixels: where it lies, what it may take, and what happens to it."""
+
+import multiprocessing
+import os
+import shutil
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lance_pipeline.images import Augment, ImageLoader
+from lance_pipeline.loader.cache import PixelCache
+from lance_pipeline.loader.cache_place import CachePlace
+from lance_pipeline.loader.views import Square
+from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline_tests.loader.loaders import ROWS, assert_same, batches, make
+from lance_pipeline_tests.quality.small_splits import noise, small_split
+from lance_pipeline_tests.storage.damages import DAMAGES, flip
+
+FEW, SIZES, ROUNDS = 8, (26, 28, 30, 32), 1000
+# For two of the largest, with what each takes on the disk besides its pixels, and not for three.
+BUDGET = 2 * FEW * 32**2 * 3 + (16 << 10)
+
+
+def cached(uri: str, folder: Path, budget: int | None = None, size: int = 16) -> ImageLoader:
+    return make(uri, image_size=size, cache=CachePlace(str(folder), budget))
+
+
+def opened_one_after_the_other(uri: str, folder: str, seed: int) -> int:
+    """How many caches were opened, and were there as long as they were in use."""
+    dataset, there = LanceSplit(uri).dataset, 0
+    for size in np.random.default_rng(seed).choice(SIZES, ROUNDS).tolist():
+        cache = PixelCache(CachePlace(folder, BUDGET), dataset, Square(size, "crop"))
+        there += os.path.exists(os.path.join(cache.path, "pixels.u8"))
+        cache.close()
+    return there
+
+
+def test_two_processes_open_and_evict_at_once(tmp_path):
+    uri = small_split(tmp_path, "few", [("cat", f"{number}.png", noise(number)) for number in range(FEW)]).uri
+    with ProcessPoolExecutor(2, mp_context=multiprocessing.get_context("spawn")) as pool:
+        folder = str(tmp_path / "cache")
+        results = [pool.submit(opened_one_after_the_other, uri, folder, seed) for seed in (0, 1)]
+        assert [result.result() for result in results] == [ROUNDS, ROUNDS]
+    assert len(list((tmp_path / "cache").glob("square-*"))) < len(SIZES)
+
+
+def test_it_is_filled_by_several_processes_at_once(uri, tmp_path):
+    ranks = [make(uri, rank=rank, world_size=2, cache=CachePlace(str(tmp_path))) for rank in (0, 1)]
+    batches(ranks[0])
+    assert not cached(uri, tmp_path).mode.startswith("cached")
+    batches(ranks[1])
+    assert cached(uri, tmp_path).mode.startswith("cached")
+
+
+def test_what_was_filled_before_a_kill_is_used(uri, tmp_path):
+    script = f"""
+import os, signal
+from lance_pipeline.images import CachePlace, ImageLoader
+from lance_pipeline.loader import epoch
+epoch._GROUP_ROWS = 8
+loader = ImageLoader({uri!r}, batch_size=8, image_size=16, training=True, cache=CachePlace({str(tmp_path)!r}))
+for number, batch in enumerate(loader):
+    if number == 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", script], check=False).returncode == -9
+    loader = cached(uri, tmp_path)
+    assert loader._cache is not None
+    assert 24 <= loader._cache.has(np.arange(ROWS)).sum() < ROWS
+    assert_same(batches(loader), batches(make(uri)))
+
+
+def test_deleting_it_is_safe(uri, tmp_path):
+    loader = cached(uri, tmp_path)
+    expected = batches(loader)
+    loader.set_epoch(0)
+    shutil.rmtree(tmp_path)
+    assert_same(batches(loader), expected)
+    again = cached(uri, tmp_path)
+    assert_same(batches(again), expected)
+
+
+def test_deleting_it_while_it_is_filled_is_safe(uri, tmp_path, caplog):
+    loader = cached(uri, tmp_path)
+    first = tuple(part.clone() for part in next(iter(loader)))
+    shutil.rmtree(tmp_path)
+    rest = batches(loader)
+    assert_same([first, *rest], batches(make(uri)))
+    assert "is not kept for later" in caplog.text
+    loader.set_epoch(0)
+    assert_same(batches(loader), batches(make(uri)))
+
+
+def test_pixels_that_are_gone_are_decoded_again(uri, tmp_path):
+    for whole in (False, True):
+        loader = cached(uri, tmp_path)
+        assert loader._cache is not None
+        _ = batches(loader) if whole else next(iter(loader))
+        Path(loader._cache.path, "pixels.u8").unlink()
+        again = cached(uri, tmp_path)
+        assert "being cached" in again.mode
+        assert_same(batches(again), batches(make(uri)))
+        shutil.rmtree(loader._cache.path)
+
+
+def test_one_that_took_the_place_of_a_deleted_one_is_not_called_whole(uri, tmp_path):
+    first = cached(uri, tmp_path)
+    next(iter(first))
+    shutil.rmtree(tmp_path)
+    second = cached(uri, tmp_path)
+    batches(first)
+    assert "being cached" in cached(uri, tmp_path).mode
+    assert_same(batches(second), batches(make(uri)))
+
+
+def test_nothing_else_in_its_folder_is_deleted(uri, tmp_path):
+    photos = tmp_path / "photos-of-2024"
+    photos.mkdir()
+    (photos / "photo.jpg").write_bytes(bytes(1 << 20))
+    loader = cached(uri, tmp_path, budget=ROWS * 16 * 16 * 3)
+    assert "being cached" in loader.mode
+    assert [path.name for path in photos.iterdir()] == ["photo.jpg"]
+
+
+def test_where_there_is_no_room_none_is_taken(uri, small_disk):
+    disk = small_disk("64k")
+    loader = cached(uri, disk, budget=1 << 30, size=64)
+    assert "cannot be used: No space left" in loader.mode
+    assert sum(file.stat().st_blocks for file in disk.rglob("*")) == 0
+
+
+def test_a_whole_one_is_used_however_full_the_disk_is(uri, small_disk):
+    disk = small_disk("400k")
+    wanted = batches(cached(uri, disk))
+    with suppress(OSError), (disk / "filler").open("wb", buffering=0) as filler:
+        filler.write(bytes(1 << 20))
+        filler.write(b"1")
+    loader = cached(uri, disk)
+    assert loader.mode.startswith("cached in")
+    assert_same(batches(loader), wanted)
+
+
+def test_too_small_a_budget_streams_and_says_so(uri, tmp_path):
+    loader = cached(uri, tmp_path, budget=1000)
+    assert "exceed" in loader.mode
+    assert_same(batches(loader), batches(make(uri)))
+    assert not list(tmp_path.rglob("pixels.u8"))
+
+
+@pytest.mark.parametrize("budget", [0, ROWS * 16 * 16 * 3 - 1])
+def test_a_whole_one_that_exceeds_the_budget_is_not_used(uri, tmp_path, budget):
+    batches(cached(uri, tmp_path))
+    assert cached(uri, tmp_path).mode.startswith("cached")
+    loader = cached(uri, tmp_path, budget)
+    assert "exceed" in loader.mode
+    assert loader._cache is None
+    assert_same(batches(loader), batches(make(uri)))
+
+
+def test_without_a_budget_nothing_is_made(uri, tmp_path):
+    assert cached(uri, tmp_path / "cache", 0).mode.startswith("streamed")
+    assert not list(tmp_path.rglob("square-*"))
+
+
+def test_the_oldest_makes_way_unless_it_is_in_use(uri, tmp_path):
+    room = 2 * ROWS * 16 * 16 * 3
+    first = cached(uri, tmp_path, room)
+    assert first._cache is not None
+    os.utime(first._cache.path, (1, 1))
+    blocked = cached(uri, tmp_path, room, size=20)
+    assert "leave no room" in blocked.mode
+    first._cache.close()
+    assert "being cached" in cached(uri, tmp_path, room, size=20).mode
+    assert not Path(first._cache.path).exists()
+
+
+def test_a_place_that_may_not_be_written_streams(uri, tmp_path):
+    (tmp_path / "file").write_text("")
+    loader = cached(uri, tmp_path / "file" / "below", budget=10**9)
+    assert "cannot be used" in loader.mode
+    assert len(batches(loader)) == 10
+
+
+class TestDamage:
+    """Damaged files of a cache: the batches stay the same, and what is damaged is decoded again."""
+
+    @pytest.mark.parametrize("damage", DAMAGES)
+    @pytest.mark.parametrize("name", ["pixels.u8", "blocks.u64"])
+    @pytest.mark.parametrize("augment", [None, Augment(resized_crop=(0.3, 1.0))])
+    def test_a_whole_cache(self, name, damage, augment, uri, tmp_path, caplog):
+        def loader() -> ImageLoader:
+            return make(uri, augment=augment, cache=CachePlace(str(tmp_path)), cache_size=24)
+
+        expected = batches(loader())
+        cache = loader()._cache
+        assert cache is not None
+        assert cache.complete
+        path = Path(cache.path)
+        del cache
+        DAMAGES[damage](path / name)
+        for _ in range(2):
+            again = loader()
+            assert_same(batches(again), expected)
+        assert "decoded again" in caplog.text or (damage, name) == ("delete", "blocks.u64")
+        caplog.clear()
+        assert_same(batches(loader()), expected)
+        assert "damaged" not in caplog.text
+
+    def test_no_flipped_bit_reaches_a_batch(self, uri, tmp_path, caplog):
+        expected = batches(cached(uri, tmp_path))
+        pixels = next(tmp_path.glob("square-*/pixels.u8"))
+        whole = pixels.read_bytes()
+        for seed in range(20):
+            flip(pixels, seed)
+            assert_same(batches(cached(uri, tmp_path)), expected)
+            # It is healed too.
+            assert pixels.read_bytes() == whole
+        assert len(caplog.records) >= 20
+
+    def test_one_that_is_being_filled(self, uri, tmp_path):
+        expected = batches(make(uri))
+        next(iter(cached(uri, tmp_path)))
+        pixels = next(tmp_path.glob("square-*/pixels.u8"))
+        pixels.write_bytes(bytes(pixels.stat().st_size))
+        again = cached(uri, tmp_path)
+        assert "being cached" in again.mode
+        assert_same(batches(again), expected)

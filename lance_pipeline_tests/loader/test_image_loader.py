@@ -1,0 +1,195 @@
+import io
+from itertools import islice
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.images import ImageLoader, LanceSplit, ingest_split
+from lance_pipeline.imaging.decoding import resize_rgb
+from lance_pipeline_tests.image_folders import TRAIN_COUNTS, write_image_folder
+
+ROWS = sum(TRAIN_COUNTS.values())
+few = settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def loader(uri: str, **options) -> ImageLoader:
+    return ImageLoader(uri, **({"batch_size": 5, "image_size": 12, "training": True} | options))
+
+
+def rows(batches) -> list[bytes]:
+    """Each image's pixels: no two rows have the same, so they tell the rows apart."""
+    return [image.numpy().tobytes() for images, _ in batches for image in images]
+
+
+@pytest.fixture(scope="module")
+def uri(train_uri) -> str:
+    return train_uri
+
+
+@pytest.fixture(scope="session")
+def stored(uri) -> dict[bytes, int]:
+    """The class index by pixels of each row, in the stored order."""
+    split = LanceSplit(uri)
+    table = split.to_table(["image", "label"])
+    pixels = [
+        np.asarray(Image.open(io.BytesIO(data))).transpose(2, 0, 1).tobytes() for data in table["image"].to_pylist()
+    ]
+    result = dict(zip(pixels, map(split.classes.index, table["label"].to_pylist()), strict=True))
+    assert len(result) == ROWS
+    return result
+
+
+def test_batches(uri, stored):
+    batches = list(loader(uri))
+    assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 3]
+    for images, labels in batches:
+        assert images.shape == (len(labels), 3, 12, 12)
+        assert (images.dtype, labels.dtype) == (torch.uint8, torch.int64)
+        assert [stored[image.numpy().tobytes()] for image in images] == labels.tolist()
+
+
+@pytest.mark.parametrize("share", [{"rank": 2, "world_size": 2}, {"rank": 1}, {"rank": -1}, {"world_size": 0}])
+def test_a_rank_outside_of_the_world_is_refused(uri, share):
+    with pytest.raises(ValueError, match=f"rank {share.get('rank', 0)} of world_size {share.get('world_size', 1)}"):
+        loader(uri, **share)
+
+
+def test_an_empty_batch_is_refused(uri):
+    with pytest.raises(ValueError, match="batch_size 0"):
+        loader(uri, batch_size=0)
+
+
+def test_lengths(uri):
+    assert (len(loader(uri)), loader(uri).rows) == (5, ROWS)
+    assert len(loader(uri, batch_size=ROWS)) == 1
+
+
+def test_without_training_the_order_is_the_stored_one(uri, stored):
+    assert rows(loader(uri, training=False, seed=3)) == list(stored)
+
+
+@few
+@given(batch_size=st.integers(1, ROWS + 2), seed=st.integers(0, 5), epoch=st.integers(0, 4), threads=st.integers(1, 3))
+def test_every_row_comes_once_per_epoch_in_an_order_of_seed_and_epoch_alone(
+    uri, stored, batch_size, seed, epoch, threads
+):
+    one = loader(uri, batch_size=batch_size, seed=seed, threads=threads)
+    one.set_epoch(epoch)
+    given_out = rows(one)
+    assert sorted(given_out) == sorted(stored)
+    other = loader(uri, batch_size=7, seed=seed, threads=2)
+    other.set_epoch(epoch)
+    assert rows(other) == given_out
+
+
+def test_seed_epoch_and_version_change_the_order(tmp_path, uri, train_folder):
+    root = write_image_folder(tmp_path / "pets", {"train": TRAIN_COUNTS})
+    copy = str(tmp_path / "copy.lance")
+    ingest_split(root, "train", copy)
+    assert rows(loader(copy)) == rows(loader(uri))
+    ingest_split(root, "train", copy, classes=["cat", "dog", "fox", "gnu"])
+
+    orders = [rows(loader(uri)), rows(loader(uri, seed=1)), rows(loader(copy))]
+    next_epoch = loader(uri)
+    next_epoch.set_epoch(1)
+    orders.append(rows(next_epoch))
+    assert all(sorted(order) == sorted(orders[0]) for order in orders)
+    assert len({tuple(order) for order in orders}) == 4
+
+
+@few
+@given(world_size=st.integers(1, 6), batch_size=st.integers(1, 9), training=st.booleans())
+def test_the_ranks_share_each_global_batch(uri, world_size, batch_size, training):
+    options = {"batch_size": batch_size, "training": training, "seed": 4}
+    whole = list(loader(uri, **options))
+    shares = [list(loader(uri, rank=rank, world_size=world_size, **options)) for rank in range(world_size)]
+    assert {len(share) for share in shares} == {len(whole)}
+    for number, batch in enumerate(whole):
+        parts = [share[number] for share in shares]
+        assert sorted(rows(parts)) == sorted(rows([batch]))
+        sizes = [len(labels) for _, labels in parts]
+        assert max(sizes) - min(sizes) <= 1
+
+
+@few
+@given(taken=st.integers(0, 6), epoch=st.integers(0, 3), threads=st.integers(1, 3))
+def test_a_loaded_state_goes_on_with_the_next_batch(uri, taken, epoch, threads):
+    whole = loader(uri, batch_size=4, seed=2)
+    whole.set_epoch(epoch)
+    expected = rows(whole)
+
+    stopped = loader(uri, batch_size=4, seed=2, threads=threads)
+    stopped.set_epoch(epoch)
+    head = rows(islice(stopped, taken))
+    resumed = loader(uri, batch_size=4, seed=2)
+    resumed.load_state_dict(stopped.state_dict())
+    tail = rows(resumed)
+    if taken < len(whole):
+        assert head + tail == expected
+    else:
+        # The epoch was over, so it begins again.
+        assert head == tail == expected
+
+
+def test_an_epoch_that_was_left_early_begins_anew(uri):
+    one = loader(uri)
+    first = rows(one)
+    one.set_epoch(0)
+    assert rows(islice(one, 2)) == first[:10]
+    one.set_epoch(0)
+    assert rows(one) == first
+    assert rows(one) == first
+
+
+@pytest.mark.parametrize("change", [{"seed": 9}, {"version": 5}])
+def test_a_state_of_another_order_is_refused(uri, change):
+    state = loader(uri).state_dict() | change
+    with pytest.raises(ValueError, match=next(iter(change))):
+        loader(uri).load_state_dict(state)
+
+
+def test_deleted_rows_leave_the_others_as_well_mixed(tmp_path):
+    uri = str(tmp_path / "thinned.lance")
+    rng = np.random.default_rng(0)
+    rows = {"image": [rng.bytes(50_000) for _ in range(400)], "label": ["cat"] * 400}
+    lance.write_dataset(pa.table(rows, pa.schema({"image": pa.large_binary(), "label": pa.string()})), uri)
+    before = loader(uri)._epoch_batches()._order
+    lance.dataset(uri).delete("_rowid % 10 != 0")
+    thinned = loader(uri)
+    assert thinned.rows == 40
+    after = thinned._epoch_batches()._order
+    assert (after.clump, after.window) == (before.clump, before.window)
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash"])
+def test_images_are_resized_as_configured(tmp_path, fit):
+    root = write_image_folder(tmp_path / "wide", {"train": {"cat": 2, "dog": 2}}, size=(30, 10))
+    uri = str(tmp_path / "wide.lance")
+    ingest_split(root, "train", uri)
+    images, _ = next(iter(loader(uri, batch_size=4, image_size=8, training=False, fit=fit)))
+    for image, data in zip(images, LanceSplit(uri).to_table(["image"])["image"].to_pylist(), strict=True):
+        expected = np.asarray(resize_rgb(Image.open(io.BytesIO(data)), 8, fit))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), expected)
+
+
+def test_classes_may_be_given(uri, stored):
+    batches = list(loader(uri, training=False, classes=["gnu", "fox", "dog", "cat"]))
+    given_out = torch.cat([labels for _, labels in batches]).tolist()
+    assert given_out == [3 - index for index in stored.values()]
+
+
+def test_labels_outside_of_the_classes(uri):
+    with pytest.raises(InputError, match=r"labels outside of the model's classes: \['fox'\]"):
+        loader(uri, classes=["cat", "dog"])
+
+
+def test_missing_dataset(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.lance"):
+        loader(str(tmp_path / "nothing.lance"))

@@ -1,0 +1,85 @@
+"""Windows of encoded images."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lance_pipeline.loader.load_meter import Meter
+from lance_pipeline.loader.read_ahead import EncodedRows, WindowReader
+from lance_pipeline.loader.row_metadata import StoredImages
+from lance_pipeline.storage.columns import Indices
+from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.storage.tables import commit_table
+from lance_pipeline_tests.browser.launcher import await_condition
+from lance_pipeline_tests.object_store import object_store
+from lance_pipeline_tests.slow_link import Link, slow_link
+
+WINDOW, WINDOWS = 8, 4
+
+
+def column(*values: bytes) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(values, pa.large_binary())])
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        [column(b"one", b"three", b"five")],
+        [column(b"one"), column(b"three", b"five")],
+        [column(b"one", b"three", b"five").slice(0)],
+    ],
+)
+def test_rows_are_found_and_others_are_told(images: list[pa.ChunkedArray]):
+    rows = EncodedRows(np.array([1, 3, 5]), images)
+    assert rows.take(np.array([3, 5, 1, 3])) == [b"three", b"five", b"one", b"three"]
+    # What another process has put into the cache meanwhile is not there, and must not be taken for its neighbour.
+    assert rows.take(np.array([3, 0, 5, 4, 1, 6])) == [b"three", None, b"five", None, b"one", None]
+
+
+def test_nothing_was_asked_for():
+    assert EncodedRows(np.empty(0, np.int64), []).take(np.array([2, 0])) == [None, None]
+
+
+@pytest.fixture
+def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
+    """To a store with the table ``s3://bucket/train.lance``."""
+    with object_store(tmp_path) as store, slow_link(store.endpoint) as link:
+        for name, value in store.environment.items():
+            monkeypatch.setenv(name, value)
+        schema = pa.schema([pa.field("image", pa.binary(), nullable=False)])
+        images = pa.array([bytes([row]) * 10_000 for row in range(WINDOW * WINDOWS)], pa.binary())
+        commit_table(store.uri("train.lance"), schema, [pa.record_batch([images], schema=schema)], {})
+        monkeypatch.setenv("AWS_ENDPOINT_URL", link.url)
+        yield link
+
+
+def test_what_is_far_away_is_read_side_by_side_and_ahead(link: Link):
+    def rows_of(window: int) -> Indices:
+        return np.arange(window * WINDOW, min(window + 1, WINDOWS) * WINDOW)
+
+    def taken(window: int) -> list[int]:
+        return [image[0] for image in reader[window].take(rows_of(window)) if image]
+
+    reader = WindowReader(StoredImages(LanceSplit("s3://bucket/train.lance"), None), rows_of, Meter())
+    # Where the rows lie in the file is asked for once.
+    assert taken(WINDOWS - 1) == rows_of(WINDOWS - 1).tolist()
+    with ThreadPoolExecutor(1) as pool:
+        link.hold()
+        first = pool.submit(taken, 0)
+        await_condition(lambda: link.waiting >= WINDOW, 30, "each row of the window is asked for")
+        link.let_go()
+        assert first.result() == rows_of(0).tolist()
+        # Between two of its requests the link is idle too: only the reader knows when it has all.
+        await_condition(lambda: all(one.done() for one in reader._windows.values()), 30, "what comes next is read")
+        link.hold()
+        try:
+            # Both were read while nobody asked for them.
+            others = pool.submit(lambda: [taken(1), taken(2)]).result(timeout=30)
+        finally:
+            link.let_go()
+    assert others == [rows_of(1).tolist(), rows_of(2).tolist()]
+    reader.close()

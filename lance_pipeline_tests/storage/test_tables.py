@@ -1,0 +1,144 @@
+import random
+import tempfile
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.storage.row_addresses import RowAddresses
+from lance_pipeline.storage.tables import commit_table, find_replaceable, find_table, is_damage, open_table, read_facts
+
+SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
+
+
+def batches(*groups):
+    for group in groups:
+        yield pa.record_batch([pa.array(group, pa.int64())], schema=SCHEMA)
+
+
+def numbers(dataset) -> list[int]:
+    return dataset.to_table()["number"].to_pylist()
+
+
+@pytest.fixture
+def uri(tmp_path):
+    return str(tmp_path / "deep" / "table.lance")
+
+
+def test_rows_and_facts_are_one_version(uri):
+    dataset = commit_table(uri, SCHEMA, batches([1, 2], [3]), {"rows": 3, "nested": {"a": [1]}})
+    assert dataset.version == 1
+    assert numbers(open_table(uri)) == [1, 2, 3]
+    assert read_facts(open_table(uri)) == {"rows": 3, "nested": {"a": [1]}}
+
+
+def test_a_commit_replaces_and_the_old_version_stays_readable(uri):
+    commit_table(uri, SCHEMA, batches([1]), {"turn": 1})
+    reader = open_table(uri)
+    assert commit_table(uri, SCHEMA, batches([2, 3]), {"turn": 2}).version == 2
+    assert (numbers(reader), read_facts(reader)) == ([1], {"turn": 1})
+    assert (numbers(open_table(uri, 1)), read_facts(open_table(uri, 1))) == ([1], {"turn": 1})
+    assert (numbers(open_table(uri)), read_facts(open_table(uri))) == ([2, 3], {"turn": 2})
+
+
+def test_unwritable(below_a_file):
+    with pytest.raises(InputError, match=r"cannot write the Lance dataset .*below.*LANCE_PIPELINE_DATA"):
+        commit_table(below_a_file, SCHEMA, batches([1]), {})
+
+
+def test_missing_dataset_and_missing_version(uri):
+    assert find_table(uri) is None
+    with pytest.raises(InputError, match=r"no Lance dataset at .*table\.lance.*Materialize"):
+        open_table(uri)
+    commit_table(uri, SCHEMA, batches([1]), {})
+    with pytest.raises(InputError, match=r"version 7 of .*table\.lance"):
+        open_table(uri, 7)
+
+
+def test_a_dataset_of_another_tool_has_no_facts(tmp_path):
+    assert read_facts(lance.write_dataset(pa.table({"number": [1]}), str(tmp_path / "x.lance"))) == {}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    fragments=st.lists(st.lists(st.booleans(), min_size=1, max_size=9), min_size=1, max_size=4),
+    stable=st.booleans(),
+    data=st.data(),
+)
+def test_rows_are_found_by_their_position_whatever_was_deleted(fragments, stable, data):
+    """``fragments`` tells of each row whether it stays."""
+    stays = [stay for rows in fragments for stay in rows]
+    with tempfile.TemporaryDirectory() as folder:
+        for number, rows in enumerate(fragments):
+            table = pa.table({"number": np.arange(len(rows)) + sum(map(len, fragments[:number]))}, SCHEMA)
+            lance.write_dataset(table, folder, mode="append" if number else "create", enable_stable_row_ids=stable)
+        dataset = lance.dataset(folder)
+        if not all(stays):
+            dataset.delete(f"number in ({', '.join(str(row) for row, stay in enumerate(stays) if not stay)})")
+        left = [row for row, stay in enumerate(stays) if stay]
+        assert numbers(dataset) == left
+        wanted = data.draw(st.lists(st.sampled_from(range(len(left))), max_size=12) if left else st.just([]))
+        taken = RowAddresses(dataset).take(np.array(wanted, np.int64), ["number"])
+        assert taken["number"].to_pylist() == [left[row] for row in wanted]
+
+
+DAMAGES = {
+    "cut": lambda data: data[: len(data) // 2],
+    "empty": lambda data: b"",
+    "noise": lambda data: random.Random(len(data)).randbytes(len(data)),
+    # A length that goes beyond the end, by which Lance panics.
+    "panic": lambda data: data.replace(b"\x0a", b"\xff"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_table_that_cannot_be_opened_is_set_aside_for_a_new_one(uri, damage, caplog):
+    for turn in (1, 2):
+        commit_table(uri, SCHEMA, batches([turn]), {"turn": turn})
+        latest = min(Path(uri, "_versions").glob("*.manifest"))
+        latest.write_bytes(DAMAGES[damage](latest.read_bytes()))
+        again = commit_table(uri, SCHEMA, batches([7]), {"turn": 0})
+        assert (again.version, numbers(open_table(uri)), read_facts(open_table(uri))) == (1, [7], {"turn": 0})
+        assert Path(f"{uri}.damaged-{turn}", "data").is_dir()
+        assert f"{uri}.damaged-{turn}" in caplog.text
+        assert Path(f"{uri}.damaged-{turn}", "_versions", latest.name).exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "noise", "delete"])
+def test_a_table_whose_rows_are_lost_is_set_aside_for_a_new_one(uri, damage, caplog):
+    commit_table(uri, SCHEMA, batches([1]), {"turn": 1})
+    (rows,) = Path(uri, "data").iterdir()
+    if damage == "delete":
+        rows.unlink()
+    else:
+        rows.write_bytes(DAMAGES[damage](rows.read_bytes()))
+    assert numbers(commit_table(uri, SCHEMA, batches([7]), {})) == [7]
+    assert f"{uri}.damaged-1" in caplog.text
+
+
+def test_a_table_whose_manifests_are_gone_is_set_aside_for_a_new_one(uri, caplog):
+    commit_table(uri, SCHEMA, batches([1]), {"turn": 1})
+    for path in Path(uri, "_versions").iterdir():
+        path.unlink()
+    assert commit_table(uri, SCHEMA, batches([7]), {}).version == 1
+    assert f"{uri}.damaged-1" in caplog.text
+
+
+def test_a_table_that_may_not_be_read_is_not_set_aside(uri, tmp_path):
+    commit_table(uri, SCHEMA, batches([1]), {})
+    assert not is_damage(InputError("the store is away"))
+    assert not is_damage(PermissionError("not yours"))
+    assert find_replaceable(uri) is not None
+    assert not list(tmp_path.rglob("*.damaged-*"))
+
+
+def test_a_table_without_rows_is_sound(uri, caplog):
+    assert commit_table(uri, SCHEMA, batches(), {"turn": 1}).version == 1
+    assert find_replaceable(uri) is not None
+    assert commit_table(uri, SCHEMA, batches(), {"turn": 2}).version == 2
+    assert caplog.text == ""
