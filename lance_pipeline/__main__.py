@@ -13,7 +13,7 @@ def main() -> int:
     """Run a subcommand; returns the exit status."""
     arguments = _parser().parse_args()
     # Dagster is imported only by commands that need it.
-    from lance_pipeline.orchestration.own_process import keep_to_the_user
+    from lance_pipeline.orchestration.runtime.own_process import keep_to_the_user
 
     keep_to_the_user()
     # What it raises is shown as any error of a process of the pipeline's own.
@@ -186,20 +186,20 @@ def _examples(*commands: str) -> str:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.run import run
+    from lance_pipeline.orchestration.cli.run import run
 
     return run(arguments.dataset, arguments.assets, arguments.module_name)
 
 
 def _new(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.new import new_dataset
+    from lance_pipeline.orchestration.cli.new import new_dataset
 
     new_dataset(arguments.dataset, arguments.folder, arguments.settings, arguments.module_name, draw=arguments.draw)
     return 0
 
 
 def _try(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.trials import command
+    from lance_pipeline.orchestration.cli import try_recipes as command
 
     if arguments.adopt:
         command.adopt_trial(arguments.dataset, arguments.adopt, arguments.module_name)
@@ -213,32 +213,32 @@ def _try(arguments: argparse.Namespace) -> int:
 
 
 def _summary(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.summary import print_summary
+    from lance_pipeline.orchestration.cli.summary import print_summary
 
     print_summary(arguments.dataset)
     return 0
 
 
 def _reproduce(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.reproduction import reproduce
+    from lance_pipeline.orchestration.cli.reproduction import reproduce
 
     return 0 if reproduce(arguments.run_id) else 1
 
 
 def _verify(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.verify import verify
+    from lance_pipeline.orchestration.cli.verify import verify
 
     return 0 if verify(arguments.target, repair=arguments.repair) else 1
 
 
 def _databases(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.databases import check_databases
+    from lance_pipeline.orchestration.runtime.databases import check_databases
 
     return 0 if check_databases(replace=arguments.replace) else 1
 
 
 def _disk(arguments: argparse.Namespace) -> int:
-    from lance_pipeline.orchestration.disk import print_disk
+    from lance_pipeline.orchestration.cli.disk import print_disk
 
     print_disk(arguments.dataset, arguments.module_name, as_json=arguments.json)
     return 0

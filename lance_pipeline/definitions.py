@@ -4,8 +4,8 @@ from pathlib import Path
 
 import dagster as dg
 
-from lance_pipeline.orchestration.isolation import load_datasets
-from lance_pipeline.orchestration.own_process import keep_to_the_user
+from lance_pipeline.orchestration.defs_yaml.isolation import load_datasets
+from lance_pipeline.orchestration.runtime.own_process import keep_to_the_user
 
 
 @dg.definitions

@@ -3,8 +3,8 @@
 import dagster as dg
 
 from lance_pipeline.orchestration.automation import build_maintenance_job
-from lance_pipeline.orchestration.executor import default_executor
 from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.runtime.executor import default_executor
 
 
 @dg.definitions

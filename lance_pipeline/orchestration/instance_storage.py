@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Self
 import click
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
-from lance_pipeline.orchestration.databases import explained
+from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.storage.full_disk import free_bytes, full_disk
 
 if TYPE_CHECKING:

@@ -6,10 +6,10 @@ import dagster as dg
 
 from lance_pipeline.orchestration.checks import never_materialized
 from lance_pipeline.orchestration.dataset import Dataset
-from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.metadata import shown
 from lance_pipeline.orchestration.record_io import RecordIOManager, recorded
 from lance_pipeline.orchestration.records import Metrics, Model
+from lance_pipeline.orchestration.runtime.failures import clear_failures
 
 if TYPE_CHECKING:
     from lance_pipeline.evaluation.advice import Advice

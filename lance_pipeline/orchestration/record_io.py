@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.commands import materialize_command
-from lance_pipeline.orchestration.databases import explained
-from lance_pipeline.orchestration.failures import clear_failures
-from lance_pipeline.orchestration.logs import library_warnings
 from lance_pipeline.orchestration.paths import data_root, make_folder
 from lance_pipeline.orchestration.records import Record, TableVersion
+from lance_pipeline.orchestration.runtime.databases import explained
+from lance_pipeline.orchestration.runtime.failures import clear_failures
+from lance_pipeline.orchestration.runtime.logs import library_warnings
 from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.whole_files import write_whole

@@ -3,10 +3,10 @@
 import os
 from typing import Any
 
-from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 
 DEVICE_VARIABLE = "LANCE_PIPELINE_DEVICE"
 PRECISION_VARIABLE = "LANCE_PIPELINE_PRECISION"

@@ -13,8 +13,8 @@ import dagster as dg
 import lance
 import pytest
 
-from lance_pipeline.orchestration.progress import Throttle
 from lance_pipeline.orchestration.records import RawImages, Split
+from lance_pipeline.orchestration.runtime.progress import Throttle
 from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
 from lance_pipeline_tests.sources.archive_server import Server, serving

@@ -10,12 +10,12 @@ import lance
 import pytest
 
 from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.orchestration.databases import REPLACE_COMMAND, check_databases
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
-from lance_pipeline.orchestration.model_files import load_or_restore
+from lance_pipeline.orchestration.cli.reproduction import _kept
+from lance_pipeline.orchestration.cli.summary import print_summary
 from lance_pipeline.orchestration.records import Model, RawImages, Record, Split
-from lance_pipeline.orchestration.reproduction import _kept
-from lance_pipeline.orchestration.summary import print_summary
+from lance_pipeline.orchestration.runtime.databases import REPLACE_COMMAND, check_databases
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.model_files import load_or_restore
 from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph, failure_of
 

@@ -9,9 +9,9 @@ import lance
 import pytest
 from PIL import Image
 
-from lance_pipeline.orchestration.gpu import GpuResource
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Metrics, Model, RawImages, Split
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.training.weights import load_model
 from lance_pipeline_tests.image_folders import class_image
 from lance_pipeline_tests.orchestration.conftest import COUNTS, RECIPE, Graph, failure_of

@@ -13,8 +13,8 @@ import pytest
 
 from lance_pipeline.ingest import crew
 from lance_pipeline.orchestration.assets import lance_splits
-from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.records import RawImages, Split
+from lance_pipeline.orchestration.runtime.progress import progress_reporter
 from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph, failure_of
 

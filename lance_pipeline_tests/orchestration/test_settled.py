@@ -7,10 +7,10 @@ from typing import Any
 import dagster as dg
 import pytest
 
-from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline_tests.conftest import Shell
 
 REDIRECTIONS = {

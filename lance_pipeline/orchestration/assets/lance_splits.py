@@ -11,14 +11,15 @@ from lance_pipeline.display import markdown_code, printable, size
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.checks import answers, is_asked_alone
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset, settings_version
-from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, show_pictures, shown, table
 from lance_pipeline.orchestration.pages.page import write_page
 from lance_pipeline.orchestration.pages.split_page import split_page
-from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import LanceVersion, RawImages, Split, TableVersion
+from lance_pipeline.orchestration.runtime.failures import clear_failures
+from lance_pipeline.orchestration.runtime.progress import progress_reporter
+from lance_pipeline.orchestration.runtime.supervision import interruptible
 from lance_pipeline.orchestration.split_checks import (
     SPLIT_CHECKS,
     Examined,
@@ -26,7 +27,6 @@ from lance_pipeline.orchestration.split_checks import (
     check_results,
     require_blocking,
 )
-from lance_pipeline.orchestration.supervision import interruptible
 
 if TYPE_CHECKING:
     from lance_pipeline.images import IngestReport, LanceSplit

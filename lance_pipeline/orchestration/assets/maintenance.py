@@ -10,14 +10,14 @@ from lance_pipeline.display import count, size
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.checks import never_materialized
 from lance_pipeline.orchestration.dataset import MAINTENANCE_GROUP, SPLITS, Dataset
-from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import shown, table
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Split
 from lance_pipeline.orchestration.retention.retain import Retention
-from lance_pipeline.orchestration.supervision import interruptible
+from lance_pipeline.orchestration.runtime.failures import clear_failures
+from lance_pipeline.orchestration.runtime.supervision import interruptible
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 
 if TYPE_CHECKING:
     from lance_pipeline.ingest.maintenance import Tidied

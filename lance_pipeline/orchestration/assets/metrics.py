@@ -7,17 +7,17 @@ import dagster as dg
 
 from lance_pipeline.display import count, percent
 from lance_pipeline.orchestration.dataset import Dataset
-from lance_pipeline.orchestration.executor import PRELOAD_TAG
-from lance_pipeline.orchestration.failures import clear_failures
-from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, link, show_pictures, shown, table
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
-from lance_pipeline.orchestration.model_files import load_or_restore
 from lance_pipeline.orchestration.pages.metrics_page import metrics_page
 from lance_pipeline.orchestration.pages.page import write_page
 from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, Split
-from lance_pipeline.orchestration.supervision import interruptible
+from lance_pipeline.orchestration.runtime.executor import PRELOAD_TAG
+from lance_pipeline.orchestration.runtime.failures import clear_failures
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.runtime.supervision import interruptible
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.model_files import load_or_restore
 
 if TYPE_CHECKING:
     import pyarrow as pa

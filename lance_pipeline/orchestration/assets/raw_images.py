@@ -9,13 +9,13 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Archive
 from lance_pipeline.orchestration.checks import answers
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
-from lance_pipeline.orchestration.failures import clear_failures
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, shown, table
-from lance_pipeline.orchestration.progress import progress_reporter
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import LanceVersion, RawImages
-from lance_pipeline.orchestration.supervision import interruptible
+from lance_pipeline.orchestration.runtime.failures import clear_failures
+from lance_pipeline.orchestration.runtime.progress import progress_reporter
+from lance_pipeline.orchestration.runtime.supervision import interruptible
 
 if TYPE_CHECKING:
     from lance_pipeline.sources.listing import Listing

@@ -9,22 +9,22 @@ from pydantic import Field
 from lance_pipeline.display import percent, printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
-from lance_pipeline.orchestration.executor import PRELOAD_TAG
-from lance_pipeline.orchestration.failures import clear_failures
-from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import link, show_pictures, shown, table
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.pages.model_page import model_page
 from lance_pipeline.orchestration.pages.page import write_page
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.resumption import checkpoints_to_use, finished_trainings
 from lance_pipeline.orchestration.retention.models import TRAINED_TAG
 from lance_pipeline.orchestration.retention.retain import Retention
-from lance_pipeline.orchestration.supervision import supervised
-from lance_pipeline.orchestration.tracked_training import Plan, Surroundings, settings, tracked_training
-from lance_pipeline.orchestration.training_log import log_training, training_record
+from lance_pipeline.orchestration.runtime.executor import PRELOAD_TAG
+from lance_pipeline.orchestration.runtime.failures import clear_failures
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use, finished_trainings
+from lance_pipeline.orchestration.runtime.supervision import supervised
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.tracked_training import Plan, Surroundings, settings, tracked_training
+from lance_pipeline.orchestration.tracking.training_log import log_training, training_record
 from lance_pipeline.training.recipe import CODE_VERSION
 
 if TYPE_CHECKING:

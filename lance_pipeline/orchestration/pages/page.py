@@ -9,10 +9,10 @@ import dagster as dg
 
 from lance_pipeline.display import count, percent, printable, size
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import is_web_address, link
 from lance_pipeline.orchestration.paths import make_folder
+from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.storage.whole_files import write_whole
 
 _TEMPLATES = Path(__file__).with_name("templates")

@@ -9,7 +9,6 @@ import dagster as dg
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Keep
-from lance_pipeline.orchestration.databases import explained
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.pages.page import page_path
@@ -18,6 +17,7 @@ from lance_pipeline.orchestration.records import Metrics, Model, Record
 from lance_pipeline.orchestration.retention.limits import within_limits
 from lance_pipeline.orchestration.retention.runs import AssetRun, RunHistory
 from lance_pipeline.orchestration.retention.tracking import Tracking
+from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.storage.removal import remove
 
 MODEL = "resnet34"

@@ -13,13 +13,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking, place_tag
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.retention.checkpoints import remove_ended, training_ids
 from lance_pipeline.orchestration.retention.limits import within_limits
 from lance_pipeline.orchestration.retention.models import MODEL, TRAINED_TAG, KnownModel, Models
 from lance_pipeline.orchestration.retention.runs import AssetRun, KnownRun, RunHistory, Runs
 from lance_pipeline.orchestration.retention.tracking import Tracking
+from lance_pipeline.orchestration.tracking.mlflow_tracking import TRAINING_TAG, MlflowTracking, place_tag
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.usage import freed_by_removing
 

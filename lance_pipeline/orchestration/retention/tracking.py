@@ -4,8 +4,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lance_pipeline.orchestration.mlflow_tracking import TRAINING_TAG, MlflowTracking
-from lance_pipeline.orchestration.tracked_run import PARENT_TAG, local_folder
+from lance_pipeline.orchestration.tracking.mlflow_tracking import TRAINING_TAG, MlflowTracking
+from lance_pipeline.orchestration.tracking.tracked_run import PARENT_TAG, local_folder
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -9,14 +9,14 @@ import dagster as dg
 from lance_pipeline.display import printable
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.dataset import Dataset
-from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.resumption import checkpoints_to_use, identity_digest
-from lance_pipeline.orchestration.run_names import base_name
-from lance_pipeline.orchestration.tracked_run import TrackedRun
-from lance_pipeline.orchestration.tracked_training import Finished, Plan, Surroundings, tracked_training
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use, identity_digest
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.run_names import base_name
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracking.tracked_training import Finished, Plan, Surroundings, tracked_training
 from lance_pipeline.orchestration.trials.median_rule import Course, course, falls_behind
 from lance_pipeline.orchestration.trials.record import EXPERIMENT_TAG, TRIAL_TAG, Trial, run_of, trials_of
 from lance_pipeline.orchestration.trials.settings import as_text, differences
@@ -135,7 +135,7 @@ class Experiment:
         courses: list[Course] | None,
     ) -> tuple[TrackedRun, Trial]:
         from lance_pipeline.evaluation.plots import learning_curve
-        from lance_pipeline.orchestration.training_log import training_record
+        from lance_pipeline.orchestration.tracking.training_log import training_record
 
         log, folder = self.context.log, self.store.trials_folder(plan.dataset)
 

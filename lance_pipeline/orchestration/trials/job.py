@@ -8,14 +8,14 @@ from pydantic import Field
 from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.orchestration.dataset import SPLITS, Dataset
-from lance_pipeline.orchestration.executor import PRELOAD_TAG
-from lance_pipeline.orchestration.failures import clear_failures
-from lance_pipeline.orchestration.gpu import GpuResource
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.supervision import supervised
+from lance_pipeline.orchestration.runtime.executor import PRELOAD_TAG
+from lance_pipeline.orchestration.runtime.failures import clear_failures
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.runtime.supervision import supervised
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.trials.settings import candidates, configured, listed
 
 CURRENT = "lance_pipeline/current"

@@ -8,11 +8,11 @@ import dagster as dg
 
 from lance_pipeline.display import printable
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.run_names import base_name
-from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.run_names import base_name
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.orchestration.trials.record import Trial, run_of, trials_of
 from lance_pipeline.orchestration.trials.settings import Settings, as_text, differences
 from lance_pipeline.orchestration.ui.address import address_of, start_hint

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lance_pipeline.orchestration.records import LanceVersion, Model
-from lance_pipeline.orchestration.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+    from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 
 EXPERIMENT_TAG = "lance_pipeline.experiment"
 """Of every run that belongs to no asset."""

@@ -14,9 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.databases import require_sound_databases
-from lance_pipeline.orchestration.instance import prepare_instance
 from lance_pipeline.orchestration.paths import project_root
+from lance_pipeline.orchestration.runtime.databases import require_sound_databases
+from lance_pipeline.orchestration.runtime.instance import prepare_instance
 from lance_pipeline.orchestration.ui.address import HOST, MLFLOW_PATH, announced
 from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, REPORTS_PATH, allowed_hosts
 

@@ -29,9 +29,9 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
 from lance_pipeline.orchestration.ui.guard import REPORTS_PATH, Guard
 from lance_pipeline.orchestration.ui.reports import reports_routes

@@ -17,11 +17,11 @@ from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.ingest import maintenance
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.cli.reproduction import reproduce
 from lance_pipeline.orchestration.records import Metrics, Model
-from lance_pipeline.orchestration.reproduction import reproduce
 from lance_pipeline.orchestration.retention import models, runs
 from lance_pipeline.orchestration.retention.tracking import KEEP_TAG, Tracking
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.training.weights import load_model
 from lance_pipeline_tests.orchestration.retention.conftest import Project
 

@@ -12,10 +12,10 @@ import pytest
 from dagster._core.definitions.data_version import CachingStaleStatusResolver
 from dagster._core.loader import LoadingContextForTest
 
-from lance_pipeline.orchestration.gpu import GpuResource
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.records import Model, Split
 from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.trials.job import current_model
 from lance_pipeline.orchestration.trials.listing import candidates_of, listing
 from lance_pipeline.orchestration.trials.record import trials_of

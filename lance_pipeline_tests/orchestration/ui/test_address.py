@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lance_pipeline.orchestration.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.ui.address import announced, running_ui, to_open
 
 LINK = "/mlflow/#/experiments/1/runs/2"

@@ -1,0 +1,79 @@
+"""What the latest materializations of a dataset came to, for the terminal."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from lance_pipeline.display import printable
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.commands import LIST_COMMAND
+from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.nearest import did_you_mean
+from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.orchestration.record_io import RecordIOManager
+from lance_pipeline.orchestration.records import Metrics, Model, Split
+from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.runtime.databases import require_sound_databases
+from lance_pipeline.orchestration.ui.address import address_of, to_open
+
+
+def print_summary(dataset: str) -> None:
+    """Print accuracy, rows, and where everything lies.
+
+    Raises:
+        InputError: an asset of the dataset was never materialized, or a database or record is damaged.
+    """
+    os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
+    require_sound_databases()
+    resources = default_resources()
+    records: RecordIOManager = resources["io_manager"]
+    with dg.DagsterInstance.get() as instance:
+        _require_known(instance, dataset)
+        splits = {split: records.read(instance, dg.AssetKey([dataset, f"lance_{split}"]), Split) for split in SPLITS}
+        model = records.read(instance, dg.AssetKey([dataset, "resnet34"]), Model)
+        metrics = {
+            split: records.read(instance, dg.AssetKey([dataset, f"metrics_{split}"]), Metrics) for split in SPLITS[1:]
+        }
+        pages = [_page(instance, dg.AssetKey([dataset, f"metrics_{split}"])) for split in metrics]
+    run = resources["mlflow"].existing_run(model.mlflow_run_id)
+    lines = {
+        "accuracy": "   ".join(_accuracy(split, one, model) for split, one in metrics.items()),
+        "rows": "   ".join(f"{split} {one.rows}" for split, one in splits.items()),
+        "Lance": "   ".join(f"{_short(one.data.uri)} (version {one.data.version})" for one in splits.values()),
+        "model": _short(f"{model.folder}/model.safetensors"),
+        "predictions": "   ".join(_short(one.predictions.uri) for one in metrics.values()),
+        "mistakes": "   ".join(map(address_of, filter(None, pages))),
+        "MLflow run": f"{run.run_id}   {to_open(run.url)}",
+        "see it": "make ui   (then the address it prints; Ctrl-C stops it)",
+        "again": f"dagster asset materialize -m lance_pipeline.definitions --select 'group:{dataset}'",
+    }
+    print(f"\n{printable(dataset)}")
+    for name, value in lines.items():
+        print(printable(f"  {name:<12} {value}"))
+
+
+def _accuracy(split: str, metrics: Metrics, model: Model) -> str:
+    outdated = "" if metrics.model_sha256 == model.sha256 else f" (of an earlier model; materialize metrics_{split})"
+    return f"{split} {metrics.accuracy:.2%}{outdated}"
+
+
+def _page(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
+    """The link to the page of the latest metrics, with the most confident mistakes; "" where there is none."""
+    event = instance.get_latest_materialization_event(key)
+    page = event.asset_materialization.metadata.get("page") if event and event.asset_materialization else None
+    return str(page.value) if page is not None else ""
+
+
+def _require_known(instance: dg.DagsterInstance, dataset: str) -> None:
+    known = sorted({key.path[0] for key in instance.get_asset_keys()})
+    if dataset not in known:
+        raise InputError(
+            f"no asset of a dataset {dataset!r} was ever materialized; there are {', '.join(known) or 'none'}."
+            f"{did_you_mean(dataset, known)} `{LIST_COMMAND}` lists what can be materialized."
+        )
+
+
+def _short(path: str) -> str:
+    """The path from the current folder, where it lies below."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

@@ -1,0 +1,92 @@
+"""Settings of the processes that are the pipeline's own: commands, code servers, runs and their steps."""
+
+import logging
+import os
+import sys
+import threading
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lance_pipeline.orchestration.paths import data_root, narrow_data, private_umask
+from lance_pipeline.orchestration.runtime.databases import explained
+from lance_pipeline.orchestration.runtime.terminal import without_trace
+from lance_pipeline.storage.private import narrow
+from lance_pipeline.storage.redacted_errors import redacted
+from lance_pipeline.storage.redaction import redact
+
+
+def keep_to_the_user() -> None:
+    """From now on this process writes files that nobody else can read, and log lines that quote no secrets.
+
+    It shows no warnings of libraries, and neither do processes that it starts. For the beginning of a process; a
+    library or a notebook keeps its umask, its log and its warnings. Called again it changes nothing.
+    """
+    _silence_libraries()
+    os.umask(private_umask())
+    narrow_data(data_root())
+    _narrow_instance()
+    if logging.getLogRecordFactory() is not _record:
+        logging.setLogRecordFactory(_record)
+        sys.excepthook = _show_error
+        threading.excepthook = _show_error_of_thread
+
+
+def _silence_libraries() -> None:
+    """Hide what only their authors can act on: beta features, superseded commands, odd colour tables, progress.
+
+    What people should know goes through the log. `-W default` or PYTHONWARNINGS shows Python's warnings.
+    """
+    if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
+        warnings.simplefilter("ignore")
+        os.environ["PYTHONWARNINGS"] = "ignore"
+    # As it has not been imported yet.
+    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
+
+
+def _narrow_instance() -> None:
+    """What Dagster has made in an instance below the data root before it loaded this package."""
+    home = Path(os.environ.get("DAGSTER_HOME", ""))
+    if not home.is_absolute() or not home.is_relative_to(data_root()) or private_umask() != 0o077:
+        return
+    # A run's database is there before its process loads anything, every time.
+    for folder in (home, home / "history", home / "history" / "runs", home / "schedules"):
+        if folder.is_dir():
+            narrow(folder, look=True)
+
+
+class _Record(logging.LogRecord):
+    """A log record that shows no secret to any handler or formatter, and no stack trace where nothing went wrong.
+
+    Dagster has stored an event before it makes the record for its console.
+    """
+
+    def __init__(self, *arguments: Any, **more: Any) -> None:
+        super().__init__(*arguments, **more)
+        # A message that its arguments do not fit is reported by logging itself, once it is formatted.
+        with suppress(TypeError, ValueError, KeyError):
+            message = self.getMessage()
+            if (safe := redact(without_trace(message))) != message:
+                self.msg, self.args = safe, ()
+        if self.exc_info and self.exc_info[1] is not None:
+            error = redacted(self.exc_info[1])
+            self.exc_info = type(error), error, error.__traceback__
+
+
+def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
+    return _Record(*arguments, **more)
+
+
+def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+    if explanation := explained(error):
+        print(f"lance-pipeline: {redact(explanation)}", file=sys.stderr)
+        return
+    safe = redacted(error)
+    sys.__excepthook__(kind if safe is error else type(safe), safe, trace)
+
+
+def _show_error_of_thread(arguments: threading.ExceptHookArgs) -> None:
+    if arguments.exc_value is not None and arguments.exc_type is not SystemExit:
+        print(f"Exception in thread {arguments.thread and arguments.thread.name}:", file=sys.stderr)
+        _show_error(arguments.exc_type, arguments.exc_value, arguments.exc_traceback)

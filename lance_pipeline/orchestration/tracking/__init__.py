@@ -1,0 +1,1 @@
+"""MLflow: runs, data sets, models and what is logged of a training."""

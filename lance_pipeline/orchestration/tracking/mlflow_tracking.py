@@ -1,0 +1,338 @@
+"""MLflow as a resource, without MLflow's global state."""
+
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import dagster as dg
+from pydantic import ConfigDict, Field, field_validator
+
+from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_folder
+from lance_pipeline.orchestration.runtime.databases import require_sound_databases
+from lance_pipeline.orchestration.settled import Settled
+from lance_pipeline.orchestration.tracking.run_names import create_numbered_run
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
+from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.full_disk import full_disk, is_full_disk
+from lance_pipeline.storage.locking import locked_file
+from lance_pipeline.storage.redacted_errors import redacted
+from lance_pipeline.storage.redaction import redact
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+_logger = logging.getLogger(__name__)
+TRAINING_TAG = "training_id"
+# MLflow's own tag: its pages for training, not those for language models.
+_KIND = ("mlflow.experimentKind", "custom_model_development")
+_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+# MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
+_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
+# Errors of the local disk, as opposed to server errors.
+_REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+_QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
+
+
+def place_tag(checkpoint_folder: Path) -> dict[str, str]:
+    """The tag by which the runs of one data folder are known: another host's may have the same tracking server."""
+    return {"checkpoint_folder": f"{socket.gethostname()}:{checkpoint_folder}"}
+
+
+class TrainingRun:
+    """The MLflow run of a training, which is opened as soon as the server can be reached.
+
+    Its arguments are those of ``MlflowTracking.training_run``.
+    """
+
+    def __init__(
+        self,
+        mlflow: "MlflowTracking",
+        experiment: str,
+        tags: dict[str, str],
+        describe: Callable[[TrackedRun], None],
+        *,
+        trial: bool = False,
+    ) -> None:
+        self.mlflow = mlflow
+        self._experiment, self._tags, self._describe, self._trial = experiment, tags, describe, trial
+        self._run: TrackedRun | None = None
+        self._described = False
+
+    def opened(self) -> TrackedRun:
+        """The run.
+
+        Raises:
+            InputError: MLflow cannot be reached, or refuses something.
+        """
+        with self.mlflow.clear_errors():
+            if self._run is None:
+                self._run = self.mlflow.open_training(self._experiment, self._tags, trial=self._trial)
+            if not self._described:
+                self._describe(self._run)
+                self._run.watch_system()
+                self._described = True
+            return self._run
+
+    def end(self, status: str) -> None:
+        """End the run, where there is one.
+
+        Raises:
+            InputError: MLflow cannot be reached, or refuses it.
+        """
+        with self.mlflow.clear_errors():
+            if self._run is not None:
+                self._run.end(status)
+
+
+class MlflowTracking(Settled, dg.ConfigurableResource):
+    """Experiments and runs on an MLflow tracking server; sqlite and a local folder by default."""
+
+    model_config = ConfigDict(hide_input_in_errors=True)
+    at_launch: ClassVar[Mapping[str, Any]] = {"on_unreachable": str, "patience": float}
+
+    tracking_uri: str | None = Field(
+        default=None,
+        description="The tracking server or database, without a user part, as everybody sees it; when unset "
+        "MLFLOW_TRACKING_URI, which may have one, or else `mlflow/mlflow.db` in the data folder.",
+    )
+    ui_url: str | None = Field(
+        default=None,
+        description="Where people open the MLflow UI; links start with it. When unset the tracking server, "
+        f"or for a database {MLFLOW_PATH} below the address of `make ui`.",
+    )
+    on_unreachable: str = Field(
+        default="fail",
+        description="What a training does while the server cannot be reached at its start: `fail`, or `continue`, "
+        "which tells the server all of it later. One that is lost in the middle does not stop it in any case.",
+    )
+    patience: float = Field(
+        default=60,
+        ge=0,
+        description="For how many seconds a finished training waits for a server that is away, before it fails; "
+        "materialized again it is there at once.",
+    )
+
+    @field_validator("on_unreachable")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if value not in ("fail", "continue"):
+            raise ValueError(f"{value!r} is neither `fail` nor `continue`; see LANCE_PIPELINE_MLFLOW_UNREACHABLE")
+        return value
+
+    @field_validator("tracking_uri")
+    @classmethod
+    def _without_secrets(cls, value: str | None) -> str | None:
+        if value is not None and str(Address(value)) != value:
+            raise ValueError(
+                f"{Address(value)} was given with a user part or another secret, and Dagster shows and stores "
+                "configuration. Set the environment variable MLFLOW_TRACKING_URI instead"
+            )
+        return value
+
+    @field_validator("ui_url")
+    @classmethod
+    def _shown(cls, value: str | None) -> str | None:
+        return value and str(Address(value))
+
+    @property
+    def _folder(self) -> Path:
+        return data_root() / "mlflow"
+
+    @property
+    def _given(self) -> str | None:
+        return self.tracking_uri or os.environ.get(_TRACKING_VARIABLE) or None
+
+    @property
+    def address(self) -> Address:
+        """The tracking server or database in use."""
+        # A slash at the end of a server's address would be doubled in the addresses below it.
+        return Address((self._given or f"sqlite:///{self._folder / 'mlflow.db'}").rstrip("/"))
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is a server."""
+        return str(self.address).startswith(("http://", "https://"))
+
+    @contextmanager
+    def clear_errors(self) -> Iterator[None]:
+        """What MLflow and its stores raise becomes an error that says which MLflow, and what to do.
+
+        Raises:
+            InputError: in their place.
+        """
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+
+        try:
+            yield
+        except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+            if is_full_disk(error, self._folder):
+                raise full_disk(self._folder) from redacted(error)
+            todo = "Start the server, or correct MLFLOW_TRACKING_URI"
+            if not self._given:
+                require_sound_databases(self._folder / "mlflow.db")
+                todo = f"See that {self._folder} may be written"
+            if isinstance(error, OSError) and error.errno in _REFUSED:
+                todo = "Give yourself the right to write there"
+            raise InputError(
+                f"MLflow at {self.address} cannot be used: {redact(error)}. {todo}, then materialize again."
+            ) from redacted(error)
+
+    def _lock(self) -> AbstractContextManager[object]:
+        """Two processes that make one sqlite database at once would break it; a server sees to that itself."""
+        return nullcontext() if self.remote else locked_file(make_folder(self._folder) / ".lock", DATA_VARIABLE)
+
+    def client(self) -> "MlflowClient":
+        """A client whose tracking server answers, or whose database is in place.
+
+        Raises:
+            InputError: it cannot be reached, or refuses.
+        """
+        from mlflow import MlflowClient
+
+        for name, value in (_HTTP | _QUIET).items():
+            os.environ.setdefault(name, value)
+        if not self._given:
+            require_sound_databases(self._folder / "mlflow.db")
+        with self.clear_errors(), self._lock():
+            client = MlflowClient(self.client_uri())
+            client.search_experiments(max_results=1)
+            return client
+
+    def client_uri(self) -> str:
+        """The address for MLflow, which gets a server's user and password as it wants them, by the environment.
+
+        Raises:
+            InputError: it is not clear where the user part ends.
+        """
+        address = self.address
+        user, password = address.user()
+        if not (self.remote and user and password):
+            return address.full()
+        os.environ.setdefault("MLFLOW_TRACKING_USERNAME", user)
+        os.environ.setdefault("MLFLOW_TRACKING_PASSWORD", password)
+        return address.without_user()
+
+    def require_start(self) -> None:
+        """See that a training may begin.
+
+        Raises:
+            InputError: MLflow cannot be reached, and a training is to fail then.
+        """
+        if self.on_unreachable == "fail":
+            self.client()
+
+    @property
+    def ui(self) -> str:
+        """Where people open the MLflow UI: an address, or a path of the UI that shows the link."""
+        return self.ui_url or (str(self.address) if self.remote else MLFLOW_PATH)
+
+    def url(self, experiment_id: str, run_id: str) -> str:
+        """The run's page in the MLflow UI, which without the last words shows what language models need."""
+        return f"{self.ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+
+    @contextmanager
+    def training_run(
+        self,
+        experiment: str,
+        tags: dict[str, str],
+        describe: Callable[[TrackedRun], None],
+        *,
+        trial: bool = False,
+    ) -> Iterator[TrainingRun]:
+        """The run of a training, which ends FINISHED, or FAILED with an error, or KILLED when it was stopped.
+
+        Args:
+            experiment: the data set's; made where it is missing.
+            tags: of a run that is new, with the training's id as `TRAINING_TAG`: a run of this training that is there
+                already goes on.
+            describe: logs to the run what is known from the beginning.
+            trial: whether the training makes no asset.
+
+        Raises:
+            InputError: MLflow cannot be told that it is finished.
+        """
+        run = TrainingRun(self, experiment, tags, describe, trial=trial)
+        try:
+            yield run
+        except BaseException as error:
+            failed = isinstance(error, Exception) and not isinstance(error, Stopped)
+            try:
+                run.end("FAILED" if failed else "KILLED")
+            except InputError as untold:
+                # What ended the training is what its owner has to know first.
+                _logger.warning("The MLflow run still counts as running: %s", untold)
+            raise
+        run.end("FINISHED")
+
+    def open_training(self, experiment: str, tags: dict[str, str], *, trial: bool = False) -> TrackedRun:
+        """The run of a training, which counts as running from now on; made where it is missing.
+
+        Raises:
+            InputError: MLflow cannot be reached, refuses, or keeps no models.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        experiment_id = self._experiment(client, experiment)
+        try:
+            client.search_logged_models([experiment_id], max_results=1)
+        except MlflowException as error:
+            raise InputError(
+                f"MLflow at {self.address} does not keep models as version 3 does: {redact(error)}. Expected a server "
+                "of MLflow 3: pip install -U mlflow, there."
+            ) from redacted(error)
+        # Unless somebody has deleted it.
+        found = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{tags[TRAINING_TAG]}'", max_results=1)
+        if found:
+            client.update_run(found[0].info.run_id, status="RUNNING")
+            run = found[0]
+        else:
+            with locked_file(make_folder(self._folder) / ".numbers.lock", DATA_VARIABLE):
+                run = create_numbered_run(client, experiment_id, experiment, tags, trial=trial)
+        return TrackedRun(client, run, self.url(experiment_id, run.info.run_id))
+
+    def existing_run(self, run_id: str) -> TrackedRun:
+        """A run that has ended, to read or to add to.
+
+        Raises:
+            InputError: MLflow cannot be reached, or does not know the run.
+        """
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        try:
+            run = client.get_run(run_id)
+        except MlflowException as error:
+            raise InputError(
+                f"MLflow at {self.address} does not know the run {run_id}: {redact(error)}. Correct "
+                "MLFLOW_TRACKING_URI, or materialize the model again."
+            ) from redacted(error)
+        return TrackedRun(client, run, self.url(run.info.experiment_id, run_id))
+
+    def _experiment(self, client: "MlflowClient", name: str) -> str:
+        """The experiment's id; made where it was missing.
+
+        Raises:
+            InputError: somebody has deleted it.
+        """
+        with self._lock():
+            if experiment := client.get_experiment_by_name(name):
+                if experiment.lifecycle_stage == "deleted":
+                    raise InputError(
+                        f"the experiment {name!r} was deleted from MLflow at {self.address}. Restore it "
+                        f"(with MLFLOW_TRACKING_URI set to that: mlflow experiments restore --experiment-id "
+                        f"{experiment.experiment_id}), then materialize again."
+                    )
+                if _KIND[0] not in experiment.tags:
+                    client.set_experiment_tag(experiment.experiment_id, *_KIND)
+                return experiment.experiment_id
+            location = None if self._given else (self._folder / "artifacts" / name).as_uri()
+            return client.create_experiment(name, artifact_location=location, tags=dict([_KIND]))

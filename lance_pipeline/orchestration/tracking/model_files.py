@@ -1,0 +1,57 @@
+"""The files of a model, which are kept twice: in its folder, and in MLflow."""
+
+import logging
+import shutil
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.orchestration.commands import materialize_command
+from lance_pipeline.orchestration.records import Model
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.storage.whole_files import whole_file
+
+if TYPE_CHECKING:
+    from torchvision.models import ResNet
+
+    from lance_pipeline.training.weights import ModelCard
+
+_logger = logging.getLogger(__name__)
+
+
+def load_or_restore(key: dg.AssetKey, model: Model, run: TrackedRun) -> "tuple[ResNet, ModelCard]":
+    """The model of a record, verified; where its files are damaged or gone they are restored from MLflow's copy.
+
+    Args:
+        key: of the model's asset.
+        model: its record.
+        run: the MLflow run of its training.
+
+    Raises:
+        InputError: neither the files nor MLflow's copy are those that were trained, or they may not be read.
+    """
+    from mlflow.exceptions import MlflowException
+
+    from lance_pipeline.training.weights import CARD_FILE, WEIGHTS_FILE, load_model
+
+    folder = Path(model.folder)
+    try:
+        return load_model(folder, model.sha256)
+    except DamagedError as damaged:
+        with tempfile.TemporaryDirectory() as work:
+            try:
+                copy = run.download_model(Path(work))
+                loaded = load_model(copy, model.sha256)
+                for name in (WEIGHTS_FILE, CARD_FILE):
+                    with whole_file(folder / name) as path:
+                        shutil.copyfile(copy / name, path)
+            except (MlflowException, OSError, InputError) as error:
+                raise DamagedError(
+                    f"{damaged} The copy in MLflow run {run.run_id} cannot be used either: {error} "
+                    f"Run: {materialize_command(key)}"
+                ) from error
+        _logger.warning("%s MLflow run %s had a copy, from which they are restored.", damaged, run.run_id)
+        return loaded

@@ -1,0 +1,239 @@
+"""A training on two versions of splits, from its checkpoint where there is one, tracked in MLflow."""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from lance_pipeline.display import printable
+from lance_pipeline.errors import Stopped
+from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.records import Split
+from lance_pipeline.orchestration.runtime.resumption import has_checkpoint
+from lance_pipeline.orchestration.tracking.mlflow_tracking import TRAINING_TAG, MlflowTracking, place_tag
+from lance_pipeline.orchestration.tracking.run_note import NOTE_TAG, run_note
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracking.training_report import TrainingReport
+from lance_pipeline.orchestration.ui.address import MLFLOW_PATH, to_open
+from lance_pipeline.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from lance_pipeline.images import LanceSplit
+    from lance_pipeline.training.checkpoint import Checkpoints
+    from lance_pipeline.training.device import Device
+    from lance_pipeline.training.history import Epoch
+    from lance_pipeline.training.loop import Trained
+    from lance_pipeline.training.start import Start
+    from lance_pipeline.training.weights import ModelCard
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is trained, and for whom.
+
+    Attributes:
+        dataset: its name, which is MLflow's experiment too.
+        train: the split to learn from.
+        val: the split to choose the best epoch by.
+        recipe: as it was given.
+        image_size: in pixels.
+        tags: of the MLflow run, beside those that every training has.
+        trial: whether the training makes no asset.
+    """
+
+    dataset: str
+    train: Split
+    val: Split
+    recipe: Recipe
+    image_size: int
+    tags: Mapping[str, str]
+    trial: bool = False
+
+    def start(self, device: "Device", downloads: str, folder: Path, *, fresh: bool = False) -> "Start":
+        """The recipe and the weights to begin with.
+
+        Args:
+            device: that trains.
+            downloads: the folder of downloaded weights.
+            folder: of checkpoints: an interrupted training resumes with the weights that it began with.
+            fresh: whether none is resumed.
+        """
+        from lance_pipeline.training.start import settled_start
+
+        return settled_start(
+            self.recipe,
+            self.splits[0],
+            image_size=self.image_size,
+            device=device.torch_device.type,
+            downloads=downloads,
+            resumable=lambda recipe: not fresh and has_checkpoint(folder, self.identity(recipe)),
+        )
+
+    def identity(self, recipe: Recipe) -> dict[str, Any]:
+        """What settles the outcome of a recipe of which nothing is left open."""
+        from lance_pipeline.training.fit import training_identity
+
+        return training_identity(*self.splits, recipe, self.image_size)
+
+    @cached_property
+    def splits(self) -> "tuple[LanceSplit, LanceSplit]":
+        """The train and the val split, opened and compared with their fingerprints once."""
+        from lance_pipeline.images import LanceSplit
+
+        return LanceSplit(**self.train.data.model_dump()), LanceSplit(**self.val.data.model_dump())
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Where a training runs, and what it reports to.
+
+    Attributes:
+        run_id: of Dagster's run.
+        log: of the step.
+        observe: called with the figures of each epoch.
+        stop: asked after each batch; a reason ends the training once its state is saved.
+        folder: of the checkpoints, which this process has locked.
+        pin: given the id of the training, the tag that keeps the Lance versions that it reads.
+        mlflow: where it is tracked.
+        store: where downloads and decoded images are kept.
+    """
+
+    run_id: str
+    log: dg.DagsterLogManager
+    observe: Callable[[Mapping[str, Any]], None]
+    stop: Callable[[], str | None]
+    folder: Path
+    pin: Callable[[str], str]
+    mlflow: MlflowTracking
+    store: LanceStore
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What came of a training.
+
+    Attributes:
+        run: the MLflow run, which has all epochs.
+        trained: the weights and the history.
+        card: of the weights.
+        recipe: as it was trained, with nothing left to settle.
+        checkpoints: which are still there.
+    """
+
+    run: TrackedRun
+    trained: "Trained"
+    card: "ModelCard"
+    recipe: Recipe
+    checkpoints: "Checkpoints"
+
+
+@contextmanager
+def tracked_training(
+    plan: Plan,
+    start: "Start",
+    device: "Device",
+    surroundings: Surroundings,
+    choose: "Callable[[dict[str, Any]], Checkpoints]",
+    enough: "Callable[[list[Epoch]], bool]" = lambda history: False,
+) -> Iterator[Finished]:
+    """Train, and yield what came of it while the MLflow run is still open for more.
+
+    Args:
+        plan: what is trained.
+        start: the recipe and the weights to begin with.
+        device: that trains.
+        surroundings: where it runs.
+        choose: given the training's identity, the checkpoints to resume from or to begin.
+        enough: asked before each epoch whether the training is over.
+
+    Raises:
+        InputError: something that the user can fix keeps the training from being finished.
+        Stopped: it was asked to stop, and its state is saved.
+    """
+    from lance_pipeline.images import CachePlace
+    from lance_pipeline.ingest.maintenance import keep_version
+    from lance_pipeline.training.fit import fit_resnet34, model_card
+    from lance_pipeline.training.watch import Watch
+
+    log, store = surroundings.log, surroundings.store
+    records: dict[str, Split] = {"train": plan.train, "val": plan.val}
+    train, val = plan.splits
+    recipe = start.recipe
+    (log.warning if start.second_best else log.info)(printable(f"weights: {start.reason}"))
+    checkpoints = choose(plan.identity(recipe))
+    # This process has locked the folder: any other run that still counts as training there has ended.
+    place = place_tag(surroundings.folder)
+    # From now on no clean-up can remove what this training reads.
+    for one in records.values():
+        keep_version(one.data.uri, one.data.version, surroundings.pin(checkpoints.training_id))
+
+    def describe(run: TrackedRun) -> None:
+        log.info(printable(f"MLflow run {run.name} ({run.run_id}): {to_open(run.url)}"))
+        run.kill_others(place)
+        linked = surroundings.mlflow.ui == MLFLOW_PATH
+        note = run_note(plan.dataset, records, plan.recipe, plan.image_size, surroundings.run_id, linked=linked)
+        tags = _tags(surroundings.run_id, device, checkpoints.environments[-1]["code"], records)
+        run.log_tags(tags | place | {NOTE_TAG: note} | dict(plan.tags))
+        run.log_params(settings(recipe, model_card(train, recipe, plan.image_size)))
+        run.log_dataset(f"{plan.dataset}_train", "training", plan.train)
+        run.log_dataset(f"{plan.dataset}_val", "validation", plan.val)
+
+    tags = {TRAINING_TAG: checkpoints.training_id, **place}
+    with surroundings.mlflow.training_run(plan.dataset, tags, describe, trial=plan.trial) as opening:
+        with TrainingReport(log, surroundings.observe, opening, recipe.best_by) as report, checkpoints:
+            checkpoints.on_saved = report.on_saved
+            # A server that answers slowly may have taken minutes.
+            if reason := surroundings.stop():
+                raise Stopped(reason)
+
+            trained, card = fit_resnet34(
+                train,
+                val,
+                recipe,
+                device,
+                image_size=plan.image_size,
+                downloads=store.downloads,
+                cache=CachePlace(str(store.cache_folder), store.cache_budget),
+                checkpoints=checkpoints,
+                watch=Watch(
+                    report.on_epoch,
+                    report.on_step,
+                    lambda line: log.info(printable(line)),
+                    surroundings.stop,
+                    enough,
+                ),
+            )
+            run = report.settled(trained.history, surroundings.stop)
+        yield Finished(run, trained, card, recipe, checkpoints)
+        with surroundings.mlflow.clear_errors():
+            run.name_result("val", trained.best.val_accuracy)
+
+
+def _tags(run_id: str, device: "Device", code: dict[str, Any], splits: Mapping[str, Split]) -> dict[str, str]:
+    tags = {
+        "dagster.run_id": run_id,
+        "device": device.name,
+        "precision": device.precision,
+        "lance_pipeline.version": code["version"],
+    }
+    if code["commit"] is not None:
+        # MLflow's own name, which its UI shows as the source.
+        tags |= {"mlflow.source.git.commit": code["commit"], "lance_pipeline.changed": str(code["changed"]).lower()}
+    for split, record in splits.items():
+        tags |= {
+            f"lance.{split}.uri": record.data.uri,
+            f"lance.{split}.version": str(record.data.version),
+            f"lance.{split}.fingerprint": record.data.fingerprint,
+        }
+    return tags
+
+
+def settings(recipe: Recipe, card: "ModelCard") -> dict[str, Any]:
+    """What a training learned with, apart from what its device settles, which may change when it resumes."""
+    rounded = {name: [round(value, 4) for value in values] for name, values in (("mean", card.mean), ("std", card.std))}
+    chosen = recipe.model_dump(mode="json", exclude_none=True, exclude={"precision", "step"})
+    return chosen | rounded | {"image_size": card.image_size}

@@ -1,0 +1,136 @@
+"""What log, asset page and MLflow tell of a training while it runs."""
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, Self
+
+import dagster as dg
+
+from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.orchestration.runtime.progress import Throttle, clock
+from lance_pipeline.orchestration.tracking.mlflow_tracking import TrainingRun
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracking.training_log import tracked_figures
+
+if TYPE_CHECKING:
+    from lance_pipeline.training.history import BestBy, Epoch
+    from lance_pipeline.training.watch import Step
+
+_TRY = 1
+
+
+class TrainingReport:
+    """Tells log, asset page and MLflow how the training goes.
+
+    MLflow is sent what a checkpoint on the disk covers, with the times that stand there: what an interrupted run sent
+    before is then the same, and not doubled. A thread sends it, and the training does not wait for it: while the server
+    is away, the epochs wait in the checkpoint.
+
+    Args:
+        log: of the step that trains.
+        observe: called with the figures of each epoch.
+        run: the training's.
+        best_by: the metric by which the best epoch is chosen.
+    """
+
+    def __init__(
+        self,
+        log: dg.DagsterLogManager,
+        observe: Callable[[Mapping[str, Any]], None],
+        run: TrainingRun,
+        best_by: "BestBy",
+    ) -> None:
+        self._log, self._observe, self._run = log, observe, run
+        self._best_by: BestBy = best_by
+        self._throttle = Throttle()
+        self._delivered = 0
+        self._trouble: InputError | None = None
+        self._pending: Future[Any] | None = None
+
+    def __enter__(self) -> Self:
+        """Open the run.
+
+        Raises:
+            InputError: MLflow cannot be reached, and a training is to fail then.
+        """
+        if self._run.mlflow.on_unreachable == "fail":
+            self._run.opened()
+        else:
+            self._deliver([])
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def on_epoch(self, epoch: "Epoch") -> None:
+        """A line in the log, and the figures for whoever observes them."""
+        self._log.info(
+            f"Epoch {epoch.number}/{epoch.of}: loss {epoch.train_loss:.3f}, val accuracy {epoch.val_accuracy:.2%}, "
+            f"{epoch.images_per_second:.0f} images/s, {epoch.data_wait:.1%} waiting for data, {clock(epoch.duration)}, "
+            f"{clock(epoch.seconds_left)} left"
+        )
+        self._observe({"epoch": epoch.number, "epochs": str(epoch.of)} | epoch.figures())
+
+    def on_step(self, step: "Step") -> None:
+        """A line in the log every ten seconds."""
+        if self._throttle.ready():
+            left = "" if step.seconds_left is None else f", {clock(step.seconds_left)} left"
+            place = f"Epoch {step.epoch}/{step.epochs}, batch {step.batch}/{step.batches}"
+            self._log.info(f"{place}: loss {step.loss.item():.3f}{left}")
+
+    def on_saved(self, state: dict[str, Any]) -> None:
+        """Begin to send MLflow what is now safe, unless it is still busy with what was sent before."""
+        from lance_pipeline.training.history import Epoch
+
+        if self._pending is None or self._pending.done():
+            if self._pending is not None:
+                # Whatever else went wrong.
+                self._pending.result()
+            self._pending = self._thread.submit(self._deliver, [Epoch(**epoch) for epoch in state["history"]])
+
+    def settled(self, history: list["Epoch"], stop: Callable[[], str | None]) -> TrackedRun:
+        """The MLflow run, which lacks nothing now; the server is waited for for a while.
+
+        Args:
+            history: all epochs.
+            stop: asked while it waits; a reason ends the waiting.
+
+        Raises:
+            InputError: it cannot be reached.
+            Stopped: ``stop`` gave a reason.
+        """
+        deadline = time.monotonic() + self._run.mlflow.patience
+        while not (run := self._thread.submit(self._deliver, history).result()):
+            if reason := stop():
+                raise Stopped(reason)
+            if time.monotonic() > deadline:
+                raise InputError(
+                    f"the training is finished, but {len(history) - self._delivered} of {len(history)} epochs are not "
+                    f"in MLflow yet: {self._trouble} Nothing is lost: it goes on from the last checkpoint, which takes "
+                    "seconds."
+                )
+            time.sleep(_TRY)
+        return run
+
+    def _deliver(self, history: list["Epoch"]) -> TrackedRun | None:
+        """Send the epochs that MLflow lacks; the run if it has all now."""
+        from lance_pipeline.training.history import best_of
+
+        try:
+            run = self._run.opened()
+            with self._run.mlflow.clear_errors():
+                for epoch in history[self._delivered :]:
+                    best = {"best_val_accuracy": best_of(history[: epoch.number], self._best_by).val_accuracy}
+                    run.log_metrics(tracked_figures(epoch) | best, step=epoch.number, ended=epoch.ended)
+                    self._delivered += 1
+        except InputError as trouble:
+            if self._trouble is None:
+                self._log.warning(f"{trouble} Training continues; metrics will be uploaded later.")
+            self._trouble = trouble
+            return None
+        if self._trouble is not None:
+            self._log.info("MLflow is there again, and has all metrics")
+        self._trouble = None
+        return run

@@ -1,0 +1,98 @@
+"""The resource `gpu`: which device, in which precision, and one training at a time on it."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.orchestration.resources import DEVICE_VARIABLE, default_resources
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+
+# An asset that trains on the CPU, materialized in a process of its own.
+RUN = """
+import dagster as dg
+from lance_pipeline.orchestration.runtime.gpu import GpuResource
+
+@dg.asset
+def resnet34(context: dg.AssetExecutionContext, gpu: GpuResource):
+    with gpu.hold("flowers/resnet34", context.run_id, on_wait=lambda text: print(text, flush=True)) as device:
+        print("has", device.name, flush=True)
+
+dg.materialize([resnet34], resources={"gpu": GpuResource(device="cpu")})
+"""
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A host of its own, for these tests and their processes."""
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
+
+
+def unasked(text: str) -> None:
+    raise AssertionError(text)
+
+
+def test_a_run_waits_for_the_device_and_then_trains():
+    with GpuResource(device="cpu").hold("digits/resnet34", "1a2b3c4d-5e6f", on_wait=unasked):
+        process = subprocess.Popen(
+            [sys.executable, "-c", RUN],
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert process.stdout is not None
+        waiting = process.stdout.readline()
+    assert f"waiting for cpu: digits/resnet34 has it (run 1a2b3c4d, process {os.getpid()}, since " in waiting
+    assert process.communicate(timeout=60)[0] == "has cpu\n"
+    assert process.returncode == 0
+
+
+def test_the_device_is_picked_while_somebody_trains_on_it():
+    gpu = GpuResource(device="cpu")
+    with gpu.hold("digits/resnet34", on_wait=unasked) as held:
+        assert gpu.pick() == held
+    assert (held.name, held.precision, held.reason) == ("cpu", "fp32", "`device: cpu` is configured")
+
+
+def test_waiting_ends_when_it_shall():
+    gpu, told = GpuResource(device="cpu"), []
+    with (
+        gpu.hold("digits/resnet34", on_wait=unasked),
+        pytest.raises(Stopped, match="SIGTERM"),
+        gpu.hold("flowers/resnet34", on_wait=told.append, stop=lambda: "SIGTERM"),
+    ):
+        raise AssertionError
+    assert len(told) == 1
+
+
+def test_the_environment_names_several(monkeypatch):
+    monkeypatch.setenv(DEVICE_VARIABLE, "cpu, cuda:99")
+    with pytest.raises(InputError, match="`device: cuda:99` is configured, but it is not there"):
+        default_resources()["gpu"].pick()
+
+
+@pytest.mark.parametrize("devices", ["cpu", ["cpu"], "cpu, cpu"])
+def test_a_dataset_has_its_own_device(devices):
+    gpu = GpuResource(device="cuda:99")
+    assert gpu.pick(devices=devices).name == "cpu"
+    with gpu.hold("digits/resnet34", devices=devices, on_wait=unasked) as device:
+        assert device.name == "cpu"
+
+
+def test_a_precision_of_its_own():
+    assert GpuResource(device="cpu", precision="bf16").pick(precision="fp32").precision == "fp32"
+    gpu = GpuResource(device="cpu")
+    with pytest.raises(InputError, match="`precision: fp16` does not go with device cpu"):
+        gpu.pick(precision="fp16")
+    with (
+        pytest.raises(InputError, match="`precision: bf16` does not go with device cpu"),
+        gpu.hold("digits/resnet34", precision="bf16", on_wait=unasked),
+    ):
+        raise AssertionError
+
+
+def test_the_precision_of_the_resource_holds_when_none_is_given():
+    with pytest.raises(InputError, match="`precision: bf16` does not go with device cpu"):
+        GpuResource(device="cpu", precision="bf16").pick()
