@@ -11,11 +11,11 @@ import time
 from benchmarks.measure import own_peak
 from benchmarks.training.course import IMAGE_SIZE
 from lance_pipeline.images import CachePlace, LanceSplit, ingest_split
+from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.watch import Watch
 
 
 def main(root: str, out: str, recipe: str, device: str = "cpu") -> None:
@@ -38,7 +38,7 @@ def main(root: str, out: str, recipe: str, device: str = "cpu") -> None:
         choose_device(device),
         image_size=IMAGE_SIZE,
         cache=CachePlace(os.path.join(out, "cache")),
-        watch=Watch(on_epoch=on_epoch),
+        watch=TrainingCallbacks(on_epoch=on_epoch),
     )
     seconds = time.perf_counter() - began
     facts = {"images": len(train), "seconds": seconds, "peak": own_peak(), "ends": ends, "accuracies": accuracies}

@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from torch import nn
 
 from lance_pipeline.loader.image_loader import ImageLoader
+from lance_pipeline.storage.facts import Facts
 from lance_pipeline.storage.lance_split import LanceSplit
-from lance_pipeline.storage.tables import Facts, commit_table
+from lance_pipeline.storage.tables import commit_table
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.weights import ModelCard
 

@@ -9,8 +9,9 @@ import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage.lance_files import make_parent
 from lance_pipeline.storage.object_store import storage_options
-from lance_pipeline.storage.tables import ConflictError, make_parent, write_error
+from lance_pipeline.storage.table_errors import ConflictError, write_error
 
 # Batches that wait for the disk: enough to keep it busy, few enough to hold.
 _WAITING = 2

@@ -27,9 +27,11 @@ from lance_pipeline.sources.listing import files_to_ingest, list_split_folders
 from lance_pipeline.sources.raw_files import FileReader
 from lance_pipeline.sources.split_assignment import Assignment, OfFolder
 from lance_pipeline.storage.columns import positions
+from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.object_store import join_uri
+from lance_pipeline.storage.table_errors import ConflictError
 from lance_pipeline.storage.table_lock import locked
-from lance_pipeline.storage.tables import ConflictError, read_facts, remove_orphans
+from lance_pipeline.storage.tables import remove_orphans
 from lance_pipeline.storage.transparency import TRANSPARENCY, Transparency
 
 _log = logging.getLogger(__name__)
@@ -92,7 +94,7 @@ class Watch:
 
 
 @dataclass(frozen=True)
-class Source:
+class IngestSource:
     """The files of one folder, and how they are assigned to splits.
 
     Attributes:
@@ -163,12 +165,12 @@ def ingest_split(
         return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
 
     seen_uri = f"{uri.removesuffix('.lance')}_seen"
-    source = Source(root, folder, listed, classes, OfFolder(split), seen_uri, transparency)
+    source = IngestSource(root, folder, listed, classes, OfFolder(split), seen_uri, transparency)
     return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads, repair=repair)[split]
 
 
 def ingest(
-    source: Source,
+    source: IngestSource,
     uris: dict[str, str],
     *,
     limits: Limits = _LIMITS,
@@ -203,7 +205,7 @@ def ingest(
 
 
 def _ingest_once(
-    source: Source, uris: dict[str, str], limits: Limits, watch: Watch, threads: int | None, *, repair: bool
+    source: IngestSource, uris: dict[str, str], limits: Limits, watch: Watch, threads: int | None, *, repair: bool
 ) -> dict[str, IngestReport]:
     seen = SeenFiles(source.seen_uri, source.transparency)
     stored = {
@@ -229,7 +231,7 @@ def _ingest_once(
 
 
 def _work(
-    source: Source,
+    source: IngestSource,
     stored: dict[str, StoredSplit],
     plan: Plan,
     backlog: Backlog,
@@ -269,12 +271,12 @@ def _work(
             raise
 
 
-def _check_limits(source: Source, plan: Plan, limits: Limits, *, complete: bool) -> None:
+def _check_limits(source: IngestSource, plan: Plan, limits: Limits, *, complete: bool) -> None:
     where = join_uri(source.root, source.folder)
     limits.check(where, list(plan.rejected.values()), len(plan.codes), complete=complete)
 
 
-def _check_classes(source: Source, plan: Plan) -> None:
+def _check_classes(source: IngestSource, plan: Plan) -> None:
     """A drawn split without images of a class is of no use.
 
     Raises:
@@ -298,12 +300,12 @@ def _check_classes(source: Source, plan: Plan) -> None:
         )
 
 
-def _classes(source: Source, plan: Plan) -> list[str]:
+def _classes(source: IngestSource, plan: Plan) -> list[str]:
     """The labels in the order of their class indices."""
     return source.classes or sorted(plan.labels.unique().to_pylist())
 
 
-def _committed(source: Source, stored: StoredSplit, plan: Plan) -> IngestReport:
+def _committed(source: IngestSource, stored: StoredSplit, plan: Plan) -> IngestReport:
     """Commit quarantine and rows of one split."""
     code = source.assignment.splits.index(stored.split)
     rejected = [one for position, one in plan.rejected.items() if plan.codes[position] == code]

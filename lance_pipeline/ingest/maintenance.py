@@ -10,10 +10,11 @@ from typing import Any, NamedTuple
 import lance
 
 from lance_pipeline.ingest.seen_files import SeenFiles
-from lance_pipeline.storage.damage import verify_command
+from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.object_store import is_remote
+from lance_pipeline.storage.table_errors import cannot_write, verify_command
 from lance_pipeline.storage.table_lock import locked
-from lance_pipeline.storage.tables import cannot_write, find_table, open_table, read_facts
+from lance_pipeline.storage.tables import find_table, open_table
 from lance_pipeline.storage.verification import verify_rows
 
 # Lance accepts other names too, and then fails at each clean-up.

@@ -10,9 +10,10 @@ import pyarrow as pa
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.rejection import Rejected
+from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.fingerprint import Fingerprint
 from lance_pipeline.storage.schema import REJECTED_SCHEMA
-from lance_pipeline.storage.tables import commit_table, find_replaceable, read_facts
+from lance_pipeline.storage.tables import commit_table, find_replaceable
 
 _EXAMPLES = 5
 _REASONS_SHOWN = 3

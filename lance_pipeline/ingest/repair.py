@@ -18,10 +18,11 @@ from lance_pipeline.ingest.stored_split import StoredSplit
 from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.ingest.writing import SplitWriter
 from lance_pipeline.storage.columns import Mask, positions
-from lance_pipeline.storage.damage import reading
+from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.recovery import recovered_table
+from lance_pipeline.storage.table_errors import reading
 from lance_pipeline.storage.table_lock import locked
-from lance_pipeline.storage.tables import open_table, read_facts
+from lance_pipeline.storage.tables import open_table
 from lance_pipeline.storage.verification import DamagedRow, intact_rows
 
 

@@ -34,7 +34,7 @@ _MOST_FILES = 32
 _WRITTEN, _TRANSPARENCY = b"lance_pipeline", b"transparency"
 
 
-class Step(NamedTuple):
+class SeenStep(NamedTuple):
     """A stretch of work that was finished: how many files it saw, and what was written and waits for a commit."""
 
     name: str
@@ -62,7 +62,7 @@ class SeenFiles:
     def __init__(self, uri: str, transparency: Transparency | None = None) -> None:
         self._uri, self._transparency = uri, transparency
         self._store, self._folder = filesystem(uri)
-        self.steps: list[Step] = []
+        self.steps: list[SeenStep] = []
         self.unfinished = self.killed = False
 
     def load(self) -> pa.Table:
@@ -76,7 +76,7 @@ class SeenFiles:
         self.killed = self.unfinished and not self._read_bytes(_STARTED)
         names = sorted(filter(_STEP_NAME.fullmatch, found), reverse=True)
         read = [(name, rows) for name in names if (rows := self._read(name)) is not None and self._is_valid(name, rows)]
-        self.steps = [Step(name, len(rows), _written_of(rows)) for name, rows in read]
+        self.steps = [SeenStep(name, len(rows), _written_of(rows)) for name, rows in read]
         tables = [rows.replace_schema_metadata(None) for _, rows in read]
         return pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
 
@@ -155,7 +155,7 @@ class SeenFiles:
             writer.write_table(rows.replace_schema_metadata(schema.metadata))
         self._write(name, sealed.sealed(memoryview(sink.getvalue())))
         kept = [one for one in self.steps if one.name != name]
-        self.steps = sorted([Step(name, len(rows), written), *kept], key=lambda one: one.name, reverse=True)
+        self.steps = sorted([SeenStep(name, len(rows), written), *kept], key=lambda one: one.name, reverse=True)
 
     def _read(self, name: str) -> pa.Table | None:
         """The rows of a step, with what was written in the metadata; None where there is no such file, or no more."""

@@ -12,12 +12,13 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.decoding import DECODERS
 from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.storage.columns import positions
-from lance_pipeline.storage.damage import damaged_set, reading
+from lance_pipeline.storage.facts import Facts, read_facts
 from lance_pipeline.storage.recovery import recovered_table, set_aside_remains
 from lance_pipeline.storage.row_addresses import take_addresses
 from lance_pipeline.storage.row_digests import DESCRIBED, ROW_DIGEST, row_digests
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
-from lance_pipeline.storage.tables import Facts, change_rows, find_table, read_facts, replace_rows
+from lance_pipeline.storage.table_errors import damaged_set, reading
+from lance_pipeline.storage.tables import change_rows, find_table, replace_rows
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.verification import DamagedRow, verify_rows
 

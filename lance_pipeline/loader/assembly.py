@@ -19,7 +19,7 @@ from lance_pipeline.loader.augmentation import (
 )
 from lance_pipeline.loader.buffers import BatchBuffers
 from lance_pipeline.loader.cache import PixelCache
-from lance_pipeline.loader.load_meter import Meter
+from lance_pipeline.loader.load_meter import LoadMeter
 from lance_pipeline.loader.views import Shrunk, Square, random_crop
 from lance_pipeline.storage.columns import Indices, Mask
 from lance_pipeline.storage.transparency import Transparency
@@ -106,7 +106,7 @@ class Assembler:
         finish: bool,
         on_bad: Callable[[int, UndecodableImageError], None],
         buffers: BatchBuffers,
-        meter: Meter,
+        meter: LoadMeter,
     ) -> None:
         self._labels, self._buffers = labels, buffers
         self._transparency: Transparency = transparency

@@ -27,7 +27,7 @@ from lance_pipeline.loader.cache_digests import BlockDigests, RowDigests
 from lance_pipeline.loader.cache_place import CachePlace, locked_folder
 from lance_pipeline.loader.views import Square, View
 from lance_pipeline.storage.columns import Indices, Mask
-from lance_pipeline.storage.damage import reading
+from lance_pipeline.storage.table_errors import reading
 
 _log = logging.getLogger(__name__)
 _PIXELS, _ROWS, _BLOCKS = "pixels.u8", "rows.u64", "blocks.u64"

@@ -5,7 +5,6 @@ first asked for, and forget rows that are damaged, so that they are decoded agai
 """
 
 import logging
-import os
 import threading
 from collections.abc import Callable
 
@@ -15,6 +14,7 @@ from numpy.typing import NDArray
 
 from lance_pipeline.loader.augmentation import Pixels
 from lance_pipeline.storage.columns import Indices, Mask
+from lance_pipeline.storage.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 BLOCK_ROWS = 64
@@ -100,10 +100,7 @@ class BlockDigests:
         Raises:
             OSError: they cannot be written.
         """
-        work = f"{path}.{os.getpid()}"
-        with open(work, "wb") as file:
-            file.write(self.digests.tobytes() + xxhash.xxh3_64_digest(self.digests.data))
-        os.replace(work, path)
+        write_whole(path, self.digests.tobytes() + xxhash.xxh3_64_digest(self.digests.data), shared=True)
 
     def has(self, rows: Indices) -> Mask:
         """Which of these rows are there."""

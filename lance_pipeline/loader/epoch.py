@@ -13,7 +13,7 @@ from lance_pipeline.freed_memory import give_back_freed_memory, share_freed_memo
 from lance_pipeline.loader.assembly import Assembled, Assembler, Work
 from lance_pipeline.loader.buffers import Allocate, BatchBuffers
 from lance_pipeline.loader.cache import PixelCache
-from lance_pipeline.loader.load_meter import Meter
+from lance_pipeline.loader.load_meter import LoadMeter
 from lance_pipeline.loader.order import Order
 from lance_pipeline.loader.read_ahead import WindowReader
 from lance_pipeline.loader.row_metadata import StoredImages
@@ -89,7 +89,7 @@ class EpochBatches:
         assembler: Assembler,
         cache: PixelCache | None,
         threads: int,
-        meter: Meter,
+        meter: LoadMeter,
     ) -> None:
         self._stored, self._order, self._share = stored, order, share
         self.assembler, self._cache, self._threads, self._meter = assembler, cache, threads, meter

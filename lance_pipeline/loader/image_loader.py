@@ -18,7 +18,7 @@ from lance_pipeline.loader.cache import NoCacheError, PixelCache
 from lance_pipeline.loader.cache_place import CachePlace
 from lance_pipeline.loader.devices import Batch, Upload, copy_stream
 from lance_pipeline.loader.epoch import EpochBatches, Share, batch_buffers
-from lance_pipeline.loader.load_meter import LoaderStats, Meter
+from lance_pipeline.loader.load_meter import LoaderStats, LoadMeter
 from lance_pipeline.loader.order import Order
 from lance_pipeline.loader.row_metadata import StoredImages, refuse_fork, row_facts, undecodable
 from lance_pipeline.loader.views import Fit, Shrunk, Square
@@ -116,7 +116,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._skips = on_bad_image == "skip"
         self._transparency: Transparency = transparency or self.split.transparency
         self._view = _view(self._augment, image_size, fit, cache_size, self._transparency)
-        self._meter = Meter()
+        self._meter = LoadMeter()
         allocate = PageLocked() if self._device.type == "cuda" else ordinary
         self._buffers = batch_buffers(self._share, image_size, allocate)
         self._epoch = self._next_batch = 0

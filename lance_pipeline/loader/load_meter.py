@@ -39,7 +39,7 @@ class LoaderStats:
         return self.waiting / self.elapsed if self.elapsed else 0.0
 
 
-class Meter:
+class LoadMeter:
     """Adds up seconds and images, from many threads."""
 
     def __init__(self) -> None:

@@ -8,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 import pyarrow as pa
 
-from lance_pipeline.loader.load_meter import Meter
+from lance_pipeline.loader.load_meter import LoadMeter
 from lance_pipeline.loader.row_metadata import StoredImages
 from lance_pipeline.storage.columns import Indices
 from lance_pipeline.storage.object_store import is_remote
@@ -60,7 +60,7 @@ class WindowReader:
         meter: counts the time.
     """
 
-    def __init__(self, stored: StoredImages, rows_of: Callable[[int], Indices], meter: Meter) -> None:
+    def __init__(self, stored: StoredImages, rows_of: Callable[[int], Indices], meter: LoadMeter) -> None:
         self._stored, self._rows_of, self._meter = stored, rows_of, meter
         self._addresses = RowAddresses(stored.dataset)
         self._parts, threads, self._ahead = _REMOTE if is_remote(stored.dataset.uri) else _LOCAL

@@ -10,9 +10,9 @@ import numpy as np
 from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.rejection import UndecodableImageError
 from lance_pipeline.storage.columns import Indices
-from lance_pipeline.storage.damage import damaged_set
 from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.storage.row_digests import IMAGE_DIGEST, Digests, image_digests, sums_by_class
+from lance_pipeline.storage.table_errors import damaged_set
 
 _log = logging.getLogger(__name__)
 _EXAMPLES = 5

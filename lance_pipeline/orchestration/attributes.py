@@ -81,7 +81,7 @@ class Archive(StrictModel):
         return checksum
 
 
-class Source(StrictModel):
+class SourceSettings(StrictModel):
     """Where the images come from: one of these."""
 
     folder: str | None = Field(
@@ -100,7 +100,7 @@ class Source(StrictModel):
     )
 
     @model_validator(mode="after")
-    def _exactly_one(self) -> "Source":
+    def _exactly_one(self) -> "SourceSettings":
         if [self.folder, self.sample, self.archive].count(None) != 2:
             raise ValueError("expected exactly one of `folder`, `sample` and `archive`")
         return self
@@ -279,7 +279,7 @@ class ImageClassifierAttributes(StrictModel):
         examples=["Flowers of one garden."],
         description="What the images are; shown on the dataset's assets.",
     )
-    source: Source = Field(description="Where the images come from.")
+    source: SourceSettings = Field(description="Where the images come from.")
     splits: Splits = Field(default=Splits(), description="How the images are split.")
     ingest: Ingest = Field(default=Ingest(), description="What happens to files that cannot be read as images.")
     checks: Checks = Field(default=Checks(), description="What the checks of the Lance datasets warn of.")

@@ -5,9 +5,7 @@ each image at fault, so that the number of rows is the number of such images, ho
 Where an image is at fault because of another one, the row is the pair of the two.
 """
 
-import os
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +23,7 @@ from lance_pipeline.quality.near_duplicates import (
 )
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.storage.whole_files import whole_file
 
 NEAR_BITS = 4
 """Perceptual hashes of 64 bits that differ in no more bits look alike: re-encoded, resized or retouched images."""
@@ -198,16 +197,10 @@ def write_csv(rows: pa.Table, path: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    folder, name = os.path.split(os.path.abspath(path))
-    work = os.path.join(folder, f".{name}.{os.getpid()}")
     try:
-        os.makedirs(folder, exist_ok=True)
-        with open(work, "wb") as file:
-            csv.write_csv(_as_cells(rows), file)
-        os.replace(work, path)
+        with whole_file(path, shared=True) as work:
+            csv.write_csv(_as_cells(rows), work)
     except OSError as error:
-        with suppress(OSError):
-            os.remove(work)
         raise InputError(
             f"cannot write the list {path}: {error}. Free some space, or move all data with LANCE_PIPELINE_DATA."
         ) from error

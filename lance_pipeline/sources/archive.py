@@ -19,7 +19,7 @@ from lance_pipeline.sources.download import (
     require_address,
     require_checksum_form,
 )
-from lance_pipeline.sources.unpacking.meter import Meter, UnusableArchiveError
+from lance_pipeline.sources.unpacking.limited_reader import LimitedReader, UnusableArchiveError
 from lance_pipeline.sources.unpacking.tar_members import tar_members
 from lance_pipeline.sources.unpacking.tree import Tree
 from lance_pipeline.sources.unpacking.zip_members import zip_members
@@ -97,7 +97,7 @@ def make_from_archive(
                 min_bytes_per_second=min_bytes_per_second,
             )
             try:
-                _make_from_file(archive, target, work / "unpacked", Meter(url, max_bytes, max_members))
+                _make_from_file(archive, target, work / "unpacked", LimitedReader(url, max_bytes, max_members))
             except UnusableArchiveError as error:
                 if archive.parent == work:
                     archive.unlink()
@@ -111,7 +111,7 @@ def make_from_archive(
     return True
 
 
-def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: Meter) -> None:
+def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: LimitedReader) -> None:
     """Unpack beside the target, then move what came out into its place in one step."""
     shutil.rmtree(unpacked, ignore_errors=True)  # a process may have been killed while it unpacked
     try:
@@ -125,7 +125,7 @@ def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: Meter) -
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _unpack(archive: Path, folder: Path, meter: Meter) -> None:
+def _unpack(archive: Path, folder: Path, meter: LimitedReader) -> None:
     """Write the archive's files below ``folder``."""
     with open(archive, "rb") as file:
         is_zip = file.read(2) == b"PK"

@@ -11,16 +11,11 @@ import pyarrow.compute as pc
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.sources.scanning import LISTING_SCHEMA, FolderScan, folder_exists, subfolders
 from lance_pipeline.storage.columns import slices_of
+from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.object_store import is_remote, join_uri
+from lance_pipeline.storage.table_errors import is_damage
 from lance_pipeline.storage.table_lock import locked
-from lance_pipeline.storage.tables import (
-    commit_table,
-    find_replaceable,
-    is_damage,
-    open_table,
-    read_facts,
-    remove_orphans,
-)
+from lance_pipeline.storage.tables import commit_table, find_replaceable, open_table, remove_orphans
 
 UNSPLIT = ""
 """The split of a file that is not assigned to one before its pixels are seen."""

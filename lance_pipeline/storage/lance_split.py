@@ -7,10 +7,11 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.errors import DamagedError
-from lance_pipeline.storage.damage import damaged_rows, reading, verify_command
+from lance_pipeline.storage.facts import Facts, read_facts
 from lance_pipeline.storage.recovery import require_original
 from lance_pipeline.storage.row_digests import DESCRIBED, IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
-from lance_pipeline.storage.tables import Facts, open_table, read_facts
+from lance_pipeline.storage.table_errors import damaged_rows, reading, verify_command
+from lance_pipeline.storage.tables import open_table
 from lance_pipeline.storage.transparency import EARLIER, TRANSPARENCY, Transparency
 
 if TYPE_CHECKING:

@@ -5,7 +5,8 @@ import os
 import shutil
 from pathlib import Path
 
-_WORK = ".link-"
+from lance_pipeline.storage.whole_files import whole_file
+
 # Another disk, a file system without hard links, or one that allows no more of them.
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
@@ -18,15 +19,15 @@ def link_file(source: Path, target: Path) -> None:
     Raises:
         OSError: ``target`` cannot be written.
     """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    work = target.with_name(_WORK + target.name)
-    work.unlink(missing_ok=True)
-    try:
-        os.link(source, work)
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        shutil.copyfile(source, work)
-    os.replace(work, target)
+    with whole_file(target) as path:
+        work = Path(path)
+        # Left by a process that was killed.
+        work.unlink(missing_ok=True)
+        try:
+            os.link(source, work)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            shutil.copyfile(source, work)
     # Renaming a link over another link to the same file does nothing.
     work.unlink(missing_ok=True)

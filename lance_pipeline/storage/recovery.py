@@ -1,20 +1,17 @@
 """Tables whose manifests are damaged: what cannot be read is moved aside, so that the rest can be."""
 
 import logging
-import os
-import re
 
 import lance
 
 from lance_pipeline.errors import DamagedError
-from lance_pipeline.storage.damage import damaged_set
+from lance_pipeline.storage.facts import Facts, read_facts
+from lance_pipeline.storage.lance_files import free_place, manifests, move_manifest, set_aside, was_committed
 from lance_pipeline.storage.object_store import is_remote
-from lance_pipeline.storage.tables import Facts, change_rows, find_table, free_place, read_facts, set_aside
+from lance_pipeline.storage.table_errors import damaged_set
+from lance_pipeline.storage.tables import change_rows, find_table
 
 _log = logging.getLogger(__name__)
-_MANIFEST = re.compile(r"(\d+)\.manifest")
-# Lance numbers manifests down from here, so that the latest version comes first in a listing.
-_LAST = 2**64 - 1
 _REPLACEMENT = "replaces_lost_version"
 
 
@@ -33,12 +30,12 @@ def recovered_table(uri: str) -> lance.LanceDataset | None:
             found = find_table(uri)
             facts = {} if found is None else read_facts(found)
         except DamagedError as error:
-            manifests = [] if is_remote(uri) else _manifests(uri)
-            if not manifests:
+            there = [] if is_remote(uri) else manifests(uri)
+            if not there:
                 raise
-            number, name = max(manifests)
+            number, name = max(there)
             _log.warning("%s Version %d is lost; its manifest is now in %s.", error, number, place)
-            os.renames(os.path.join(uri, "_versions", name), os.path.join(place, "_versions", name))
+            move_manifest(uri, name, place)
             last = max(last, number)
             continue
         while found is not None and found.version < last:
@@ -52,8 +49,7 @@ def set_aside_remains(uri: str) -> None:
     Raises:
         InputError: it cannot be moved.
     """
-    transactions = os.path.join(uri, "_transactions")
-    if not is_remote(uri) and os.path.isdir(transactions) and os.listdir(transactions):
+    if not is_remote(uri) and was_committed(uri):
         _log.warning(
             "%s has no version that can be read; it is made again, and its files are now in %s.", uri, set_aside(uri)
         )
@@ -67,13 +63,3 @@ def require_original(uri: str, version: int, facts: Facts) -> None:
     """
     if facts.get(_REPLACEMENT):
         raise damaged_set(uri, version, "it was lost, and the version before it has taken its place")
-
-
-def _manifests(uri: str) -> list[tuple[int, str]]:
-    """Version and file name of each manifest."""
-    folder, found = os.path.join(uri, "_versions"), []
-    for name in os.listdir(folder) if os.path.isdir(folder) else []:
-        if match := _MANIFEST.fullmatch(name):
-            number = int(match[1])
-            found.append((number if number < _LAST // 2 else _LAST - number, name))
-    return found

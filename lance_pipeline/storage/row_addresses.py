@@ -5,7 +5,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lance_pipeline.storage.damage import reading
+from lance_pipeline.storage.table_errors import reading
 
 
 def take_addresses(dataset: lance.LanceDataset, addresses: NDArray[np.uint64], columns: list[str]) -> pa.Table:

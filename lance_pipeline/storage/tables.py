@@ -4,48 +4,40 @@ Everything that this package writes (listings, splits, predictions) is such a ta
 small JSON document of facts in the schema's metadata, committed together as one version.
 """
 
-import json
 import logging
 import os
-import secrets
 from collections.abc import Callable, Iterable
-from datetime import timedelta
-from itertools import count
-from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
-import pyarrow.fs as pafs
-import xxhash
-from lance.commit import CommitConflictError
-from lance.fragment import DeletionFile, FragmentMetadata, write_fragments
+from lance.fragment import FragmentMetadata, write_fragments
 from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
-from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.storage.damage import brief, is_damage, is_unreadable, unreadable, verify_command
-from lance_pipeline.storage.object_store import (
-    filesystem,
-    is_remote,
-    join_uri,
-    reach,
-    storage_options,
-    write_whole,
+from lance_pipeline.storage.facts import Facts, with_facts
+from lance_pipeline.storage.lance_files import (
+    fragment_with_rows,
+    has_manifests,
+    is_table_folder,
+    make_parent,
+    remove_orphan_files,
+    set_aside,
 )
-from lance_pipeline.storage.whole_files import TEMPORARY
+from lance_pipeline.storage.object_store import is_remote, reach, storage_options
+from lance_pipeline.storage.table_errors import (
+    ConflictError,
+    TableNotFoundError,
+    brief,
+    cannot_write,
+    is_damage,
+    is_unreadable,
+    unreadable,
+    write_error,
+)
 
 _logger = logging.getLogger(__name__)
-FACTS_KEY, _DIGEST_KEY = b"lance_pipeline", b"lance_pipeline_xxh3"
-Facts = dict[str, Any]
 _ATTEMPTS = 5
-_FOREVER = timedelta(days=36500)
-_NOT_FOUND = pafs.FileType.NotFound
-_DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
-
-
-class ConflictError(Exception):
-    """Somebody else committed a version in the meantime; what was planned is to be planned anew."""
 
 
 def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> lance.LanceDataset:
@@ -117,7 +109,7 @@ def change_rows(
     """
     try:
         kept = [
-            _with_rows(fragment, left[number], dataset)
+            fragment_with_rows(fragment, left[number], dataset)
             if (number := fragment.fragment_id) in left
             else fragment.metadata
             for fragment in dataset.get_fragments()
@@ -131,44 +123,6 @@ def change_rows(
         raise write_error(dataset.uri, error) from error
 
 
-def _with_rows(
-    fragment: lance.LanceFragment, offsets: NDArray[np.uint32], dataset: lance.LanceDataset
-) -> FragmentMetadata:
-    """The fragment with these rows only.
-
-    Its deletion file is written here, an Arrow file of row offsets as Lance's table format
-    describes it, for ``delete_rows`` reports success on a full disk although the file is cut off,
-    and has no answer for a fragment that loses all rows. A merge has to name such a fragment too;
-    the commit then leaves it out and its deletion file is never read.
-    """
-    deleted = np.delete(np.arange(fragment.physical_rows, dtype=np.uint32), offsets)
-    metadata = fragment.metadata
-    metadata.deletion_file = DeletionFile(
-        read_version=dataset.version,
-        id=secrets.randbits(63),
-        file_type="array",
-        num_deleted_rows=len(deleted),
-        base_id=None,
-    )
-    if len(offsets):
-        sink = pa.BufferOutputStream()
-        batch = pa.record_batch([pa.array(deleted)], schema=_DELETIONS)
-        with pa.ipc.new_file(sink, _DELETIONS) as writer:
-            writer.write_batch(batch)
-        path = join_uri(dataset.uri, metadata.deletion_file.path(fragment.fragment_id))
-        write_whole(path, sink.getvalue())
-    return metadata
-
-
-def write_error(uri: str, error: OSError) -> Exception:
-    """A conflict, or what keeps the table from being written."""
-    # Not every path raises Lance's own class; "already exists" and "0.manifest" are lost races to create it.
-    signs = ("conflict", "already exists", "_versions/0.manifest")
-    if isinstance(error, CommitConflictError) or any(sign in str(error).lower() for sign in signs):
-        return ConflictError(str(error))
-    return cannot_write(uri, error)
-
-
 def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) -> list[FragmentMetadata]:
     """The new fragments with ids of their own, as a merge asks for."""
     last = max((fragment.fragment_id for fragment in dataset.get_fragments()), default=-1)
@@ -177,65 +131,6 @@ def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) ->
         fragment.id = number
         numbered.append(fragment)
     return numbered
-
-
-def remove_orphans(uri: str) -> None:
-    """Remove files that belong to no version; the caller holds the dataset's lock.
-
-    In an object store writers on other hosts may be at work: there Lance itself removes such files
-    once they are a week old, when old versions are cleaned up.
-
-    Raises:
-        InputError: the files cannot be removed.
-    """
-    dataset = find_table(uri)
-    if dataset is None or is_remote(uri):
-        return
-    try:
-        for folder in ("_deletions", "_transactions", "_versions"):
-            for name in os.listdir(os.path.join(uri, folder)) if os.path.isdir(os.path.join(uri, folder)) else []:
-                path = os.path.join(uri, folder, name)
-                if name.startswith(".tmp") or name.endswith(TEMPORARY):
-                    os.remove(path)
-                elif folder == "_deletions":
-                    # Lance looks for orphans of this kind only among files older than all versions.
-                    os.utime(path, (0, 0))
-        dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
-    except BaseException as error:
-        if is_damage(error) or "corrupt file" in str(error):
-            # The latest version can be read; damage to an older one is no reason to stop.
-            _logger.warning("Nothing of %s was tidied up, as a version of it is damaged: %s", uri, brief(error))
-            return
-        if isinstance(error, OSError):
-            raise cannot_write(uri, error) from error
-        raise
-
-
-def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
-    """The schema with these facts in its metadata, and their digest, as a manifest has no checksum."""
-    raw = json.dumps(facts).encode()
-    return schema.with_metadata({FACTS_KEY: raw, _DIGEST_KEY: _digest(raw)})
-
-
-def read_facts(dataset: lance.LanceDataset) -> Facts:
-    """The facts of the dataset's version; empty when it was not written by this package.
-
-    Raises:
-        DamagedError: they are not what was written.
-    """
-    metadata = dataset.schema.metadata or {}
-    raw = metadata.get(FACTS_KEY, b"{}")
-    # Tables of earlier releases have no digest.
-    if metadata.get(_DIGEST_KEY, _digest(raw)) != _digest(raw):
-        raise DamagedError(
-            f"the manifest of version {dataset.version} of {dataset.uri} is damaged: what it says of the rows is not "
-            f"what was written. To see how to repair it, run: {verify_command(dataset.uri)}"
-        )
-    return json.loads(raw)
-
-
-def _digest(raw: bytes) -> bytes:
-    return xxhash.xxh3_64_hexdigest(raw).encode()
 
 
 def find_table(uri: str) -> lance.LanceDataset | None:
@@ -253,46 +148,6 @@ def find_table(uri: str) -> lance.LanceDataset | None:
         return None
 
 
-def is_table(uri: str) -> bool:
-    """Whether there is a table, be it damaged.
-
-    Raises:
-        InputError: the object store cannot be reached, or refuses.
-    """
-    if is_remote(uri):
-        return find_table(uri) is not None
-    return any(os.path.isdir(os.path.join(uri, name)) for name in ("_versions", "data"))
-
-
-def set_aside(uri: str) -> str:
-    """Move a damaged table out of the way of a new one; returns where it is now, ``<uri>.damaged-<n>``.
-
-    The caller holds the lock of the table, if it has one. Nothing is deleted.
-
-    Raises:
-        InputError: it cannot be moved.
-    """
-    store, path = filesystem(uri)
-    place = free_place(uri)
-    try:
-        if is_remote(uri):
-            target = filesystem(place)[1]
-            pafs.copy_files(path, target, source_filesystem=store, destination_filesystem=store)
-            store.delete_dir(path)
-        else:
-            os.rename(path, place)
-    except OSError as error:
-        raise InputError(f"cannot move the damaged Lance dataset {uri} aside: {error}. Move or delete it.") from error
-    return place
-
-
-def free_place(uri: str) -> str:
-    """The first ``<uri>.damaged-<n>`` that is not there yet."""
-    places = (f"{uri}.damaged-{number}" for number in count(1))
-    store, _ = filesystem(uri)
-    return next(place for place in places if store.get_file_info(filesystem(place)[1]).type == _NOT_FOUND)
-
-
 def find_replaceable(
     uri: str, intact: Callable[[lance.LanceDataset], bool] = lambda stored: True
 ) -> lance.LanceDataset | None:
@@ -307,7 +162,7 @@ def find_replaceable(
     """
     try:
         found = find_table(uri)
-        if found is None and (is_remote(uri) or not os.path.isdir(os.path.join(uri, "_versions"))):
+        if found is None and (is_remote(uri) or not has_manifests(uri)):
             return None
         # Lance takes a table whose manifests were deleted for none, and opens one whose manifest was overwritten with
         # zeros as one without columns.
@@ -358,30 +213,20 @@ def _opened(uri: str, version: int | None) -> lance.LanceDataset:
     return dataset
 
 
-class TableNotFoundError(InputError):
-    """There is no such dataset, or no such version of it."""
-
-    def __init__(self, uri: str, version: int | None) -> None:
-        which = "no Lance dataset" if version is None else f"no version {version} of a Lance dataset"
-        super().__init__(f"there is {which} at {uri}. Materialize the asset that writes it.")
-
-
-def make_parent(uri: str) -> None:
-    """Make the folder that ``uri`` is in, where it is a path.
+def is_table(uri: str) -> bool:
+    """Whether there is a table, be it damaged.
 
     Raises:
-        OSError: it cannot be made.
+        InputError: the object store cannot be reached, or refuses.
     """
-    if not is_remote(uri):
-        os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
+    return find_table(uri) is not None if is_remote(uri) else is_table_folder(uri)
 
 
-def cannot_write(uri: str, error: Exception) -> InputError:
-    """What to say when a dataset cannot be written."""
-    hint = (
-        "Check the bucket's name, the AWS_… variables and that the store is up"
-        if is_remote(uri)
-        else "Check that the disk has room and that the folder may be written; LANCE_PIPELINE_DATA moves all data "
-        "elsewhere"
-    )
-    return InputError(f"cannot write the Lance dataset {uri}: {brief(error)}. {hint}. The previous version is intact.")
+def remove_orphans(uri: str) -> None:
+    """Remove files that belong to no version; the caller holds the dataset's lock.
+
+    Raises:
+        InputError: the files cannot be removed.
+    """
+    if not is_remote(uri) and (dataset := find_table(uri)) is not None:
+        remove_orphan_files(dataset)

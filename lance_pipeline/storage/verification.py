@@ -9,7 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.storage.damage import brief, is_unreadable
+from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.row_addresses import take_addresses
 from lance_pipeline.storage.row_digests import (
     IMAGE_DIGEST,
@@ -20,7 +20,7 @@ from lance_pipeline.storage.row_digests import (
     row_digests,
 )
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
-from lance_pipeline.storage.tables import read_facts
+from lance_pipeline.storage.table_errors import brief, is_unreadable
 
 Addresses = NDArray[np.uint64]
 # So many rows are held at a time, and so many decide whether a data file can be read at all.

@@ -9,7 +9,9 @@ TEMPORARY = ".tmp"
 
 
 @contextmanager
-def whole_file(path: str | os.PathLike[str], check: Callable[[str], None] = lambda work: None) -> Iterator[str]:
+def whole_file(
+    path: str | os.PathLike[str], check: Callable[[str], None] = lambda work: None, *, shared: bool = False
+) -> Iterator[str]:
     """Yield where to write the file that takes its place at ``path`` once the context ends without an error.
 
     It is safely on the disk before it replaces what was there. Its folder is made.
@@ -17,12 +19,14 @@ def whole_file(path: str | os.PathLike[str], check: Callable[[str], None] = lamb
     Args:
         path: of the file.
         check: called with the path of what was written before it takes its place; an error leaves what was there.
+        shared: whether several processes may write the file at once. Each then has a work file of its own, which
+            stays behind if it is killed.
 
     Raises:
         OSError: it cannot be written.
     """
     folder, name = os.path.split(os.path.abspath(path))
-    work = os.path.join(folder, f".{name}{TEMPORARY}")
+    work = os.path.join(folder, f".{name}{f'.{os.getpid()}' if shared else ''}{TEMPORARY}")
     os.makedirs(folder, exist_ok=True)
     try:
         yield work
@@ -36,13 +40,13 @@ def whole_file(path: str | os.PathLike[str], check: Callable[[str], None] = lamb
     _sync(folder)
 
 
-def write_whole(path: str | os.PathLike[str], data: bytes | memoryview) -> None:
-    """Write a file, whole or not at all.
+def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, shared: bool = False) -> None:
+    """Write a file, whole or not at all; ``shared`` as in :func:`whole_file`.
 
     Raises:
         OSError: it cannot be written.
     """
-    with whole_file(path) as work, open(work, "wb") as file:
+    with whole_file(path, shared=shared) as work, open(work, "wb") as file:
         file.write(data)
 
 

@@ -16,6 +16,7 @@ from lance_pipeline.loader.augmentation import Augment
 from lance_pipeline.loader.cache_place import CachePlace
 from lance_pipeline.loader.image_loader import ImageLoader
 from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.training.callbacks import NO_CALLBACKS, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.loop import Trained, train
@@ -24,7 +25,6 @@ from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import CODE_VERSION, Recipe
 from lance_pipeline.training.start import settled_start
 from lance_pipeline.training.validation import evaluate
-from lance_pipeline.training.watch import NOBODY, Watch
 from lance_pipeline.training.weights import ModelCard
 
 # So many tell training images that were learned by heart from others, and take seconds.
@@ -41,7 +41,7 @@ def fit_resnet34(
     downloads: str | None = None,
     cache: CachePlace | None = None,
     checkpoints: Checkpoints | None = None,
-    watch: Watch = NOBODY,
+    watch: TrainingCallbacks = NO_CALLBACKS,
 ) -> tuple[Trained, ModelCard]:
     """Train on one version of each split; returns the best epoch's weights and their card.
 
@@ -86,7 +86,7 @@ def fit_resnet34(
     return replace(trained, train_accuracy=_accuracy(model, seen, device, watch)), card
 
 
-def _accuracy(model: nn.Module, loader: ImageLoader, device: Device, watch: Watch) -> float:
+def _accuracy(model: nn.Module, loader: ImageLoader, device: Device, watch: TrainingCallbacks) -> float:
     """On the loader's first images, which are a fair sample, for they are stored in random order."""
 
     def stop_if_asked() -> None:

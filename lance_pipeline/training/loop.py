@@ -15,6 +15,7 @@ from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.loader.devices import Batch
 from lance_pipeline.loader.image_loader import ImageLoader
+from lance_pipeline.training.callbacks import NO_CALLBACKS, StepProgress, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import Device, reproducible
 from lance_pipeline.training.history import Epoch, Validation, best_of
@@ -22,7 +23,6 @@ from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.pace import Pace
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
-from lance_pipeline.training.watch import NOBODY, Step, Watch
 
 # Looking at a loss waits for the device; the CPU has computed it anyway.
 _LOOK_EVERY = 50
@@ -51,7 +51,7 @@ def train(
     *,
     transform: Callable[[torch.Tensor, torch.Tensor], Batch] = lambda images, labels: (images, labels),
     checkpoints: Checkpoints | None = None,
-    watch: Watch = NOBODY,
+    watch: TrainingCallbacks = NO_CALLBACKS,
 ) -> Trained:
     """Train ``model`` by the recipe and return the weights of its best epoch.
 
@@ -107,7 +107,7 @@ class _Training:
         device: Device,
         transform: Callable[[torch.Tensor, torch.Tensor], Batch],
         checkpoints: Checkpoints | None,
-        watch: Watch,
+        watch: TrainingCallbacks,
     ) -> None:
         self._loader, self._val_loader = train_loader, val_loader
         self._recipe, self._device, self._transform = recipe, device, transform
@@ -215,7 +215,7 @@ class _Training:
             if self._device.torch_device.type == "cpu" or number % _LOOK_EVERY == 0:
                 self._require_finite_losses()
             left = self._pace.after_batch(self._done(number))
-            step = Step(len(self._history) + 1, self._epochs, number, self._batches, loss, left)
+            step = StepProgress(len(self._history) + 1, self._epochs, number, self._batches, loss, left)
             self._watch.on_step(step)
             self._stop_if_asked()
             if self._checkpoints is not None and self._checkpoints.due():

@@ -6,7 +6,8 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.evaluation.metrics import classification_metrics
 from lance_pipeline.evaluation.prediction import Predictions, predict, write_predictions
 from lance_pipeline.images import ImageLoader, LanceSplit
-from lance_pipeline.storage.tables import open_table, read_facts
+from lance_pipeline.storage.facts import read_facts
+from lance_pipeline.storage.tables import open_table
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.validation import evaluate

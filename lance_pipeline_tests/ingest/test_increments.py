@@ -18,7 +18,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images import IngestReport, LanceSplit, ingest_split
 from lance_pipeline.ingest import crew, intake
 from lance_pipeline.ingest import seen_files as seen
-from lance_pipeline.ingest.ingestion import Source, Watch, ingest
+from lance_pipeline.ingest.ingestion import IngestSource, Watch, ingest
 from lance_pipeline.ingest.quarantine import Limits
 from lance_pipeline.sources.listing import list_unsplit_folders
 from lance_pipeline.sources.split_assignment import ByFractions
@@ -241,7 +241,7 @@ def ingest_fractions(
     root: str, place: Path, wanted: tuple[str, ...] = tuple(FRACTIONS), salt: str = "", watch: Watch = _WATCH
 ) -> dict[str, IngestReport]:
     listing = list_unsplit_folders(root)
-    source = Source(
+    source = IngestSource(
         root, "", lambda: listing.files, listing.classes, ByFractions(FRACTIONS, salt), str(place / "pets_seen")
     )
     uris = {split: str(place / f"pets_{split}.lance") for split in wanted}

@@ -15,7 +15,7 @@ from PIL import Image, features
 
 from lance_pipeline.images import Augment, CachePlace, ImageDataset, ImageLoader, LanceSplit, ingest_split
 from lance_pipeline.imaging.decoding import decode_image
-from lance_pipeline.ingest.ingestion import Source, ingest
+from lance_pipeline.ingest.ingestion import IngestSource, ingest
 from lance_pipeline.ingest.stored_split import StoredSplit
 from lance_pipeline.sources.listing import list_unsplit_folders
 from lance_pipeline.sources.split_assignment import ByFractions
@@ -192,7 +192,7 @@ def test_drawn_splits_follow_what_is_seen(tmp_path):
 
     def ingested(name: str, transparency: Transparency) -> dict[str, set[str]]:
         listing, halves = list_unsplit_folders(str(root / "train")), ByFractions({"a": 0.5, "b": 0.5})
-        source = Source(listing.root, "", lambda: listing.files, None, halves, f"{name}_seen", transparency)
+        source = IngestSource(listing.root, "", lambda: listing.files, None, halves, f"{name}_seen", transparency)
         uris = {split: f"{name}_{split}.lance" for split in ("a", "b")}
         ingest(source, uris)
         return {split: set(digests(uri)) for split, uri in uris.items()}

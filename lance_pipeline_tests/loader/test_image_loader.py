@@ -28,7 +28,7 @@ def rows(batches) -> list[bytes]:
     return [image.numpy().tobytes() for images, _ in batches for image in images]
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def uri(train_uri) -> str:
     return train_uri
 

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from lance_pipeline.loader.load_meter import Meter
+from lance_pipeline.loader.load_meter import LoadMeter
 from lance_pipeline.loader.read_ahead import EncodedRows, WindowReader
 from lance_pipeline.loader.row_metadata import StoredImages
 from lance_pipeline.storage.columns import Indices
@@ -64,7 +64,7 @@ def test_what_is_far_away_is_read_side_by_side_and_ahead(link: Link):
     def taken(window: int) -> list[int]:
         return [image[0] for image in reader[window].take(rows_of(window)) if image]
 
-    reader = WindowReader(StoredImages(LanceSplit("s3://bucket/train.lance"), None), rows_of, Meter())
+    reader = WindowReader(StoredImages(LanceSplit("s3://bucket/train.lance"), None), rows_of, LoadMeter())
     # Where the rows lie in the file is asked for once.
     assert taken(WINDOWS - 1) == rows_of(WINDOWS - 1).tolist()
     with ThreadPoolExecutor(1) as pool:

@@ -23,7 +23,9 @@ def test_code_location_loads_without_the_heavy_libraries():
     assert json.loads(python(code)) == []
 
 
-@pytest.mark.parametrize("package", ["images", "training", "evaluation"])
+@pytest.mark.parametrize(
+    "package", ["storage", "imaging", "sources", "ingest", "loader", "quality", "training", "evaluation"]
+)
 def test_plain_packages_need_neither_dagster_nor_mlflow(package: str):
     code = (
         "import sys, importlib, pkgutil;"

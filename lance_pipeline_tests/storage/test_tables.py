@@ -10,8 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.row_addresses import RowAddresses
-from lance_pipeline.storage.tables import commit_table, find_replaceable, find_table, is_damage, open_table, read_facts
+from lance_pipeline.storage.table_errors import is_damage
+from lance_pipeline.storage.tables import commit_table, find_replaceable, find_table, open_table
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
 

@@ -16,13 +16,13 @@ import torch
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images import LanceSplit
 from lance_pipeline.training import checkpoint
+from lance_pipeline.training.callbacks import StepProgress, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot, differences, exclusive, read_checkpoint
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_resnet34, training_identity
 from lance_pipeline.training.history import TIMINGS, Epoch
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.watch import Step, Watch
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 from lance_pipeline_tests.training.test_loop import colour_model, loader, recipe
 
@@ -39,7 +39,7 @@ def fit(
     folder: Path,
     recipe: Recipe = RECIPE,
     every: float = 600.0,
-    watch: Watch | None = None,
+    watch: TrainingCallbacks | None = None,
     device: Device = CPU,
 ) -> Trained:
     """A training that goes on from the folder's checkpoint where it is of the same identity."""
@@ -57,7 +57,7 @@ def fit(
             device,
             image_size=SIZE,
             checkpoints=checkpoints,
-            watch=watch or Watch(),
+            watch=watch or TrainingCallbacks(),
         )
     return trained
 
@@ -93,15 +93,15 @@ class After:
 @pytest.mark.parametrize("batches", [1, 4, 6])
 def test_a_stopped_training_goes_on_as_if_nothing_had_been(splits, uninterrupted, tmp_path, batches):
     with pytest.raises(Stopped, match="enough"):
-        fit(splits, tmp_path, watch=Watch(stop=After(batches)))
+        fit(splits, tmp_path, watch=TrainingCallbacks(stop=After(batches)))
     assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
 def test_stopping_and_resuming_name_the_same_place(splits, tmp_path):
     told: list[str] = []
     with pytest.raises(Stopped):
-        fit(splits, tmp_path, watch=Watch(stop=After(6), tell=told.append))
-    fit(splits, tmp_path, watch=Watch(tell=told.append))
+        fit(splits, tmp_path, watch=TrainingCallbacks(stop=After(6), tell=told.append))
+    fit(splits, tmp_path, watch=TrainingCallbacks(tell=told.append))
     saved, resumed = (line for line in told if line.startswith(("Saved", "Resuming")))
     assert saved.startswith("Saved after epoch 1 of 3, batch 4 of 4. Stopped (enough)")
     assert resumed == "Resuming after epoch 1 of 3, batch 4 of 4"
@@ -110,7 +110,7 @@ def test_stopping_and_resuming_name_the_same_place(splits, tmp_path):
 def test_stopped_again_and_again(splits, uninterrupted, tmp_path):
     for _ in range(6):
         with pytest.raises(Stopped):
-            fit(splits, tmp_path, watch=Watch(stop=After(2)))
+            fit(splits, tmp_path, watch=TrainingCallbacks(stop=After(2)))
     assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
@@ -120,9 +120,9 @@ def test_stopped_in_a_validation_after_a_batch_of_one_image(tmp_path):
     expected = fit(odd, tmp_path / "uninterrupted")
     # The one batch that can be learned from, then the first of the validation.
     with pytest.raises(Stopped, match="enough"):
-        fit(odd, tmp_path / "stopped", watch=Watch(stop=After(2)))
+        fit(odd, tmp_path / "stopped", watch=TrainingCallbacks(stop=After(2)))
     steps = []
-    assert_equal(fit(odd, tmp_path / "stopped", watch=Watch(on_step=steps.append)), expected)
+    assert_equal(fit(odd, tmp_path / "stopped", watch=TrainingCallbacks(on_step=steps.append)), expected)
     assert [step.epoch for step in steps] == [2, 3]
 
 
@@ -131,7 +131,7 @@ def test_stopped_when_the_best_epoch_is_not_the_last(contradicting, tmp_path):
     expected = fit(contradicting, tmp_path / "uninterrupted", settings)
     assert expected.best.number == 1
     epochs = []
-    watch = Watch(on_epoch=epochs.append, stop=lambda: "enough" if len(epochs) == 2 else None)
+    watch = TrainingCallbacks(on_epoch=epochs.append, stop=lambda: "enough" if len(epochs) == 2 else None)
     with pytest.raises(Stopped, match="enough"):
         fit(contradicting, tmp_path / "stopped", settings, watch=watch)
     assert_equal(fit(contradicting, tmp_path / "stopped", settings), expected)
@@ -141,11 +141,11 @@ SCRIPT = """
 import json, sys
 from pathlib import Path
 from lance_pipeline.images import LanceSplit
-from lance_pipeline.training.watch import Watch
+from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline_tests.training.test_checkpoint import fit
 uris, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 splits = {split: LanceSplit(uri) for split, uri in uris.items()}
-fit(splits, folder, every=0.0, watch=Watch(on_step=lambda step: print(step.epoch, step.batch, flush=True)))
+fit(splits, folder, every=0.0, watch=TrainingCallbacks(on_step=lambda step: print(step.epoch, step.batch, flush=True)))
 """
 
 
@@ -167,7 +167,7 @@ def test_killed_at_random_steps(splits, uninterrupted, tmp_path):
 def test_a_finished_training_is_there_at_once(splits, uninterrupted, tmp_path):
     fit(splits, tmp_path)
     steps = []
-    assert_equal(fit(splits, tmp_path, watch=Watch(on_step=steps.append)), uninterrupted)
+    assert_equal(fit(splits, tmp_path, watch=TrainingCallbacks(on_step=steps.append)), uninterrupted)
     assert steps == []
 
 
@@ -202,7 +202,7 @@ def test_a_checkpoint_is_saved_when_its_time_has_come(splits, tmp_path):
 def test_weights_that_are_no_longer_finite_are_not_saved(splits, tmp_path):
     model = colour_model()
 
-    def spoil(step: Step) -> None:
+    def spoil(step: StepProgress) -> None:
         if (step.epoch, step.batch) == (2, 3):
             torch.nn.init.constant_(next(model.parameters()), math.nan)
 
@@ -211,7 +211,15 @@ def test_weights_that_are_no_longer_finite_are_not_saved(splits, tmp_path):
         pytest.raises(InputError, match="the weights are no longer finite in epoch 2, batch 3 of 4") as error,
         Checkpoints.begun(tmp_path, {}, every=0.0) as checkpoints,
     ):
-        train(model, train_loader, val_loader, recipe(), CPU, checkpoints=checkpoints, watch=Watch(on_step=spoil))
+        train(
+            model,
+            train_loader,
+            val_loader,
+            recipe(),
+            CPU,
+            checkpoints=checkpoints,
+            watch=TrainingCallbacks(on_step=spoil),
+        )
     assert len(error.value.details) == 4
     assert set(error.value.details) <= set(splits["train"].to_pandas()["path"])
     found = read_checkpoint(tmp_path)
@@ -239,7 +247,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(splits, tmp_path
             settings,
             CPU,
             checkpoints=checkpoints,
-            watch=Watch(on_epoch=epochs.append),
+            watch=TrainingCallbacks(on_epoch=epochs.append),
         )
     assert epochs
     assert f"in epoch {len(epochs) + 1}, though the weights are" in str(error.value)

@@ -10,19 +10,19 @@ import torch
 from torch import nn
 
 from lance_pipeline.images import Augment, ImageLoader
+from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import Device, Precision
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.learner import Learner
 from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.training.test_checkpoint import assert_equal
 
 
 def fit(splits, recipe: Recipe, precision: Precision, size: int, name: str = "cuda:0", **callbacks) -> Trained:
     device = Device(name, precision, "for tests")
-    watch = Watch(**callbacks)
+    watch = TrainingCallbacks(**callbacks)
     trained, _ = fit_resnet34(splits["train"], splits["val"], recipe, device, image_size=size, watch=watch)
     return trained
 

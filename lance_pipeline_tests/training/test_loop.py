@@ -6,6 +6,7 @@ from torch import nn
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import Augment, ImageLoader, LanceSplit
+from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.history import Epoch, Validation
 from lance_pipeline.training.learner import decayed_and_spared
@@ -13,7 +14,6 @@ from lance_pipeline.training.loop import train
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
-from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 SIZE = 8
@@ -42,7 +42,7 @@ def run(splits, settings: Recipe, model: nn.Module | None = None, size: int = SI
     training, validation = (
         loader(splits[s], s == "train", settings.images_per_batch, size, **more) for s in ("train", "val")
     )
-    return train(model or colour_model(), training, validation, settings, CPU, watch=Watch(**callbacks))
+    return train(model or colour_model(), training, validation, settings, CPU, watch=TrainingCallbacks(**callbacks))
 
 
 def test_it_learns(splits):

@@ -10,12 +10,12 @@ from torch import nn
 
 from lance_pipeline.errors import Stopped
 from lance_pipeline.images import LanceSplit
+from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.checkpoint import read_checkpoint
 from lance_pipeline.training.device import Device, Precision
 from lance_pipeline.training.learner import Learner
 from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.watch import Watch
 from lance_pipeline_tests.training.test_checkpoint import After, assert_equal, fit
 
 LABELS = torch.tensor([0, 1] * 4)
@@ -64,7 +64,7 @@ class Whole:
 @pytest.fixture(scope="module")
 def whole(splits: dict[str, LanceSplit], recipe: Recipe, device: Device, tmp_path_factory) -> Whole:
     folder, losses = tmp_path_factory.mktemp("whole"), []
-    watch = Watch(on_step=lambda step: losses.append(step.loss.item()))
+    watch = TrainingCallbacks(on_step=lambda step: losses.append(step.loss.item()))
     return Whole(fit(splits, folder, recipe, watch=watch, device=device), losses, folder)
 
 
@@ -102,7 +102,7 @@ def test_it_learns_and_keeps_its_weights_in_full_precision(whole, device):
 def test_a_stopped_training_goes_on_as_if_nothing_had_been(splits, tmp_path, recipe, device, whole):
     # In the second epoch: the end is asked for after two batches and in the validation.
     with pytest.raises(Stopped):
-        fit(splits, tmp_path, recipe, watch=Watch(stop=After(4)), device=device)
+        fit(splits, tmp_path, recipe, watch=TrainingCallbacks(stop=After(4)), device=device)
     assert_equal(fit(splits, tmp_path, recipe, device=device), whole.trained)
     assert scaler_in(tmp_path) == scaler_in(whole.folder)
 

@@ -30,7 +30,7 @@ from lance_pipeline.orchestration.split_checks import (
 
 if TYPE_CHECKING:
     from lance_pipeline.images import IngestReport, LanceSplit
-    from lance_pipeline.ingest.ingestion import Source
+    from lance_pipeline.ingest.ingestion import IngestSource
 
 CODE_VERSION = "2"
 # Images on the page of a split, and on the page of its asset, whose pictures are in the event log.
@@ -180,9 +180,9 @@ def _ingested(
 
 def _sources(
     dataset: Dataset, raw: RawImages, wanted: list[str], store: LanceStore
-) -> "Iterator[tuple[Source, list[str]]]":
+) -> "Iterator[tuple[IngestSource, list[str]]]":
     """The folders to read, each with the splits that it feeds."""
-    from lance_pipeline.ingest.ingestion import Source
+    from lance_pipeline.ingest.ingestion import IngestSource
     from lance_pipeline.sources.listing import UNSPLIT, files_of_split
     from lance_pipeline.sources.split_assignment import ByFractions, OfFolder
 
@@ -195,7 +195,7 @@ def _sources(
     for folder_of in [UNSPLIT] if fractions else wanted:
         assignment = ByFractions(fractions.shares, fractions.salt) if fractions else OfFolder(folder_of)
         name = dataset.name if fractions else f"{dataset.name}_{folder_of}"
-        source = Source(
+        source = IngestSource(
             root=raw.root,
             folder=raw.folders[folder_of],
             files=partial(files_of_split, raw.listing.uri, raw.listing.version, folder_of, raw.listing.fingerprint),

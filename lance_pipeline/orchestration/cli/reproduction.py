@@ -108,10 +108,10 @@ def _device(gpu: "GpuResource", then: Training, run_id: str) -> "AbstractContext
 
 def _trained_the_same(then: Training, weights: "Weights", device: "Device", lance_store: "LanceStore") -> bool:
     from lance_pipeline.images import CachePlace, LanceSplit
+    from lance_pipeline.training.callbacks import TrainingCallbacks
     from lance_pipeline.training.checkpoint import differences
     from lance_pipeline.training.environment import environment
     from lance_pipeline.training.fit import fit_resnet34, training_identity
-    from lance_pipeline.training.watch import Watch
 
     train, val = (LanceSplit(**one.model_dump()) for one in (then.train, then.val))
     now = training_identity(train, val, then.recipe, then.image_size)
@@ -129,7 +129,9 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
         image_size=then.image_size,
         downloads=lance_store.downloads,
         cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
-        watch=Watch(on_epoch=lambda epoch: _tell(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))),
+        watch=TrainingCallbacks(
+            on_epoch=lambda epoch: _tell(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))
+        ),
     )
     changed = [change for epoch in trained.history for change in _changes(then, epoch)]
     moved = _weights_changes(weights, trained)

@@ -1,6 +1,5 @@
 """The models of a dataset: which stay and why, and removing the others with all that belongs to them."""
 
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from lance_pipeline.orchestration.retention.runs import AssetRun, RunHistory
 from lance_pipeline.orchestration.retention.tracking import Tracking
 from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.storage.removal import remove
+from lance_pipeline.storage.whole_files import write_whole
 
 MODEL = "resnet34"
 TRAINED_TAG = "trained"
@@ -174,10 +174,8 @@ class Models:
         """
         removal = Removal(run_id=model.run_id, training_id=tracking.training_id(record.mlflow_run_id), model=record)
         note = self._notes / f"{model.run_id}{_NOTE}"
-        work = note.with_suffix(".tmp")
         try:
-            work.write_text(removal.model_dump_json())
-            os.replace(work, note)
+            write_whole(note, removal.model_dump_json().encode())
         except OSError as error:
             raise explained(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
         return removal

@@ -156,8 +156,8 @@ def tracked_training(
     """
     from lance_pipeline.images import CachePlace
     from lance_pipeline.ingest.maintenance import keep_version
+    from lance_pipeline.training.callbacks import TrainingCallbacks
     from lance_pipeline.training.fit import fit_resnet34, model_card
-    from lance_pipeline.training.watch import Watch
 
     log, store = surroundings.log, surroundings.store
     records: dict[str, Split] = {"train": plan.train, "val": plan.val}
@@ -199,7 +199,7 @@ def tracked_training(
                 downloads=store.downloads,
                 cache=CachePlace(str(store.cache_folder), store.cache_budget),
                 checkpoints=checkpoints,
-                watch=Watch(
+                watch=TrainingCallbacks(
                     report.on_epoch,
                     report.on_step,
                     lambda line: log.info(printable(line)),

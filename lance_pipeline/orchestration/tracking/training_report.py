@@ -14,8 +14,8 @@ from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.orchestration.tracking.training_log import tracked_figures
 
 if TYPE_CHECKING:
+    from lance_pipeline.training.callbacks import StepProgress
     from lance_pipeline.training.history import BestBy, Epoch
-    from lance_pipeline.training.watch import Step
 
 _TRY = 1
 
@@ -73,7 +73,7 @@ class TrainingReport:
         )
         self._observe({"epoch": epoch.number, "epochs": str(epoch.of)} | epoch.figures())
 
-    def on_step(self, step: "Step") -> None:
+    def on_step(self, step: "StepProgress") -> None:
         """A line in the log every ten seconds."""
         if self._throttle.ready():
             left = "" if step.seconds_left is None else f", {clock(step.seconds_left)} left"

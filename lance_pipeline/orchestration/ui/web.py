@@ -35,6 +35,7 @@ from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
 from lance_pipeline.orchestration.ui.guard import REPORTS_PATH, Guard
 from lance_pipeline.orchestration.ui.reports import reports_routes
+from lance_pipeline.storage.whole_files import write_whole
 
 _CODE_LOG_LEVEL = "warning"
 # Pages hold WebSockets open for as long as they are shown.
@@ -93,10 +94,8 @@ def _dagster(instance: dg.DagsterInstance, workspace: str, services: Path) -> It
     """Dagster's web server over code servers of its own, as `dagster dev` starts them."""
     target = WorkspaceFileTarget([workspace])
     with ProxyServerManager(instance, target, code_server_log_level=_CODE_LOG_LEVEL) as servers:
-        # Whole or not at all: the daemon reads it as soon as it is there.
-        work = services.with_suffix(".tmp")
-        work.write_text(yaml.safe_dump({"load_from": list(servers.get_code_server_specs())}))
-        os.replace(work, services)
+        # The daemon reads it as soon as it is there.
+        write_whole(services, yaml.safe_dump({"load_from": list(servers.get_code_server_specs())}).encode())
         with WorkspaceProcessContext(
             instance, WorkspaceFileTarget([str(services)]), code_server_log_level=_CODE_LOG_LEVEL
         ) as context:

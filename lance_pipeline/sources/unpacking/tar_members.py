@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import IO, Self, cast
 
 from lance_pipeline.display import shortened
-from lance_pipeline.sources.unpacking.meter import LARGEST_HEADER, Meter, UnusableArchiveError
+from lance_pipeline.sources.unpacking.limited_reader import LARGEST_HEADER, LimitedReader, UnusableArchiveError
 
 _BLOCK_BYTES = 1 << 18
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
@@ -19,7 +19,7 @@ _XZ_MEMORY = 80 << 20
 _MOST_GLOBAL_ATTRIBUTES = 100
 
 
-def tar_members(archive: Path, meter: Meter) -> Iterator[tuple[str, IO[bytes] | None]]:
+def tar_members(archive: Path, meter: LimitedReader) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Each member's name and bytes, None for a folder; the bytes are read before the next member is asked for.
 
     Raises:
@@ -61,7 +61,7 @@ _END = tarfile.EOFHeaderError  # pyright: ignore[reportAttributeAccessIssue] - t
 _HEADER_ERROR, _READ_ERROR = tarfile.HeaderError, tarfile.ReadError
 
 
-def _next(tar: tarfile.TarFile, meter: Meter) -> tarfile.TarInfo | None:
+def _next(tar: tarfile.TarFile, meter: LimitedReader) -> tarfile.TarInfo | None:
     """The next member, of which nothing is kept."""
     with meter.header():
         member = tar.next()

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from lance_pipeline.display import shortened
-from lance_pipeline.sources.unpacking.meter import Meter, UnusableArchiveError
+from lance_pipeline.sources.unpacking.limited_reader import LimitedReader, UnusableArchiveError
 
 _BLOCK_BYTES = 1 << 18
 _DEEPEST = 100
@@ -26,7 +26,7 @@ class Tree:
         meter: counts each file and folder.
     """
 
-    def __init__(self, folder: Path, meter: Meter) -> None:
+    def __init__(self, folder: Path, meter: LimitedReader) -> None:
         self._folder, self._meter = folder, meter
         self._last = folder
         # Such as on macOS, where folders that differ by case alone would be merged without a word.

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
 from lance_pipeline.display import shortened
-from lance_pipeline.sources.unpacking.meter import Meter, UnusableArchiveError
+from lance_pipeline.sources.unpacking.limited_reader import LimitedReader, UnusableArchiveError
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -33,7 +33,7 @@ _ENTRIES, _PART_BYTES = 1000, 1 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
-def zip_members(archive: Path, meter: Meter) -> Iterator[tuple[str, IO[bytes] | None]]:
+def zip_members(archive: Path, meter: LimitedReader) -> Iterator[tuple[str, IO[bytes] | None]]:
     """Each member's name and bytes, None for a folder; the bytes are read before the next member is asked for.
 
     Backslashes in names are separators, as some tools on Windows write them.
@@ -56,7 +56,9 @@ def zip_members(archive: Path, meter: Meter) -> Iterator[tuple[str, IO[bytes] | 
                     yield from _opened(opened, member, meter)
 
 
-def _opened(file: zipfile.ZipFile, member: zipfile.ZipInfo, meter: Meter) -> Iterator[tuple[str, IO[bytes] | None]]:
+def _opened(
+    file: zipfile.ZipFile, member: zipfile.ZipInfo, meter: LimitedReader
+) -> Iterator[tuple[str, IO[bytes] | None]]:
     name = member.filename.replace("\\", "/")
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise UnusableArchiveError(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.sources.unpacking.meter import Meter, UnusableArchiveError
+from lance_pipeline.sources.unpacking.limited_reader import LimitedReader, UnusableArchiveError
 from lance_pipeline.sources.unpacking.tree import Tree
 from lance_pipeline.storage.addresses import Address
 from lance_pipeline_tests.sources.archives import FILES, FORMATS, add, content_of, make, packed, tar_writer
@@ -74,7 +74,7 @@ def test_a_file_that_is_there_twice(form, tmp_path):
 class Caseless(Tree):
     """A tree on a disk that ignores case, such as macOS has: what it does when asked for a name in another case."""
 
-    def __init__(self, folder: Path, meter: Meter) -> None:
+    def __init__(self, folder: Path, meter: LimitedReader) -> None:
         super().__init__(folder, meter)
         self._ignores_case = True
 
@@ -82,7 +82,7 @@ class Caseless(Tree):
 @pytest.mark.parametrize(("first", "second"), [("a/Cat/1", "a/cat/2"), ("a/Cat.png", "a/cat.png")])
 def test_names_that_clash_by_case_alone(first, second, tmp_path, monkeypatch):
     """There is no such disk here: another spelling of what is there leads to it, by a link."""
-    tree = Caseless(tmp_path, Meter(Address("file:///a"), 100, 100))
+    tree = Caseless(tmp_path, LimitedReader(Address("file:///a"), 100, 100))
     tree.add(first, io.BytesIO(b"1"))
     for one, other in zip(Path(first).parts, Path(second).parts, strict=True):
         if one.lower() == other.lower() and one != other:

@@ -1,4 +1,4 @@
-"""Damage to stored tables: how it is named, and what to do about it."""
+"""Errors of reading and writing Lance tables: what they mean, and what to do about them."""
 
 import re
 import shlex
@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import pyarrow as pa
+from lance.commit import CommitConflictError
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.storage.object_store import CHECK_STORE, is_remote
@@ -14,6 +15,18 @@ _LONGEST = 500
 _NO_ACCESS = ("permission denied", "too many open files")
 # What Lance and Arrow raise when they read bytes that make no sense.
 _UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, pa.ArrowException)
+
+
+class ConflictError(Exception):
+    """Somebody else committed a version in the meantime; what was planned is to be planned anew."""
+
+
+class TableNotFoundError(InputError):
+    """There is no such dataset, or no such version of it."""
+
+    def __init__(self, uri: str, version: int | None) -> None:
+        which = "no Lance dataset" if version is None else f"no version {version} of a Lance dataset"
+        super().__init__(f"there is {which} at {uri}. Materialize the asset that writes it.")
 
 
 def verify_command(uri: str) -> str:
@@ -89,3 +102,23 @@ def brief(error: BaseException) -> str:
     """Lance's message without the places in its own source."""
     text = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def write_error(uri: str, error: OSError) -> Exception:
+    """A conflict, or what keeps the table from being written."""
+    # Not every path raises Lance's own class; "already exists" and "0.manifest" are lost races to create it.
+    signs = ("conflict", "already exists", "_versions/0.manifest")
+    if isinstance(error, CommitConflictError) or any(sign in str(error).lower() for sign in signs):
+        return ConflictError(str(error))
+    return cannot_write(uri, error)
+
+
+def cannot_write(uri: str, error: Exception) -> InputError:
+    """What to say when a dataset cannot be written."""
+    hint = (
+        "Check the bucket's name, the AWS_… variables and that the store is up"
+        if is_remote(uri)
+        else "Check that the disk has room and that the folder may be written; LANCE_PIPELINE_DATA moves all data "
+        "elsewhere"
+    )
+    return InputError(f"cannot write the Lance dataset {uri}: {brief(error)}. {hint}. The previous version is intact.")

@@ -15,7 +15,7 @@ class UnusableArchiveError(Exception):
     """No later call can unpack this archive; the message continues the sentence "the archive …"."""
 
 
-class Meter:
+class LimitedReader:
     """Reads from ``source``, and refuses to read past the limits.
 
     Args:

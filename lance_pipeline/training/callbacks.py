@@ -9,7 +9,7 @@ from lance_pipeline.training.history import Epoch
 
 
 @dataclass(frozen=True)
-class Step:
+class StepProgress:
     """How far the training is after a batch.
 
     ``loss`` is a scalar tensor that still lies on the device: reading it waits for the batch. ``seconds_left`` is None
@@ -25,7 +25,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Watch:
+class TrainingCallbacks:
     """Callbacks for training progress and cancellation.
 
     Attributes:
@@ -37,11 +37,11 @@ class Watch:
     """
 
     on_epoch: Callable[[Epoch], None] = lambda epoch: None
-    on_step: Callable[[Step], None] = lambda step: None
+    on_step: Callable[[StepProgress], None] = lambda step: None
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], str | None] = lambda: None
     enough: Callable[[list[Epoch]], bool] = lambda history: False
 
 
-NOBODY = Watch()
+NO_CALLBACKS = TrainingCallbacks()
 """No callbacks."""

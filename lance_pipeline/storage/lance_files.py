@@ -1,0 +1,163 @@
+"""Lance's files on disk, where its own functions do not do: deletion files, manifests, orphans, damaged tables."""
+
+import logging
+import os
+import re
+import secrets
+from datetime import timedelta
+from itertools import count
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pyarrow.fs as pafs
+from lance.fragment import DeletionFile, FragmentMetadata
+from numpy.typing import NDArray
+
+from lance_pipeline.errors import InputError
+from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri, write_whole
+from lance_pipeline.storage.table_errors import brief, cannot_write, is_damage
+from lance_pipeline.storage.whole_files import TEMPORARY
+
+_logger = logging.getLogger(__name__)
+_FOREVER = timedelta(days=36500)
+_NOT_FOUND = pafs.FileType.NotFound
+_DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
+_MANIFEST = re.compile(r"(\d+)\.manifest")
+# Lance numbers manifests down from here, so that the latest version comes first in a listing.
+_LAST = 2**64 - 1
+
+
+def has_manifests(uri: str) -> bool:
+    """Whether a folder has Lance's manifests, damaged or not."""
+    return os.path.isdir(_versions(uri))
+
+
+def is_table_folder(uri: str) -> bool:
+    """Whether a folder is a table, damaged or not."""
+    return has_manifests(uri) or os.path.isdir(os.path.join(uri, "data"))
+
+
+def manifests(uri: str) -> list[tuple[int, str]]:
+    """Version and file name of each manifest of a local table."""
+    found = []
+    for name in os.listdir(_versions(uri)) if has_manifests(uri) else []:
+        if match := _MANIFEST.fullmatch(name):
+            number = int(match[1])
+            found.append((number if number < _LAST // 2 else _LAST - number, name))
+    return found
+
+
+def move_manifest(uri: str, name: str, target: str) -> None:
+    """Move one manifest of a local table to the folder of manifests of another one."""
+    os.renames(os.path.join(_versions(uri), name), os.path.join(_versions(target), name))
+
+
+def was_committed(uri: str) -> bool:
+    """Whether a local table ever had a version, be all its manifests gone."""
+    transactions = os.path.join(uri, "_transactions")
+    return os.path.isdir(transactions) and bool(os.listdir(transactions))
+
+
+def _versions(uri: str) -> str:
+    return os.path.join(uri, "_versions")
+
+
+def make_parent(uri: str) -> None:
+    """Make the folder that ``uri`` is in, where it is a path.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    if not is_remote(uri):
+        os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
+
+
+def set_aside(uri: str) -> str:
+    """Move a damaged table out of the way of a new one; returns where it is now, ``<uri>.damaged-<n>``.
+
+    The caller holds the lock of the table, if it has one. Nothing is deleted.
+
+    Raises:
+        InputError: it cannot be moved.
+    """
+    store, path = filesystem(uri)
+    place = free_place(uri)
+    try:
+        if is_remote(uri):
+            target = filesystem(place)[1]
+            pafs.copy_files(path, target, source_filesystem=store, destination_filesystem=store)
+            store.delete_dir(path)
+        else:
+            os.rename(path, place)
+    except OSError as error:
+        raise InputError(f"cannot move the damaged Lance dataset {uri} aside: {error}. Move or delete it.") from error
+    return place
+
+
+def free_place(uri: str) -> str:
+    """The first ``<uri>.damaged-<n>`` that is not there yet."""
+    places = (f"{uri}.damaged-{number}" for number in count(1))
+    store, _ = filesystem(uri)
+    return next(place for place in places if store.get_file_info(filesystem(place)[1]).type == _NOT_FOUND)
+
+
+def fragment_with_rows(
+    fragment: lance.LanceFragment, offsets: NDArray[np.uint32], dataset: lance.LanceDataset
+) -> FragmentMetadata:
+    """The fragment with these rows only.
+
+    Its deletion file is written here, an Arrow file of row offsets as Lance's table format
+    describes it, for ``delete_rows`` reports success on a full disk although the file is cut off,
+    and has no answer for a fragment that loses all rows. A merge has to name such a fragment too;
+    the commit then leaves it out and its deletion file is never read.
+    """
+    deleted = np.delete(np.arange(fragment.physical_rows, dtype=np.uint32), offsets)
+    metadata = fragment.metadata
+    metadata.deletion_file = DeletionFile(
+        read_version=dataset.version,
+        id=secrets.randbits(63),
+        file_type="array",
+        num_deleted_rows=len(deleted),
+        base_id=None,
+    )
+    if len(offsets):
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch([pa.array(deleted)], schema=_DELETIONS)
+        with pa.ipc.new_file(sink, _DELETIONS) as writer:
+            writer.write_batch(batch)
+        path = join_uri(dataset.uri, metadata.deletion_file.path(fragment.fragment_id))
+        write_whole(path, sink.getvalue())
+    return metadata
+
+
+def remove_orphan_files(dataset: lance.LanceDataset) -> None:
+    """Remove local files that belong to no version; the caller holds the dataset's lock.
+
+    In an object store writers on other hosts may be at work: there Lance itself removes such files
+    once they are a week old, when old versions are cleaned up.
+
+    Raises:
+        InputError: the files cannot be removed.
+    """
+    uri = dataset.uri
+    if is_remote(uri):
+        return
+    try:
+        for folder in ("_deletions", "_transactions", "_versions"):
+            for name in os.listdir(os.path.join(uri, folder)) if os.path.isdir(os.path.join(uri, folder)) else []:
+                path = os.path.join(uri, folder, name)
+                if name.startswith(".tmp") or name.endswith(TEMPORARY):
+                    os.remove(path)
+                elif folder == "_deletions":
+                    # Lance looks for orphans of this kind only among files older than all versions.
+                    os.utime(path, (0, 0))
+        dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
+    except BaseException as error:
+        if is_damage(error) or "corrupt file" in str(error):
+            # The latest version can be read; damage to an older one is no reason to stop.
+            _logger.warning("Nothing of %s was tidied up, as a version of it is damaged: %s", uri, brief(error))
+            return
+        if isinstance(error, OSError):
+            raise cannot_write(uri, error) from error
+        raise
