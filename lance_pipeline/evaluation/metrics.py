@@ -23,10 +23,8 @@ class ClassificationMetrics(BaseModel):
     """A split's metrics.
 
     Attributes:
-        accuracy: share of images whose most probable class is right.
-        top5_accuracy: share whose class is among the five most probable.
-        macro_f1: mean F1 of the classes that the split has, each counting the same.
-        loss: mean cross-entropy, in nats.
+        accuracy, macro_f1, loss: as in :class:`lance_pipeline.training.scores.Scores`.
+        top5_accuracy: the share of images whose class is among the five most probable.
         per_class: in the order of the class indices; zero where a ratio has no denominator.
         confusion: images by true class (rows) and predicted class (columns).
     """
@@ -50,21 +48,19 @@ def classification_metrics(predictions: Predictions, classes: list[str]) -> Clas
     """All metrics of one split's predictions."""
     labels, predicted = predictions.labels, predictions.predicted
     every_class = np.arange(len(classes))
-    scores: Any = precision_recall_fscore_support(
+    by_class: Any = precision_recall_fscore_support(
         labels,
         predicted,
         labels=every_class,
         zero_division=0,  # pyright: ignore[reportArgumentType] - the inferred type misses the numbers
     )
-    precision, recall, f1, support = scores
+    precision, recall, f1, support = by_class
     of_label = predictions.probabilities[np.arange(len(labels)), labels]
     better = (predictions.probabilities > of_label[:, None]).sum(axis=1)
     return ClassificationMetrics(
         images=len(labels),
-        accuracy=float(np.mean(predicted == labels)),
+        **vars(predictions.scores),
         top5_accuracy=float(np.mean(better < 5)),
-        macro_f1=float(np.mean(f1[support > 0])),
-        loss=float(np.mean(-np.log(np.maximum(of_label, np.finfo(np.float32).tiny)))),
         per_class=[
             ClassMetrics(label=label, precision=p, recall=r, f1=f, support=s)
             for label, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)

@@ -14,6 +14,7 @@ from lance_pipeline.storage.facts import Facts
 from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.storage.tables import commit_table
 from lance_pipeline.training.device import Device
+from lance_pipeline.training.scores import Scores, outputs, scores
 from lance_pipeline.training.weights import ModelCard
 
 _BATCH_SIZE = 128
@@ -26,10 +27,12 @@ class Predictions:
     Attributes:
         labels: int64 (n,), the true class indices.
         probabilities: float32 (n, classes).
+        scores: of these predictions.
     """
 
     labels: NDArray[np.int64]
     probabilities: NDArray[np.float32]
+    scores: Scores
 
     @property
     def predicted(self) -> NDArray[np.int64]:
@@ -59,17 +62,15 @@ def evaluation_loader(split: LanceSplit, card: ModelCard, device: Device) -> Ima
     )
 
 
-@torch.inference_mode()
 def predict(model: nn.Module, loader: ImageLoader, device: Device) -> Predictions:
     """Classify all rows of the loader, which normalises and does not shuffle, in order."""
-    model.to(device.torch_device).to(memory_format=torch.channels_last).eval()
-    labels, probabilities = [], []
-    for images, batch_labels in loader:
-        with device.autocast():
-            logits = model(images)
-        probabilities.append(logits.float().softmax(dim=1).cpu().numpy())
-        labels.append(batch_labels.cpu().numpy())
-    return Predictions(np.concatenate(labels), np.concatenate(probabilities))
+    model.to(device.torch_device).to(memory_format=torch.channels_last)
+    batches, losses = [], []
+    for output in outputs(model, loader, device):
+        batches.append((output.labels.cpu().numpy(), output.logits.softmax(dim=1).cpu().numpy()))
+        losses.append(output.loss)
+    labels, probabilities = (np.concatenate(one) for one in zip(*batches, strict=True))
+    return Predictions(labels, probabilities, scores(labels, probabilities.argmax(axis=1), losses))
 
 
 def write_predictions(

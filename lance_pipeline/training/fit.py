@@ -23,8 +23,8 @@ from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.mixing import BatchTransform
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import CODE_VERSION, Recipe
+from lance_pipeline.training.scores import evaluate
 from lance_pipeline.training.start import settled_start
-from lance_pipeline.training.validation import evaluate
 from lance_pipeline.training.weights import ModelCard
 
 # So many tell training images that were learned by heart from others, and take seconds.

@@ -9,15 +9,6 @@ TIMINGS = ("duration", "images_per_second", "data_wait", "seconds_left", "ended"
 
 
 @dataclass(frozen=True)
-class Validation:
-    """How a model does on a split: mean cross-entropy in nats, accuracy, and F1 averaged over classes."""
-
-    loss: float
-    accuracy: float
-    macro_f1: float
-
-
-@dataclass(frozen=True)
 class Epoch:
     """What one epoch came to.
 

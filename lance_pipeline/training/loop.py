@@ -18,11 +18,11 @@ from lance_pipeline.loader.image_loader import ImageLoader
 from lance_pipeline.training.callbacks import NO_CALLBACKS, StepProgress, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import Device, reproducible
-from lance_pipeline.training.history import Epoch, Validation, best_of
+from lance_pipeline.training.history import Epoch, best_of
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.pace import Pace
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.validation import evaluate
+from lance_pipeline.training.scores import Scores, evaluate
 
 # Looking at a loss waits for the device; the CPU has computed it anyway.
 _LOOK_EVERY = 50
@@ -178,7 +178,7 @@ class _Training:
         self._watch.on_epoch(epoch)
         self._save(snapshot)
 
-    def _measured(self, validation: Validation, data_wait: float, began: float) -> Epoch:
+    def _measured(self, validation: Scores, data_wait: float, began: float) -> Epoch:
         """The epoch whose batches are all learned."""
         partial, images = self._partial, sum(self._partial.images)
         counts = torch.tensor(partial.images, device=self._device.torch_device)

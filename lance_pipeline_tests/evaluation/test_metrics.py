@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lance_pipeline.evaluation.metrics import ClassificationMetrics, classification_metrics
-from lance_pipeline.evaluation.prediction import Predictions
+from lance_pipeline_tests.evaluation.chances import predictions_of
 
 CLASSES = ["ant", "bee", "cow"]
 
@@ -13,7 +13,7 @@ CLASSES = ["ant", "bee", "cow"]
 def metrics():
     """Of five images, three right; of the class cow there is none."""
     chances = [[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.2, 0.5]]
-    return classification_metrics(Predictions(np.array([0, 0, 0, 1, 1]), np.array(chances, np.float32)), CLASSES)
+    return classification_metrics(predictions_of([0, 0, 0, 1, 1], chances), CLASSES)
 
 
 def test_totals_by_hand(metrics):
@@ -44,19 +44,19 @@ def test_scalars_and_json(metrics):
 
 def test_top5_of_seven_classes():
     chances = np.array([[0.3, 0.2, 0.15, 0.12, 0.1, 0.08, 0.05]] * 4, np.float32)
-    metrics = classification_metrics(Predictions(np.array([0, 4, 5, 6]), chances), list("abcdefg"))
+    metrics = classification_metrics(predictions_of([0, 4, 5, 6], chances), list("abcdefg"))
     assert (metrics.accuracy, metrics.top5_accuracy) == (0.25, 0.5)
 
 
 def test_one_image_of_one_class():
-    metrics = classification_metrics(Predictions(np.array([1]), np.array([[0.25, 0.75]], np.float32)), ["a", "b"])
+    metrics = classification_metrics(predictions_of([1], [[0.25, 0.75]]), ["a", "b"])
     assert (metrics.accuracy, metrics.macro_f1) == (1.0, 1.0)
     assert metrics.loss == pytest.approx(-math.log(0.75))
     assert metrics.confusion == [[0, 0], [0, 1]]
 
 
 def test_a_probability_of_zero_gives_a_finite_loss():
-    metrics = classification_metrics(Predictions(np.array([0, 1]), np.array([[0, 1], [0, 1]], np.float32)), ["a", "b"])
+    metrics = classification_metrics(predictions_of([0, 1], [[0, 1], [0, 1]]), ["a", "b"])
     assert metrics.accuracy == 0.5
     assert math.isfinite(metrics.loss)
     assert metrics.loss > 5

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from lance_pipeline.evaluation.mistakes import common_confusions, confident_mistakes
-from lance_pipeline.evaluation.prediction import Predictions, write_predictions
+from lance_pipeline.evaluation.prediction import write_predictions
+from lance_pipeline_tests.evaluation.chances import predictions_of
 
 CLASSES = ["cat", "dog", "fox"]
 
@@ -19,7 +20,9 @@ def stored(splits, tmp_path):
     for row, confidence in {3: 0.6, 7: 0.9, 11: 0.75}.items():
         probabilities[row] = 0
         probabilities[row, [2, labels[row]]] = confidence, 1 - confidence
-    table = write_predictions(str(tmp_path / "p.lance"), Predictions(labels, probabilities), split.paths(), CLASSES, {})
+    table = write_predictions(
+        str(tmp_path / "p.lance"), predictions_of(labels.tolist(), probabilities), split.paths(), CLASSES, {}
+    )
     return split, table
 
 
@@ -41,7 +44,7 @@ def test_the_most_confident_come_first_with_their_images(stored):
 def test_a_model_without_mistakes_has_none(splits, tmp_path):
     split = splits["val"]
     labels = np.array([CLASSES.index(label) for label in split.to_pandas()["label"]])
-    predictions = Predictions(labels, np.eye(3, dtype=np.float32)[labels])
+    predictions = predictions_of(labels.tolist(), np.eye(3)[labels])
     table = write_predictions(str(tmp_path / "p.lance"), predictions, split.paths(), CLASSES, {})
     assert confident_mistakes(table.uri, table.version, split, 10) == []
 

@@ -6,11 +6,11 @@ from PIL import Image
 
 from lance_pipeline.evaluation.metrics import classification_metrics
 from lance_pipeline.evaluation.plots import confusion_picture
-from lance_pipeline.evaluation.prediction import Predictions
+from lance_pipeline_tests.evaluation.chances import predictions_of
 
 
 def picture(labels, predicted, classes: list[str]) -> np.ndarray:
-    predictions = Predictions(np.array(labels), np.eye(len(classes), dtype=np.float32)[np.array(predicted)])
+    predictions = predictions_of(labels, np.eye(len(classes))[np.array(predicted)])
     data = confusion_picture(classification_metrics(predictions, classes), "test")
     assert len(data) < 100_000
     image = Image.open(io.BytesIO(data))

@@ -9,7 +9,7 @@ from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.validation import evaluate
+from lance_pipeline.training.scores import evaluate
 from lance_pipeline.training.weights import load_model, save_model
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 

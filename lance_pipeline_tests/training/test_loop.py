@@ -8,12 +8,12 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images import Augment, ImageLoader, LanceSplit
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.history import Epoch, Validation
+from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.learner import decayed_and_spared
 from lance_pipeline.training.loop import train
 from lance_pipeline.training.model import build_resnet34
 from lance_pipeline.training.recipe import Recipe
-from lance_pipeline.training.validation import evaluate
+from lance_pipeline.training.scores import Scores, evaluate
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 SIZE = 8
@@ -88,8 +88,8 @@ def test_the_best_epoch_is_kept_and_not_the_last(contradicting):
 
     val = loader(contradicting["val"], training=False)
 
-    def seen(epoch: Epoch) -> Validation:
-        return Validation(epoch.val_loss, epoch.val_accuracy, epoch.val_macro_f1)
+    def seen(epoch: Epoch) -> Scores:
+        return Scores(epoch.val_loss, epoch.val_accuracy, epoch.val_macro_f1)
 
     assert evaluate(model, val, CPU) == seen(history[-1])
     model.load_state_dict(trained.state)
