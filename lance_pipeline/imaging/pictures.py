@@ -2,13 +2,17 @@
 
 import io
 import math
+from collections.abc import Mapping
+from typing import NamedTuple
 
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from lance_pipeline.display import printable
-from lance_pipeline.imaging.thumbnails import Sample, caption_font, fitted, jpeg
+from lance_pipeline.imaging.thumbnails import Sample, caption_font, fitted, jpeg, rows_of_each_class, samples
+from lance_pipeline.storage.lance_split import LanceSplit
 
+_SAMPLES, _FEW_SAMPLES = 96, 24
 _THUMBNAIL = 80
 _COLUMNS = 8
 _GAP, _LINE = 6, 20
@@ -17,6 +21,36 @@ _PAPER, _INK = (255, 255, 255), (60, 60, 60)
 _LONGEST_LABEL = 20
 # Enough for the shades of one colour map and the edges of letters.
 _PALETTE = 256
+
+
+class SplitPictures(NamedTuple):
+    """Pictures of a split, made once.
+
+    Attributes:
+        samples: up to 96 images, of each class as many as of the others.
+        contact_sheet: a JPEG of up to 24 of them.
+        classes: a PNG of the images per class.
+    """
+
+    samples: list[Sample]
+    contact_sheet: bytes
+    classes: bytes
+
+
+def split_pictures(split: LanceSplit, counts: Mapping[str, int], title: str) -> SplitPictures:
+    """Pictures of a split.
+
+    Args:
+        split: the split.
+        counts: its images per class.
+        title: of the picture of these.
+
+    Raises:
+        DamagedError: an image is not what was ingested.
+    """
+    shown, few = samples(split, rows_of_each_class(split, _SAMPLES)), set(rows_of_each_class(split, _FEW_SAMPLES))
+    sheet = contact_sheet([one for one in shown if one.row in few])
+    return SplitPictures(shown, sheet, class_counts_picture(counts, title))
 
 
 def contact_sheet(shown: list[Sample]) -> bytes:
@@ -33,7 +67,7 @@ def contact_sheet(shown: list[Sample]) -> bytes:
     return jpeg(sheet)
 
 
-def class_counts_picture(counts: dict[str, int], title: str) -> bytes:
+def class_counts_picture(counts: Mapping[str, int], title: str) -> bytes:
     """A PNG of a bar for each class; of many classes the bars stand without names."""
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()

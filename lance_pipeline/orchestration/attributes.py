@@ -5,10 +5,12 @@ from zoneinfo import ZoneInfo
 
 from pydantic import Field, field_validator, model_validator
 
+from lance_pipeline.quality.split_checks import CheckSettings
+from lance_pipeline.settings import StrictModel
 from lance_pipeline.storage.addresses import IN_FULL, Address, remember_variables, require_no_user
 from lance_pipeline.storage.transparency import TRANSPARENCY, Transparency
 from lance_pipeline.training.device_names import device_names
-from lance_pipeline.training.recipe import Recipe, StrictModel
+from lance_pipeline.training.recipe import Recipe
 
 # What Dagster takes as a group and as part of a key, an op's name and a job's name.
 NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]*"
@@ -181,29 +183,6 @@ class Ingest(StrictModel):
     )
 
 
-class Checks(StrictModel):
-    """What the checks of the Lance datasets warn of, or stop at."""
-
-    leakage: Literal["warn", "fail"] = Field(
-        default="warn",
-        description="What happens when an image, pixel by pixel, is in two splits: a warning, or a failure before "
-        "anything is trained on it.",
-    )
-    min_images_per_class: int = Field(default=10, ge=1, description="Classes with fewer images are warned of.")
-    max_class_ratio: float = Field(
-        default=10, ge=1, description="Warn when the largest class has more than so many times the smallest's images."
-    )
-    plain_deviation: float = Field(
-        default=3,
-        ge=0,
-        description="Images are of a single colour when no channel deviates by so many of 255 levels (standard "
-        "deviation over the pixels); 0 does not ask.",
-    )
-    near_duplicate_bits: int = Field(
-        default=4, ge=0, le=10, description="Images are near-duplicates when so few of 64 hash bits differ."
-    )
-
-
 class Keep(StrictModel):
     """What is kept of old trainings: whatever is within one of these limits stays.
 
@@ -282,7 +261,7 @@ class ImageClassifierAttributes(StrictModel):
     source: SourceSettings = Field(description="Where the images come from.")
     splits: Splits = Field(default=Splits(), description="How the images are split.")
     ingest: Ingest = Field(default=Ingest(), description="What happens to files that cannot be read as images.")
-    checks: Checks = Field(default=Checks(), description="What the checks of the Lance datasets warn of.")
+    checks: CheckSettings = Field(default=CheckSettings(), description="What the checks of the Lance datasets warn of.")
     image_size: int = Field(
         default=32, ge=8, le=1024, description="Height and width at which the model sees them, in pixels."
     )

@@ -53,11 +53,6 @@ def picture_address(data: bytes) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
-def address_in(shown: dg.MarkdownMetadataValue) -> str:
-    """The address of a picture that :func:`picture` has made."""
-    return (shown.md_str or "").removeprefix("![picture](").removesuffix(")")
-
-
 def column_schema(schema: "pa.Schema") -> dg.TableSchemaMetadataValue:
     """An Arrow schema as Dagster shows it, with the descriptions in its fields' metadata."""
     columns = [

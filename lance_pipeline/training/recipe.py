@@ -3,7 +3,9 @@
 import math
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
+
+from lance_pipeline.settings import StrictModel
 
 CODE_VERSION = "4"
 """Of what a training computes: another one makes other weights by the same recipe from the same data."""
@@ -50,20 +52,6 @@ _FEW_IMAGES = 10_000
 _FEW_IMAGES_DEFAULTS: dict[str, Any] = {"freeze_epochs": 1, "resized_crop": (0.35, 1.0)}
 # By the image size in pixels: what keeps a large card busy, and no more, for larger batches learn less from an image.
 _CUDA_BATCHES = ((48, 512), (128, 256), (320, 128), (math.inf, 64))
-
-
-class StrictModel(BaseModel):
-    """Settings: no unknown field, no yes or no where a number is expected, nothing else where yes or no is."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    @field_validator("*", mode="before")
-    @classmethod
-    def _booleans_only_where_expected(cls, value: Any, field: ValidationInfo) -> Any:
-        expected = cls.model_fields[field.field_name or ""].annotation is bool
-        if isinstance(value, bool) != expected:
-            raise ValueError(f"{value!r} is not {'true or false' if expected else 'of the expected kind'}")
-        return value
 
 
 class Recipe(StrictModel):

@@ -12,7 +12,7 @@ from urllib.request import urlopen
 import pytest
 from playwright.sync_api import BrowserContext, FloatRect, Locator, Page, expect
 
-from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
+from lance_pipeline.quality.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.browser.attacks import ask
 from lance_pipeline_tests.browser.conftest import PICTURES, save_picture
 from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition, free_port, is_free

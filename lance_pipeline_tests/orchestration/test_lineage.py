@@ -15,10 +15,9 @@ import dagster as dg
 import pytest
 
 from lance_pipeline.definitions import defs
-from lance_pipeline.orchestration.attributes import Checks
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.model_checks import METRICS_CHECKS, MODEL_CHECKS
-from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
+from lance_pipeline.quality.split_checks import SPLIT_CHECKS, CheckSettings
 from lance_pipeline_tests.conftest import Demo
 
 SNAPSHOT = Path(__file__).with_name("digits_lineage.json")
@@ -153,6 +152,6 @@ def test_checks_that_block_have_passed_and_the_others_have_run(graphql: str):
     advised |= {(f"metrics_{split}", check) for split in SPLITS[1:] for check in METRICS_CHECKS}
     known = {("raw_images", "same_classes")} | {(asset, check.name) for asset, check in asked}
     assert found.keys() == known | advised
-    blocking = {(asset, check.name) for asset, check in asked if check.blocks(Checks())}
+    blocking = {(asset, check.name) for asset, check in asked if check.blocks(CheckSettings())}
     assert {found[one] for one in blocking} == {found["raw_images", "same_classes"]} == {"SUCCEEDED"}
     assert set(found.values()) <= {"SUCCEEDED", "FAILED"}

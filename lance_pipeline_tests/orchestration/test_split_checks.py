@@ -16,7 +16,7 @@ from PIL import Image
 
 from lance_pipeline.display import percent
 from lance_pipeline.orchestration.records import Split
-from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
+from lance_pipeline.quality.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.image_folders import class_image, write_image_folder
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
 

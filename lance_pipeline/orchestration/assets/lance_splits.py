@@ -1,6 +1,6 @@
 """The splits as Lance datasets: three assets that one step makes."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -21,20 +21,18 @@ from lance_pipeline.orchestration.runtime.failures import clear_failures
 from lance_pipeline.orchestration.runtime.progress import progress_reporter
 from lance_pipeline.orchestration.runtime.supervision import interruptible
 from lance_pipeline.orchestration.split_checks import (
-    SPLIT_CHECKS,
-    Examined,
     blocking_failures,
-    check_results,
+    check_result,
+    check_specs,
     require_blocking,
 )
 
 if TYPE_CHECKING:
     from lance_pipeline.images import IngestReport, LanceSplit
     from lance_pipeline.ingest.ingestion import IngestSource
+    from lance_pipeline.quality.check_outcomes import Outcome
 
 CODE_VERSION = "2"
-# Images on the page of a split, and on the page of its asset, whose pictures are in the event log.
-_SAMPLES, _FEW_SAMPLES = 96, 24
 
 
 class SplitsConfig(dg.Config):
@@ -63,9 +61,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         # Read where it is needed: checks alone need no images.
         deps=[dataset.key("raw_images")],
         outs={f"lance_{split}": dg.AssetOut.from_spec(spec, is_required=False) for split, spec in specs.items()},
-        check_specs=[
-            check.spec(spec.key, dataset.attributes.checks) for spec in specs.values() for check in SPLIT_CHECKS
-        ],
+        check_specs=[one for spec in specs.values() for one in check_specs(spec.key, dataset.attributes.checks)],
         can_subset=True,
     )
     def lance_splits(
@@ -85,24 +81,18 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
                 splits = _existing(dataset, lance_store)
         failures: list[str] = []
         for split in wanted:
-            record = _record(reports[split])
-            examined = Examined(split, record, splits, dataset.attributes.image_size, dataset.attributes.checks)
+            key, record, report = specs[split].key, _record(reports[split]), reports[split]
             with clear_failures(), interruptible(context):
-                results = list(check_results(examined, specs[split].key, lance_store.reports_folder(dataset.name)))
-            yield from results
-            failed = blocking_failures(split, results)
+                found = _checked(dataset, split, record, splits, lance_store)
+            yield from (check_result(outcome, key) for outcome in found)
+            failed = blocking_failures(found)
             failures += failed
             if not failed:
                 with clear_failures(), interruptible(context):
-                    data, report = splits[split], reports[split]
-                    page = _page(context, lance_store, split, record, data, report, results)
-                    metadata = {"page": page} | _metadata(record, data, report)
-                yield dg.MaterializeResult(
-                    asset_key=specs[split].key,
-                    value=record,
-                    data_version=_data_version(report),
-                    metadata=shown(metadata),
-                )
+                    page = _page(context, lance_store, key, record, splits[split], report, found)
+                    metadata = shown({"page": page} | _metadata(record, splits[split], report))
+                version = _data_version(report)
+                yield dg.MaterializeResult(asset_key=key, value=record, data_version=version, metadata=metadata)
         with clear_failures(), interruptible(context):
             yield from _answers(context, dataset, lance_store, io_manager)
         with clear_failures():
@@ -122,14 +112,31 @@ def _answers(
     there = [split for split, key in keys.items() if asked and context.instance.get_latest_materialization_event(key)]
     versions = {split: records.read(context.instance, keys[split], Split).data for split in there}
     splits = {split: LanceSplit(**version.model_dump()) for split, version in versions.items()}
-    settings, reports = dataset.attributes, store.reports_folder(dataset.name)
 
     def answer(split: str, record: Split, names: Collection[str]) -> Iterator[dg.AssetCheckResult]:
-        examined = Examined(split, record, splits, settings.image_size, settings.checks)
-        yield from check_results(examined, keys[split], reports, names)
+        for outcome in _checked(dataset, split, record, splits, store, names):
+            yield check_result(outcome, keys[split])
 
     for split in asked:
         yield from answers(context, records, keys[split], Split, partial(answer, split))
+
+
+def _checked(
+    dataset: Dataset,
+    split: str,
+    record: Split,
+    splits: "Mapping[str, LanceSplit]",
+    store: LanceStore,
+    names: Collection[str] | None = None,
+) -> "list[Outcome]":
+    """The outcomes of the checks of these names on one split; of all checks when None."""
+    from lance_pipeline.quality.check_outcomes import outcomes
+    from lance_pipeline.quality.split_checks import Examined, FileCounts
+
+    quarantine, attributes = record.quarantine, dataset.attributes
+    files = FileCounts(record.scanned, record.rows, record.rejected, quarantine.uri, quarantine.version)
+    examined = Examined(split, splits, files, record.counts, attributes.image_size, attributes.checks)
+    return list(outcomes(examined, store.reports_folder(dataset.name), names))
 
 
 def _ingested(
@@ -239,26 +246,18 @@ def _record(report: "IngestReport") -> Split:
 def _page(
     context: dg.AssetExecutionContext,
     store: LanceStore,
-    split: str,
+    key: dg.AssetKey,
     record: Split,
     data: "LanceSplit",
     report: "IngestReport",
-    results: list[dg.AssetCheckResult],
+    outcomes: "list[Outcome]",
 ) -> dg.MetadataValue:
     """Write the split's page, and show its smaller pictures on the asset's; returns the link to it."""
-    from lance_pipeline.imaging.pictures import class_counts_picture, contact_sheet
-    from lance_pipeline.imaging.thumbnails import rows_of_each_class, samples
+    from lance_pipeline.imaging.pictures import split_pictures
 
-    key = next(one.asset_key for one in results if one.asset_key)
-    classes = class_counts_picture(record.counts, f"{split}: images per class")
-    shown_images = samples(data, rows_of_each_class(data, _SAMPLES))
-    few = set(rows_of_each_class(data, _FEW_SAMPLES))
-    show_pictures(
-        context,
-        key,
-        {"classes": classes, "samples": contact_sheet([one for one in shown_images if one.row in few])},
-    )
-    content = split_page(key, record, data, report.reasons, results, shown_images, classes)
+    pictures = split_pictures(data, record.counts, f"{key.path[-1]}: images per class")
+    show_pictures(context, key, {"classes": pictures.classes, "samples": pictures.contact_sheet})
+    content = split_page(key, record, data, report.reasons, outcomes, pictures)
     return write_page(context, store, key, "split", content)
 
 

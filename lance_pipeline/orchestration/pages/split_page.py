@@ -1,20 +1,19 @@
 """The page of a split."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
 from lance_pipeline.display import count, percent, size
-from lance_pipeline.orchestration.metadata import address_in, picture_address
+from lance_pipeline.orchestration.metadata import picture_address
 from lance_pipeline.orchestration.pages.page import asset_address
 from lance_pipeline.orchestration.records import Split
-from lance_pipeline.orchestration.split_checks import SPLIT_CHECKS
 
 if TYPE_CHECKING:
     from lance_pipeline.images import LanceSplit
-    from lance_pipeline.imaging.thumbnails import Sample
+    from lance_pipeline.imaging.pictures import SplitPictures
+    from lance_pipeline.quality.check_outcomes import Outcome
 
 _EXAMPLES = 20
 
@@ -24,9 +23,8 @@ def split_page(
     record: Split,
     data: "LanceSplit",
     reasons: Mapping[str, int],
-    checks: Sequence[dg.AssetCheckResult],
-    shown: "Sequence[Sample]",
-    classes_picture: bytes,
+    outcomes: "Sequence[Outcome]",
+    pictures: "SplitPictures",
 ) -> dict[str, Any]:
     """What the template ``split`` shows."""
     from lance_pipeline.imaging.thumbnails import jpeg
@@ -39,12 +37,12 @@ def split_page(
         "lead": f"{count(record.rows)} images in {count(len(record.counts))} classes, {bytes_}. "
         f"{count(record.rejected)} of {count(record.scanned)} files were rejected ({share}).",
         "links": [("asset", asset_address(key)), ("all reports", "/reports/")],
-        "classes_picture": picture_address(classes_picture),
+        "classes_picture": picture_address(pictures.classes),
         "class_rows": [
             (label, count(images), percent(images / max(record.rows, 1))) for label, images in record.counts.items()
         ],
-        "samples": [(picture_address(jpeg(one.image)), one.label, one.path) for one in shown],
-        "checks": [_check(key.path[0], result) for result in checks],
+        "samples": [(picture_address(jpeg(one.image)), one.label, one.path) for one in pictures.samples],
+        "checks": [_check(key.path[0], outcome) for outcome in outcomes],
         "rejected_rows": [(reason, count(files)) for reason, files in reasons.items()],
         "rejected_examples": [(one["path"], one["reason"], one["detail"]) for one in rejected],
         "versions": [
@@ -55,18 +53,14 @@ def split_page(
     }
 
 
-def _check(dataset: str, result: dg.AssetCheckResult) -> dict[str, Any]:
-    metadata = dict(result.metadata)
-    examples, full_list = metadata.pop("examples", None), metadata.pop("full_list", None)
+def _check(dataset: str, outcome: "Outcome") -> dict[str, Any]:
     return {
-        "name": (result.check_name or "").replace("_", " "),
-        "description": next((one.description for one in SPLIT_CHECKS if one.name == result.check_name), ""),
-        "passed": result.passed,
-        "numbers": [
-            (name.replace("_", " "), _number(value.value)) for name, value in metadata.items() if value.value != ""
-        ],
-        "examples": address_in(examples) if isinstance(examples, dg.MarkdownMetadataValue) else None,
-        "full_list": f"/reports/{dataset}/{Path(str(full_list.value)).name}" if full_list else None,
+        "name": outcome.check.name.replace("_", " "),
+        "description": outcome.check.description,
+        "passed": outcome.passed,
+        "numbers": [(name.replace("_", " "), _number(value)) for name, value in outcome.numbers.items() if value != ""],
+        "examples": picture_address(outcome.examples) if outcome.examples else None,
+        "full_list": f"/reports/{dataset}/{outcome.full_list.name}" if outcome.full_list else None,
     }
 
 
