@@ -13,9 +13,7 @@ from lance_pipeline.loader.augmentation import (
     Augment,
     Draws,
     Pixels,
-    flip_pixels,
     normalizing_factors,
-    pad_crop_pixels,
 )
 from lance_pipeline.loader.buffers import BatchBuffers
 from lance_pipeline.loader.cache import PixelCache
@@ -36,6 +34,27 @@ class Normalization(NamedTuple):
 
     mean: Triple
     std: Triple
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What an image becomes on its way to a batch.
+
+    Attributes:
+        size: height and width, in pixels.
+        view: what an image is before anything random happens; None crops straight from the encoded image.
+        transparency: what transparent pixels become in the latter case.
+        augment: what is done at random.
+        normalization: to float32; None leaves uint8.
+        finish: whether to flip, shift and normalise while a batch is assembled, and not on a device.
+    """
+
+    size: int
+    view: Square | Shrunk | None
+    transparency: Transparency
+    augment: Augment
+    normalization: Normalization | None
+    finish: bool
 
 
 class Assembled(NamedTuple):
@@ -79,14 +98,9 @@ class Assembler:
 
     Args:
         labels: the class index of each row of the dataset, int64.
-        size: height and width of the images, in pixels.
-        view: what an image is before anything random happens; None crops straight from the encoded image.
-        transparency: what transparent pixels become in the latter case.
-        cache: keeps the views.
-        augment: what is done at random.
+        preparation: of the images.
         key: stands for the seeds of what is drawn.
-        normalization: to float32; None leaves uint8.
-        finish: whether to flip, shift and normalise here, and not on a device.
+        cache: keeps the views.
         on_bad: called with a row that cannot be decoded and the reason; may raise.
         buffers: the memory for the images.
         meter: counts the time.
@@ -96,26 +110,21 @@ class Assembler:
         self,
         *,
         labels: Indices,
-        size: int,
-        view: Square | Shrunk | None,
-        transparency: Transparency,
-        cache: PixelCache | None,
-        augment: Augment,
+        preparation: Preparation,
         key: int,
-        normalization: Normalization | None,
-        finish: bool,
+        cache: PixelCache | None,
         on_bad: Callable[[int, UndecodableImageError], None],
         buffers: BatchBuffers,
         meter: LoadMeter,
     ) -> None:
-        self._labels, self._buffers = labels, buffers
-        self._transparency: Transparency = transparency
-        self.size, self.view, self._cache, self._meter = size, view, cache, meter
-        self._augment, self._key, self._finish, self._on_bad = augment, key, finish, on_bad
+        self._labels, self._key, self._cache, self._on_bad = labels, key, cache, on_bad
+        self._buffers, self._meter = buffers, meter
+        self._preparation, self._operations = preparation, preparation.augment.operations
+        self.size, self.view = preparation.size, preparation.view
         self._factors = None
-        if normalization is not None and finish:
-            scale, shift = normalizing_factors(*normalization)
-            self._factors = scale.repeat(size), shift.repeat(size)
+        if preparation.normalization is not None and preparation.finish:
+            scale, shift = normalizing_factors(*preparation.normalization)
+            self._factors = scale.repeat(self.size), shift.repeat(self.size)
 
     def begin(self, rows: Indices) -> Work:
         """The memory for these rows, and what happens to them."""
@@ -123,7 +132,7 @@ class Assembler:
             (self._buffers.pixels, np.uint8) if self._factors is None else (self._buffers.floats, np.float32)
         )
         images = buffers.empty((len(rows), self.size, self.size, 3), kind)
-        return Work(rows, self._augment.draw(self._key, rows), images, np.ones(len(rows), dtype=bool))
+        return Work(rows, self._preparation.augment.draw(self._key, rows), images, np.ones(len(rows), dtype=bool))
 
     def fill(self, work: Work, part: slice, encoded: Encoded) -> None:
         """Fill in some of the images; other threads may be at other parts.
@@ -150,11 +159,9 @@ class Assembler:
             encoded = [None if cached else next(missing, None) for cached in there.tolist()]
             with self._meter.timed("decoding"):
                 self._put(pixels, work, part, encoded)
-        if self._finish:
-            if self._augment.padding:
-                pad_crop_pixels(pixels, self._augment.padding, draws.corners)
-            if self._augment.flip:
-                flip_pixels(pixels, draws.flip)
+        if self._preparation.finish:
+            for operation, drawn in zip(self._operations, draws.batch, strict=True):
+                operation.on_pixels(pixels, drawn)
             if self._factors is not None:
                 _normalize(pixels, *self._factors, torch.from_numpy(images))
 
@@ -170,20 +177,20 @@ class Assembler:
             Assembled(
                 images[end - size : end].permute(0, 3, 1, 2),
                 labels[end - size : end],
-                None if self._finish else draws.of(slice(end - size, end)),
+                None if self._preparation.finish else draws.of(slice(end - size, end)),
             )
             for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)
         ]
 
     def _put(self, pixels: Pixels, work: Work, part: slice, encoded: list[memoryview | None]) -> None:
         """Fill in the pixels of a part from its encoded images: where there is none, from the cache."""
-        crop = self._augment.resized_crop
+        crop = self._preparation.augment.resized_crop
         rows = work.rows[part].tolist()
         for number, (row, data, out) in enumerate(zip(rows, encoded, pixels, strict=True), part.start):
             try:
                 view = self._seen(row, data)
                 if crop:
-                    random_crop(view, work.draws.crop[number], crop, self.size, out, self._transparency)
+                    random_crop(view, work.draws.crop[number], crop, self.size, out, self._preparation.transparency)
                 else:
                     out[...] = view
             except UndecodableImageError as error:

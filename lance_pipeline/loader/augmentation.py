@@ -1,13 +1,13 @@
 """What training does to images: drawn for each row, done to whole batches.
 
-What is drawn depends on seeds and row alone, not on the batch, the rank, the thread or the device. The same operations
-are there twice: on uint8 arrays, for the threads that assemble batches, and on tensors, for a device.
+What is drawn depends on seeds and row alone, not on the batch, the rank, the thread or the device. To add an operation,
+write a class as :class:`Flip`, and name it in ``Augment.operations``; tests hold its two ways to the same pixels.
 """
 
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import cv2
 import numpy as np
@@ -24,6 +24,7 @@ _CPU = torch.device("cpu")
 _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
 _LOW, _HIGH = np.log(_RATIO).tolist()
+# Each number that is drawn for a row has a stream of its own; the crop has all from here on.
 _FLIP, _SHIFT, _CROP = 0, 1, 3
 # Images of so many pixels are mirrored one by one: copying them takes longer than a call.
 _LARGE = 64 * 64
@@ -35,18 +36,17 @@ class Draws(NamedTuple):
     """What was drawn for n rows.
 
     Attributes:
-        flip: bool (n,), which to mirror left to right.
-        corners: int64 (n, 2), the top left corner of each crop in the padded image.
-        crop: float64 (n, 2 * tries + 2) in [0, 1): area and ratio of each try, then the place, down and across.
+        crop: float64 (n, 2 * tries + 2) in [0, 1): area and ratio of each try, then the place, down and across; of no
+            columns where nothing is cropped.
+        batch: for each of ``Augment.operations`` what it has drawn, of length n.
     """
 
-    flip: Mask
-    corners: Indices
     crop: Floats
+    batch: tuple[NDArray[Any], ...]
 
     def of(self, rows: Mask | slice) -> "Draws":
         """What was drawn for some of the rows."""
-        return Draws(self.flip[rows], self.corners[rows], self.crop[rows])
+        return Draws(self.crop[rows], tuple(drawn[rows] for drawn in self.batch))
 
 
 class Box(NamedTuple):
@@ -56,6 +56,80 @@ class Box(NamedTuple):
     left: int
     height: int
     width: int
+
+
+class Operation(Protocol):
+    """Something random that is done to whole batches: the same pixels on arrays and on tensors."""
+
+    def draw(self, key: int, rows: Indices) -> NDArray[Any]:
+        """What happens to each of these rows, of length n; see :func:`uniform`."""
+        ...
+
+    def on_pixels(self, images: Pixels, drawn: NDArray[Any]) -> None:
+        """Change a batch (n, h, w, 3) in place, on the threads that assemble batches."""
+        ...
+
+    def on_tensors(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """A batch (n, 3, h, w) changed, on any device."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shift:
+    """Pad with mirrored edges and crop at random: each image moves by up to ``padding`` pixels both ways.
+
+    Drawn is int64 (n, 2), the top left corner of each crop in the padded image.
+    """
+
+    padding: int
+
+    def draw(self, key: int, rows: Indices) -> Indices:
+        """A corner for each row."""
+        places = [uniform(key, rows, _SHIFT + axis) for axis in (0, 1)]
+        return (np.stack(places, axis=1) * (2 * self.padding + 1)).astype(np.int64)
+
+    def on_pixels(self, images: Pixels, drawn: Indices) -> None:
+        """Shift the images, in place."""
+        _, height, width, _ = images.shape
+        by = self.padding
+        for image, (top, left) in zip(images, drawn.tolist(), strict=True):
+            padded = cv2.copyMakeBorder(image, by, by, by, by, cv2.BORDER_REFLECT_101)
+            image[:] = padded[top : top + height, left : left + width]
+
+    def on_tensors(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """The images shifted."""
+        n, _, height, width = images.shape
+        padded = pad(images.float(), (self.padding,) * 4, mode="reflect").to(images.dtype)
+        top, left = drawn.unbind(1)
+        rows = (top[:, None] + torch.arange(height, device=images.device))[:, :, None]
+        columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, :]
+        which = torch.arange(n, device=images.device)[:, None, None]
+        return padded.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2)
+
+
+@dataclass(frozen=True)
+class Flip:
+    """Mirror half of the images left to right. Drawn is bool (n,)."""
+
+    def draw(self, key: int, rows: Indices) -> Mask:
+        """Whether to mirror each row."""
+        return uniform(key, rows, _FLIP) < 0.5
+
+    def on_pixels(self, images: Pixels, drawn: Mask) -> None:
+        """Mirror the chosen images, in place."""
+        which = np.flatnonzero(drawn)
+        _, height, width, channels = images.shape
+        if height * width >= _LARGE:
+            for number in which.tolist():
+                cv2.flip(images[number], 1, images[number])
+        elif len(which):
+            # On top of each other they are one image, mirrored by one call.
+            tower = images[which].reshape(len(which) * height, width, channels)
+            images[which] = np.asarray(cv2.flip(tower, 1)).reshape(len(which), height, width, channels)
+
+    def on_tensors(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
+        """The images, the chosen ones mirrored."""
+        return torch.where(drawn[:, None, None, None], images.flip(-1), images)
 
 
 @dataclass(frozen=True)
@@ -73,18 +147,17 @@ class Augment:
     padding: int = 0
     resized_crop: tuple[float, float] | None = None
 
+    @property
+    def operations(self) -> tuple[Operation, ...]:
+        """What is done to whole batches after the crop, in this order."""
+        return (*([Shift(self.padding)] if self.padding else []), *([Flip()] if self.flip else []))
+
     def draw(self, key: int, rows: Indices) -> Draws:
         """What happens to these rows; ``key`` stands for the seeds."""
-        n = len(rows)
-        flip = uniform(key, rows, _FLIP) < 0.5 if self.flip else np.zeros(n, dtype=bool)
-        corners = np.zeros((n, 2), np.int64)
-        if self.padding:
-            places = [uniform(key, rows, _SHIFT + axis) for axis in (0, 1)]
-            corners = (np.stack(places, axis=1) * (2 * self.padding + 1)).astype(np.int64)
-        crop = np.empty((n, 0))
+        crop = np.empty((len(rows), 0))
         if self.resized_crop:
             crop = np.stack([uniform(key, rows, _CROP + number) for number in range(2 * _TRIES + 2)], axis=1)
-        return Draws(flip, corners, crop)
+        return Draws(crop, tuple(operation.draw(key, rows) for operation in self.operations))
 
 
 def key_of(*seeds: int) -> int:
@@ -121,43 +194,6 @@ def crop_box(draw: Floats, height: int, width: int, area: tuple[float, float]) -
             return Box(int(down * (height - h + 1)), int(across * (width - w + 1)), h, w)
     w, h = min(width, round(height * _RATIO[1])), min(height, round(width / _RATIO[0]))
     return Box((height - h) // 2, (width - w) // 2, h, w)
-
-
-def flip_pixels(images: Pixels, chosen: Mask) -> None:
-    """Mirror the chosen images of a batch (n, h, w, 3), in place."""
-    which = np.flatnonzero(chosen)
-    _, height, width, channels = images.shape
-    if height * width >= _LARGE:
-        for number in which.tolist():
-            cv2.flip(images[number], 1, images[number])
-    elif len(which):
-        # On top of each other they are one image, mirrored by one call.
-        tower = images[which].reshape(len(which) * height, width, channels)
-        images[which] = np.asarray(cv2.flip(tower, 1)).reshape(len(which), height, width, channels)
-
-
-def pad_crop_pixels(images: Pixels, padding: int, corners: Indices) -> None:
-    """Shift the images of a batch (n, h, w, 3), in place: pad with mirrored edges, crop at the corners."""
-    _, height, width, _ = images.shape
-    for image, (top, left) in zip(images, corners.tolist(), strict=True):
-        padded = cv2.copyMakeBorder(image, padding, padding, padding, padding, cv2.BORDER_REFLECT_101)
-        image[:] = padded[top : top + height, left : left + width]
-
-
-def flipped(images: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
-    """A batch (n, c, h, w) with the chosen images, bool (n,), mirrored left to right."""
-    return torch.where(chosen[:, None, None, None], images.flip(-1), images)
-
-
-def pad_cropped(images: torch.Tensor, padding: int, corners: torch.Tensor) -> torch.Tensor:
-    """A batch (n, c, h, w) padded with mirrored edges and cropped at the corners, int64 (n, 2)."""
-    n, _, height, width = images.shape
-    padded = pad(images.float(), (padding,) * 4, mode="reflect").to(images.dtype)
-    top, left = corners.unbind(1)
-    rows = (top[:, None] + torch.arange(height, device=images.device))[:, :, None]
-    columns = (left[:, None] + torch.arange(width, device=images.device))[:, None, :]
-    which = torch.arange(n, device=images.device)[:, None, None]
-    return padded.permute(0, 2, 3, 1)[which, rows, columns].permute(0, 3, 1, 2)
 
 
 def normalized(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> torch.Tensor:

@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 
 from lance_pipeline.loader.assembly import Assembled, Normalization
-from lance_pipeline.loader.augmentation import Augment, flipped, normalized, pad_cropped
+from lance_pipeline.loader.augmentation import Operation, normalized
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 # Copies take less time than the steps that wait for them: more are on their way only if something is wrong.
@@ -55,7 +55,7 @@ class Upload:
 
     Args:
         device: other than the CPU.
-        augment: whose draws the batches carry.
+        operations: whose draws the batches carry.
         normalization: to float32; None leaves uint8.
         stream: for copies beside the computation; None copies in turn.
     """
@@ -63,11 +63,11 @@ class Upload:
     def __init__(
         self,
         device: torch.device,
-        augment: Augment,
+        operations: tuple[Operation, ...],
         normalization: Normalization | None,
         stream: CopyStream | None,
     ) -> None:
-        self._device, self._augment, self._normalization, self._stream = device, augment, normalization, stream
+        self._device, self._operations, self._normalization, self._stream = device, operations, normalization, stream
         self._in_flight: deque[tuple[Assembled, torch.Event]] = deque()
 
     def __call__(self, batches: Iterator[Assembled]) -> Generator[Batch, None, None]:
@@ -89,11 +89,9 @@ class Upload:
         """The batch on the device, and the event that it is there; None where it is there already."""
         with self._stream.current() if self._stream else nullcontext():
             images, labels = self._copied(assembled.images), self._copied(assembled.labels)
-            draws = assembled.draws
-            if draws is not None and self._augment.padding:
-                images = pad_cropped(images, self._augment.padding, self._copied(torch.from_numpy(draws.corners)))
-            if draws is not None and self._augment.flip:
-                images = flipped(images, self._copied(torch.from_numpy(draws.flip)))
+            if assembled.draws is not None:
+                for operation, drawn in zip(self._operations, assembled.draws.batch, strict=True):
+                    images = operation.on_tensors(images, self._copied(torch.from_numpy(drawn)))
             if self._normalization is not None:
                 images = normalized(images, *self._normalization)
             batch = images.contiguous(memory_format=torch.channels_last), labels

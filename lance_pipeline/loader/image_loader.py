@@ -11,7 +11,7 @@ import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
 from lance_pipeline.imaging.rejection import UndecodableImageError
-from lance_pipeline.loader.assembly import Assembler, Normalization, Triple
+from lance_pipeline.loader.assembly import Assembler, Normalization, Preparation, Triple
 from lance_pipeline.loader.augmentation import Augment, key_of
 from lance_pipeline.loader.buffers import PageLocked, ordinary
 from lance_pipeline.loader.cache import NoCacheError, PixelCache
@@ -109,13 +109,19 @@ class ImageLoader(IterableDataset[Batch]):
         # The files still hold rows that were deleted.
         stored = sum(fragment.physical_rows for fragment in self.split.dataset.get_fragments())
         self._mean_bytes = self.split.size_in_bytes() / max(stored, 1)
-        self._image_size, self._training, self._seed = image_size, training, seed
-        self._augment = (augment or _NOTHING) if training else _NOTHING
-        self._normalization = None if normalize is None else Normalization(*normalize)
+        self._training, self._seed = training, seed
         self._threads, self._device = threads or os.cpu_count() or 1, torch.device(device)
         self._skips = on_bad_image == "skip"
-        self._transparency: Transparency = transparency or self.split.transparency
-        self._view = _view(self._augment, image_size, fit, cache_size, self._transparency)
+        augment = (augment or _NOTHING) if training else _NOTHING
+        transparency = transparency or self.split.transparency
+        self._preparation = Preparation(
+            size=image_size,
+            view=_view(augment, image_size, fit, cache_size, transparency),
+            transparency=transparency,
+            augment=augment,
+            normalization=None if normalize is None else Normalization(*normalize),
+            finish=self._device.type == "cpu",
+        )
         self._meter = LoadMeter()
         allocate = PageLocked() if self._device.type == "cuda" else ordinary
         self._buffers = batch_buffers(self._share, image_size, allocate)
@@ -181,10 +187,11 @@ class ImageLoader(IterableDataset[Batch]):
             # The DataLoader takes a batch from each worker in turn, which makes up the order again.
             numbers = numbers[worker.id :: worker.num_workers]
         assembled = self._epoch_batches().of(numbers)
-        if self._device.type == "cpu":
+        if self._preparation.finish:
             batches = ((one.images, one.labels) for one in assembled)
         else:
-            batches = Upload(self._device, self._augment, self._normalization, copy_stream(self._device))(assembled)
+            operations, normalization = self._preparation.augment.operations, self._preparation.normalization
+            batches = Upload(self._device, operations, normalization, copy_stream(self._device))(assembled)
         for batch in batches:
             # The others' batches are not counted in a worker.
             self._next_batch += worker is None
@@ -216,14 +223,9 @@ class ImageLoader(IterableDataset[Batch]):
         seeds = (self.split.version, self._seed, self._epoch)
         assembler = Assembler(
             labels=self._labels,
-            size=self._image_size,
-            view=self._view,
-            transparency=self._transparency,
-            cache=self._cache,
-            augment=self._augment,
+            preparation=self._preparation,
             key=key_of(*seeds),
-            normalization=self._normalization,
-            finish=self._device.type == "cpu",
+            cache=self._cache,
             on_bad=self._take_note,
             buffers=self._buffers,
             meter=self._meter,
@@ -234,10 +236,10 @@ class ImageLoader(IterableDataset[Batch]):
     def _opened_cache(self, place: CachePlace | None) -> tuple[PixelCache | None, str]:
         if place is None:
             return None, "streamed, as configured"
-        if self._view is None:
+        if self._preparation.view is None:
             return None, "streamed, as crops are taken from whole images; cache_size would keep smaller ones"
         try:
-            cache = PixelCache(place, self.split.dataset, self._view)
+            cache = PixelCache(place, self.split.dataset, self._preparation.view)
         except NoCacheError as reason:
             return None, f"streamed: {reason}"
         state = "cached" if cache.complete else "streamed, and being cached"

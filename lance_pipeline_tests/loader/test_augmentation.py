@@ -5,17 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import RandomResizedCrop, v2
 
-from lance_pipeline.loader.augmentation import (
-    Augment,
-    Draws,
-    crop_box,
-    flip_pixels,
-    flipped,
-    key_of,
-    normalized,
-    pad_crop_pixels,
-    pad_cropped,
-)
+from lance_pipeline.loader.augmentation import Augment, Draws, Flip, Operation, Shift, crop_box, key_of, normalized
 
 
 def batch(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
@@ -38,35 +28,38 @@ def channels_last(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
+def done_both_ways(operation: Operation, images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
+    """The images changed on a device, which the threads that assemble batches change to the same pixels."""
+    result = operation.on_tensors(images, torch.from_numpy(drawn))
+    assert (result.shape, result.dtype) == (images.shape, torch.uint8)
+    pixels = channels_last(images)
+    operation.on_pixels(pixels, drawn)
+    assert np.array_equal(pixels, channels_last(result))
+    return result
+
+
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(4, 9), st.integers(4, 9), st.integers(0, 3), st.integers(0, 1000))
-def test_pad_crop_gives_each_image_a_shift_of_itself_on_any_device(n, height, width, padding, seed):
-    images, corners = batch(n, height, width, seed), draws(n, seed, padding=padding).corners
-    shifted = pad_cropped(images, padding, torch.from_numpy(corners))
-    assert (shifted.shape, shifted.dtype) == (images.shape, torch.uint8)
+def test_a_shift_gives_each_image_a_part_of_itself(n, height, width, padding, seed):
+    images, corners = batch(n, height, width, seed), Shift(padding).draw(key_of(seed), np.arange(n))
+    shifted = done_both_ways(Shift(padding), images, corners)
     for image, result, (top, left) in zip(images, shifted, corners.tolist(), strict=True):
         assert np.array_equal(result.numpy(), shifts(image, padding)[top, left])
-    pixels = channels_last(images)
-    pad_crop_pixels(pixels, padding, corners)
-    assert np.array_equal(pixels, channels_last(shifted))
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(2, 9), st.integers(0, 1000))
-def test_flip_gives_the_mirrors_of_the_chosen_images_on_any_device(n, height, width, seed):
-    images, chosen = batch(n, height, width, seed), draws(n, seed).flip
-    result = flipped(images, torch.from_numpy(chosen))
-    for image, other, mirrored in zip(images, result, chosen, strict=True):
+def test_a_flip_gives_the_mirrors_of_the_chosen_images(n, height, width, seed):
+    images, chosen = batch(n, height, width, seed), Flip().draw(key_of(seed), np.arange(n))
+    for image, other, mirrored in zip(images, done_both_ways(Flip(), images, chosen), chosen, strict=True):
         assert np.array_equal(other.numpy(), image.numpy()[:, :, ::-1] if mirrored else image.numpy())
-    pixels = channels_last(images)
-    flip_pixels(pixels, chosen)
-    assert np.array_equal(pixels, channels_last(result))
 
 
 def test_what_is_drawn_is_spread_evenly():
     many = draws(4000, padding=1, resized_crop=(0.1, 1.0))
-    assert 1800 < many.flip.sum() < 2200
-    places, counts = np.unique(many.corners, axis=0, return_counts=True)
+    corners, chosen = many.batch
+    assert 1800 < chosen.sum() < 2200
+    places, counts = np.unique(corners, axis=0, return_counts=True)
     assert len(places) == 9
     assert min(counts) > 350
     assert abs(many.crop.mean(axis=0) - 0.5).max() < 0.03
@@ -77,10 +70,11 @@ def test_what_is_drawn_is_spread_evenly():
 def test_a_row_s_draws_depend_on_seeds_and_row_alone():
     whole = draws(50, seed=3, padding=2, resized_crop=(0.1, 1.0))
     part = Augment(padding=2, resized_crop=(0.1, 1.0)).draw(key_of(3), np.array([7, 41]))
-    for one, other in zip(whole.of(np.isin(np.arange(50), [7, 41])), part, strict=True):
+    chosen = whole.of(np.isin(np.arange(50), [7, 41]))
+    for one, other in zip((chosen.crop, *chosen.batch), (part.crop, *part.batch), strict=True):
         assert np.array_equal(one, other)
-    assert not np.array_equal(draws(50, seed=4, padding=2).corners, whole.corners)
-    assert not draws(50, flip=False).flip.any()
+    assert not np.array_equal(draws(50, seed=4, padding=2).batch[0], whole.batch[0])
+    assert draws(50, flip=False).batch == ()
 
 
 @settings(max_examples=50, deadline=None)

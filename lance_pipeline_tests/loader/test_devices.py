@@ -75,7 +75,7 @@ def test_memory_is_not_used_again_before_the_device_has_read_it(uri, patience):
     ahead = chain.from_iterable(epochs_of(make(uri, **options)))
     expected = [(one.images.clone(), one.labels) for one in ahead]
     stream = LateStream(patience)
-    upload = Upload(torch.device("cpu"), STILL, None, stream)
+    upload = Upload(torch.device("cpu"), STILL.operations, None, stream)
     found = list(upload(chain.from_iterable(epochs_of(make(uri, **options)))))
     assert len(stream.events) == len(found) > 10 * _IN_FLIGHT
     assert_same(found, expected)
@@ -84,7 +84,7 @@ def test_memory_is_not_used_again_before_the_device_has_read_it(uri, patience):
 def test_few_batches_are_kept_for_a_device_that_is_late(uri):
     loader, stream = make(uri, normalize=None, augment=STILL, threads=1), LateStream(10**6)
     batches_ahead = chain.from_iterable(epochs_of(loader))
-    upload = Upload(torch.device("cpu"), STILL, None, stream)(batches_ahead)
+    upload = Upload(torch.device("cpu"), STILL.operations, None, stream)(batches_ahead)
     for _ in range(30):
         next(upload)
     late = sum(bool(event._copies) for event in stream.events)
