@@ -55,12 +55,20 @@ def markdown_code(text: str) -> str:
 
 
 def count(number: int) -> str:
-    """A number of things, such as ``1,257``."""
+    """A number of things.
+
+    >>> count(1257)
+    '1,257'
+    """
     return f"{number:,}"
 
 
 def percent(share: float) -> str:
-    """A share of 1 in percent, such as ``9.6 %``; what is not all or nothing is never shown as ``100 %`` or ``0 %``."""
+    """A share of 1 in percent; what is not all or nothing is never shown as ``100 %`` or ``0 %``.
+
+    >>> percent(0.0957), percent(0.99999), percent(1)
+    ('9.6 %', '99.999 %', '100.0 %')
+    """
     for digits in (1, 2, 3):
         shown = f"{100 * share:.{digits}f}"
         if float(shown) not in (0, 100) or share in (0, 1):
@@ -69,7 +77,11 @@ def percent(share: float) -> str:
 
 
 def size(bytes_: int) -> str:
-    """A number of bytes in decimal units, such as ``13.3 MB``."""
+    """A number of bytes in decimal units.
+
+    >>> size(13_300_000), size(990)
+    ('13.3 MB', '990 B')
+    """
     amount, unit = float(bytes_), 0
     while amount >= 1000 and unit < len(_UNITS) - 1:
         amount, unit = amount / 1000, unit + 1

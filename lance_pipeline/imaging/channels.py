@@ -6,7 +6,12 @@ IntTriple = tuple[int, int, int]
 
 
 class ChannelSums(BaseModel):
-    """Sums over all pixels of a set of 8-bit RGB images; integers, hence exact in any order."""
+    """Sums over all pixels of a set of 8-bit RGB images; integers, hence exact in any order.
+
+    >>> half_white = ChannelSums(pixels=2, total=(255, 255, 255), squares=(255**2, 255**2, 255**2))
+    >>> half_white.mean(), half_white.std()
+    ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+    """
 
     pixels: int = 0
     total: IntTriple = (0, 0, 0)

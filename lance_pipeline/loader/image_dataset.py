@@ -27,8 +27,11 @@ class ImageDataset(Dataset[Sample]):
     dataset for itself. :class:`ImageLoader` is several times as fast.
 
     Example:
-        >>> dataset = ImageDataset("data/lance/digits_train.lance", image_size=32)  # doctest: +SKIP
-        >>> loader = DataLoader(dataset, batch_size=64, shuffle=True)  # doctest: +SKIP
+        >>> from torch.utils.data import DataLoader
+        >>> dataset = ImageDataset("data/lance/digits_train.lance", image_size=32)
+        >>> images, labels = next(iter(DataLoader(dataset, batch_size=64, shuffle=True)))
+        >>> images.shape, images.dtype
+        (torch.Size([64, 3, 32, 32]), torch.uint8)
 
     Args:
         uri: the Lance dataset, with columns ``image`` and ``label``.

@@ -44,8 +44,9 @@ class ImageLoader(IterableDataset[Batch]):
 
     Example:
         >>> loader = ImageLoader("data/lance/digits_train.lance", batch_size=64, image_size=32,
-        ...                      training=True, augment=Augment(padding=4))  # doctest: +SKIP
-        >>> for images, labels in loader: ...  # doctest: +SKIP
+        ...                      training=True, augment=Augment(padding=4), cache=None)
+        >>> sum(len(labels) for images, labels in loader)
+        1257
 
     Args:
         uri: the Lance dataset, with columns ``image`` and ``label``.

@@ -1,5 +1,6 @@
 """The checks of a model and of its metrics: is it any good, and if not, what to try."""
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -40,7 +41,9 @@ def build_model_checks(dataset: Dataset) -> dg.AssetChecksDefinition:
     ]
 
     @dg.multi_asset_check(name=f"{dataset.name}__model_checks", specs=specs, can_subset=True)
-    def model_checks(context: dg.AssetCheckExecutionContext, io_manager: dg.ResourceParam[RecordIOManager]):
+    def model_checks(
+        context: dg.AssetCheckExecutionContext, io_manager: dg.ResourceParam[RecordIOManager]
+    ) -> Iterator[dg.AssetCheckResult]:
         for key in wanted:
             asked = [check for check in context.selected_asset_check_keys if check.asset_key == key]
             if asked and context.instance.get_latest_materialization_event(key) is None:

@@ -6,9 +6,12 @@ from urllib.parse import unquote_to_bytes
 
 
 def escape_name(name: bytes) -> str:
-    """The name as text: ``%`` becomes ``%25`` and each byte that is not UTF-8 becomes ``%XX``.
+    r"""The name as text: ``%`` becomes ``%25`` and each byte that is not UTF-8 becomes ``%XX``.
 
     No Unicode normalisation: two names that differ in bytes stay different.
+
+    >>> escape_name(b"50% caf\xc3\xa9.png"), escape_name(b"caf\xe9.png")
+    ('50%25 café.png', 'caf%E9.png')
     """
     text = name.replace(b"%", b"%25").decode("utf-8", "surrogateescape")
     if text.isascii():

@@ -11,6 +11,14 @@ class Fingerprint:
     Order-free and incremental (AdHASH; Bellare and Micciancio, "A New Paradigm for Collision-Free
     Hashing", 1997). It tells contents apart; it is no protection against an adversary.
 
+    >>> one, other = Fingerprint(), Fingerprint()
+    >>> one.add("cat/1.png", "cat"), one.add("dog/2.png", "dog")
+    (None, None)
+    >>> other.add("dog/2.png", "dog"), other.add("cat/1.png", "cat")
+    (None, None)
+    >>> one.hexdigest() == other.hexdigest()
+    True
+
     Args:
         hexdigest: of a fingerprint to go on from; that of no rows when empty.
     """

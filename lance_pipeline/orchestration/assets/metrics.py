@@ -53,7 +53,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
         gpu: GpuResource,
         mlflow: MlflowTracking,
         lance_store: LanceStore,
-    ):
+    ) -> dg.MaterializeResult[Metrics]:
         from lance_pipeline.evaluation.plots import confusion_picture
 
         with clear_failures():
