@@ -1,5 +1,7 @@
 """Classification metrics, by scikit-learn."""
 
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ class ClassificationMetrics(BaseModel):
         top5_accuracy: the share of images whose class is among the five most probable.
         per_class: in the order of the class indices; zero where a ratio has no denominator.
         confusion: images by true class (rows) and predicted class (columns).
+        more: figures of metrics that a project has added.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -38,14 +41,27 @@ class ClassificationMetrics(BaseModel):
     loss: float
     per_class: list[ClassMetrics]
     confusion: list[list[int]]
+    more: dict[str, float] = {}
 
     def scalars(self) -> dict[str, float]:
         """The figures that describe the split as a whole."""
-        return self.model_dump(include={"accuracy", "top5_accuracy", "macro_f1", "loss"})
+        return self.model_dump(include={"accuracy", "top5_accuracy", "macro_f1", "loss"}) | self.more
 
 
-def classification_metrics(predictions: Predictions, classes: list[str]) -> ClassificationMetrics:
-    """All metrics of one split's predictions."""
+Metric = Callable[[Predictions, Sequence[str]], float]
+"""Takes predictions and the labels in the order of the class indices, gives a figure of the split as a whole."""
+
+
+def classification_metrics(
+    predictions: Predictions, classes: list[str], more: Mapping[str, Metric] = MappingProxyType({})
+) -> ClassificationMetrics:
+    """All metrics of one split's predictions.
+
+    Args:
+        predictions: of the split.
+        classes: the labels in the order of their class indices.
+        more: further metrics, by their names.
+    """
     labels, predicted = predictions.labels, predictions.predicted
     every_class = np.arange(len(classes))
     by_class: Any = precision_recall_fscore_support(
@@ -66,4 +82,5 @@ def classification_metrics(predictions: Predictions, classes: list[str]) -> Clas
             for label, p, r, f, s in zip(classes, precision, recall, f1, support, strict=True)
         ],
         confusion=confusion_matrix(labels, predicted, labels=every_class).tolist(),
+        more={name: float(metric(predictions, classes)) for name, metric in more.items()},
     )

@@ -280,6 +280,11 @@ class ImageClassifierAttributes(StrictModel):
     maintenance: Maintenance = Field(
         default=Maintenance(), description="When old versions of the Lance datasets are cleaned up."
     )
+    plugins: list[str] = Field(
+        default_factory=list,
+        examples=[["lance_pipeline.defs.flowers.own"]],
+        description="Python modules with checks and metrics of your own; see docs/develop.md.",
+    )
     owners: list[str] = Field(
         default_factory=list,
         examples=[["team:vision"]],

@@ -19,6 +19,7 @@ from lance_pipeline.orchestration.defs_yaml.checking import attribute_mistakes, 
 from lance_pipeline.orchestration.defs_yaml.dg_check import fail_dg_check
 from lance_pipeline.orchestration.defs_yaml.folders import yaml_file
 from lance_pipeline.orchestration.model_checks import build_model_checks
+from lance_pipeline.orchestration.plugins import load_plugins
 from lance_pipeline.orchestration.trials.job import build_experiment_job
 from lance_pipeline.storage.redacted_errors import without_secrets
 
@@ -58,7 +59,8 @@ class ImageClassifier(dg.Component):
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
         """Assets, checks, the retraining job and, where asked for, its schedule."""
         attributes = self.attributes
-        dataset = Dataset(_name(attributes, context), attributes, context.project_root)
+        plugins = load_plugins(attributes.plugins)
+        dataset = Dataset(_name(attributes, context), attributes, context.project_root, plugins)
         assets = [
             build_raw_images(dataset),
             build_lance_splits(dataset),

@@ -10,6 +10,8 @@ from pydantic import BaseModel
 
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.paths import data_root, resolve_path
+from lance_pipeline.orchestration.plugins import NO_PLUGINS, Plugins
+from lance_pipeline.quality.split_checks import SPLIT_CHECKS, SplitCheck
 from lance_pipeline.storage.redaction import redact
 from lance_pipeline.training.recipe import Recipe
 
@@ -34,6 +36,7 @@ class Dataset:
     name: str
     attributes: ImageClassifierAttributes
     project: Path
+    plugins: Plugins = NO_PLUGINS
 
     def key(self, asset: str) -> dg.AssetKey:
         """The key of one of the dataset's assets, such as ``digits/lance_train``."""
@@ -60,6 +63,11 @@ class Dataset:
         if recipe.weights in ("auto", "none", "imagenet"):
             return recipe
         return recipe.model_copy(update={"weights": resolve_path(recipe.weights, self.project)})
+
+    @property
+    def checks(self) -> tuple[SplitCheck, ...]:
+        """The checks of each split."""
+        return (*SPLIT_CHECKS, *self.plugins.checks)
 
     def weights_state(self) -> str:
         """Size and time of a local weights file, so that another file under the same name is noticed."""

@@ -1,7 +1,7 @@
 """The checks of a split, as Dagster sees them."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -9,7 +9,7 @@ import dagster as dg
 from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.metadata import picture, shown
-from lance_pipeline.quality.split_checks import SPLIT_CHECKS, CheckSettings
+from lance_pipeline.quality.split_checks import CheckSettings, SplitCheck
 
 if TYPE_CHECKING:
     from lance_pipeline.quality.check_outcomes import Outcome
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 _logger = logging.getLogger(__name__)
 
 
-def check_specs(key: dg.AssetKey, settings: CheckSettings) -> list[dg.AssetCheckSpec]:
+def check_specs(key: dg.AssetKey, checks: Iterable[SplitCheck], settings: CheckSettings) -> list[dg.AssetCheckSpec]:
     """The checks of the asset of a split."""
     return [
         dg.AssetCheckSpec(one.name, asset=key, description=one.description, blocking=one.blocks(settings))
-        for one in SPLIT_CHECKS
+        for one in checks
     ]
 
 

@@ -1,13 +1,13 @@
 """The outcomes of a split's checks, with the lists and the pictures that show what is wrong."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lance_pipeline.quality.evidence import evidence_sheet
 from lance_pipeline.quality.findings import write_csv
-from lance_pipeline.quality.split_checks import SPLIT_CHECKS, Examined, Finding, SplitCheck
+from lance_pipeline.quality.split_checks import Examined, Finding, SplitCheck
 
 
 @dataclass(frozen=True)
@@ -41,20 +41,19 @@ class Outcome:
         return f"{numbers}; the first: {self.first}" if self.first else numbers
 
 
-def outcomes(examined: Examined, reports: Path, names: Collection[str] | None = None) -> Iterator[Outcome]:
+def outcomes(examined: Examined, checks: Iterable[SplitCheck], reports: Path) -> Iterator[Outcome]:
     """Check a split; what is wrong is listed in ``<reports>/<split>_<check>.csv``.
 
     Args:
         examined: the split.
+        checks: what to check.
         reports: the folder of lists.
-        names: of the checks; all when None.
 
     Raises:
         InputError: a list cannot be written.
     """
-    for check in SPLIT_CHECKS:
-        if names is None or check.name in names:
-            yield _outcome(check, examined, reports / f"{examined.name}_{check.name}.csv")
+    for check in checks:
+        yield _outcome(check, examined, reports / f"{examined.name}_{check.name}.csv")
 
 
 def _outcome(check: SplitCheck, examined: Examined, path: Path) -> Outcome:

@@ -148,13 +148,13 @@ def _leakage(examined: Examined) -> Finding:
     from lance_pipeline.quality.findings import leakage
 
     pairs = [leakage(examined.index, other) for other in examined.other_indices]
-    return _images_at_fault(pairs, examined)
+    return images_at_fault(pairs, examined)
 
 
 def _exact_duplicates(examined: Examined) -> Finding:
     from lance_pipeline.quality.findings import duplicates
 
-    return _images_at_fault([duplicates(examined.index)], examined)
+    return images_at_fault([duplicates(examined.index)], examined)
 
 
 def _label_conflicts(examined: Examined) -> Finding:
@@ -165,26 +165,26 @@ def _label_conflicts(examined: Examined) -> Finding:
 
     pairs = label_conflicts(pa.concat_tables([examined.index, *examined.other_indices]))
     mine = (pc.field("split") == examined.name) | (pc.field("other_split") == examined.name)
-    return _images_at_fault([pairs.filter(mine)], examined)
+    return images_at_fault([pairs.filter(mine)], examined)
 
 
 def _near_duplicates(examined: Examined) -> Finding:
     from lance_pipeline.quality.findings import near_duplicates
 
-    return _images_at_fault([near_duplicates(examined.index, examined.settings.near_duplicate_bits)], examined)
+    return images_at_fault([near_duplicates(examined.index, examined.settings.near_duplicate_bits)], examined)
 
 
 def _near_leakage(examined: Examined) -> Finding:
     from lance_pipeline.quality.findings import near_leakage
 
     bits = examined.settings.near_duplicate_bits
-    return _images_at_fault([near_leakage(examined.index, other, bits) for other in examined.other_indices], examined)
+    return images_at_fault([near_leakage(examined.index, other, bits) for other in examined.other_indices], examined)
 
 
 def _odd_sizes(examined: Examined) -> Finding:
     from lance_pipeline.quality.findings import odd_sizes, smaller_images
 
-    finding = _images_at_fault([odd_sizes(examined.index)], examined)
+    finding = images_at_fault([odd_sizes(examined.index)], examined)
     smaller = len(smaller_images(examined.index, examined.image_size))
     return Finding(finding.passed, finding.rows, finding.numbers | {"smaller_than_image_size": smaller})
 
@@ -192,7 +192,7 @@ def _odd_sizes(examined: Examined) -> Finding:
 def _plain_images(examined: Examined) -> Finding:
     from lance_pipeline.quality.findings import plain_images
 
-    return _images_at_fault([plain_images(examined.index, examined.settings.plain_deviation)], examined)
+    return images_at_fault([plain_images(examined.index, examined.settings.plain_deviation)], examined)
 
 
 def _class_balance(examined: Examined) -> Finding:
@@ -213,8 +213,13 @@ def _few_images(examined: Examined) -> Finding:
     return Finding(not len(small), small, {"classes": len(small), "limit": count(minimum)}, pictured=False)
 
 
-def _images_at_fault(tables: "list[pa.Table]", examined: Examined) -> Finding:
-    """Passed if no table has a row."""
+def images_at_fault(tables: "list[pa.Table]", examined: Examined) -> Finding:
+    """The finding of a check that lists images: passed if no table has a row.
+
+    Args:
+        tables: rows of ``examined.index``, or pairs of them as of :func:`lance_pipeline.quality.findings.duplicates`.
+        examined: the split.
+    """
     import pyarrow as pa
 
     rows = pa.concat_tables(tables) if tables else None

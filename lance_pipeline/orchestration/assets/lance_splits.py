@@ -61,7 +61,9 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         # Read where it is needed: checks alone need no images.
         deps=[dataset.key("raw_images")],
         outs={f"lance_{split}": dg.AssetOut.from_spec(spec, is_required=False) for split, spec in specs.items()},
-        check_specs=[one for spec in specs.values() for one in check_specs(spec.key, dataset.attributes.checks)],
+        check_specs=[
+            one for spec in specs.values() for one in check_specs(spec.key, dataset.checks, dataset.attributes.checks)
+        ],
         can_subset=True,
     )
     def lance_splits(
@@ -136,7 +138,8 @@ def _checked(
     quarantine, attributes = record.quarantine, dataset.attributes
     files = FileCounts(record.scanned, record.rows, record.rejected, quarantine.uri, quarantine.version)
     examined = Examined(split, splits, files, record.counts, attributes.image_size, attributes.checks)
-    return list(outcomes(examined, store.reports_folder(dataset.name), names))
+    checks = [check for check in dataset.checks if names is None or check.name in names]
+    return list(outcomes(examined, checks, store.reports_folder(dataset.name)))
 
 
 def _ingested(

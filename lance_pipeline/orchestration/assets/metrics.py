@@ -1,12 +1,13 @@
 """The model's metrics on a split."""
 
 import hashlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from lance_pipeline.display import count, percent
-from lance_pipeline.orchestration.dataset import Dataset
+from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, link, show_pictures, shown, table
 from lance_pipeline.orchestration.pages.metrics_page import metrics_page
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from torchvision.models import ResNet
 
-    from lance_pipeline.evaluation.metrics import ClassificationMetrics, ClassMetrics
+    from lance_pipeline.evaluation.metrics import ClassificationMetrics, ClassMetrics, Metric
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.weights import ModelCard
 
@@ -32,12 +33,12 @@ CODE_VERSION = "1"
 
 def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
     """The asset ``<dataset>/metrics_<split>``."""
-    name = f"metrics_{split}"
+    name, more = f"metrics_{split}", dataset.plugins.metrics
     spec = dataset.spec(
         name,
         f"How well the model does on the {split} split: metrics, confusion matrix and predictions.",
         {"pytorch", "scikitlearn"},
-        CODE_VERSION,
+        settings_version(CODE_VERSION, *sorted(more)) if more else CODE_VERSION,
     )
 
     @dg.multi_asset(
@@ -62,7 +63,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             run = mlflow.existing_run(model.mlflow_run_id)
             with interruptible(context):
                 network, card = load_or_restore(dataset.key("resnet34"), model, run)
-                result, predictions, schema = _evaluated(model, network, card, data, device, uri)
+                result, predictions, schema = _evaluated(model, network, card, data, device, uri, more)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
             with mlflow.clear_errors():
                 run.log_evaluation(f"{dataset.name}_{split}", split, data, result.scalars())
@@ -123,7 +124,13 @@ def _class_row(one: "ClassMetrics") -> dict[str, str | int]:
 
 
 def _evaluated(
-    model: Model, network: "ResNet", card: "ModelCard", data: Split, device: "Device", uri: str
+    model: Model,
+    network: "ResNet",
+    card: "ModelCard",
+    data: Split,
+    device: "Device",
+    uri: str,
+    more: "Mapping[str, Metric]",
 ) -> "tuple[ClassificationMetrics, LanceVersion, pa.Schema]":
     """The metrics, and the version of the predictions' dataset with its Arrow schema."""
     from lance_pipeline.evaluation.metrics import classification_metrics
@@ -132,7 +139,7 @@ def _evaluated(
 
     loader = evaluation_loader(LanceSplit(**data.data.model_dump()), card, device)
     predictions = predict(network, loader, device)
-    metrics = classification_metrics(predictions, card.classes)
+    metrics = classification_metrics(predictions, card.classes, more)
     identity = hashlib.sha256(f"{CODE_VERSION} {model.sha256} {data.data.fingerprint}".encode()).hexdigest()
     facts = {
         "model_sha256": model.sha256,

@@ -75,6 +75,7 @@ def metrics_page(
             )
         ],
         "confusion": picture_address(confusion),
+        "more": [(name.replace("_", " "), f"{value:.4g}") for name, value in result.more.items()],
         "class_rows": [
             (one.label, percent(one.precision), percent(one.recall), f"{one.f1:.3f}", count(one.support))
             for one in result.per_class

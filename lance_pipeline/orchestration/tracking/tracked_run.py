@@ -101,7 +101,8 @@ class TrackedRun:
         """Log what a dataset has shown of the run's model, as metrics of the logged model.
 
         MLflow takes these from a run only. They have one of their own, below the training's, whose charts they would
-        spoil with series of one point. One that is there for this version of the dataset is kept.
+        spoil with series of one point. One that is there for this version of the dataset, with all of the figures, is
+        kept.
 
         Args:
             name: of the dataset.
@@ -111,7 +112,8 @@ class TrackedRun:
         """
         digest = dataset_digest(split.data)
         same = f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.`{EVALUATED_TAG}` = '{digest}'"
-        if self.client.search_runs([self.experiment_id], f"{same} and attributes.status = 'FINISHED'", max_results=1):
+        there = self.client.search_runs([self.experiment_id], f"{same} and attributes.status = 'FINISHED'")
+        if any(figures.keys() <= one.data.metrics.keys() for one in there):
             return
         tags = {PARENT_TAG: self.run_id, EVALUATED_TAG: digest}
         made = self.client.create_run(self.experiment_id, run_name=self.name, tags=tags)
