@@ -56,7 +56,7 @@ class Outcome(NamedTuple):
         codes: of each file its split's code; ``UNKNOWN`` where its bytes are stored already.
         rejected: by position in the stretch.
         seen: what to remember of those whose bytes could be read, of SEEN_SCHEMA.
-        rows: for each wanted split its new rows, of SPLIT_SCHEMA, and their totals.
+        rows: for each wanted split its new rows, of ``split_schema``, and their totals.
     """
 
     codes: NDArray[np.int8]

@@ -5,6 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
+from lance_pipeline.imaging.derived_columns import with_derived_columns
 from lance_pipeline.ingest.inspection import Inspected, perceptual_hashes
 from lance_pipeline.sources.file_names import unescape_name
 from lance_pipeline.storage.row_digests import IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
@@ -24,7 +25,7 @@ class Row(NamedTuple):
 
 
 def rows_to_batch(split: str, rows: list[Row]) -> pa.RecordBatch:
-    """The rows of a split as a batch of SPLIT_SCHEMA."""
+    """The rows of a split as a batch of ``split_schema``."""
     paths, labels, sizes, times, data, sha256, images = zip(*rows, strict=True)
     widths, heights, formats, measured = zip(*images, strict=True)
     pixel_digests, grids, sums, square_sums = zip(*measured, strict=True)
@@ -51,7 +52,8 @@ def rows_to_batch(split: str, rows: list[Row]) -> pa.RecordBatch:
         for name, values in columns.items()
     }
     arrays[ROW_DIGEST] = pa.array(row_digests(pa.RecordBatch.from_pydict(arrays)))
-    return pa.record_batch([arrays[name] for name in SPLIT_SCHEMA.names], schema=SPLIT_SCHEMA)
+    batch = pa.record_batch([arrays[name] for name in SPLIT_SCHEMA.names], schema=SPLIT_SCHEMA)
+    return with_derived_columns(batch)
 
 
 def _filename(path: str) -> str:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.decoding import DECODERS
+from lance_pipeline.imaging.derived_columns import add_missing_columns, split_schema
 from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.facts import Facts, read_facts
@@ -18,11 +19,12 @@ from lance_pipeline.storage.row_addresses import take_addresses
 from lance_pipeline.storage.row_digests import DESCRIBED, ROW_DIGEST, row_digests
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
 from lance_pipeline.storage.table_errors import damaged_set, reading
-from lance_pipeline.storage.tables import change_rows, find_table, replace_rows
+from lance_pipeline.storage.tables import change_rows, find_table, open_table, replace_rows
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.verification import DamagedRow, verify_rows
 
-# Raised when the same files would make other rows than before: everything is then read again.
+# Raised when the same files would make other rows than before: everything is then read again. A column that follows
+# from the others needs no other version: see lance_pipeline.imaging.derived_columns.
 INGEST_VERSION = "4"
 
 _KNOWN = pa.schema(
@@ -62,8 +64,11 @@ class StoredSplit:
             raise InputError(
                 f"{uri} holds a Lance dataset that was not made by an ingest. Choose another URI, or move it."
             )
+        current = facts.get("ingest_version") == INGEST_VERSION
+        if found is not None and current and add_missing_columns(found):
+            found = open_table(uri)
         self._outdated = found
-        self.dataset = found if facts.get("ingest_version") == INGEST_VERSION else None
+        self.dataset = found if current else None
         self.facts: Facts = {} if self.dataset is None else facts
         stored = facts.get("transparency", EARLIER)
         self.transparency: Transparency = transparency or stored
@@ -137,7 +142,7 @@ class StoredSplit:
             "blended_on": self.facts.get("blended_on", EARLIER) if unchanged else self.transparency,
         }
         if self.dataset is None:
-            return replace_rows(self.uri, self._outdated, SPLIT_SCHEMA, added, facts)
+            return replace_rows(self.uri, self._outdated, split_schema(), added, facts)
         if unchanged and facts == self.facts:
             return self.dataset
         return change_rows(self.dataset, self._left(kept), added, facts)

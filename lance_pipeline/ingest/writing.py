@@ -6,6 +6,7 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
+from lance_pipeline.imaging.derived_columns import split_schema
 from lance_pipeline.ingest.fragments import FragmentWriter
 from lance_pipeline.ingest.stored_split import StoredSplit
 from lance_pipeline.ingest.totals import Totals
@@ -20,6 +21,7 @@ class Written(NamedTuple):
     mode: str
     fragments: list[FragmentMetadata]
     totals: Totals
+    columns: list[str]
 
     def to_json(self) -> dict[str, Any]:
         """As it is remembered."""
@@ -28,6 +30,7 @@ class Written(NamedTuple):
             "mode": self.mode,
             "fragments": [fragment.to_json() for fragment in self.fragments],
             "totals": self.totals.model_dump(mode="json"),
+            "columns": self.columns,
         }
 
     def data_files(self, uri: str) -> list[str]:
@@ -38,7 +41,8 @@ class Written(NamedTuple):
     def from_json(cls, facts: dict[str, Any]) -> Self:
         """As it was remembered."""
         fragments = [FragmentMetadata.from_json(json.dumps(fragment)) for fragment in facts["fragments"]]
-        return cls(facts["split"], facts["mode"], fragments, Totals.model_validate(facts["totals"]))
+        totals, columns = Totals.model_validate(facts["totals"]), facts.get("columns", SPLIT_SCHEMA.names)
+        return cls(facts["split"], facts["mode"], fragments, totals, columns)
 
 
 class SplitWriter:
@@ -46,7 +50,8 @@ class SplitWriter:
 
     def __init__(self, stored: StoredSplit) -> None:
         self._stored = stored
-        self._writer = FragmentWriter(stored.uri, SPLIT_SCHEMA, mode=stored.mode)
+        self._schema = split_schema()
+        self._writer = FragmentWriter(stored.uri, self._schema, mode=stored.mode)
         self._totals = Totals()
 
     def add(self, rows: pa.RecordBatch, totals: Totals) -> None:
@@ -64,7 +69,8 @@ class SplitWriter:
         Raises:
             InputError: they cannot be written.
         """
-        return Written(self._stored.split, self._stored.mode, self._writer.finish(), self._totals)
+        fragments = self._writer.finish()
+        return Written(self._stored.split, self._stored.mode, fragments, self._totals, self._schema.names)
 
     def abandon(self) -> None:
         """Stop writing; the next ingest removes the files."""

@@ -131,10 +131,10 @@ def _counts_reconcile(examined: Examined) -> Finding:
 
 
 def _schema(examined: Examined) -> Finding:
-    from lance_pipeline.storage.schema import SPLIT_SCHEMA
+    from lance_pipeline.imaging.derived_columns import split_schema
 
     found = {column.name: str(column.type) for column in examined.split.dataset.schema}
-    expected = {column.name: str(column.type) for column in SPLIT_SCHEMA}
+    expected = {column.name: str(column.type) for column in split_schema()}
     wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
     return Finding(not wrong, numbers={"columns": count(len(found)), "unexpected_or_missing": ", ".join(wrong)})
 

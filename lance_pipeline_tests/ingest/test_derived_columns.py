@@ -1,0 +1,92 @@
+"""A column that is added to splits that are stored already."""
+
+import os
+from pathlib import Path
+
+import lance
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lance_pipeline.images import ImageLoader, LanceSplit, Watch, ingest_split
+from lance_pipeline.imaging import derived_columns
+from lance_pipeline.imaging.derived_columns import DerivedColumn
+from lance_pipeline.ingest.seen_files import SeenFiles
+from lance_pipeline.storage.verification import verify_rows
+from lance_pipeline_tests.image_folders import write_image_folder
+
+BYTES = DerivedColumn(
+    pa.field("bytes_per_pixel", pa.float64(), nullable=False, metadata={"description": "Of the file"}),
+    ("image", "width", "height"),
+    lambda rows: pa.array(
+        np.array([len(image.as_buffer()) for image in rows["image"]]) / (rows["width"].to_numpy() * rows["height"])
+    ),
+)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    root = write_image_folder(tmp_path / "raw", {"train": {"cat": 5, "dog": 4}})
+    for path in Path(root).rglob("*.png"):
+        # A file that has just changed is read again, whatever its time says.
+        os.utime(path, (1e9, 1e9))
+    return root
+
+
+def expected(split: LanceSplit) -> list[float]:
+    rows = split.to_table(["image", "width", "height"]).to_pylist()
+    return [len(row["image"]) / (row["width"] * row["height"]) for row in rows]
+
+
+def test_a_new_column_is_added_without_reading_a_file(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    uri, read = str(tmp_path / "train.lance"), []
+    (tmp_path / "raw" / "train" / "cat" / "000.png").rename(tmp_path / "held_back.png")
+    first = ingest_split(root, "train", uri)
+    # A fragment with deleted rows, and one of a later version.
+    (tmp_path / "held_back.png").rename(tmp_path / "raw" / "train" / "cat" / "000.png")
+    (tmp_path / "raw" / "train" / "dog" / "000.png").unlink()
+    second = ingest_split(root, "train", uri)
+    monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", (BYTES,))
+    third = ingest_split(root, "train", uri, watch=Watch(progress=lambda done, total: read.append(total)))
+    assert (third.added, third.removed, sum(read)) == (0, 0, 0)
+    assert third.fingerprint == second.fingerprint
+    split = LanceSplit(uri)
+    assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
+    assert split.dataset.schema.field("bytes_per_pixel").metadata == {b"description": b"Of the file"}
+    assert verify_rows(split.dataset).passed
+    # What was trained on an earlier version still finds it as it was.
+    assert "bytes_per_pixel" not in LanceSplit(uri, first.version, first.fingerprint).dataset.schema.names
+    assert sum(len(labels) for _, labels in ImageLoader(uri, batch_size=4, image_size=8, training=False)) == third.rows
+
+
+def test_new_rows_have_it(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    uri = str(tmp_path / "train.lance")
+    monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", (BYTES,))
+    ingest_split(root, "train", uri)
+    write_image_folder(root, {"train": {"emu": 3}})
+    assert ingest_split(root, "train", uri).added == 3
+    split = LanceSplit(uri)
+    assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
+
+
+def test_what_an_interrupted_ingest_has_written_without_it_is_not_used(
+    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = str(tmp_path / "train.lance")
+    ingest_split(root, "train", uri)
+    write_image_folder(root, {"train": {"emu": 3}})
+    with monkeypatch.context() as context:
+        context.setattr("lance_pipeline.ingest.ingestion._committed", _interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            ingest_split(root, "train", uri)
+    # Or another process, which does not know the column, would read the files.
+    SeenFiles(str(tmp_path / "train_seen")).stop()
+    monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", (BYTES,))
+    assert ingest_split(root, "train", uri).rows == 12
+    split = LanceSplit(uri)
+    assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
+    assert lance.dataset(uri).count_rows() == 12
+
+
+def _interrupted(*_: object) -> None:
+    raise KeyboardInterrupt
