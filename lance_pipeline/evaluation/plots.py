@@ -13,6 +13,11 @@ _LEGIBLE = 30
 
 
 def confusion_picture(metrics: ClassificationMetrics, title: str) -> bytes:
+    """A PNG of :func:`confusion_figure`."""
+    return figure_png(confusion_figure(metrics, title))
+
+
+def confusion_figure(metrics: ClassificationMetrics, title: str) -> Figure:
     """The confusion matrix, each row coloured by the share of its true class."""
     counts = np.array(metrics.confusion)
     names = [printable(one.label) for one in metrics.per_class]
@@ -32,10 +37,15 @@ def confusion_picture(metrics: ClassificationMetrics, title: str) -> bytes:
         for row, column in np.argwhere(counts):
             colour = "white" if shares[row, column] > 0.5 else "black"
             axes.text(column, row, str(counts[row, column]), ha="center", va="center", color=colour, fontsize=8)
-    return figure_png(figure)
+    return figure
 
 
 def learning_curve(history: list[Epoch], best: Epoch, title: str) -> bytes:
+    """A PNG of :func:`learning_curve_figure`."""
+    return figure_png(learning_curve_figure(history, best, title))
+
+
+def learning_curve_figure(history: list[Epoch], best: Epoch, title: str) -> Figure:
     """Losses, and accuracy and F1 on validation, over the epochs; the best epoch is marked."""
     numbers = [epoch.number for epoch in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
@@ -50,4 +60,4 @@ def learning_curve(history: list[Epoch], best: Epoch, title: str) -> bytes:
         axes.set(xlabel="epoch")
         axes.legend()
     figure.suptitle(title, parse_math=False)
-    return figure_png(figure)
+    return figure
