@@ -13,9 +13,11 @@ def main() -> int:
     """Run a subcommand; returns the exit status."""
     arguments = _parser().parse_args()
     # Dagster is imported only by commands that need it.
+    from lance_pipeline.orchestration.instance import use_env_file
     from lance_pipeline.orchestration.own_process import keep_to_the_user
 
     keep_to_the_user()
+    use_env_file()
     # What it raises is shown as any error of a process of the pipeline's own.
     return arguments.run(arguments)
 
