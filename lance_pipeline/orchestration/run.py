@@ -19,6 +19,9 @@ from lance_pipeline.orchestration.terminal import COMMAND_VARIABLE
 # "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
 _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
 
+# Of each step after one that has failed, and has said why.
+_NOT_EXECUTED = " - Dependencies for step "
+
 
 def run(dataset: str, names: Sequence[str], module: str) -> int:
     """Materialize assets of a dataset, a line for each thing worth knowing; returns Dagster's exit status.
@@ -55,7 +58,8 @@ def shown_run(words: Sequence[str]) -> int:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
         for line in process.stdout or ():
-            print(_shown(line), end="", flush=True)
+            if _NOT_EXECUTED not in line:
+                print(_shown(line), end="", flush=True)
     return process.returncode
 
 

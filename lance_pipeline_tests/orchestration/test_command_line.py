@@ -50,6 +50,13 @@ def test_the_terminal_shows_what_people_can_act_on(demo: Demo):
     assert all(re.search(r" - dagster - (INFO|WARNING) - ", line) for line in ours), demo.output
 
 
+@pytest.mark.parametrize(("command", "missing"), [("run", "dataset"), ("new", "dataset, folder")])
+def test_what_may_be_left_out_is_not_asked_for(shell: Shell, command: str, missing: str):
+    shown = shell.run("lance_pipeline", command)
+    assert shown.returncode == 2
+    assert shown.stderr.endswith(f"required: {missing}\n")
+
+
 COMMANDS = ("run", "summary", "reproduce", "verify", "databases", "disk", "ui")
 
 
@@ -165,6 +172,16 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
     [leak] = re.findall("^WARNING lance_splits: train: leakage: (.*)", whole.stdout, re.MULTILINE)
     assert leak.startswith(f"images 1, share 8.3 %; the first: train/{LEAK['train']} and test/{LEAK['test']}")
     assert "WARNING lance_splits: val: few_images: classes 3, limit 10; the first: " in whole.stdout
+
+
+def test_a_run_that_fails_says_why_and_of_no_other_step(tmp_path: Path):
+    write_small_project(root := tmp_path / "project")
+    (root / "images").rename(root / "pictures")
+    shell = new_shell(root, tmp_path / "data", {"PYTHONPATH": f"{root}:{PROJECT}"})
+    finished = shell.run("lance_pipeline", "run", "flowers", "-m", "small.definitions")
+    assert finished.returncode == 1
+    assert f"the folder {root}/images/flowers is missing" in finished.stdout.splitlines()[-2]
+    assert not re.search("metrics_test|resnet34|Dependencies", finished.stdout)
 
 
 def test_an_error_of_the_users_has_no_stack_trace(tmp_path: Path):
