@@ -11,6 +11,14 @@ _FORMAT = argparse.RawDescriptionHelpFormatter
 
 def main() -> int:
     """Run a subcommand; returns the exit status."""
+    try:
+        return _main()
+    except KeyboardInterrupt:
+        # What a shell says of a command that Ctrl-C has ended.
+        return 130
+
+
+def _main() -> int:
     arguments = _parser().parse_args()
     # Dagster is imported only by commands that need it.
     from lance_pipeline.orchestration.instance import use_env_file

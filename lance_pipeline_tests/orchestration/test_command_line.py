@@ -1,5 +1,6 @@
 """The real command line, in a shell of its own."""
 
+import os
 import re
 import resource
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from lance_pipeline_tests.browser.launcher import await_condition, free_port
 from lance_pipeline_tests.conftest import PROJECT, Demo, Shell, new_shell
+from lance_pipeline_tests.processes import processes_of
 from lance_pipeline_tests.small_project import LEAK, write_small_project
 
 
@@ -172,6 +174,20 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
     [leak] = re.findall("^WARNING lance_splits: train: leakage: (.*)", whole.stdout, re.MULTILINE)
     assert leak.startswith(f"images 1, share 8.3 %; the first: train/{LEAK['train']} and test/{LEAK['test']}")
     assert "WARNING lance_splits: val: few_images: classes 3, limit 10; the first: " in whole.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("begun", ["lance_pipeline run", "dagster asset materialize"])
+def test_ctrl_c_before_anything_is_run_shows_no_stack_trace(shell: Shell, begun: str):
+    process = shell.start("lance_pipeline", "run", "digits", "raw_images")
+    await_condition(lambda: any(begun in command for command in processes_of(shell.data).values()), 60, begun)
+    # Python itself has begun.
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    # On a fast machine the run may have begun.
+    assert process.returncode in (1, 130)
+    assert "Traceback" not in output
 
 
 def test_a_run_that_fails_says_why_and_of_no_other_step(tmp_path: Path):

@@ -3,13 +3,15 @@ import shutil
 import pytest
 import torch
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images import ImageLoader, LanceSplit
 from lance_pipeline.images.channels import ChannelSums
+from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
+from lance_pipeline.training.watch import Watch
 from lance_pipeline.training.weights import load_model, save_model
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
@@ -23,6 +25,16 @@ def fit(splits, recipe: Recipe, image_size: int = 32):
 @pytest.fixture(scope="module")
 def fitted(splits):
     return fit(splits, Recipe(epochs=2, batch_size=8))
+
+
+def test_a_stop_after_the_last_epoch_says_what_was_saved(splits, tmp_path):
+    epochs, told = [], []
+    watch = Watch(on_epoch=epochs.append, tell=told.append, stop=lambda: "SIGINT" if epochs else None)
+    options = {"image_size": 32, "watch": watch}
+    with Checkpoints(tmp_path, "training", {}) as checkpoints, pytest.raises(Stopped):
+        fit_resnet34(*splits.values(), Recipe(epochs=1, batch_size=8), CPU, checkpoints=checkpoints, **options)
+    assert told[-1].startswith("Saved after epoch 1 of 1. ")
+    assert (tmp_path / "checkpoint.pt").exists()
 
 
 def test_the_card_tells_how_to_use_the_weights(splits, fitted):
