@@ -30,9 +30,9 @@ def fitted(splits):
 def test_a_stop_after_the_last_epoch_says_what_was_saved(splits, tmp_path):
     epochs, told = [], []
     watch = Watch(on_epoch=epochs.append, tell=told.append, stop=lambda: "SIGINT" if epochs else None)
-    options = {"image_size": 32, "watch": watch}
+    recipe, train, val = Recipe(epochs=1, batch_size=8), splits["train"], splits["val"]
     with Checkpoints(tmp_path, "training", {}) as checkpoints, pytest.raises(Stopped):
-        fit_resnet34(*splits.values(), Recipe(epochs=1, batch_size=8), CPU, checkpoints=checkpoints, **options)
+        fit_resnet34(train, val, recipe, CPU, image_size=32, checkpoints=checkpoints, watch=watch)
     assert told[-1].startswith("Saved after epoch 1 of 1. ")
     assert (tmp_path / "checkpoint.pt").exists()
 
