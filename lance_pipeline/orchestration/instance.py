@@ -39,8 +39,8 @@ def prepare_instance() -> None:
     home = dagster_home()
     if not home.is_absolute():
         raise InputError(
-            f"{HOME_VARIABLE} is {str(home)!r}; expected an absolute path. Set it to one, or unset it for the instance "
-            "in the data folder."
+            f"{HOME_VARIABLE} is {str(home)!r}; expected an absolute path. Set it to one, or unset it. Where .env "
+            f"takes it from {DATA_VARIABLE}, make that an absolute path; for an object store, run `make instance`."
         )
     # What moves it elsewhere.
     variable = DATA_VARIABLE if home.is_relative_to(data_root()) else HOME_VARIABLE
