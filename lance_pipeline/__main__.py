@@ -11,11 +11,21 @@ _FORMAT = argparse.RawDescriptionHelpFormatter
 
 def main() -> int:
     """Run a subcommand; returns the exit status."""
+    try:
+        return _main()
+    except KeyboardInterrupt:
+        # What a shell says of a command that Ctrl-C has ended.
+        return 130
+
+
+def _main() -> int:
     arguments = _parser().parse_args()
     # Dagster is imported only by commands that need it.
+    from lance_pipeline.orchestration.runtime.instance import use_env_file
     from lance_pipeline.orchestration.runtime.own_process import keep_to_the_user
 
     keep_to_the_user()
+    use_env_file()
     # What it raises is shown as any error of a process of the pipeline's own.
     return arguments.run(arguments)
 
@@ -49,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
         "lance-pipeline run digits resnet34 metrics_val   # only train, and measure on the validation split",
     )
     run.add_argument("dataset", help=dataset)
-    run.add_argument("assets", nargs="*", help="parts to make, such as raw_images or resnet34 (default: all)")
+    run.add_argument("assets", nargs="*", default=[], help="parts to make, such as resnet34 (default: all)")
     run.add_argument("-m", "--module-name", default=_DEFINITIONS, help=module)
 
     new = _command(
@@ -64,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     new.add_argument("dataset", help="name of the data set: letters, digits and _")
     new.add_argument("folder", help="folder of the images, or an address such as s3://bucket/flowers")
-    new.add_argument("settings", nargs="*", help="such as image_size=64 or recipe.epochs=5")
+    new.add_argument("settings", nargs="*", default=[], help="such as image_size=64 or recipe.epochs=5")
     new.add_argument("--draw", action="store_true", help="draw train, val and test, whatever folders there are")
     new.add_argument("-m", "--module-name", default=_DEFINITIONS, help=module)
 
@@ -80,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         "lance-pipeline try flowers --adopt flowers-0012                # write it into the defs.yaml",
     )
     trial.add_argument("dataset", help=dataset)
-    trial.add_argument("settings", nargs="*", help="such as recipe.epochs=30; several values are searched")
+    trial.add_argument("settings", nargs="*", default=[], help="such as recipe.epochs=30; several values are searched")
     trial.add_argument("--seeds", type=int, default=1, help="how often each is trained, with other seeds (default: 1)")
     trial.add_argument("--test", action="store_true", help="measure the test split too; for one recipe only")
     trial.add_argument("--list", action="store_true", help="show what was tried, beside the current model")

@@ -10,6 +10,7 @@ from lance_pipeline.storage.addresses import require_no_user
 from lance_pipeline.storage.private import is_shared, narrow_folder
 
 DATA_VARIABLE = "LANCE_PIPELINE_DATA"
+HOME_VARIABLE = "DAGSTER_HOME"
 IN_DATA = {"README.md", "cache", "checkpoints", "dagster", "lance", "mlflow", "models", "raw", "reports"}
 """All that a data folder holds."""
 
@@ -28,6 +29,11 @@ def data_root() -> Path:
     """
     given = os.environ.get(DATA_VARIABLE, "")
     return Path(project_root() / "data" if "://" in given or not given else given).expanduser().absolute()
+
+
+def dagster_home() -> Path:
+    """The folder of Dagster's instance, there or not: ``DAGSTER_HOME``, or else ``dagster`` in the data folder."""
+    return Path(os.environ.get(HOME_VARIABLE) or data_root() / "dagster").expanduser()
 
 
 def lance_root() -> str:
@@ -61,8 +67,12 @@ def resolve_path(path: str, project: Path) -> str:
     return str(project / given)
 
 
-def make_folder(path: Path) -> Path:
+def make_folder(path: Path, variable: str = DATA_VARIABLE) -> Path:
     """The folder, made where it was missing; below the data root for this user alone, whatever the umask is.
+
+    Args:
+        path: of the folder.
+        variable: the environment variable that moves it elsewhere.
 
     Raises:
         InputError: it cannot be made or written to.
@@ -76,22 +86,25 @@ def make_folder(path: Path) -> Path:
             _make_first(root, path)
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise InputError(
-            f"cannot write to the data folder {path}: {error.strerror}. Give yourself the right to write there, "
-            f"or set {DATA_VARIABLE} to a folder that you may write to."
-        ) from error
+        there = next(one for one in (path, *path.parents) if os.path.lexists(one))
+        reason = error.strerror if os.path.isdir(there) else f"{there} is not a folder"
+        raise _not_writable(path, variable, reason) from error
     if not os.access(path, os.W_OK):
-        raise InputError(
-            f"the data folder {path} may not be written. Give yourself the right to write there, "
-            f"or set {DATA_VARIABLE} to a folder that you may write to."
-        )
+        raise _not_writable(path, variable, "Permission denied")
     return path
+
+
+def _not_writable(path: Path, variable: str, reason: str | None) -> InputError:
+    return InputError(
+        f"cannot write to the data folder {path}: {reason}. Give yourself the right to write there, or set {variable} "
+        "to a folder that you may write to."
+    )
 
 
 def private_umask() -> int:
     """The umask for all that is written below the data root: nobody else, or the group that shares it."""
     root = data_root()
-    return 0o007 if root.is_dir() and is_shared(root.stat()) else 0o077
+    return 0o007 if os.path.isdir(root) and is_shared(root.stat()) else 0o077
 
 
 def narrow_data(root: Path) -> None:
@@ -100,7 +113,11 @@ def narrow_data(root: Path) -> None:
     One that holds other things than a data folder does, such as a home, keeps its mode: the folders below it are
     narrowed. So does one that is shared by its group, which has the setgid bit, or that belongs to somebody else.
     """
-    if root.is_dir() and {entry.name for entry in os.scandir(root)} <= IN_DATA:
+    if (
+        os.access(root, os.R_OK | os.X_OK)
+        and os.path.isdir(root)
+        and {entry.name for entry in os.scandir(root)} <= IN_DATA
+    ):
         narrow_folder(root)
 
 

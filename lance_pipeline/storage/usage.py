@@ -53,6 +53,6 @@ def _entries(path: str | os.PathLike[str]) -> Iterable[os.stat_result]:
             yield stat
             if S_ISDIR(stat.st_mode):
                 pending.extend(one.iterdir())
-        except (FileNotFoundError, PermissionError):
+        except (FileNotFoundError, NotADirectoryError, PermissionError):
             # Gone in the meantime, or not this user's: such as the lost+found of a disk.
             continue

@@ -83,14 +83,19 @@ def fit_resnet34(
     )
     model.load_state_dict(trained.state)
     seen = _loader(train_split, card, recipe, device, None, training=False)
-    return replace(trained, train_accuracy=_accuracy(model, seen, device, watch)), card
+    saved = f"after epoch {len(trained.history)} of {recipe.epochs}" if checkpoints is not None else None
+    return replace(trained, train_accuracy=_accuracy(model, seen, device, watch, saved)), card
 
 
-def _accuracy(model: nn.Module, loader: ImageLoader, device: Device, watch: TrainingCallbacks) -> float:
+def _accuracy(
+    model: nn.Module, loader: ImageLoader, device: Device, watch: TrainingCallbacks, saved: str | None
+) -> float:
     """On the loader's first images, which are a fair sample, for they are stored in random order."""
 
     def stop_if_asked() -> None:
         if reason := watch.stop():
+            if saved:
+                watch.tell(f"Saved {saved}. Stopped ({reason}); materialize again to resume there.")
             raise Stopped(reason)
 
     batches = islice(loader, math.ceil(_SAMPLED_IMAGES / loader.batch_size))

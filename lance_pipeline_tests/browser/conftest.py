@@ -25,6 +25,14 @@ _ARGUMENTS = (
     "--disable-sync"
 )
 _MILLISECONDS = 90_000
+# A data set whose training can be stopped.
+_SLOW = """\
+type: lance_pipeline.ImageClassifier
+attributes:
+  source: {folder: images/flowers}
+  image_size: 32
+  recipe: {epochs: 2000, batch_size: 8, weights: none}
+"""
 _LARGEST_PICTURE, _WIDEST_PICTURE = 200_000, 1500
 
 
@@ -57,6 +65,9 @@ def ui(
     if PICTURES:
         shutil.copytree(_PICTURES_DATA or request.getfixturevalue("demo").shell.data, data)
     workspace = write_small_project(folder / "project")
+    slow = folder / "project" / "small" / "defs" / "slow" / "defs.yaml"
+    slow.parent.mkdir()
+    slow.write_text(_SLOW)
     options, variables = ["--allow-host", TUNNEL], {"LANCE_PIPELINE_UI_HOSTS": f"{PROXY}, "}
     with Launcher(folder / "elsewhere", data, workspace, options=options, variables=variables) as launcher:
         launcher.await_ready()

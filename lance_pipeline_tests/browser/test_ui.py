@@ -22,12 +22,12 @@ from lance_pipeline_tests.small_project import CLASSES, IMAGES, LEAK
 
 ASSETS = ("raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
 PAGES = {
+    "raw_images": "Files per class",
     "lance_train": "Samples",
     "resnet34": "Learning curve",
     "metrics_test": "Most confident mistakes",
 }
 _RUN_SECONDS = 480
-_RUN_STATUS = "query($id: ID!) { runOrError(runId: $id) { ... on Run { status } } }"
 
 
 @pytest.fixture(scope="module")
@@ -38,14 +38,8 @@ def finished_run(ui: Launcher, context: BrowserContext) -> str:
     page.get_by_role("button", name="Materialize all").click()
     page.get_by_role("link", name="View", exact=True).click()
     page.wait_for_url("**/runs/*")
-    run_id = re.split("[/?]", page.url.partition("/runs/")[2])[0]
-
-    def status() -> str:
-        query = {"query": _RUN_STATUS, "variables": {"id": run_id}}
-        return page.request.post(f"{ui.dagster}/graphql", data=query).json()["data"]["runOrError"]["status"]
-
-    await_condition(lambda: status() in ("SUCCESS", "FAILURE", "CANCELED"), _RUN_SECONDS, "the run ends")
-    assert status() == "SUCCESS", page.inner_text("body")
+    run_id = _run_shown(page)
+    assert _status_at_end(ui, run_id) == "SUCCESS", page.inner_text("body")
     page.close()
     return run_id
 
@@ -152,6 +146,47 @@ def test_execute_on_a_check_leaves_asset_and_result(page: Page, ui: Launcher, fi
     expect(page.get_by_text("Materialized", exact=True)).to_have_count(len(ASSETS))
 
 
+def test_an_experiment_from_the_launchpad_changes_no_asset(page: Page, ui: Launcher, finished_run: str):
+    page.goto(f"{ui.dagster}/locations/small/jobs/flowers_experiment/playground")
+    editor = page.locator(".CodeMirror").first
+    # Nothing to look up: what may be set is there.
+    expect(editor).to_contain_text("settings: {}")
+    editor.click()
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text("ops: {flowers__experiment: {config: {settings: {recipe.epochs: 1, recipe.mixup: 0.2}}}}")
+    page.get_by_role("button", name="Launch run").click()
+    page.wait_for_url("**/runs/*")
+    run_id = _run_shown(page)
+    assert _status_at_end(ui, run_id) == "SUCCESS", page.inner_text("body")
+    expect(page.get_by_text("recipe.epochs=1 recipe.mixup=0.2, seed 0")).to_be_visible()
+    page.goto(f"{ui.dagster}/assets/flowers/resnet34?view=events")
+    expect(page.get_by_text(finished_run[:8]).first).to_be_visible()
+    expect(page.get_by_text(run_id[:8])).to_have_count(0)
+    _open_lineage(page, ui, "small", "flowers")
+    expect(page.get_by_text("Materialized", exact=True)).to_have_count(len(ASSETS))
+
+
+def test_a_terminated_training_says_last_what_was_saved(page: Page, ui: Launcher):
+    _open_lineage(page, ui, "small", "slow")
+    page.get_by_role("button", name="Materialize all").click()
+    page.get_by_role("link", name="View", exact=True).click()
+    page.wait_for_url("**/runs/*")
+    expect(page.get_by_text(re.compile("Epoch 2/2000: loss"))).to_be_visible()
+    page.get_by_role("button", name="Terminate").click()
+    page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
+    run_id = _run_shown(page)
+    assert _status_at_end(ui, run_id) == "CANCELED"
+    last = re.compile(r"Saved after epoch \d+ of 2000(, batch \d of 2)?. To go on: materialize the same assets again$")
+    page.goto(f"{ui.dagster}/runs/{run_id}")
+    expect(page.get_by_text("Process for run exited")).to_be_visible()
+    shown = page.inner_text("body")
+    assert "Stack Trace" not in shown
+    # After it there is but the end of the process.
+    assert last.search(shown.partition("canceled.")[2].strip().splitlines()[0]), shown
+    # And in the terminal that the UI was started from.
+    await_condition(lambda: last.search(ui.output.strip()) is not None, 30, "the terminal says it")
+
+
 def _latest(ui: Launcher) -> dict[str, str | None]:
     """The asset's latest run and the check's latest evaluation, as the UI knows them."""
     query = """{ assetsLatestInfo(assetKeys: [{path: ["flowers", "lance_test"]}]) { latestRun { runId } }
@@ -173,12 +208,12 @@ def test_an_asset_leads_to_its_page(page: Page, ui: Launcher, finished_run: str,
     assert shown.url == f"{ui.dagster}/reports/flowers/{asset}/{finished_run}.html"
     expect(shown.get_by_role("heading", name=words)).to_be_visible()
     pictures = shown.locator("img").all()
-    assert pictures
+    assert pictures or asset == "raw_images"
     for one in pictures:
         assert one.evaluate("image => image.decode().then(() => image.naturalWidth)") > 0
     assert shown.evaluate("origin") == "null"
     assert shown.evaluate("document.documentElement.scrollWidth") <= 1400
-    if PICTURES:
+    if PICTURES and pictures:
         page.goto(f"{ui.dagster}/assets/digits/{asset}")
         address = _metadata(page, "page").get_by_role("link").first.get_attribute("href") or ""
         page.goto(f"{ui.dagster}{address}")
@@ -318,6 +353,23 @@ def test_a_taken_port_is_named(tmp_path: Path):
     assert "--mlflow-port (MLFLOW_PORT) is ignored" in launcher.output
     assert f"port {port} on {HOST} cannot be used" in launcher.output
     assert "Traceback" not in launcher.output
+
+
+def _run_shown(page: Page) -> str:
+    """The id of the run whose page it is."""
+    return re.split("[/?]", page.url.partition("/runs/")[2])[0]
+
+
+def _status_at_end(ui: Launcher, run_id: str) -> str:
+    """How a run has ended, once it has."""
+
+    def status() -> str:
+        return ask(ui.dagster, f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ status }} }} }}')["runOrError"][
+            "status"
+        ]
+
+    await_condition(lambda: status() in ("SUCCESS", "FAILURE", "CANCELED"), _RUN_SECONDS, "the run ends")
+    return status()
 
 
 def _open_lineage(page: Page, ui: Launcher, location: str, group: str) -> None:

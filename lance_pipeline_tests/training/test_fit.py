@@ -3,9 +3,11 @@ import shutil
 import pytest
 import torch
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.images import ImageLoader, LanceSplit
 from lance_pipeline.imaging.channels import ChannelSums
+from lance_pipeline.training.callbacks import TrainingCallbacks
+from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_resnet34
 from lance_pipeline.training.recipe import Recipe
@@ -23,6 +25,16 @@ def fit(splits, recipe: Recipe, image_size: int = 32):
 @pytest.fixture(scope="module")
 def fitted(splits):
     return fit(splits, Recipe(epochs=2, batch_size=8))
+
+
+def test_a_stop_after_the_last_epoch_says_what_was_saved(splits, tmp_path):
+    epochs, told = [], []
+    watch = TrainingCallbacks(on_epoch=epochs.append, tell=told.append, stop=lambda: "SIGINT" if epochs else None)
+    recipe, train, val = Recipe(epochs=1, batch_size=8), splits["train"], splits["val"]
+    with Checkpoints(tmp_path, "training", {}) as checkpoints, pytest.raises(Stopped):
+        fit_resnet34(train, val, recipe, CPU, image_size=32, checkpoints=checkpoints, watch=watch)
+    assert told[-1].startswith("Saved after epoch 1 of 1. ")
+    assert (tmp_path / "checkpoint.pt").exists()
 
 
 def test_the_card_tells_how_to_use_the_weights(splits, fitted):

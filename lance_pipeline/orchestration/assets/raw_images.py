@@ -1,5 +1,6 @@
 """The folder of images, found or made, and listed once."""
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -11,6 +12,8 @@ from lance_pipeline.orchestration.checks import answers
 from lance_pipeline.orchestration.dataset import Dataset, settings_version
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import column_schema, shown, table
+from lance_pipeline.orchestration.pages.page import write_page
+from lance_pipeline.orchestration.pages.raw_images_page import raw_images_page
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import LanceVersion, RawImages
 from lance_pipeline.orchestration.runtime.failures import clear_failures
@@ -62,7 +65,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
                 yield from answers(context, io_manager, key, RawImages, lambda record, _: [_same_classes(key, record)])
             return
         with clear_failures(), interruptible(context):
-            listing = _list(dataset, context)
+            listing, listed = _list(dataset, context), datetime.now(UTC)
             uri = lance_store.dataset_uri(f"{dataset.name}_listing")
             version, fingerprint = store_listing(listing, uri)
         counts = listing.counts()
@@ -76,6 +79,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         yield _same_classes(key, record)
         with clear_failures():
             _require_classes(record)
+            page = write_page(context, lance_store, key, "raw_images", raw_images_page(key, record, listing, listed))
         if listing.ignored:
             context.log.warning(
                 f"Passed over {len(listing.ignored)} files that are hidden or outside of class folders."
@@ -86,6 +90,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
             data_version=dg.DataVersion(fingerprint),
             metadata=shown(
                 {
+                    "page": page,
                     "dagster/uri": listing.root,
                     "dagster/row_count": listing.files.num_rows,
                     "dagster/column_schema": column_schema(LISTING_SCHEMA),

@@ -18,11 +18,12 @@ from lance_pipeline.orchestration.cli.code_location import asset_specs
 from lance_pipeline.orchestration.commands import materialize_command
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.lance_store import TRIALS
-from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.orchestration.paths import dagster_home, data_root
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Outcome, Retention
 from lance_pipeline.orchestration.retention.runs import RunHistory, run_files
 from lance_pipeline.orchestration.runtime.databases import explained
+from lance_pipeline.orchestration.runtime.instance import prepare_instance
 from lance_pipeline.storage.full_disk import FullDiskError, free_bytes
 from lance_pipeline.storage.usage import DiskUsage
 
@@ -114,10 +115,11 @@ def _datasets_on_disk() -> Iterator[str]:
 @contextmanager
 def _instance() -> Iterator[tuple[dg.DagsterInstance | None, str | None]]:
     """Dagster's instance, if there is one, for none is made for looking; or why a full disk keeps it closed."""
-    home = Path(os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster")))
+    home = dagster_home()
     if not (home / "history").is_dir() and not (home / "dagster.yaml").exists():
         yield None, None
         return
+    prepare_instance()
     try:
         opened = dg.DagsterInstance.get()
         # Only now are its databases opened.

@@ -53,6 +53,11 @@ def new_dataset(name: str, folder: str, words: Sequence[str], module: str, *, dr
     if "{{" in place or "{%" in place:
         raise InputError(f"the path {printable(place)} would be run as a template. Rename the folder.")
     layout = layout_of(place)
+    if len(layout.classes) < 2:
+        raise InputError(
+            f"{layout.folder} has folders for too few classes: {', '.join(layout.classes) or 'none'}. Expected two at "
+            "least: give the folder that holds a folder of images for each class."
+        )
     text = _with_settings(_defs_yaml(layout, draw=draw), name, values)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

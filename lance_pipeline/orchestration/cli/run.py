@@ -19,6 +19,10 @@ from lance_pipeline.orchestration.runtime.terminal import COMMAND_VARIABLE
 # "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
 _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
 
+_TRACE = "Traceback (most recent call last):"
+# Of each step after one that has failed, and has said why.
+_NOT_EXECUTED = " - Dependencies for step "
+
 
 def run(dataset: str, names: Sequence[str], module: str) -> int:
     """Materialize assets of a dataset, a line for each thing worth knowing; returns Dagster's exit status.
@@ -54,9 +58,16 @@ def shown_run(words: Sequence[str]) -> int:
         # Ctrl-C reaches the run from the terminal; what it prints then is still wanted.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-        for line in process.stdout or ():
-            print(_shown(line), end="", flush=True)
-    return process.returncode
+        lines = iter(process.stdout or ())
+        for line in lines:
+            if line.startswith(_TRACE):
+                # Once Dagster has begun a run, Ctrl-C does not interrupt Python any more.
+                if "KeyboardInterrupt" not in (rest := [line, *lines])[-1]:
+                    print("".join(rest), end="")
+            elif _NOT_EXECUTED not in line:
+                print(_shown(line), end="", flush=True)
+    # As a shell says it: by a signal.
+    return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
 def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:

@@ -1,6 +1,5 @@
 """What the latest materializations of a dataset came to, for the terminal."""
 
-import os
 from pathlib import Path
 
 import dagster as dg
@@ -10,11 +9,11 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.commands import LIST_COMMAND
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.nearest import did_you_mean
-from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model, Split
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.runtime.databases import require_sound_databases
+from lance_pipeline.orchestration.runtime.instance import prepare_instance
 from lance_pipeline.orchestration.ui.address import address_of, to_open
 
 
@@ -24,7 +23,7 @@ def print_summary(dataset: str) -> None:
     Raises:
         InputError: an asset of the dataset was never materialized, or a database or record is damaged.
     """
-    os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
+    prepare_instance()
     require_sound_databases()
     resources = default_resources()
     records: RecordIOManager = resources["io_manager"]

@@ -1,7 +1,6 @@
 """Stored splits compared with their digests, and repaired: the command ``verify``."""
 
 import json
-import os
 import shlex
 import subprocess
 import sys
@@ -11,8 +10,8 @@ from typing import TYPE_CHECKING
 from lance_pipeline.display import printable
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.dataset import SPLITS
-from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.runtime.instance import prepare_instance
 
 if TYPE_CHECKING:
     from lance_pipeline.storage.verification import Verification
@@ -109,7 +108,7 @@ def _restored(uri: str) -> bool:
 
 
 def _repair_command(dataset: str, splits: list[str]) -> list[str]:
-    os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))
+    prepare_instance()
     selection = " or ".join(f'key:"{dataset}/lance_{split}"' for split in splits)
     config = {"ops": {f"{dataset}__lance_splits": {"config": {"repair": True}}}}
     return [

@@ -1,12 +1,11 @@
 """The databases of Dagster and MLflow that are files, and what is lost with each of them."""
 
-import os
 import sqlite3
 import tempfile
 from pathlib import Path
 
 from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.orchestration.paths import data_root
+from lance_pipeline.orchestration.paths import dagster_home, data_root
 from lance_pipeline.storage.databases import damage_of, set_database_aside
 from lance_pipeline.storage.full_disk import free_bytes, full_disk, is_full_disk
 from lance_pipeline.storage.redacted_errors import chain
@@ -16,7 +15,7 @@ REPLACE_COMMAND = "python -m lance_pipeline databases --replace"
 
 def databases() -> dict[Path, str]:
     """The databases that may be there, each with what is lost without it."""
-    home = _dagster_home()
+    home = dagster_home()
     return {
         home / "history" / "runs.db": "the list of runs",
         home / "history" / "runs" / "index.db": "what was materialized, so that models are trained again; the data "
@@ -25,10 +24,6 @@ def databases() -> dict[Path, str]:
         data_root() / "mlflow" / "mlflow.db": "MLflow's runs, metrics and registry; the files in "
         f"{data_root() / 'mlflow' / 'artifacts'} stay, and so do the models",
     }
-
-
-def _dagster_home() -> Path:
-    return Path(os.environ.get("DAGSTER_HOME") or data_root() / "dagster")
 
 
 def explained(error: BaseException) -> InputError | None:
@@ -40,7 +35,7 @@ def explained(error: BaseException) -> InputError | None:
         if isinstance(cause, InputError):
             return cause
     # The error seldom names a path; the fullest of the disks that are written to is the one.
-    folder = min((_dagster_home(), data_root(), Path(tempfile.gettempdir())), key=free_bytes)
+    folder = min((dagster_home(), data_root(), Path(tempfile.gettempdir())), key=free_bytes)
     if is_full_disk(error, folder):
         return full_disk(folder)
     if any(isinstance(one, sqlite3.DatabaseError) for one in chain(error)):

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from lance_pipeline.orchestration.paths import DATA_VARIABLE
+from lance_pipeline.orchestration.runtime.failures import Interrupted
 from lance_pipeline.orchestration.runtime.own_process import keep_to_the_user
 from lance_pipeline.orchestration.runtime.selection import require_selection
 from lance_pipeline.orchestration.runtime.terminal import say_last, stopped_line
@@ -95,24 +96,27 @@ class _TidyExecutor(dg.Executor):
             steps = _multiprocess_executor(self._init_context, [*_PRELOADED, *_wanted(execution_plan)])
             yield from steps.execute(plan_context, execution_plan)
         except dg.DagsterExecutionInterruptedError:
-            _begin_to_cancel(instance, run_id)
-            raise
+            raise _canceled(instance, run_id) from None
         except dg.DagsterSubprocessError as error:
             # Steps that stopped before the executor was asked to. As an error it would make a canceled run fail.
             if all(
                 one.cls_name == dg.DagsterExecutionInterruptedError.__name__ for one in error.subprocess_error_infos
             ):
-                _begin_to_cancel(instance, run_id)
-                raise dg.DagsterExecutionInterruptedError from error
+                raise _canceled(instance, run_id) from None
             raise
 
 
-def _begin_to_cancel(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Dagster marks an interrupted run as canceled only where that was asked for, else as failed."""
+def _canceled(instance: dg.DagsterInstance, run_id: str) -> Interrupted:
+    """What ends a run as canceled, and says what was saved, on its page and in the terminal.
+
+    Dagster marks an interrupted run as canceled only where that was asked for, else as failed.
+    """
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished and run.status != dg.DagsterRunStatus.CANCELING:
         instance.report_run_canceling(run, "The run was interrupted (Ctrl-C or SIGTERM).")
-    say_last(stopped_line([entry.user_message for entry in instance.all_logs(run_id)]))
+    line = stopped_line([entry.user_message for entry in instance.all_logs(run_id)])
+    say_last(line)
+    return Interrupted(line)
 
 
 def _end_dead_runs(instance: dg.DagsterInstance, run_id: str) -> None:

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.errors import DagsterExecutionInterruptedError
+from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
+from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy.exc import SQLAlchemyError
 
 from lance_pipeline.errors import InputError, Stopped
@@ -14,6 +15,17 @@ from lance_pipeline.storage.redaction import redact
 
 # The list lives in the event log.
 _LARGEST_LIST = 1000
+
+
+class Interrupted(DagsterExecutionInterruptedError, DagsterUserCodeProcessError):  # noqa: N818 - nothing went wrong
+    """An end that somebody asked for, of which Dagster stores and shows the message alone.
+
+    It takes this for an error of another process, which has brought its own stack trace: none.
+    """
+
+    def __init__(self, message: str) -> None:
+        shown = SerializableErrorInfo(message, stack=[], cls_name=DagsterExecutionInterruptedError.__name__)
+        super().__init__(message, user_code_process_error_infos=[shown])
 
 
 @contextmanager
@@ -28,7 +40,9 @@ def clear_failures() -> Iterator[None]:
         try:
             yield
         except Stopped as stopped:
-            raise DagsterExecutionInterruptedError(str(stopped)) from None
+            raise Interrupted(str(stopped)) from None
+        except DagsterExecutionInterruptedError as interrupted:
+            raise Interrupted(str(interrupted) or "stopped: interrupted") from None
         except (InputError, OSError, SQLAlchemyError) as cause:
             if (error := explained(cause)) is None:
                 raise

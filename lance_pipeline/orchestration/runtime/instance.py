@@ -2,18 +2,49 @@
 
 import os
 import shutil
-from pathlib import Path
 
-from lance_pipeline.orchestration.paths import data_root, make_folder, project_root
+from lance_pipeline.errors import InputError
+from lance_pipeline.orchestration.paths import (
+    DATA_VARIABLE,
+    HOME_VARIABLE,
+    dagster_home,
+    data_root,
+    make_folder,
+    project_root,
+)
+
+
+def use_env_file() -> None:
+    """Set the variables of the file ``.env`` in the current folder, over those that are set, as Dagster's commands do.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    if not os.path.exists(".env"):
+        return
+    from dagster._core.secrets.env_file import get_env_var_dict
+
+    try:
+        os.environ |= get_env_var_dict(os.getcwd())
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {os.path.abspath('.env')}: {error}. `make instance` writes it again.") from error
 
 
 def prepare_instance() -> None:
-    """Make this process's instance, of DAGSTER_HOME or else in the data folder, with the project's settings.
+    """Make the instance that this process and those that it starts use, with the project's settings.
 
     Raises:
-        InputError: its folder cannot be written.
+        InputError: its folder is named by a relative path, or cannot be written.
     """
-    home = make_folder(Path(os.environ.setdefault("DAGSTER_HOME", str(data_root() / "dagster"))))
+    home = dagster_home()
+    if not home.is_absolute():
+        raise InputError(
+            f"{HOME_VARIABLE} is {str(home)!r}; expected an absolute path. Set it to one, or unset it. Where .env "
+            f"takes it from {DATA_VARIABLE}, make that an absolute path; for an object store, run `make instance`."
+        )
+    # What moves it elsewhere.
+    variable = DATA_VARIABLE if home.is_relative_to(data_root()) else HOME_VARIABLE
+    os.environ[HOME_VARIABLE] = str(make_folder(home, variable))
     settings, ours = home / "dagster.yaml", project_root() / "dagster.yaml"
     # A link whose target is gone is left by a checkout that was moved.
     if not settings.exists() and ours.is_file():

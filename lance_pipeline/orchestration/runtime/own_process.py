@@ -6,10 +6,9 @@ import sys
 import threading
 import warnings
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-from lance_pipeline.orchestration.paths import data_root, narrow_data, private_umask
+from lance_pipeline.orchestration.paths import dagster_home, data_root, narrow_data, private_umask
 from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.orchestration.runtime.terminal import without_trace
 from lance_pipeline.storage.private import narrow
@@ -47,12 +46,12 @@ def _silence_libraries() -> None:
 
 def _narrow_instance() -> None:
     """What Dagster has made in an instance below the data root before it loaded this package."""
-    home = Path(os.environ.get("DAGSTER_HOME", ""))
+    home = dagster_home()
     if not home.is_absolute() or not home.is_relative_to(data_root()) or private_umask() != 0o077:
         return
     # A run's database is there before its process loads anything, every time.
     for folder in (home, home / "history", home / "history" / "runs", home / "schedules"):
-        if folder.is_dir():
+        if os.path.isdir(folder):
             narrow(folder, look=True)
 
 

@@ -19,12 +19,15 @@ _ERROR = re.compile(
     r"(?:: (?P<message>.*?))?\n\nStack Trace:\n.*",
     re.DOTALL,
 )
+_GO_ON = "To go on: "
+# What an `Interrupted` says.
+_STOP = re.compile(rf"\n\n(?:stopped: .*|.*{_GO_ON}.*)\s*\Z")
 _OPTIONS_OF_ONE_RUN = ("-c", "--config", "--config-json")
 
 
 def without_trace(message: str) -> str:
     """A line of Dagster's console without the stack trace of a wanted stop, or of an error that explains itself."""
-    return _ERROR.sub(_explanation, message)
+    return _STOP.sub("", _ERROR.sub(_explanation, message))
 
 
 def _explanation(error: re.Match[str]) -> str:
@@ -44,7 +47,7 @@ def stopped_line(log: Sequence[str]) -> str:
         log: the messages of the run.
     """
     saved = next((one.partition(". ")[0] for one in reversed(log) if one.startswith(SAVED)), "Stopped")
-    return f"{saved}. To go on: {own_command()}"
+    return f"{saved}. {_GO_ON}{own_command()}"
 
 
 def own_command() -> str:
@@ -58,6 +61,7 @@ def own_command() -> str:
             next(words, None)
         elif not word.startswith(tuple(f"{option}=" for option in _OPTIONS_OF_ONE_RUN)):
             kept.append(word)
-    if kept[:2] == ["api", "execute_run"]:
+    # A server of the UI's, or a run that one has started.
+    if kept[:1] == ["api"]:
         return "materialize the same assets again"
     return shlex.join(["dagster", *kept])

@@ -24,8 +24,6 @@ _START_SECONDS = 120
 _STOP_SECONDS = 15
 _LOOK_SECONDS = 0.2
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-# MLflow's server is built in a way that its own project warns of; nobody here can act on that.
-_NOISE = ("starlette.middleware.wsgi",)
 
 
 def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) -> int:
@@ -144,14 +142,9 @@ def _stop_on_signals() -> Callable[[], bool]:
     return lambda: bool(came)
 
 
-def _environment() -> dict[str, str]:
-    warnings = [os.environ.get("PYTHONWARNINGS", ""), *(f"ignore:{text}" for text in _NOISE)]
-    return (
-        # As `dagster dev` has it: a wrong definition is shown without Dagster's own stack.
-        {"MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_IS_DEV_CLI": "1"}
-        | os.environ
-        | {"PYTHONWARNINGS": ",".join(filter(None, warnings))}
-    )
+def _environment() -> Mapping[str, str]:
+    # As `dagster dev` has it: a wrong definition is shown without Dagster's own stack.
+    return {"MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_IS_DEV_CLI": "1"} | os.environ
 
 
 def _listening(port: int) -> socket.socket:

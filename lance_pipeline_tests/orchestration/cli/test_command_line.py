@@ -1,5 +1,6 @@
 """The real command line, in a shell of its own."""
 
+import os
 import re
 import resource
 import signal
@@ -14,6 +15,7 @@ import pytest
 
 from lance_pipeline_tests.browser.launcher import await_condition, free_port
 from lance_pipeline_tests.conftest import PROJECT, Demo, Shell, new_shell
+from lance_pipeline_tests.processes import processes_of
 from lance_pipeline_tests.small_project import LEAK, write_small_project
 
 
@@ -48,6 +50,13 @@ def test_the_terminal_shows_what_people_can_act_on(demo: Demo):
     # Printed before any code of ours runs: `make demo` and `lance-pipeline run` hide it.
     ours = [line for line in lines if "SupersessionWarning" not in line and "callback(" not in line]
     assert all(re.search(r" - dagster - (INFO|WARNING) - ", line) for line in ours), demo.output
+
+
+@pytest.mark.parametrize(("command", "missing"), [("run", "dataset"), ("new", "dataset, folder")])
+def test_what_may_be_left_out_is_not_asked_for(shell: Shell, command: str, missing: str):
+    shown = shell.run("lance_pipeline", command)
+    assert shown.returncode == 2
+    assert shown.stderr.endswith(f"required: {missing}\n")
 
 
 COMMANDS = ("run", "summary", "reproduce", "verify", "databases", "disk", "ui")
@@ -165,6 +174,30 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
     [leak] = re.findall("^WARNING lance_splits: train: leakage: (.*)", whole.stdout, re.MULTILINE)
     assert leak.startswith(f"images 1, share 8.3 %; the first: train/{LEAK['train']} and test/{LEAK['test']}")
     assert "WARNING lance_splits: val: few_images: classes 3, limit 10; the first: " in whole.stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/environ").exists(), reason="looks for processes in /proc")
+@pytest.mark.parametrize("begun", ["lance_pipeline run", "dagster asset materialize"])
+def test_ctrl_c_before_anything_is_run_shows_no_stack_trace(shell: Shell, begun: str):
+    process = shell.start("lance_pipeline", "run", "digits", "raw_images")
+    await_condition(lambda: any(begun in command for command in processes_of(shell.data).values()), 60, begun)
+    # Python itself has begun.
+    time.sleep(1)
+    os.killpg(process.pid, signal.SIGINT)
+    output, _ = process.communicate(timeout=60)
+    # On a fast machine the run may have begun.
+    assert process.returncode in (1, 130)
+    assert "Traceback" not in output
+
+
+def test_a_run_that_fails_says_why_and_of_no_other_step(tmp_path: Path):
+    write_small_project(root := tmp_path / "project")
+    (root / "images").rename(root / "pictures")
+    shell = new_shell(root, tmp_path / "data", {"PYTHONPATH": f"{root}:{PROJECT}"})
+    finished = shell.run("lance_pipeline", "run", "flowers", "-m", "small.definitions")
+    assert finished.returncode == 1
+    assert f"the folder {root}/images/flowers is missing" in finished.stdout.splitlines()[-2]
+    assert not re.search("metrics_test|resnet34|Dependencies", finished.stdout)
 
 
 def test_an_error_of_the_users_has_no_stack_trace(tmp_path: Path):

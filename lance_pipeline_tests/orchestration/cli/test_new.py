@@ -96,13 +96,19 @@ def test_what_cannot_be_is_said_and_nothing_is_written(
     assert sorted(project.rglob("*.yaml")) == before
 
 
-@pytest.mark.parametrize("content", ["nothing", "files", "a template"])
+@pytest.mark.parametrize("content", ["nothing", "files", "a template", "one class", "train without classes"])
 def test_folders_without_classes(project: Path, command: Command, tmp_path: Path, content: str):
     folder = tmp_path / ("{{ env.HOME }}" if content == "a template" else "raw")
-    if content != "nothing":
+    if content == "one class":
+        write_image_folder(folder, {"": {"the only one": 3}})
+    elif content == "train without classes":
+        write_image_folder(folder, {split: {"a": 2, "b": 2} for split in ("val", "test")})
+        (folder / "train").mkdir()
+    elif content != "nothing":
         folder.mkdir()
         (folder / "1.png").write_bytes(b"")
     ended = command("new", "empty", str(folder))
     assert ended.returncode != 0
     assert str(folder) in ended.stderr
+    assert "Traceback" not in ended.stderr
     assert not (project / "small" / "defs" / "empty").exists()

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from lance_pipeline.display import percent
 from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.pages.page import _environment
-from lance_pipeline.orchestration.records import Metrics, Model, Split
+from lance_pipeline.orchestration.records import Metrics, Model, RawImages, Split
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Retention
 from lance_pipeline_tests.image_folders import class_image
@@ -22,7 +22,7 @@ from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph
 from lance_pipeline_tests.orchestration.test_hostile_names import CLASSES, CONTROLS, finished
 
 __all__ = ["finished"]
-ASSETS = ("lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
+ASSETS = ("raw_images", "lance_train", "lance_val", "lance_test", "resnet34", "metrics_val", "metrics_test")
 _ELEMENTS = "a b body br div figcaption figure h1 h2 h3 head html img meta p span style table td th title tr"
 _ATTRIBUTES = "alt charset class content height href lang name src width"
 
@@ -63,8 +63,35 @@ def page_of(graph: Graph, asset: str) -> Read:
 def test_each_asset_leads_to_its_page(finished_graph: Graph, asset: str):
     page = page_of(finished_graph, asset)
     assert f"tiny/{asset}" in page.text
-    assert page.pictures
+    assert page.pictures or asset == "raw_images"
     assert f"/assets/tiny/{asset}" in page.links
+
+
+def test_page_of_the_raw_images_has_counts_and_unusual_files(graph: Graph):
+    cats = graph.images / "train" / "cat"
+    (cats / "a large one.BMP").write_bytes(b"x" * 123_456)
+    (cats / "deep.d").mkdir()
+    for name in ("empty.png", "deep.d/empty", ".hidden.png", "notes.txt", "Übersicht.CSV"):
+        (cats / name).touch()
+    (cats / "notes.txt").write_text("no image")
+    graph.attributes["splits"] = {"train": "train", "val": "val", "test": "test"}
+    assert graph.materialize("raw_images").success
+    page, record = page_of(graph, "raw_images"), graph.record("raw_images", RawImages)
+    assert "29 files in 2 classes" in page.text
+    # Of cat in train, val and test; their share, and the size.
+    assert re.search(r"cat\s*12\s*3\s*3\s*62.1 %\s*12\d kB", page.text)
+    for files, what, first in [
+        (3, "empty", "train/cat/deep.d/empty"),
+        (3, "not named as an image", "train/cat/deep.d/empty"),
+        (1, "passed over: hidden, or outside of class folders", "cat/.hidden.png"),
+    ]:
+        assert re.search(rf"{files}\s+{what}[^:]*:\s*{first}", page.text), page.text
+    assert re.search(r"png\s*25\d", page.text)
+    assert re.search(r"\(none\)\s*1", page.text)
+    assert re.search(r"Largest files\s*file\s*size\s*train/cat/a large one.BMP\s*123 kB", page.text)
+    assert re.search(r"Smallest files\s*file\s*size\s*train/cat/deep.d/empty\s*0 B", page.text)
+    assert record.listing.fingerprint in page.text
+    assert "/assets/tiny/lance_train" in page.links
 
 
 def test_page_of_a_split_has_counts_and_samples_and_checks(finished_graph: Graph):
@@ -94,7 +121,7 @@ def test_page_of_metrics_shows_each_mistake(finished_graph: Graph):
 
 
 def test_figures_are_for_people_and_series_have_something_to_show(finished_graph: Graph):
-    for asset in ("raw_images", *ASSETS):
+    for asset in ASSETS:
         metadata = finished_graph.metadata(asset)
         numbers = {name for name, value in metadata.items() if isinstance(value, int | float)}
         assert not [name for name in numbers if "version" in name or name in ("bytes", "images")], asset

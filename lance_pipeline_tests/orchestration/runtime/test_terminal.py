@@ -2,8 +2,11 @@
 
 import sys
 
+import dagster as dg
 import pytest
+from dagster._utils.error import serializable_error_info_from_exc_info
 
+from lance_pipeline.orchestration.runtime.failures import Interrupted
 from lance_pipeline.orchestration.runtime.terminal import COMMAND_VARIABLE, own_command, stopped_line, without_trace
 
 STACK = '\n\nStack Trace:\n  File "x.py", line 1, in f\n    g()\n'
@@ -25,6 +28,21 @@ def test_a_stop_and_an_explained_error_have_no_stack(error: str, shown: str | bo
     assert without_trace(f"{LINE}\n\n{error}{STACK}") == LINE + expected
 
 
+def test_an_interruption_of_ours_is_said_once():
+    for said in ("stopped: SIGINT", "Saved after epoch 1 of 2. To go on: lance-pipeline run digits\n"):
+        assert without_trace(f"{LINE}\n\n{said}") == LINE
+
+
+def test_dagster_is_shown_the_message_of_an_interruption_alone():
+    try:
+        raise Interrupted("stopped: SIGINT")
+    except dg.DagsterExecutionInterruptedError:
+        shown = serializable_error_info_from_exc_info(sys.exc_info())
+    assert shown.to_string() == "stopped: SIGINT"
+    # By which the executor knows it.
+    assert shown.cls_name == "DagsterExecutionInterruptedError"
+
+
 def test_a_bug_keeps_its_stack():
     for text in (f"{LINE}\n\nValueError: x{STACK}", LINE, ""):
         assert without_trace(text) == text
@@ -37,6 +55,8 @@ def test_a_bug_keeps_its_stack():
             ["asset", "materialize", "--config-json", "{}", "-c=x.yaml", "-m", "a", "--select", 'key:"a/b"'],
             "dagster asset materialize -m a --select 'key:\"a/b\"'",
         ),
+        (["api", "grpc", "--instance-ref", "{}"], "materialize the same assets again"),
+        (["api", "execute_run", "{}"], "materialize the same assets again"),
         (["job", "execute", "-c", "x.yaml", "-j", "digits_retrain"], "dagster job execute -j digits_retrain"),
     ],
 )
