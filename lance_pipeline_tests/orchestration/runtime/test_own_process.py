@@ -58,7 +58,9 @@ def test_log_lines_and_tracebacks_quote_no_secrets(tmp_path: Path):
     assert "letmein1" not in output
 
 
-@pytest.mark.parametrize("package", ["images", "training", "evaluation"])
+@pytest.mark.parametrize(
+    "package", ["storage", "imaging", "sources", "ingest", "loader", "quality", "training", "evaluation"]
+)
 def test_a_library_keeps_umask_log_and_warnings(package: str):
     code = (
         "import logging, os, importlib, pkgutil, warnings; factory = logging.getLogRecordFactory(); os.umask(0o027);"
