@@ -5,15 +5,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from lance_pipeline.display import printable
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.records import Training
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.orchestration.tracking.training_log import TRAINING_FILE
-from lance_pipeline.storage import sealed
 
 if TYPE_CHECKING:
     import torch
@@ -58,9 +55,9 @@ def _kept(run: TrackedRun) -> tuple[Training, "Weights"]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(run.client.download_artifacts(run.run_id, TRAINING_FILE, folder))
-            training = Training.model_validate(sealed.from_json(path.read_bytes(), TRAINING_FILE).fields)
+            training = Training.from_json(path.read_bytes(), f"{TRAINING_FILE} of the MLflow run {run.run_id}")
             return training, _weights(run, training, folder)
-        except (MlflowException, OSError, ValidationError, DamagedError) as error:
+        except (MlflowException, OSError, DamagedError) as error:
             raise InputError(
                 f"the MLflow run {run.run_id} has no {TRAINING_FILE} and model that can be read: {error}. "
                 "Expected the run of a finished training of this version; `python -m lance_pipeline summary <dataset>` "

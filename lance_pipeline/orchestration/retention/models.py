@@ -176,7 +176,7 @@ class Models:
         note = self._notes / f"{model.run_id}{_NOTE}"
         work = note.with_suffix(".tmp")
         try:
-            work.write_text(removal.model_dump_json())
+            work.write_bytes(removal.to_json())
             os.replace(work, note)
         except OSError as error:
             raise explained(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
@@ -185,7 +185,7 @@ class Models:
     def removals(self) -> list[Removal]:
         """The removals that have begun."""
         notes = sorted(self._notes.glob(f"*{_NOTE}"))
-        return [Removal.model_validate_json(path.read_bytes()) for path in notes]
+        return [Removal.from_json(path.read_bytes(), str(path), "remove the model by hand") for path in notes]
 
     def complete(self, removal: Removal, tracking: Tracking) -> None:
         """Remove a model and all that belongs to it: records, pages, MLflow run, files, and the tags on Lance versions.

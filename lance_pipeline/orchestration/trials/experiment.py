@@ -178,7 +178,7 @@ class Experiment:
                 run.log_file(curve, "learning_curve.png")
                 run.log_file(training.to_json(), "trial.json")
                 # The last, as all that it is about is there now.
-                run.log_tags({TRIAL_TAG: trial.model_dump_json()})
+                run.log_tags({TRIAL_TAG: trial.to_json().decode()})
         finished.checkpoints.remove()
         end = ", stopped early, as it fell behind" if stopped else ""
         log.info(f"{base_name(run.name)}: val accuracy {trial.val_accuracy:.2%} after {trial.epochs} epochs{end}")
