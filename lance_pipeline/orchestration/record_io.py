@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
+from pydantic import Field
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.commands import materialize_command
-from lance_pipeline.orchestration.paths import data_root, make_folder
+from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.paths import make_folder
 from lance_pipeline.orchestration.records import Record, TableVersion
 from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.orchestration.runtime.failures import clear_failures
@@ -31,13 +33,14 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
     the asset's latest materialization in the event log: what the lineage shows, never simply the newest file.
     """
 
-    folder: str | None = None
-    """Where the records are kept; ``dagster/records`` in the data folder when unset."""
+    folder: str | None = Field(
+        default=None,
+        description="Local folder of the records; that of the resource `lance_store` with its defaults when unset.",
+    )
 
     def asset_folder(self, key: dg.AssetKey) -> Path:
         """The folder with the asset's records, named after their runs."""
-        folder = Path(self.folder) if self.folder else data_root() / "dagster" / "records"
-        return folder.joinpath(*key.path)
+        return LanceStore(records=self.folder).records_root.joinpath(*key.path)
 
     def _path(self, key: dg.AssetKey, run_id: str) -> Path:
         return self.asset_folder(key) / f"{run_id}.json"

@@ -39,8 +39,8 @@ def reproduce(run_id: str) -> bool:
     resources = default_resources()
     run = resources["mlflow"].existing_run(run_id)
     then, weights = _kept(run)
-    torch.set_num_threads(then.environments[-1]["threads"])
     with _device(resources["gpu"], then, run_id) as device:
+        torch.set_num_threads(then.environments[-1]["threads"])
         same = _trained_the_same(then, weights, device, resources["lance_store"])
     print(f"\n{'The same, bit for bit.' if same else 'Not the same.'}")
     if not same and then.device != "cpu":
@@ -124,7 +124,7 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
         then.recipe,
         device,
         image_size=then.image_size,
-        downloads=lance_store.downloads,
+        downloads=lance_store.downloads_folder,
         cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
         watch=Watch(on_epoch=lambda epoch: _tell(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))),
     )

@@ -110,7 +110,7 @@ class Experiment:
             on_wait=on_wait,
             stop=self.stop,
         ) as device:
-            start = plan.start(device, self.store.downloads, self.store.trials_folder(plan.dataset))
+            start = plan.start(device, self.store.downloads_folder, self.store.trials_folder(plan.dataset))
             identity = identity_digest(plan.identity(start.recipe))[:_IDENTITY_LENGTH]
             if (done := self._done(identity)) is not None:
                 run, trial = done
