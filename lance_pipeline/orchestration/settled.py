@@ -4,12 +4,12 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, cast
 
 import dagster as dg
-from pydantic import ValidationError
 from dagster._config.field_utils import IntEnvVar
 from dagster._core.definitions.definition_config_schema import (
     DefinitionConfigSchema,
     convert_user_facing_definition_config_schema,
 )
+from pydantic import ValidationError
 
 from lance_pipeline.errors import InputError
 
