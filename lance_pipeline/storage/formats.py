@@ -3,6 +3,7 @@
 Everything that is written and read back carries the number of its format; what has none is of format 1. Readers ignore
 fields that they do not know and take the default of a field that is missing, so a new field needs a default but no
 other number. A number rises when an earlier version would misunderstand what it reads; that version then refuses it.
+Caches, which anybody may delete, have the number in their names: those of another format are not looked at.
 """
 
 from collections.abc import Mapping
