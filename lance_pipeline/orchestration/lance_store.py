@@ -30,8 +30,8 @@ class LanceStore(Settled, dg.ConfigurableResource):
     )
     checkpoints: str | None = Field(
         default=None,
-        description="Local folder of the checkpoints of trainings, which may need two gigabytes and fast writes; "
-        "`checkpoints` below the local data folder when unset.",
+        description="Local folder of the checkpoints of trainings, best on a fast disk; `checkpoints` below the local "
+        "data folder when unset.",
     )
     cache: str | None = Field(
         default=None,
@@ -40,8 +40,8 @@ class LanceStore(Settled, dg.ConfigurableResource):
     )
     downloads: str | None = Field(
         default=None,
-        description="Local folder of downloaded weights, which may be shared; `downloads` in the folder of the models "
-        "below the local data folder when unset.",
+        description="Local folder of downloaded weights, which may be shared; `models/downloads` below the local data "
+        "folder when unset.",
     )
     records: str | None = Field(
         default=None,
