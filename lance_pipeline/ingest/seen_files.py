@@ -19,6 +19,7 @@ import pyarrow.fs as pafs
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.columns import positions
+from lance_pipeline.storage.formats import FIRST_FORMAT, FORMAT_KEY, require_known_format
 from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
 from lance_pipeline.storage.schema import SEEN_SCHEMA
 from lance_pipeline.storage.transparency import EARLIER, Transparency
@@ -32,6 +33,11 @@ _STARTED, _NO_FILE_TO_BLAME = "started", b"no file to blame"
 # So many files, or twice as many rows as there are images, are worth one tidy file.
 _MOST_FILES = 32
 _WRITTEN, _TRANSPARENCY = b"lance_pipeline", b"transparency"
+_STEP_FORMAT = 1
+_FIRST_COLUMNS = frozenset(
+    ("path", "size", "mtime_ns", "sha256", "pixel_digest", "reason", "detail", "decoders", "written")
+)
+_FORGET = "delete the folder; every file is then read again"
 
 
 class SeenStep(NamedTuple):
@@ -149,7 +155,11 @@ class SeenFiles:
         sink = pa.BufferOutputStream()
         transparency = self._transparency or EARLIER
         schema = SEEN_SCHEMA.with_metadata(
-            {_WRITTEN: json.dumps(written).encode(), _TRANSPARENCY: transparency.encode()}
+            {
+                FORMAT_KEY.encode(): str(_STEP_FORMAT).encode(),
+                _WRITTEN: json.dumps(written).encode(),
+                _TRANSPARENCY: transparency.encode(),
+            }
         )
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_table(rows.replace_schema_metadata(schema.metadata))
@@ -161,10 +171,10 @@ class SeenFiles:
         """The rows of a step, with what was written in the metadata; None where there is no such file, or no more."""
         if (data := self._read_bytes(name)) is None:
             return None
+        where = join_uri(self._uri, name)
         try:
-            return _rows(data)
+            return _rows(data, where)
         except DamagedError as error:
-            where = join_uri(self._uri, name)
             _logger.warning(
                 "%s is damaged (%s) and was removed; the files that it remembered are read again.", where, error
             )
@@ -212,11 +222,12 @@ class SeenFiles:
         )
 
 
-def _rows(data: bytes) -> pa.Table:
-    """The rows of a step's file.
+def _rows(data: bytes, where: str) -> pa.Table:
+    """The rows of a step's file, which is at ``where``.
 
     Raises:
         DamagedError: it is not what was written.
+        LaterFormatError: a later version of this package has written it.
     """
     content, intact = sealed.unsealed(data)
     if intact is False:
@@ -224,15 +235,31 @@ def _rows(data: bytes) -> pa.Table:
     try:
         rows = pa.ipc.open_file(pa.py_buffer(content)).read_all()
         rows.validate(full=True)
-    except (pa.ArrowException, OSError) as error:
+        metadata = rows.schema.metadata or {}
+        number = int(metadata.get(FORMAT_KEY.encode(), FIRST_FORMAT))
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(str(error)) from error
-    if not rows.schema.equals(SEEN_SCHEMA):
-        raise DamagedError("it has other columns")
-    if intact:
-        return rows
+    require_known_format(number, _STEP_FORMAT, where, _FORGET)
     # Earlier versions wrote no seal: nothing is committed that only such a file tells of.
-    kept = {key: value for key, value in (rows.schema.metadata or {}).items() if key != _WRITTEN}
-    return rows.replace_schema_metadata(kept)
+    kept = {key: value for key, value in metadata.items() if intact or key != _WRITTEN}
+    return _known_columns(rows).replace_schema_metadata(kept)
+
+
+def _known_columns(rows: pa.Table) -> pa.Table:
+    """The columns of SEEN_SCHEMA; those that earlier versions did not have are null.
+
+    Raises:
+        DamagedError: one is missing that was always there, or has other values.
+    """
+    if rows.schema.equals(SEEN_SCHEMA):
+        return rows
+    for field in SEEN_SCHEMA:
+        if field.name not in (*rows.schema.names, *_FIRST_COLUMNS):
+            rows = rows.append_column(field, pa.nulls(len(rows), field.type))
+    try:
+        return rows.select(SEEN_SCHEMA.names).cast(SEEN_SCHEMA)
+    except (pa.ArrowException, KeyError, ValueError) as error:
+        raise DamagedError(f"it has other columns: {error}") from error
 
 
 def _written_of(rows: pa.Table) -> list[dict[str, Any]]:

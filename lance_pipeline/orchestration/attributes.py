@@ -10,10 +10,12 @@ from lance_pipeline.settings import StrictModel
 from lance_pipeline.storage.addresses import IN_FULL, Address, remember_variables, require_no_user
 from lance_pipeline.storage.transparency import TRANSPARENCY, Transparency
 from lance_pipeline.training.device_names import device_names
-from lance_pipeline.training.recipe import Recipe
+from lance_pipeline.training.recipe import Recipe, later_defaults
 
 # What Dagster takes as a group and as part of a key, an op's name and a job's name.
 NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]*"
+# By these sources were always told apart, even at their defaults; a later setting counts only where it differs.
+_ALWAYS_IDENTIFYING = ("folder", "sample", "archive", "url", "checksum", "max_bytes", "max_members")
 
 
 def _valid_cron(cron: str) -> str:
@@ -106,6 +108,14 @@ class SourceSettings(StrictModel):
         if [self.folder, self.sample, self.archive].count(None) != 2:
             raise ValueError("expected exactly one of `folder`, `sample` and `archive`")
         return self
+
+    def identity(self) -> str:
+        """What tells sources apart, as JSON; a new setting at its default changes none."""
+        left_out = later_defaults(self, _ALWAYS_IDENTIFYING)
+        if self.archive:
+            # How fast an archive has to come makes no other images of it.
+            left_out["archive"] = left_out.get("archive", {}) | {"min_bytes_per_second": True}
+        return self.model_dump_json(exclude=left_out)
 
 
 class Fractions(StrictModel):

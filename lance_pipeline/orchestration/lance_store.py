@@ -1,21 +1,22 @@
-"""Where Lance datasets and models are kept, as a resource."""
+"""Where Lance datasets, models and all else are kept, as a resource."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import dagster as dg
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from lance_pipeline.orchestration.paths import data_root, lance_place, lance_root, make_folder
 from lance_pipeline.orchestration.settled import Settled
+from lance_pipeline.storage.addresses import Address
 
 TRIALS = ".trials"
 """The folder, beside the checkpoints of each dataset's training, with those of trials."""
 
 
 class LanceStore(Settled, dg.ConfigurableResource):
-    """Names the places of Lance datasets and model files."""
+    """Names the places of Lance datasets, models and all else that runs keep in files."""
 
     at_launch: ClassVar[Mapping[str, Any]] = {"cache_budget": dg.Noneable(int)}
 
@@ -24,13 +25,46 @@ class LanceStore(Settled, dg.ConfigurableResource):
         description="Folder or object-store URI of the Lance datasets; `lance` below LANCE_PIPELINE_DATA, or below "
         "`data`, when unset.",
     )
-
+    models: str | None = Field(
+        default=None, description="Local folder of the models; `models` below the local data folder when unset."
+    )
+    checkpoints: str | None = Field(
+        default=None,
+        description="Local folder of the checkpoints of trainings, best on a fast disk; `checkpoints` below the local "
+        "data folder when unset.",
+    )
+    cache: str | None = Field(
+        default=None,
+        description="Local folder of decoded images, best on a fast disk; `cache` below the local data folder when "
+        "unset.",
+    )
+    downloads: str | None = Field(
+        default=None,
+        description="Local folder of downloaded weights, which may be shared; `models/downloads` below the local data "
+        "folder when unset.",
+    )
+    records: str | None = Field(
+        default=None,
+        description="Local folder of the records that assets hand on; `dagster/records` below the local data folder "
+        "when unset.",
+    )
+    reports: str | None = Field(
+        default=None,
+        description="Local folder of pages and full lists of checks; `reports` below the local data folder when unset.",
+    )
     cache_budget: int | None = Field(
         default=None,
         ge=0,
-        description="Bytes that decoded images may take in `cache` below the local data folder; half of the memory, "
-        "and at most half of what is free on the disk, when unset. 0 uses none, and leaves what is there.",
+        description="Bytes that decoded images may take in the folder `cache`; half of the memory, and at most half of "
+        "what is free on the disk, when unset. 0 uses none, and leaves what is there.",
     )
+
+    @field_validator("models", "checkpoints", "cache", "downloads", "records", "reports")
+    @classmethod
+    def _local(cls, folder: str | None) -> str | None:
+        if folder is not None and "://" in folder:
+            raise ValueError(f"{Address(folder)} is no local folder, which only `datasets` need not be")
+        return folder
 
     def dataset_uri(self, name: str) -> str:
         """The path or object-store URI of the Lance dataset of that name.
@@ -49,23 +83,43 @@ class LanceStore(Settled, dg.ConfigurableResource):
         """Where the Lance datasets are, whether or not it is there."""
         return self.datasets or lance_place()
 
+    @property
+    def reports_root(self) -> Path:
+        """The local folder with a folder of reports for each dataset."""
+        return _local_folder(self.reports, "reports")
+
     def reports_folder(self, dataset: str) -> Path:
         """The local folder of the full lists that checks write."""
-        return data_root() / "reports" / dataset
+        return self.reports_root / dataset
+
+    @property
+    def records_root(self) -> Path:
+        """The local folder with a folder of records for each asset."""
+        return _local_folder(self.records, "dagster/records")
 
     @property
     def cache_folder(self) -> Path:
         """The local folder of decoded images, which may be deleted at any time."""
-        return data_root() / "cache"
+        return _local_folder(self.cache, "cache")
+
+    @property
+    def models_root(self) -> Path:
+        """The local folder with a folder of models for each dataset."""
+        return _local_folder(self.models, "models")
 
     def model_folder(self, dataset: str, run_id: str) -> Path:
         """The folder for the model of one run; it is made when the model is saved."""
-        make_folder(data_root() / "models")
+        make_folder(self.models_root)
         return self.models_folder(dataset) / run_id
 
     def models_folder(self, dataset: str) -> Path:
         """The folder with a folder for the model of each run."""
-        return data_root() / "models" / dataset
+        return self.models_root / dataset
+
+    @property
+    def checkpoints_root(self) -> Path:
+        """The local folder with a folder of checkpoints for each dataset."""
+        return _local_folder(self.checkpoints, "checkpoints")
 
     def checkpoint_folder(self, dataset: str) -> Path:
         """The folder of the checkpoint of the dataset's training, which may be written."""
@@ -73,13 +127,17 @@ class LanceStore(Settled, dg.ConfigurableResource):
 
     def checkpoint_place(self, dataset: str) -> Path:
         """Where that folder is, whether or not it is there."""
-        return data_root() / "checkpoints" / dataset
+        return self.checkpoints_root / dataset
 
     def trials_folder(self, dataset: str) -> Path:
         """The folder of the checkpoints of the dataset's trials, which may be written."""
         return make_folder(self.checkpoint_place(f"{TRIALS}/{dataset}"))
 
     @property
-    def downloads(self) -> str:
+    def downloads_folder(self) -> str:
         """The folder that keeps downloaded weights."""
-        return str(data_root() / "models" / "downloads")
+        return str(_local_folder(self.downloads, "models/downloads"))
+
+
+def _local_folder(given: str | None, below_data: str) -> Path:
+    return Path(given).expanduser().absolute() if given else data_root() / below_data

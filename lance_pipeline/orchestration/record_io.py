@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
-from pydantic import ValidationError
+from pydantic import Field
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.commands import materialize_command
-from lance_pipeline.orchestration.paths import data_root, make_folder
+from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.paths import make_folder
 from lance_pipeline.orchestration.records import Record, TableVersion
 from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.orchestration.runtime.failures import clear_failures
 from lance_pipeline.orchestration.runtime.logs import library_warnings
 from lance_pipeline.orchestration.settled import Settled
-from lance_pipeline.storage import sealed
 from lance_pipeline.storage.whole_files import write_whole
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
@@ -33,13 +33,14 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
     the asset's latest materialization in the event log: what the lineage shows, never simply the newest file.
     """
 
-    folder: str | None = None
-    """Where the records are kept; ``dagster/records`` in the data folder when unset."""
+    folder: str | None = Field(
+        default=None,
+        description="Local folder of the records; that of the resource `lance_store` with its defaults when unset.",
+    )
 
     def asset_folder(self, key: dg.AssetKey) -> Path:
         """The folder with the asset's records, named after their runs."""
-        folder = Path(self.folder) if self.folder else data_root() / "dagster" / "records"
-        return folder.joinpath(*key.path)
+        return LanceStore(records=self.folder).records_root.joinpath(*key.path)
 
     def _path(self, key: dg.AssetKey, run_id: str) -> Path:
         return self.asset_folder(key) / f"{run_id}.json"
@@ -72,7 +73,7 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
             run_id = _latest(instance, key).run_id
         path = self._path(key, run_id)
         try:
-            return _parsed(path.read_bytes(), str(path), record_type)
+            return record_type.from_json(path.read_bytes(), str(path), f"run: {materialize_command(key)}")
         except (OSError, DamagedError) as error:
             reason = f"cannot read the record {path}: {error.strerror}" if isinstance(error, OSError) else str(error)
             restored = _from_metadata(instance, key, run_id, record_type)
@@ -121,24 +122,8 @@ def recorded(made: dg.AssetMaterialization, record_type: type[AnyRecord]) -> Any
         return None
     document = json.dumps(made.metadata[_METADATA].value).encode()
     with suppress(DamagedError):
-        return _parsed(document, f"the materialization of {made.asset_key.to_user_string()}", record_type)
+        return record_type.from_json(document, f"the materialization of {made.asset_key.to_user_string()}")
     return None
-
-
-def _parsed(document: bytes, where: str, record_type: type[AnyRecord]) -> AnyRecord:
-    """The record in a document.
-
-    Raises:
-        DamagedError: the document is not what was written, or none of this type.
-        InputError: a later version of this package has written it.
-    """
-    fields = sealed.from_json(document, where).fields
-    try:
-        return record_type.model_validate(fields, extra="ignore")
-    except ValidationError as error:
-        raise DamagedError(
-            f"{where} is no {record_type.__name__} of this version of lance-pipeline: {error}"
-        ) from error
 
 
 def _keep_tables(key: dg.AssetKey, record: Record) -> None:

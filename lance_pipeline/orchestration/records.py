@@ -1,10 +1,11 @@
 """The records that flow between assets: where a thing is and which version, never its bytes."""
 
 import json
-from typing import Any
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from lance_pipeline.errors import DamagedError
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.storage import sealed
 from lance_pipeline.training.recipe import Recipe
@@ -13,7 +14,8 @@ from lance_pipeline.training.recipe import Recipe
 class Record(BaseModel):
     """What an asset hands on; kept as JSON, one file for each asset and run.
 
-    Fields that a later version has added are ignored.
+    Fields that a later version has added are ignored. A field that is added here needs a default, for the records that
+    are there lack it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -21,6 +23,26 @@ class Record(BaseModel):
     def to_json(self) -> bytes:
         """The record as a document with a format number and a digest."""
         return sealed.to_json(json.loads(self.model_dump_json()))
+
+    @classmethod
+    def from_json(cls, document: bytes, where: str, otherwise: str = "materialize again") -> Self:
+        """The record in a document that this version or an earlier one has written.
+
+        Args:
+            document: as it was read.
+            where: its path, for errors.
+            otherwise: what to do about a record of a later version where this one cannot be upgraded.
+
+        Raises:
+            DamagedError: it is not what was written, or no record of this type.
+            LaterFormatError: a later version of this package has written it.
+        """
+        fields = sealed.from_json(document, where, otherwise).fields
+        try:
+            # Of nested settings too, which are strict where people write them.
+            return cls.model_validate(fields, extra="ignore")
+        except ValidationError as error:
+            raise DamagedError(f"{where} is no {cls.__name__} of this version of lance-pipeline: {error}") from error
 
 
 class TableVersion(Record):
@@ -110,7 +132,8 @@ class Training(Record):
     @property
     def identity(self) -> dict[str, Any]:
         """As ``training_identity`` gives it."""
-        return self.model_dump(mode="json", include={"code", "train", "val", "recipe", "image_size", "weights"})
+        names = {"code", "train", "val", "image_size", "weights"}
+        return self.model_dump(mode="json", include=names, exclude_defaults=True) | {"recipe": self.recipe.identity()}
 
 
 class Metrics(Record):

@@ -3,37 +3,60 @@
 import os
 from typing import Any
 
+import dagster as dg
+
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.runtime.gpu import GpuResource
-from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.mlflow_tracking import TRACKING_VARIABLE, MlflowTracking
 
 DEVICE_VARIABLE = "LANCE_PIPELINE_DEVICE"
 PRECISION_VARIABLE = "LANCE_PIPELINE_PRECISION"
 MLFLOW_UNREACHABLE_VARIABLE = "LANCE_PIPELINE_MLFLOW_UNREACHABLE"
 MLFLOW_UI_VARIABLE = "LANCE_PIPELINE_MLFLOW_UI"
+EXCLUSIVE_VARIABLE = "LANCE_PIPELINE_EXCLUSIVE"
+THREADS_VARIABLE = "LANCE_PIPELINE_THREADS"
+FOLDER_VARIABLES = {
+    name: f"LANCE_PIPELINE_{name.upper()}_FOLDER"
+    for name in ("models", "checkpoints", "cache", "downloads", "records", "reports")
+}
+"""By the fields of ``LanceStore``."""
 
 
-def default_resources() -> dict[str, Any]:
+def default_resources(lance_store: LanceStore | None = None) -> dict[str, Any]:
     """``gpu``, ``mlflow``, ``lance_store`` and the IO manager, set by the environment.
 
-    ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device (several with commas between them)
-    and precision, ``LANCE_PIPELINE_MLFLOW_UI`` the address that links to MLflow start with, and
-    ``LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue`` has a training begin without the server. ``MLFLOW_TRACKING_URI``,
-    which may hold a password, is no configuration: the resource reads it where it connects.
+    ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device (several with commas between them) and
+    precision, ``LANCE_PIPELINE_THREADS`` and ``LANCE_PIPELINE_EXCLUSIVE`` how trainings share it,
+    ``LANCE_PIPELINE_MLFLOW_UI`` the address that links to MLflow start with,
+    ``LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue`` has a training begin without the server, and
+    ``LANCE_PIPELINE_<NAME>_FOLDER`` moves one of the folders of ``LanceStore``. Variables are read where the values are
+    used; which of them are set, when this is called.
+
+    Args:
+        lance_store: in place of the one that the environment sets; the IO manager keeps its records there too.
     """
-
-    def variable(name: str) -> str | None:
-        return os.environ.get(name) or None
-
+    store = lance_store or LanceStore(**_given(FOLDER_VARIABLES))
     return {
         "gpu": GpuResource(
-            device=variable(DEVICE_VARIABLE) or "auto", precision=variable(PRECISION_VARIABLE) or "auto"
+            **_given({"device": DEVICE_VARIABLE, "precision": PRECISION_VARIABLE, "exclusive": EXCLUSIVE_VARIABLE}),
+            threads=dg.EnvVar.int(THREADS_VARIABLE) if os.environ.get(THREADS_VARIABLE) else None,
         ),
         "mlflow": MlflowTracking(
-            ui_url=variable(MLFLOW_UI_VARIABLE),
-            on_unreachable=variable(MLFLOW_UNREACHABLE_VARIABLE) or "fail",
+            **_given(
+                {
+                    "tracking_uri": TRACKING_VARIABLE,
+                    "ui_url": MLFLOW_UI_VARIABLE,
+                    "on_unreachable": MLFLOW_UNREACHABLE_VARIABLE,
+                }
+            )
         ),
-        "lance_store": LanceStore(),
-        "io_manager": RecordIOManager(),
+        "lance_store": store,
+        # The variable itself, where one sets it.
+        "io_manager": RecordIOManager(folder=vars(store)["records"]),
     }
+
+
+def _given(variables: dict[str, str]) -> dict[str, Any]:
+    """The variables that are set, by the fields that they set."""
+    return {field: dg.EnvVar(name) for field, name in variables.items() if os.environ.get(name)}

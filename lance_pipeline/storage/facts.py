@@ -8,15 +8,18 @@ import pyarrow as pa
 import xxhash
 
 from lance_pipeline.errors import DamagedError
+from lance_pipeline.storage.formats import FIRST_FORMAT, FORMAT_KEY, require_known_format
 from lance_pipeline.storage.table_errors import verify_command
 
 FACTS_KEY, _DIGEST_KEY = b"lance_pipeline", b"lance_pipeline_xxh3"
+FACTS_FORMAT = 1
+"""The latest format of a table's facts."""
 Facts = dict[str, Any]
 
 
 def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
     """The schema with these facts in its metadata, and their digest, as a manifest has no checksum."""
-    raw = json.dumps(facts).encode()
+    raw = json.dumps({FORMAT_KEY: FACTS_FORMAT} | facts).encode()
     return schema.with_metadata({FACTS_KEY: raw, _DIGEST_KEY: _digest(raw)})
 
 
@@ -25,6 +28,7 @@ def read_facts(dataset: lance.LanceDataset) -> Facts:
 
     Raises:
         DamagedError: they are not what was written.
+        LaterFormatError: a later version of this package has written them.
     """
     metadata = dataset.schema.metadata or {}
     raw = metadata.get(FACTS_KEY, b"{}")
@@ -34,7 +38,11 @@ def read_facts(dataset: lance.LanceDataset) -> Facts:
             f"the manifest of version {dataset.version} of {dataset.uri} is damaged: what it says of the rows is not "
             f"what was written. To see how to repair it, run: {verify_command(dataset.uri)}"
         )
-    return json.loads(raw)
+    facts = json.loads(raw)
+    where = f"version {dataset.version} of the Lance dataset {dataset.uri}"
+    found = facts.pop(FORMAT_KEY, FIRST_FORMAT)
+    require_known_format(found, FACTS_FORMAT, where, "move the dataset away and materialize again")
+    return facts
 
 
 def _digest(raw: bytes) -> bytes:

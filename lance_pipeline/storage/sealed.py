@@ -11,11 +11,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import xxhash
 
-from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.errors import DamagedError
+from lance_pipeline.storage.formats import FIRST_FORMAT, FORMAT_KEY, require_known_format
 
 FORMAT = 1
-"""Of JSON documents. A new field needs no other number: readers ignore what they do not know."""
-_FORMAT_KEY, _DIGEST_KEY = "format", "digest"
+"""The latest format of JSON documents."""
+_DIGEST_KEY = "digest"
 _MARK = b"\x00lance_pipeline\n"
 _SEAL_SIZE = 16 + len(_MARK)
 _CHUNK = 1 << 20
@@ -35,20 +36,21 @@ class Document(NamedTuple):
 
 def to_json(fields: dict[str, Any]) -> bytes:
     """The fields as a JSON document with a format number and a digest."""
-    content = {_FORMAT_KEY: FORMAT, **fields}
+    content = {FORMAT_KEY: FORMAT, **fields}
     return (json.dumps({**content, _DIGEST_KEY: _digest(content)}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def from_json(data: bytes, where: str) -> Document:
+def from_json(data: bytes, where: str, otherwise: str = "materialize again") -> Document:
     """Read a JSON document that :func:`to_json` has made, or one without a digest.
 
     Args:
         data: the document.
         where: its path, for errors.
+        otherwise: what to do about a document of a later version where this one cannot be upgraded.
 
     Raises:
         DamagedError: it is not what was written.
-        InputError: a later version of this package has written it.
+        LaterFormatError: a later version of this package has written it.
     """
     try:
         content = json.loads(data.decode())
@@ -56,11 +58,10 @@ def from_json(data: bytes, where: str) -> Document:
         raise DamagedError(f"{where} is damaged: it is no JSON ({error})") from error
     if not isinstance(content, dict):
         raise DamagedError(f"{where} is damaged: it holds no JSON object")
-    digest, sealed = content.pop(_DIGEST_KEY, None), _FORMAT_KEY in content
+    digest, sealed = content.pop(_DIGEST_KEY, None), FORMAT_KEY in content
     if (sealed or digest is not None) and digest != _digest(content):
         raise DamagedError(f"{where} is damaged: its digest is not that of its content")
-    if content.pop(_FORMAT_KEY, FORMAT) > FORMAT:
-        raise InputError(f"{where} was written by a later version of lance-pipeline. Update this one.")
+    require_known_format(content.pop(FORMAT_KEY, FIRST_FORMAT), FORMAT, where, otherwise)
     return Document(content, digest is not None)
 
 

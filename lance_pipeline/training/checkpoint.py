@@ -15,6 +15,7 @@ from typing import Any, Self
 import torch
 
 from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.storage.formats import FIRST_FORMAT, FORMAT_KEY, known_fields, require_known_format
 from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.sealed import SealingWriter, file_is_intact
@@ -25,6 +26,7 @@ _logger = logging.getLogger(__name__)
 _FILE, _PREVIOUS = "checkpoint.pt", "previous.pt"
 # Of what is in the file. Since format 3 it ends in a seal.
 _FORMAT = 3
+_BEGIN = "materialize with `fresh: true`, which starts from scratch"
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Checkpoints:
         remove(self.folder)
 
     def _write(self, state: dict[str, Any] | None) -> None:
-        content = {"format": _FORMAT, **vars(Progress(self.training_id, self.identity, self.environments, state))}
+        content = {FORMAT_KEY: _FORMAT, **vars(Progress(self.training_id, self.identity, self.environments, state))}
         latest, previous = self.folder / _FILE, self.folder / _PREVIOUS
 
         def keep_the_one_before(work: str) -> None:
@@ -184,6 +186,7 @@ def read_checkpoint(folder: Path) -> Progress | None:
 
     Raises:
         InputError: it may not be read.
+        LaterFormatError: a later version of this package has written it.
     """
     latest, previous = folder / _FILE, folder / _PREVIOUS
     for path in (latest, previous):
@@ -219,17 +222,20 @@ def _read(path: Path) -> Progress:
         raise DamagedError("its digest differs")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
-        if content.pop("format", None) != _FORMAT:
-            return Progress(content.get("training_id", ""), None, [], None)
-        progress = Progress(**content)
+        number = content.pop(FORMAT_KEY, FIRST_FORMAT)
     except MemoryError:
         raise
     except Exception as error:
         # torch says in a dozen ways that a file is none of its own.
         raise DamagedError(f"{type(error).__name__}: {error}") from error
+    if require_known_format(number, _FORMAT, f"the checkpoint {path}", _BEGIN) < _FORMAT:
+        return Progress(content.get("training_id", ""), None, [], None)
     if not intact:
         raise DamagedError("its digest is missing")
-    return progress
+    try:
+        return Progress(**known_fields(Progress, content))
+    except TypeError as error:
+        raise DamagedError(str(error)) from error
 
 
 def exclusive(

@@ -111,7 +111,7 @@ def training_identity(
         "code": CODE_VERSION,
         "train": _content(train_split),
         "val": _content(val_split),
-        "recipe": recipe.model_dump(mode="json"),
+        "recipe": recipe.identity(),
         "image_size": image_size,
         "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else recipe.weights,
     }

@@ -1,7 +1,10 @@
 """What is known of a training's epochs."""
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
+
+from lance_pipeline.storage.formats import known_fields
 
 BestBy = Literal["accuracy", "macro_f1", "loss"]
 # What differs from one run to the next however equal they are.
@@ -48,3 +51,8 @@ class Epoch:
 def best_of(history: list[Epoch], by: BestBy) -> Epoch:
     """The first of the best epochs."""
     return max(history, key=lambda epoch: epoch.rank(by))
+
+
+def read_history(stored: Iterable[Mapping[str, Any]]) -> list[Epoch]:
+    """The epochs as a checkpoint has them."""
+    return [Epoch(**known_fields(Epoch, epoch)) for epoch in stored]

@@ -15,10 +15,11 @@ from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.loader.devices import Batch
 from lance_pipeline.loader.image_loader import ImageLoader
+from lance_pipeline.storage.formats import known_fields
 from lance_pipeline.training.callbacks import NO_CALLBACKS, StepProgress, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import Device, reproducible
-from lance_pipeline.training.history import Epoch, best_of
+from lance_pipeline.training.history import Epoch, best_of, read_history
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.pace import Pace
 from lance_pipeline.training.recipe import Recipe
@@ -292,9 +293,9 @@ class _Training:
 
     def _load_state_dict(self, state: dict[str, Any]) -> None:
         self._learner.load_state_dict(state["learner"])
-        self._history = [Epoch(**epoch) for epoch in state["history"]]
+        self._history = read_history(state["history"])
         self._best_state = state["best"]
-        self._partial = _Partial(**state["partial"])
+        self._partial = _Partial(**known_fields(_Partial, state["partial"]))
         self._partial.losses = self._partial.losses.to(self._device.torch_device)
         self._loader.load_state_dict(state["loader"])
         cpu, *cuda = state["random"]

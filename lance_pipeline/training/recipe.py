@@ -1,14 +1,23 @@
 """How to train: the one model of all settings that change what is learned."""
 
 import math
+from collections.abc import Collection
 from typing import Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BaseModel, Field, field_validator, model_validator
 
 from lance_pipeline.settings import StrictModel
 
 CODE_VERSION = "4"
 """Of what a training computes: another one makes other weights by the same recipe from the same data."""
+
+# By these trainings were always told apart, even at their defaults; a later setting counts only where it differs.
+_ALWAYS_IDENTIFYING = (
+    "preset", "epochs", "batches_per_epoch", "batch_size", "learning_rate", "momentum", "schedule", "weight_decay",
+    "gradient_clip", "averaging", "label_smoothing", "class_weights", "flip", "crop_padding", "resized_crop",
+    "crop_from", "randaugment", "mixup", "cutmix", "fit", "mean", "std", "weights", "freeze_epochs", "stem", "best_by",
+    "patience", "precision", "deterministic", "step", "seed",
+)  # fmt: skip
 
 Triple = tuple[float, float, float]
 
@@ -52,6 +61,25 @@ _FEW_IMAGES = 10_000
 _FEW_IMAGES_DEFAULTS: dict[str, Any] = {"freeze_epochs": 1, "resized_crop": (0.35, 1.0)}
 # By the image size in pixels: what keeps a large card busy, and no more, for larger batches learn less from an image.
 _CUDA_BATCHES = ((48, 512), (128, 256), (320, 128), (math.inf, 64))
+
+
+def later_defaults(settings: BaseModel, known: Collection[str]) -> dict[str, Any]:
+    """What an identity of settings leaves out, as pydantic's ``exclude``: all but ``known`` that is at its default.
+
+    So a setting that is added leaves all identities as they are.
+
+    Args:
+        settings: some, which may have others in them.
+        known: the names, at any depth, of those that count in any case.
+    """
+    found: dict[str, Any] = {}
+    for name, field in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if name not in known and value == field.get_default(call_default_factory=True):
+            found[name] = True
+        elif isinstance(value, BaseModel) and (inner := later_defaults(value, known)):
+            found[name] = inner
+    return found
 
 
 class Recipe(StrictModel):
@@ -240,6 +268,10 @@ class Recipe(StrictModel):
         if self.crop_from and not self.resized_crop:
             raise ValueError("`crop_from` goes with `resized_crop`, which is not set")
         return self
+
+    def identity(self) -> dict[str, Any]:
+        """What tells trainings apart, as JSON takes it; a new setting at its default changes none."""
+        return self.model_dump(mode="json", exclude=later_defaults(self, _ALWAYS_IDENTIFYING))
 
     @property
     def begins_trained(self) -> bool:

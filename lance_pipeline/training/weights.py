@@ -99,7 +99,7 @@ def read_weights(folder: Path, sha256: str | None = None) -> dict[str, torch.Ten
 
 def _card_fields(path: Path) -> dict[str, Any]:
     try:
-        return sealed.from_json(path.read_bytes(), str(path)).fields
+        return sealed.from_json(path.read_bytes(), str(path), "materialize the model again").fields
     except DamagedError as error:
         raise DamagedError(f"{error}. {_WAY_OUT}") from error
 

@@ -34,12 +34,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         "raw_images",
         "The folder of images: found or made, listed once, its shape checked and the order of the classes fixed.",
         {"file"},
-        # How fast an archive has to come makes no other images of it.
-        settings_version(
-            CODE_VERSION,
-            attributes.source.model_dump_json(exclude={"archive": {"min_bytes_per_second"}}),
-            attributes.splits,
-        ),
+        settings_version(CODE_VERSION, attributes.source.identity(), attributes.splits),
     )
     check = dg.AssetCheckSpec(
         "same_classes",

@@ -144,7 +144,7 @@ def _trained(
             f"The images were ingested with `transparency: {then}`, and are trained on so. Materialize "
             f"{dataset.key('lance_train').to_user_string()} for `{now}`."
         )
-    start = plan.start(device, lance_store.downloads, folder, fresh=config.fresh)
+    start = plan.start(device, lance_store.downloads_folder, folder, fresh=config.fresh)
 
     def pin(training_id: str) -> str:
         return f"{TRAINED_TAG}.{training_id}"

@@ -17,7 +17,7 @@ from lance_pipeline.orchestration.attributes import Maintenance
 from lance_pipeline.orchestration.cli.code_location import asset_specs
 from lance_pipeline.orchestration.commands import materialize_command
 from lance_pipeline.orchestration.dataset import SPLITS
-from lance_pipeline.orchestration.lance_store import TRIALS
+from lance_pipeline.orchestration.lance_store import TRIALS, LanceStore
 from lance_pipeline.orchestration.paths import dagster_home, data_root
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Outcome, Retention
@@ -107,8 +107,8 @@ def _settings(module: str) -> dict[str, Maintenance]:
 
 def _datasets_on_disk() -> Iterator[str]:
     """Those that have models, records, reports or checkpoints."""
-    for kind in ("models", "dagster/records", "reports", "checkpoints"):
-        folder = data_root() / kind
+    store: LanceStore = default_resources()["lance_store"]
+    for folder in (store.models_root, store.records_root, store.reports_root, store.checkpoints_root):
         yield from (path.name for path in folder.glob("*/") if path.name not in _NO_DATASETS)
 
 
@@ -152,6 +152,7 @@ class _DatasetUse:
 
     def lines(self) -> list[Use]:
         plan, root, name = self._plan(), data_root(), self._name
+        store: LanceStore = self._resources["lance_store"]
         models = [one for one in plan.removed if one.what == "model"]
         runs = [one for one in plan.removed if one.what == "Dagster run"]
         trouble = " ".join(plan.troubles) or None
@@ -160,14 +161,14 @@ class _DatasetUse:
             self._tables(),
             self._line(
                 "models",
-                [root / "models" / name],
+                [store.models_folder(name)],
                 None if trouble else sum(one.bytes for one in models),
                 trouble or self._how(len(models), f"{len(plan.kept)} of {len(plan.kept) + len(models)} stay"),
             ),
             self._line("MLflow's artifacts", [root / "mlflow" / "artifacts" / name], 0, "they go with their models"),
             self._line(
                 "checkpoints",
-                [root / "checkpoints" / name, root / "checkpoints" / TRIALS / name],
+                [store.checkpoint_place(name), store.checkpoint_place(f"{TRIALS}/{name}")],
                 0,
                 "an interrupted training resumes from them; they are removed once the model is there",
             ),
@@ -177,8 +178,8 @@ class _DatasetUse:
                 None if trouble else sum(one.bytes for one in runs),
                 trouble or self._how(len(runs), "their events and logs"),
             ),
-            self._line("records", [root / "dagster" / "records" / name], 0, "they go with their runs"),
-            self._line("reports", [root / "reports" / name], 0, "lists are written again, pages go with their runs"),
+            self._line("records", [store.records_root / name], 0, "they go with their runs"),
+            self._line("reports", [store.reports_folder(name)], 0, "lists are written again, pages go with their runs"),
         ]
 
     def _plan(self) -> Outcome:
@@ -226,19 +227,24 @@ class _DatasetUse:
 
 
 def _shared(usage: DiskUsage) -> list[Use]:
-    root = data_root()
+    root, store = data_root(), default_resources()["lance_store"]
 
     def line(what: str, path: Path, *, may_go: bool, how: str) -> Use:
         size = usage.of(path)
         return Use(_SHARED, what, str(path), size, size if may_go else 0, how)
 
     return [
-        line("decoded images", root / "cache", may_go=True, how=f"decoded again when needed: rm -r {root / 'cache'}"),
+        line(
+            "decoded images",
+            store.cache_folder,
+            may_go=True,
+            how=f"decoded again when needed: rm -r {store.cache_folder}",
+        ),
         line(
             "downloaded weights",
-            root / "models" / "downloads",
+            Path(store.downloads_folder),
             may_go=True,
-            how=f"downloaded again when needed: rm -r {root / 'models' / 'downloads'}",
+            how=f"downloaded again when needed: rm -r {store.downloads_folder}",
         ),
         line("MLflow's database", root / "mlflow", may_go=False, how="and artifacts of no data set"),
         line("Dagster's databases", root / "dagster", may_go=False, how="and runs of no data set"),

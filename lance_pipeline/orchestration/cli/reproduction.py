@@ -5,15 +5,12 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import ValidationError
-
 from lance_pipeline.display import printable
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.records import Training
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.orchestration.tracking.training_log import TRAINING_FILE
-from lance_pipeline.storage import sealed
 
 if TYPE_CHECKING:
     import torch
@@ -42,8 +39,8 @@ def reproduce(run_id: str) -> bool:
     resources = default_resources()
     run = resources["mlflow"].existing_run(run_id)
     then, weights = _kept(run)
-    torch.set_num_threads(then.environments[-1]["threads"])
     with _device(resources["gpu"], then, run_id) as device:
+        torch.set_num_threads(then.environments[-1]["threads"])
         same = _trained_the_same(then, weights, device, resources["lance_store"])
     print(f"\n{'The same, bit for bit.' if same else 'Not the same.'}")
     if not same and then.device != "cpu":
@@ -58,9 +55,9 @@ def _kept(run: TrackedRun) -> tuple[Training, "Weights"]:
     with tempfile.TemporaryDirectory() as folder:
         try:
             path = Path(run.client.download_artifacts(run.run_id, TRAINING_FILE, folder))
-            training = Training.model_validate(sealed.from_json(path.read_bytes(), TRAINING_FILE).fields)
+            training = Training.from_json(path.read_bytes(), f"{TRAINING_FILE} of the MLflow run {run.run_id}")
             return training, _weights(run, training, folder)
-        except (MlflowException, OSError, ValidationError, DamagedError) as error:
+        except (MlflowException, OSError, DamagedError) as error:
             raise InputError(
                 f"the MLflow run {run.run_id} has no {TRAINING_FILE} and model that can be read: {error}. "
                 "Expected the run of a finished training of this version; `python -m lance_pipeline summary <dataset>` "
@@ -127,7 +124,7 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
         then.recipe,
         device,
         image_size=then.image_size,
-        downloads=lance_store.downloads,
+        downloads=lance_store.downloads_folder,
         cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
         watch=TrainingCallbacks(
             on_epoch=lambda epoch: _tell(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))

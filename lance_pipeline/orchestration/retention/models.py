@@ -175,7 +175,7 @@ class Models:
         removal = Removal(run_id=model.run_id, training_id=tracking.training_id(record.mlflow_run_id), model=record)
         note = self._notes / f"{model.run_id}{_NOTE}"
         try:
-            write_whole(note, removal.model_dump_json().encode())
+            write_whole(note, removal.to_json())
         except OSError as error:
             raise explained(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
         return removal
@@ -183,7 +183,7 @@ class Models:
     def removals(self) -> list[Removal]:
         """The removals that have begun."""
         notes = sorted(self._notes.glob(f"*{_NOTE}"))
-        return [Removal.model_validate_json(path.read_bytes()) for path in notes]
+        return [Removal.from_json(path.read_bytes(), str(path), "remove the model by hand") for path in notes]
 
     def complete(self, removal: Removal, tracking: Tracking) -> None:
         """Remove a model and all that belongs to it: records, pages, MLflow run, files, and the tags on Lance versions.

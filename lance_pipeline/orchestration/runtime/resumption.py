@@ -11,6 +11,7 @@ import dagster as dg
 
 from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
+from lance_pipeline.storage.formats import LaterFormatError
 
 if TYPE_CHECKING:
     from lance_pipeline.training.checkpoint import Checkpoints, Progress
@@ -63,7 +64,7 @@ def checkpoints_to_use(
         log(printable(f"Starting from scratch: {'; '.join(reasons)}" if reasons else "Starting from scratch"))
         kept = next((path for path, other in others.items() if other.state is not None), None)
         for path in folder.glob("*/"):
-            if path not in (own, kept):
+            if path not in (own, kept) and not _is_of_later_version(path):
                 shutil.rmtree(path)
         return Checkpoints.begun(own, identity, environments=[now], every=every)
     changes = differences(found.environments[-1], now)
@@ -104,6 +105,19 @@ def _found(folder: Path, *, fresh: bool) -> "Progress | None":
         if fresh:
             return None
         raise
+
+
+def _is_of_later_version(folder: Path) -> bool:
+    """Whether a later version of this package, which can still resume there, has written the checkpoint."""
+    from lance_pipeline.training.checkpoint import read_checkpoint
+
+    try:
+        read_checkpoint(folder)
+    except LaterFormatError:
+        return True
+    except InputError:
+        return False
+    return False
 
 
 def _reasons_to_begin(

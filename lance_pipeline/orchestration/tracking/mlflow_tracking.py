@@ -32,7 +32,7 @@ _logger = logging.getLogger(__name__)
 TRAINING_TAG = "training_id"
 # MLflow's own tag: its pages for training, not those for language models.
 _KIND = ("mlflow.experimentKind", "custom_model_development")
-_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 # MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 # Errors of the local disk, as opposed to server errors.
@@ -96,6 +96,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
 
     model_config = ConfigDict(hide_input_in_errors=True)
     at_launch: ClassVar[Mapping[str, Any]] = {"on_unreachable": str, "patience": float}
+    secret: ClassVar[frozenset[str]] = frozenset({"tracking_uri"})
 
     tracking_uri: str | None = Field(
         default=None,
@@ -132,7 +133,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         if value is not None and str(Address(value)) != value:
             raise ValueError(
                 f"{Address(value)} was given with a user part or another secret, and Dagster shows and stores "
-                "configuration. Set the environment variable MLFLOW_TRACKING_URI instead"
+                "configuration. Set the environment variable MLFLOW_TRACKING_URI instead, or take it from another one: "
+                '`tracking_uri=dg.EnvVar("…")`'
             )
         return value
 
@@ -147,7 +149,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
 
     @property
     def _given(self) -> str | None:
-        return self.tracking_uri or os.environ.get(_TRACKING_VARIABLE) or None
+        return self.tracking_uri or os.environ.get(TRACKING_VARIABLE) or None
 
     @property
     def address(self) -> Address:

@@ -196,7 +196,7 @@ def tracked_training(
                 recipe,
                 device,
                 image_size=plan.image_size,
-                downloads=store.downloads,
+                downloads=store.downloads_folder,
                 cache=CachePlace(str(store.cache_folder), store.cache_budget),
                 checkpoints=checkpoints,
                 watch=TrainingCallbacks(

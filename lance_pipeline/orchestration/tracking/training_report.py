@@ -82,13 +82,13 @@ class TrainingReport:
 
     def on_saved(self, state: dict[str, Any]) -> None:
         """Begin to send MLflow what is now safe, unless it is still busy with what was sent before."""
-        from lance_pipeline.training.history import Epoch
+        from lance_pipeline.training.history import read_history
 
         if self._pending is None or self._pending.done():
             if self._pending is not None:
                 # Whatever else went wrong.
                 self._pending.result()
-            self._pending = self._thread.submit(self._deliver, [Epoch(**epoch) for epoch in state["history"]])
+            self._pending = self._thread.submit(self._deliver, read_history(state["history"]))
 
     def settled(self, history: list["Epoch"], stop: Callable[[], str | None]) -> TrackedRun:
         """The MLflow run, which lacks nothing now; the server is waited for for a while.

@@ -110,7 +110,7 @@ class Experiment:
             on_wait=on_wait,
             stop=self.stop,
         ) as device:
-            start = plan.start(device, self.store.downloads, self.store.trials_folder(plan.dataset))
+            start = plan.start(device, self.store.downloads_folder, self.store.trials_folder(plan.dataset))
             identity = identity_digest(plan.identity(start.recipe))[:_IDENTITY_LENGTH]
             if (done := self._done(identity)) is not None:
                 run, trial = done
@@ -178,7 +178,7 @@ class Experiment:
                 run.log_file(curve, "learning_curve.png")
                 run.log_file(training.to_json(), "trial.json")
                 # The last, as all that it is about is there now.
-                run.log_tags({TRIAL_TAG: trial.model_dump_json()})
+                run.log_tags({TRIAL_TAG: trial.to_json().decode()})
         finished.checkpoints.remove()
         end = ", stopped early, as it fell behind" if stopped else ""
         log.info(f"{base_name(run.name)}: val accuracy {trial.val_accuracy:.2%} after {trial.epochs} epochs{end}")

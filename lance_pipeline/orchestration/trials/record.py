@@ -3,9 +3,8 @@
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
-from lance_pipeline.orchestration.records import LanceVersion, Model
+from lance_pipeline.errors import DamagedError
+from lance_pipeline.orchestration.records import LanceVersion, Model, Record
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.training.recipe import Recipe
 
@@ -18,7 +17,7 @@ TRIAL_TAG = "lance_pipeline.trial"
 _PAGE = 200
 
 
-class Trial(BaseModel):
+class Trial(Record):
     """A training of an experiment that has ended.
 
     Attributes:
@@ -33,8 +32,6 @@ class Trial(BaseModel):
         seconds: that they took.
         stopped_early: whether it fell behind.
     """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
     identity: str
     recipe: Recipe
@@ -72,7 +69,7 @@ def trials_of(mlflow: "MlflowTracking", dataset: str) -> Iterator[tuple[TrackedR
     """The trials of a dataset, the latest first, with their runs.
 
     Raises:
-        InputError: MLflow cannot be reached.
+        InputError: MLflow cannot be reached, or a later version of this package has written one of them.
     """
     client = mlflow.client()
     with mlflow.clear_errors():
@@ -86,10 +83,11 @@ def trials_of(mlflow: "MlflowTracking", dataset: str) -> Iterator[tuple[TrackedR
                 page_token=token,
             )
             for run in page:
+                where = f"the tag {TRIAL_TAG} of the MLflow run {run.info.run_id}"
                 try:
-                    trial = Trial.model_validate_json(run.data.tags.get(TRIAL_TAG, ""))
-                except ValidationError:
-                    # Of another version of this package.
+                    trial = Trial.from_json(run.data.tags.get(TRIAL_TAG, "").encode(), where, "delete that run")
+                except DamagedError:
+                    # Somebody has edited it: the trial does not count.
                     continue
                 yield TrackedRun(client, run, mlflow.url(run.info.experiment_id, run.info.run_id)), trial
             if not (token := page.token):

@@ -55,9 +55,10 @@ def main() -> int:
     try:
         with ThreadPoolExecutor(1) as beside, dg.DagsterInstance.get() as instance:
             # MLflow takes seconds to import, and the code servers to start.
-            mlflow = beside.submit(_mlflow_routes, default_resources()["mlflow"])
+            resources = default_resources()
+            mlflow = beside.submit(_mlflow_routes, resources["mlflow"])
             with _dagster(instance, arguments.workspace, arguments.services) as dagster:
-                reports = Mount(REPORTS_PATH, routes=reports_routes(data_root() / "reports"))
+                reports = Mount(REPORTS_PATH, routes=reports_routes(resources["lance_store"].reports_root))
                 pages = Starlette(routes=[reports, *mlflow.result(), Mount("/", dagster)])
                 _serve(Guard(pages, frozenset(arguments.host)), arguments.socket)
     except InputError as error:

@@ -3,12 +3,19 @@
 import os
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import torch
 
 from lance_pipeline.errors import InputError, Stopped
-from lance_pipeline.orchestration.resources import DEVICE_VARIABLE, default_resources
+from lance_pipeline.orchestration.resources import (
+    DEVICE_VARIABLE,
+    EXCLUSIVE_VARIABLE,
+    THREADS_VARIABLE,
+    default_resources,
+)
 from lance_pipeline.orchestration.runtime.gpu import GpuResource
 
 # An asset that trains on the CPU, materialized in a process of its own.
@@ -96,3 +103,54 @@ def test_a_precision_of_its_own():
 def test_the_precision_of_the_resource_holds_when_none_is_given():
     with pytest.raises(InputError, match="`precision: bf16` does not go with device cpu"):
         GpuResource(device="cpu", precision="bf16").pick()
+
+
+def test_without_exclusive_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(EXCLUSIVE_VARIABLE, "false")
+    shared = default_resources()["gpu"]
+    with (
+        GpuResource(device="cpu").hold("digits/resnet34", on_wait=unasked),
+        shared.hold("flowers/resnet34", devices="cpu", on_wait=unasked) as one,
+        shared.hold("meadow/resnet34", devices="cpu", on_wait=unasked) as other,
+    ):
+        assert one == other
+    # And nobody waits for one that waits for nobody.
+    with (
+        shared.hold("flowers/resnet34", devices="cpu", on_wait=unasked),
+        GpuResource(device="cpu").hold("digits/resnet34", on_wait=unasked),
+    ):
+        pass
+
+
+def test_trainings_with_few_threads_share_the_cores(monkeypatch: pytest.MonkeyPatch):
+    cores, before = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    gpu, told = GpuResource(device="cpu", threads=2), []
+    with ExitStack() as stack:
+        for number in range(max(cores // 2, 1)):
+            device = stack.enter_context(gpu.hold(f"{number}/resnet34", on_wait=unasked))
+            assert device.name == "cpu"
+        assert torch.get_num_threads() == 2
+        with (
+            pytest.raises(Stopped),
+            gpu.hold("flowers/resnet34", on_wait=told.append, stop=lambda: "no core is left"),
+        ):
+            raise AssertionError
+        assert "0/resnet34" in told[0]
+    assert torch.get_num_threads() == before
+
+
+def test_more_threads_than_cores_are_one_training():
+    gpu = GpuResource(device="cpu", threads=10_000)
+    with (
+        gpu.hold("digits/resnet34", on_wait=unasked),
+        pytest.raises(Stopped),
+        gpu.hold("flowers/resnet34", on_wait=lambda text: None, stop=lambda: "it waits"),
+    ):
+        raise AssertionError
+
+
+@pytest.mark.parametrize(("variable", "value"), [(THREADS_VARIABLE, "many"), (EXCLUSIVE_VARIABLE, "maybe")])
+def test_a_variable_without_a_fitting_value_is_named(monkeypatch: pytest.MonkeyPatch, variable: str, value: str):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(InputError, match=variable):
+        default_resources()["gpu"].hold("digits/resnet34", devices="cpu", on_wait=unasked).__enter__()

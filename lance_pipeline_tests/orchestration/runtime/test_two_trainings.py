@@ -1,7 +1,10 @@
 """Two trainings that are started at once, as two people would, and want the same thing."""
 
+import os
 import shutil
+import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import dagster as dg
@@ -68,3 +71,30 @@ def test_the_second_sleeps_and_says_for_whom(project: Project, other: str, wante
     # Nothing more was told of waiting.
     assert of_runs() == told
     assert project.dagster_statuses()[:2] == ["SUCCESS"] * 2
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+@pytest.mark.parametrize("variable", ["LANCE_PIPELINE_THREADS=1", "LANCE_PIPELINE_EXCLUSIVE=false"])
+def test_two_run_side_by_side_where_they_may(project: Project, variable: str):
+    name, _, value = variable.partition("=")
+    shell = replace(project.shell, variables={**project.shell.variables, name: value})
+    sharing = Project(shell)
+    before = set(sharing.runs())
+    processes = [sharing.start("resnet34", dataset=dataset) for dataset in ("flowers", "meadow")]
+
+    def training() -> list[str]:
+        return [run for run in sharing.runs() if run not in before and "Epoch 1/" in sharing.log(run)]
+
+    try:
+        await_condition(lambda: len(training()) == 2, 200, "both train")
+        # Each has begun while the other was at it.
+        assert [process.poll() for process in processes] == [None, None]
+        assert [waits(sharing, run) for run in training()] == [[], []]
+        if name == "LANCE_PIPELINE_THREADS":
+            outputs = [process.communicate(timeout=300)[0] for process in processes]
+            assert [process.returncode for process in processes] == [0, 0], outputs
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.communicate()

@@ -1,0 +1,41 @@
+"""Sets of files as other versions have written them, to read and to write to."""
+
+import contextlib
+import shutil
+from pathlib import Path
+
+import pytest
+
+from lance_pipeline_tests.formats.write import set_times, write_set
+
+SETS = sorted(path for path in Path(__file__).parent.iterdir() if path.name.isdigit())
+
+
+@pytest.fixture(scope="session")
+def current_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set that this version has written."""
+    folder = tmp_path_factory.mktemp("formats")
+    with contextlib.chdir(folder):
+        write_set()
+    return folder
+
+
+@pytest.fixture(params=[*(path.name for path in SETS), "current"])
+def files(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of each set, which is the working folder, as its addresses are relative."""
+    name = request.param
+    source = request.getfixturevalue("current_set") if name == "current" else Path(__file__).with_name(name)
+    return _copied(source, tmp_path / "set", monkeypatch)
+
+
+@pytest.fixture
+def first_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the first set, likewise."""
+    return _copied(SETS[0], tmp_path / "set", monkeypatch)
+
+
+def _copied(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    shutil.copytree(source, folder)
+    monkeypatch.chdir(folder)
+    set_times()
+    return folder
