@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.storage import sealed
+from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Recipe
 
 
@@ -66,6 +67,8 @@ class Split(Record):
 class Model(Record):
     """A trained model."""
 
+    network: str = DEFAULT_NETWORK
+    """torchvision's name of it, and the last part of the asset's key."""
     mlflow_run_id: str
     folder: str
     """Holds the weights and their card."""
@@ -93,6 +96,8 @@ class Training(Record):
     """
 
     code: str
+    model: str = DEFAULT_NETWORK
+    """The name of the network."""
     train: LanceVersion
     val: LanceVersion
     recipe: Recipe
@@ -110,12 +115,15 @@ class Training(Record):
     @property
     def identity(self) -> dict[str, Any]:
         """As ``training_identity`` gives it."""
-        return self.model_dump(mode="json", include={"code", "train", "val", "recipe", "image_size", "weights"})
+        fields = {"code", "train", "val", "recipe", "image_size", "weights"}
+        return self.model_dump(mode="json", include=fields if self.model == DEFAULT_NETWORK else {*fields, "model"})
 
 
 class Metrics(Record):
     """A model's metrics on one split."""
 
+    network: str = DEFAULT_NETWORK
+    """Of the model."""
     model_sha256: str
     mlflow_run_id: str
     split: LanceVersion

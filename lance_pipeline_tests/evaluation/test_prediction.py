@@ -8,7 +8,7 @@ from lance_pipeline.evaluation.prediction import Predictions, predict, write_pre
 from lance_pipeline.images import ImageLoader, LanceSplit
 from lance_pipeline.storage.tables import open_table, read_facts
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.validation import evaluate
 
 CPU = choose_device("cpu")
@@ -22,7 +22,7 @@ def loader(split: LanceSplit, batch_size: int = 5, normalize=(MEAN, STD)) -> Ima
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build_resnet34(2, "imagenet")
+    return build_network("resnet34", 2, "imagenet")
 
 
 @pytest.fixture(scope="module")

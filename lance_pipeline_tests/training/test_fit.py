@@ -7,7 +7,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader, LanceSplit
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import fit_resnet34
+from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.validation import evaluate
 from lance_pipeline.training.weights import load_model, save_model
@@ -17,7 +17,7 @@ CPU = choose_device("cpu")
 
 
 def fit(splits, recipe: Recipe, image_size: int = 32):
-    return fit_resnet34(splits["train"], splits["val"], recipe, CPU, image_size=image_size)
+    return fit_network(splits["train"], splits["val"], recipe, CPU, image_size=image_size)
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from lance_pipeline.orchestration.records import LanceVersion, Model
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ class Trial(BaseModel):
     Attributes:
         identity: the digest of the training's identity.
         recipe: as it was given.
+        model: the name of the network.
         image_size: in pixels.
         train: the split that it learned from.
         val: the split that its best epoch was chosen by.
@@ -38,6 +40,7 @@ class Trial(BaseModel):
 
     identity: str
     recipe: Recipe
+    model: str = DEFAULT_NETWORK
     image_size: int
     train: LanceVersion
     val: LanceVersion
@@ -51,7 +54,7 @@ class Trial(BaseModel):
     def candidate(self) -> str:
         """Equal for trials that differ in their seeds only."""
         return self.model_copy(update={"recipe": self.recipe.model_copy(update={"seed": 0})}).model_dump_json(
-            include={"recipe", "image_size", "train", "val"}
+            include={"recipe", "model", "image_size", "train", "val"}
         )
 
 

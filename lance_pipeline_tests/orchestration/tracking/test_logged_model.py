@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from lance_pipeline.orchestration.tracking import logged_model
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.weights import ModelCard, load_model, save_model
 
 
 @pytest.mark.parametrize("stem", ["small", "imagenet"])
 def test_it_gives_what_the_network_does(tmp_path: Path, stem: Any):
     torch.manual_seed(0)
-    network = build_resnet34(3, stem)
+    network = build_network("resnet34", 3, stem)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
     card = ModelCard(stem=stem, classes=["a", "b", "ä"], image_size=32, fit="crop", mean=mean, std=std)
     save_model(tmp_path, network.state_dict(), card)
