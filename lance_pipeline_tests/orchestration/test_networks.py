@@ -12,9 +12,15 @@ import torch
 from mlflow.pyfunc import load_model as load_from_mlflow
 
 from lance_pipeline.images import ImageLoader
+from lance_pipeline.orchestration.cli.reproduction import reproduce
 from lance_pipeline.orchestration.cli.summary import print_summary
-from lance_pipeline.orchestration.records import Metrics, Model
+from lance_pipeline.orchestration.records import Metrics, Model, Training
+from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.training.checkpoint import Checkpoints
+from lance_pipeline.training.device import choose_device
+from lance_pipeline.training.fit import training_identity
+from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import load_model
 from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import RECIPE
@@ -73,13 +79,65 @@ def loaded_by_mlflow(uri: str) -> Any:
         return load_from_mlflow(uri)
 
 
-def test_the_models_of_all_networks_stay(project: Project, capsys: pytest.CaptureFixture[str]):
-    """After the tests above: their limits are common, and the latest of each network stays whatever they are."""
-    runs = {network: project.record(network, Model).folder for network in SIZES}
-    assert project.retention(models=1, days=0).apply(print).removed == []
-    assert project.models() == {Path(folder).name for folder in runs.values()}
-    for network in SIZES:
-        load_model(Path(runs[network]))
+def trained(project: Project, network: str, **recipe: Any) -> Model:
+    use(project, network, **recipe)
+    assert project.materialize(network).success
+    return project.record(network, Model)
 
+
+def test_a_network_that_draws_at_random_is_reproduced_bit_for_bit(project: Project):
+    """EfficientNet has drop-out and stochastic depth."""
+    assert reproduce(trained(project, "efficientnet_b0", seed=1).mlflow_run_id)
+
+
+def test_models_of_all_networks_stay_within_the_limits(project: Project, capsys: pytest.CaptureFixture[str]):
+    """The limits are common to all networks, and the latest model of each stays whatever they are."""
+    old, new = (trained(project, "resnet18", seed=seed) for seed in (2, 3))
+    last = trained(project, "efficientnet_b0", seed=3)
+    assert project.materialize("metrics_val", "metrics_test").success
+    stay = {Path(one.folder).name for one in (new, last)}
+    # The end of a training has removed none of them.
+    assert project.models() >= {*stay, Path(old.folder).name}
+
+    project.retention(models=1, days=0).apply(print)
+    assert project.models() >= stay
+    assert Path(old.folder).name not in project.models()
+    assert project.records("resnet18") | project.records("efficientnet_b0") == stay
+    assert load_model(Path(new.folder), new.sha256)[1].architecture == "resnet18"
+
+    # No definitions that it knows have this data set: it shows the latest.
     print_summary("tiny")
-    assert capsys.readouterr().out.count("model.safetensors   vit_b_16") == 1
+    assert f"{Path(last.folder).name}/model.safetensors   efficientnet_b0" in capsys.readouterr().out
+
+
+def test_an_interrupted_training_waits_for_its_network(splits, tmp_path: Path):
+    """Another network begins anew beside its checkpoint; set back, it resumes."""
+    ours, other = (
+        training_identity(splits["train"], splits["val"], Recipe(), 32, name) for name in ("resnet34", "vgg11")
+    )
+    lines: list[str] = []
+
+    def chosen(identity: dict[str, Any]) -> Checkpoints:
+        device = choose_device("cpu")
+        return checkpoints_to_use(lines.append, lambda: iter(()), tmp_path, identity, device, fresh=False, every=600)
+
+    with chosen(ours) as begun:
+        begun.save({"batches": 3})
+        begun.wait()
+    assert chosen(other).state is None
+    assert lines[-1] == "Starting from scratch: model was resnet34 and is vgg11"
+    assert chosen(ours).state == {"batches": 3}
+    assert begun.training_id in lines[-1]
+
+
+def test_what_earlier_versions_wrote_is_of_a_resnet34():
+    data = {"uri": "x", "version": 1, "fingerprint": "f"}
+    common = {"recipe": {"epochs": 1}, "image_size": 32, "train": data, "val": data, "sha256": "0"}
+    model = {"mlflow_run_id": "r", "folder": "m", "classes": ["a"], "best_epoch": 1, "val_accuracy": 0.5}
+    assert Model.model_validate(common | model).network == "resnet34"
+    done = {"code": "4", "weights": "none", "device": "cpu", "precision": "fp32", "environments": [], "history": []}
+    training = Training.model_validate(common | done)
+    assert training.model == "resnet34"
+    # Not a key more than it was.
+    assert set(training.identity) == {"code", "train", "val", "recipe", "image_size", "weights"}
+    assert training.model_copy(update={"model": "vgg11"}).identity == training.identity | {"model": "vgg11"}

@@ -179,6 +179,15 @@ def test_another_recipe_is_another_training(splits, tmp_path):
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a was 1 and is None", "b was None and is {'c': 2}"]
 
 
+def test_another_network_is_another_training_and_the_default_is_none(splits):
+    before = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
+    # What has been hashed since before there was another one.
+    assert set(before) == {"code", "train", "val", "recipe", "image_size", "weights"}
+    now = training_identity(splits["train"], splits["val"], RECIPE, SIZE, "resnet18")
+    assert differences(before, now) == ["model was resnet34 and is resnet18"]
+    assert differences(now, before) == ["model was resnet18 and is resnet34"]
+
+
 def test_another_weights_file_of_the_same_name_is_another_training(splits, tmp_path):
     weights = tmp_path / "weights.pth"
     recipe = RECIPE.model_copy(update={"weights": str(weights)})

@@ -94,6 +94,21 @@ def test_a_card_of_an_earlier_or_a_later_version_is_read(tmp_path, saved):
     assert load_model(tmp_path)[1] == CARD
 
 
+def test_a_card_without_a_network_is_that_of_a_resnet34(tmp_path, saved):
+    fields = CARD.model_dump()
+    del fields["architecture"]
+    (tmp_path / CARD_FILE).write_bytes(to_json(fields))
+    assert load_model(tmp_path, saved)[1] == CARD
+
+
+def test_a_card_with_a_network_that_is_not_known(tmp_path, saved):
+    (tmp_path / CARD_FILE).write_bytes(to_json(CARD.model_dump() | {"architecture": "resnet35"}))
+    with pytest.raises(InputError, match="resnet35") as caught:
+        load_model(tmp_path, saved)
+    # Training again would be no way out.
+    assert not isinstance(caught.value, DamagedError)
+
+
 @pytest.mark.parametrize("length", [0, 10_000])
 def test_truncated_weights(tmp_path, saved, length):
     path = tmp_path / WEIGHTS_FILE
