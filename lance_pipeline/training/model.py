@@ -110,12 +110,12 @@ def _options(name: str) -> dict[str, Any]:
 def _replace(model: nn.Module, head: str, classes: int) -> None:
     """Put a new head for so many classes in the place of the published one."""
     before: Any = model.get_submodule(head)
-    if isinstance(before, nn.Conv2d):
-        # SqueezeNet's, whose pixels are averaged.
-        after = nn.Conv2d(before.in_channels, classes, kernel_size=1)
-    else:
-        after = nn.Linear(before.in_features, classes)
-    model.set_submodule(head, after)
+    if isinstance(before, nn.Linear):
+        model.set_submodule(head, nn.Linear(before.in_features, classes))
+        return
+    # SqueezeNet's, whose pixels are averaged; behind a ReLU, a class that begins below zero would never be learned.
+    model.set_submodule(head, nn.Conv2d(before.in_channels, classes, kernel_size=1))
+    model.set_submodule("classifier.2", nn.Identity())
 
 
 def _read_weights(name: str, weights: str, downloads: str | None) -> dict[str, torch.Tensor]:

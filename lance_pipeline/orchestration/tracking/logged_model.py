@@ -27,6 +27,8 @@ class ImageClassifier(PythonModel):
         name = card.get("architecture", "resnet34")
         plain = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         network: Any = get_model(name, weights=None, num_classes=len(card["classes"]), **plain)
+        if name.startswith("squeezenet"):
+            network.classifier[2] = nn.Identity()
         if card["stem"] == "small":
             network.conv1.stride = (1, 1)
             network.maxpool = nn.MaxPool2d(1)

@@ -35,7 +35,7 @@ MISTAKES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
         GOOD + "  model: vit_b_16\n  image_size: 32\n",
         ("5: `attributes.image_size`", "`model: vit_b_16`", "224 only", "image_size: 224"),
     ),
-    "default size of a network": (GOOD + "  model: maxvit_t\n", ("`attributes.image_size`", "`model: maxvit_t`")),
+    "default size of a network": (GOOD + "  model: maxvit_t\n", ("2: `attributes.image_size`", "`model: maxvit_t`")),
     "least size of a network": (
         GOOD + "  image_size: 74\n  model: inception_v3\n",
         ("4: `attributes.image_size`", "`model: inception_v3`", "75 or more"),
