@@ -11,15 +11,19 @@ import pytest
 import torch
 from mlflow.pyfunc import load_model as load_from_mlflow
 
+from lance_pipeline import ImageClassifier
 from lance_pipeline.images import ImageLoader
+from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.cli.reproduction import reproduce
 from lance_pipeline.orchestration.cli.summary import print_summary
 from lance_pipeline.orchestration.records import Metrics, Model, Training
+from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import training_identity
+from lance_pipeline.training.networks import NETWORKS
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import load_model
 from lance_pipeline_tests.image_folders import write_image_folder
@@ -141,3 +145,22 @@ def test_what_earlier_versions_wrote_is_of_a_resnet34():
     # Not a key more than it was.
     assert set(training.identity) == {"code", "train", "val", "recipe", "image_size", "weights"}
     assert training.model_copy(update={"model": "vgg11"}).identity == training.identity | {"model": "vgg11"}
+
+
+def test_data_sets_have_networks_of_their_own():
+    networks = {"one": "resnet34", "two": "vit_b_16"}
+    context = dg.ComponentTree.for_test().load_context
+    found = dg.Definitions(resources=default_resources())
+    for name, network in networks.items():
+        fields = {"name": name, "source": {"sample": "digits"}, "model": network, "image_size": 224}
+        component = ImageClassifier(ImageClassifierAttributes.model_validate(fields))
+        found = dg.Definitions.merge(found, component.build_defs(context))
+    graph = found.resolve_asset_graph()
+    models = {dg.AssetKey(list(names)) for names in networks.items()}
+    assert {key for key in graph.get_all_asset_keys() if key.path[-1] in NETWORKS} == models
+    for name, network in networks.items():
+        for split in ("val", "test"):
+            parents = graph.get(dg.AssetKey([name, f"metrics_{split}"])).parent_keys
+            assert parents == {dg.AssetKey([name, network]), dg.AssetKey([name, f"lance_{split}"])}
+        checked = {key.asset_key for key in graph.asset_check_keys if key.asset_key.path[0] == name}
+        assert dg.AssetKey([name, network]) in checked

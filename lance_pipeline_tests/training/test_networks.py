@@ -42,8 +42,8 @@ def test_each_network_gets_a_head_for_the_classes_and_nothing_else(name: str):
         warnings.simplefilter("ignore")
         ours, published = build_network(name, 7), get_model(name, weights=None)
     head = head_name(ours)
-    assert ours.state_dict()[f"{head}.weight"].shape[0] == 7
     expected = {key: value.shape for key, value in published.state_dict().items()}
+    assert (ours.state_dict()[f"{head}.weight"].shape[0], expected[f"{head}.weight"][0]) == (7, 1000)
     others = {key: value.shape for key, value in ours.state_dict().items() if not key.startswith(f"{head}.")}
     assert others == {key: expected[key] for key in others}
     left_out = {key.split(".")[0] for key in expected.keys() - others.keys() - {f"{head}.weight", f"{head}.bias"}}
