@@ -24,7 +24,7 @@ from benchmarks.options import add_rounds, parser_of
 from benchmarks.report import replace_section, spread_text
 from benchmarks.results import spread_of, today, typed
 from lance_pipeline.images import Augment, CachePlace, ImageLoader, ingest_split
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 
 _CASE = CASES["png"]
 _SEED = 0
@@ -44,7 +44,7 @@ class _Racer:
     @classmethod
     def of(cls, epoch: Callable[[int], Batches]) -> "_Racer":
         torch.manual_seed(_SEED)
-        model = build_resnet34(CLASSES, "imagenet")
+        model = build_network("resnet34", CLASSES, "imagenet")
         return cls(epoch, model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
 
     def train(self, number: int, batches: int | None) -> float:

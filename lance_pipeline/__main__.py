@@ -106,6 +106,7 @@ def _parser() -> argparse.ArgumentParser:
         "lance-pipeline summary digits",
     )
     summary.add_argument("dataset", help=dataset)
+    summary.add_argument("-m", "--module-name", default=_DEFINITIONS, help=module)
 
     reproduce = _command(
         commands,
@@ -225,7 +226,7 @@ def _try(arguments: argparse.Namespace) -> int:
 def _summary(arguments: argparse.Namespace) -> int:
     from lance_pipeline.orchestration.cli.summary import print_summary
 
-    print_summary(arguments.dataset)
+    print_summary(arguments.dataset, arguments.module_name)
     return 0
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from benchmarks.gpu.sizes import Cell
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.learner import Learner, decayed_and_spared
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.recipe import Recipe
 
 CLASSES = 10
@@ -37,7 +37,9 @@ def bare_step(cell: Cell, device: Device, how: How, compiler: str = "inductor") 
     """
     recipe = Recipe(stem=_stem(cell))
     torch.manual_seed(0)
-    network = build_resnet34(CLASSES, cell.stem).to(device.torch_device).to(memory_format=torch.channels_last)
+    network = (
+        build_network("resnet34", CLASSES, cell.stem).to(device.torch_device).to(memory_format=torch.channels_last)
+    )
     decayed, spared = decayed_and_spared(network)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=1e-3, momentum=recipe.momentum, fused=True)
@@ -62,7 +64,7 @@ def own_step(cell: Cell, device: Device, **settings: object) -> Step:
     """Ours as the training uses it, by the default recipe and these settings."""
     recipe = Recipe.model_validate({"stem": cell.stem, "batch_size": cell.batch, **settings})
     torch.manual_seed(0)
-    learner = Learner(build_resnet34(CLASSES, cell.stem), recipe, device, steps=10**6)
+    learner = Learner(build_network("resnet34", CLASSES, cell.stem), recipe, device, steps=10**6)
     learner.begin_epoch(0)
     return learner.step
 

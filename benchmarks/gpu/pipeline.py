@@ -19,7 +19,7 @@ from benchmarks.gpu.part import Figures, Job, printed_by
 from benchmarks.gpu.sizes import SOURCES, Cell
 from lance_pipeline.images import CachePlace, LanceSplit, ingest_split
 from lance_pipeline.training.device import choose_device, reproducible
-from lance_pipeline.training.fit import fit_resnet34
+from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.recipe import Recipe
 
 _DATASET = "photos"
@@ -141,7 +141,7 @@ class _Pipeline:
         train, val = (LanceSplit(self._uri("jpeg", split)) for split in ("train", "val"))
         recipe = Recipe(epochs=self._sizes.photo_epochs, batch_size=self._sizes.batch)
         size = self._sizes.photo
-        trained, _ = fit_resnet34(train, val, recipe, self._device, image_size=size, cache=self._cache)
+        trained, _ = fit_network(train, val, recipe, self._device, image_size=size, cache=self._cache)
         return {"images": len(train), "epochs": [epoch.figures() for epoch in trained.history]}
 
     def _own_rate(self, cell: Cell) -> float:

@@ -10,7 +10,7 @@ import torch
 
 from lance_pipeline.training.device import choose_device, reproducible
 from lance_pipeline.training.learner import Learner
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.recipe import Recipe
 
 _CLASSES, _SIZE, _BATCHES = 10, 32, 8
@@ -20,7 +20,7 @@ def main(name: str, steps: str, batch: str) -> None:
     """Train by the default recipe on a few random batches, again and again."""
     device, recipe = choose_device(name), Recipe()
     torch.manual_seed(recipe.seed)
-    model = build_resnet34(_CLASSES, recipe.stem)
+    model = build_network("resnet34", _CLASSES, recipe.stem)
     shape = int(batch), 3, _SIZE, _SIZE
     batches = [(torch.randn(shape), torch.randint(_CLASSES, shape[:1])) for _ in range(_BATCHES)]
     learner = Learner(model, recipe, device, steps=int(steps))

@@ -45,7 +45,7 @@ def accuracy_section(results: Results, picture: str) -> str:
 `{results.command}`
 
 {results.date}: ResNet-34 from random weights, in fp32 on the CPU, on images of {IMAGE_SIZE}x{IMAGE_SIZE}. Both recipes
-train by `fit_resnet34` from Lance datasets, each training in a process of its own. Ours are the defaults; the article's
+train by `fit_network` from Lance datasets, each training in a process of its own. Ours are the defaults; the article's
 is `preset: article` with `weights: none`, for all of its epochs. The data sets are
 
 {sources}

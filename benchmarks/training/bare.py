@@ -10,14 +10,14 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from lance_pipeline.images import Augment, ImageLoader, LanceSplit
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.training.learner import decayed_and_spared
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.recipe import Recipe
 
 Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: int) -> tuple[list[float], list[float]]:
-    """The very steps of ``fit_resnet34`` by the default recipe, all batches made before the clock starts.
+    """The very steps of ``fit_network`` by the default recipe, all batches made before the clock starts.
 
     Returns:
         Seconds of each epoch, validation included, and validation losses.
@@ -27,7 +27,7 @@ def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: i
     epochs = [batches_in_memory(train, train, recipe, image_size, epoch) for epoch in numbers]
     judged = batches_in_memory(val, train, recipe, image_size, None)
     torch.manual_seed(recipe.seed)
-    model = build_resnet34(len(train.classes), recipe.stem).to(memory_format=torch.channels_last)
+    model = build_network("resnet34", len(train.classes), recipe.stem).to(memory_format=torch.channels_last)
     decayed, spared = decayed_and_spared(model)
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     optimizer = torch.optim.SGD(groups, lr=recipe.peak_learning_rate, momentum=recipe.momentum, fused=True)

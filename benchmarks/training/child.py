@@ -13,7 +13,7 @@ from benchmarks.training.course import IMAGE_SIZE
 from lance_pipeline.images import CachePlace, LanceSplit, ingest_split
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import fit_resnet34
+from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.recipe import Recipe
 
@@ -31,7 +31,7 @@ def main(root: str, out: str, recipe: str, device: str = "cpu") -> None:
         accuracies.append(epoch.val_accuracy)
 
     began = time.perf_counter()
-    fit_resnet34(
+    fit_network(
         train,
         val,
         Recipe.model_validate_json(recipe),

@@ -23,8 +23,8 @@ from benchmarks.training.instance import first, last, make_instance, moments_of
 from lance_pipeline.freed_memory import freed_memory_kept
 from lance_pipeline.images import CachePlace, LanceSplit
 from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
+from lance_pipeline.orchestration.assets.model import build_model
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
-from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.resources import default_resources
@@ -108,14 +108,14 @@ def _saved(job: Job) -> Facts:
 def _asset(job: Job) -> Facts:
     """The asset itself, which is told apart from the training within it by a clock around that."""
     found: list[Facts] = []
-    original = fit.fit_resnet34
+    original = fit.fit_network
 
     def timed(train: LanceSplit, *settings: Any, **more: Any) -> tuple[Trained, ModelCard]:
         trained, card = original(train, *settings, **more)
         found.append(_facts(trained.history, len(train), time.time()))
         return trained, card
 
-    with patch.object(fit, "fit_resnet34", timed):
+    with patch.object(fit, "fit_network", timed):
         step = _materialize(job, "resnet34")
     (facts,) = found
     return facts | {"parts": facts["parts"] | {"step": step}}
@@ -133,7 +133,7 @@ STAGES: dict[str, Callable[[Job], Facts]] = {
 
 def _fitted(job: Job, checkpoints: Checkpoints | None) -> Facts:
     train, cache = job.split("train"), CachePlace(os.path.join(job.data, "cache"))
-    trained, _ = fit.fit_resnet34(
+    trained, _ = fit.fit_network(
         train,
         job.split("val"),
         job.recipe,
@@ -160,7 +160,7 @@ def _materialize(job: Job, *names: str) -> float:
     settings = {"source": {"folder": job.root}, "splits": {"fractions": _FRACTIONS}, "image_size": IMAGE_SIZE}
     attributes = ImageClassifierAttributes.model_validate(settings | {"recipe": {"epochs": job.epochs}})
     dataset = Dataset(_NAME, attributes, Path(job.root))
-    assets = [build_raw_images(dataset), build_lance_splits(dataset), build_resnet34_asset(dataset)]
+    assets = [build_raw_images(dataset), build_lance_splits(dataset), build_model(dataset)]
     resources = default_resources()
     # There is a database, as in all runs but the first.
     resources["mlflow"].client()

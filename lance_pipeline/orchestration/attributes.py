@@ -3,19 +3,22 @@
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from lance_pipeline.orchestration.nearest import nearest
 from lance_pipeline.quality.split_checks import CheckSettings
 from lance_pipeline.settings import StrictModel
 from lance_pipeline.storage.addresses import IN_FULL, Address, remember_variables, require_no_user
 from lance_pipeline.storage.transparency import TRANSPARENCY, Transparency
 from lance_pipeline.training.device_names import device_names
+from lance_pipeline.training.networks import DEFAULT_NETWORK, NETWORKS
 from lance_pipeline.training.recipe import Recipe, later_defaults
 
 # What Dagster takes as a group and as part of a key, an op's name and a job's name.
 NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]*"
 # By these sources were always told apart, even at their defaults; a later setting counts only where it differs.
 _ALWAYS_IDENTIFYING = ("folder", "sample", "archive", "url", "checksum", "max_bytes", "max_members")
+_SOME_NETWORKS = "resnet18, resnet50, convnext_tiny, efficientnet_b0 or vit_b_16; docs/training.md has all of them"
 
 
 def _valid_cron(cron: str) -> str:
@@ -272,8 +275,20 @@ class ImageClassifierAttributes(StrictModel):
     splits: Splits = Field(default=Splits(), description="How the images are split.")
     ingest: Ingest = Field(default=Ingest(), description="What happens to files that cannot be read as images.")
     checks: CheckSettings = Field(default=CheckSettings(), description="What the checks of the Lance datasets warn of.")
+    model: str = Field(
+        default=DEFAULT_NETWORK,
+        description="The network: any of torchvision's classification networks, such as `resnet18`, `convnext_tiny` or "
+        "`vit_b_16`. Its name is the last part of the key of the model's asset.",
+    )
     image_size: int = Field(
-        default=32, ge=8, le=1024, description="Height and width at which the model sees them, in pixels."
+        default=32,
+        ge=8,
+        le=1024,
+        # Every network takes it.
+        examples=[224],
+        validate_default=True,
+        description="Height and width at which the model sees them, in pixels. Some networks have a smallest size, "
+        "vit_* and maxvit_t take 224 only.",
     )
     transparency: Transparency = Field(
         default=TRANSPARENCY,
@@ -309,6 +324,32 @@ class ImageClassifierAttributes(StrictModel):
         if self.recipe.padding_for(self.image_size) >= self.image_size:
             raise ValueError("`recipe.crop_padding` must be smaller than `image_size`")
         return self
+
+    @field_validator("model")
+    @classmethod
+    def _known_network(cls, model: str) -> str:
+        # Such as {{ env.MODEL }}: checked again once it is filled in.
+        if model not in NETWORKS and "{{" not in model:
+            # Of one such as `quantized_resnet18` the part that is known.
+            inside = max((name for name in NETWORKS if name in model), key=len, default=None)
+            near = nearest(model, NETWORKS) or inside
+            expected = f"did you mean `{near}`" if near else f"expected one such as {_SOME_NETWORKS}"
+            raise ValueError(f"torchvision has no classification network `{model}`; {expected}")
+        return model
+
+    @field_validator("image_size")
+    @classmethod
+    def _network_takes_size(cls, image_size: int, info: ValidationInfo) -> int:
+        if (network := NETWORKS.get(info.data.get("model", ""))) and (wrong := network.wrong_size(image_size)):
+            raise ValueError(wrong)
+        return image_size
+
+    @field_validator("recipe")
+    @classmethod
+    def _network_has_stem(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
+        if (network := NETWORKS.get(info.data.get("model", ""))) and (wrong := network.wrong_stem(recipe.stem)):
+            raise ValueError(wrong)
+        return recipe
 
     @field_validator("device")
     @classmethod

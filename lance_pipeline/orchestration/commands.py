@@ -2,10 +2,10 @@
 
 import dagster as dg
 
-_DEFINITIONS = "lance_pipeline.definitions"
-LIST_COMMAND = f"dagster asset list -m {_DEFINITIONS}"
+DEFINITIONS = "lance_pipeline.definitions"
+LIST_COMMAND = f"dagster asset list -m {DEFINITIONS}"
 
 
-def materialize_command(key: dg.AssetKey, module: str = _DEFINITIONS) -> str:
+def materialize_command(key: dg.AssetKey, module: str = DEFINITIONS) -> str:
     """The command that materializes one asset of the definitions in a module."""
     return f"dagster asset materialize -m {module} --select 'key:\"{key.to_user_string()}\"'"

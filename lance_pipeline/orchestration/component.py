@@ -10,8 +10,8 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
 from lance_pipeline.orchestration.assets.maintenance import build_maintenance
 from lance_pipeline.orchestration.assets.metrics import build_metrics
+from lance_pipeline.orchestration.assets.model import build_model
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
-from lance_pipeline.orchestration.assets.resnet34 import build_resnet34_asset
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
 from lance_pipeline.orchestration.automation import build_own_maintenance, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
@@ -25,7 +25,7 @@ from lance_pipeline.storage.redacted_errors import without_secrets
 
 
 class ImageClassifier(dg.Component):
-    """A folder of images to Lance datasets, a trained ResNet-34 and its metrics.
+    """A folder of images to Lance datasets, a trained network and its metrics.
 
     Args:
         attributes: the checked content of the ``defs.yaml``.
@@ -64,7 +64,7 @@ class ImageClassifier(dg.Component):
         assets = [
             build_raw_images(dataset),
             build_lance_splits(dataset),
-            build_resnet34_asset(dataset),
+            build_model(dataset),
             *(build_metrics(dataset, split) for split in ("val", "test")),
             build_maintenance(dataset),
         ]

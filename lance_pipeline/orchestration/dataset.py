@@ -57,6 +57,16 @@ class Dataset:
         )
 
     @property
+    def network(self) -> str:
+        """The name of its network, which is that of the model's asset too."""
+        return self.attributes.model
+
+    @property
+    def model_key(self) -> dg.AssetKey:
+        """The key of the model's asset, such as ``digits/resnet34``."""
+        return self.key(self.network)
+
+    @property
     def recipe(self) -> Recipe:
         """The recipe, with the path of a weights file made absolute."""
         recipe = self.attributes.recipe

@@ -28,8 +28,8 @@ METRICS_CHECKS = {
 
 
 def build_model_checks(dataset: Dataset) -> dg.AssetChecksDefinition:
-    """The checks of ``<dataset>/resnet34`` and ``<dataset>/metrics_<split>``, of the versions that are there."""
-    model_key = dataset.key("resnet34")
+    """The checks of the model and of ``<dataset>/metrics_<split>``, of the versions that are there."""
+    model_key = dataset.model_key
     wanted = {
         model_key: MODEL_CHECKS,
         **{dataset.key(f"metrics_{split}"): METRICS_CHECKS for split in ("val", "test")},
@@ -92,7 +92,7 @@ def _of_metrics(instance: dg.DagsterInstance, records: RecordIOManager, check: d
     if not now.images:
         return _unknown()
     if check.name == "beats_guessing":
-        model = records.read(instance, dg.AssetKey([*check.asset_key.path[:-1], "resnet34"]), Model)
+        model = records.read(instance, dg.AssetKey([*check.asset_key.path[:-1], now.network]), Model)
         return beats_guessing(now.accuracy, now.images, now.commonest_class, model.recipe, model.image_size)
     before = _before(instance, check.asset_key, now)
     if before is None:

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from lance_pipeline.errors import DamagedError
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.storage import sealed
+from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Recipe
 
 
@@ -88,6 +89,8 @@ class Split(Record):
 class Model(Record):
     """A trained model."""
 
+    network: str = DEFAULT_NETWORK
+    """torchvision's name of it, and the last part of the asset's key."""
     mlflow_run_id: str
     folder: str
     """Holds the weights and their card."""
@@ -115,6 +118,8 @@ class Training(Record):
     """
 
     code: str
+    model: str = DEFAULT_NETWORK
+    """The name of the network."""
     train: LanceVersion
     val: LanceVersion
     recipe: Recipe
@@ -132,13 +137,15 @@ class Training(Record):
     @property
     def identity(self) -> dict[str, Any]:
         """As ``training_identity`` gives it."""
-        names = {"code", "train", "val", "image_size", "weights"}
+        names = {"code", "train", "val", "model", "image_size", "weights"}
         return self.model_dump(mode="json", include=names, exclude_defaults=True) | {"recipe": self.recipe.identity()}
 
 
 class Metrics(Record):
     """A model's metrics on one split."""
 
+    network: str = DEFAULT_NETWORK
+    """Of the model."""
     model_sha256: str
     mlflow_run_id: str
     split: LanceVersion

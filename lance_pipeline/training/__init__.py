@@ -1,1 +1,1 @@
-"""Training a ResNet-34 on batches of images; works without Dagster or MLflow."""
+"""Training a network on batches of images; works without Dagster or MLflow."""

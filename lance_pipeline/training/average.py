@@ -8,7 +8,7 @@ from torch import nn
 
 
 class WeightAverage:
-    """An exponential moving average of the weights and the statistics of batch norm.
+    """An exponential moving average of the weights and buffers, such as the statistics of batch norm.
 
     As torch's ``AveragedModel`` with ``get_ema_multi_avg_fn``, without its look at the device in each update. Counters
     are not averaged, but copied.

@@ -20,6 +20,7 @@ from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.sealed import SealingWriter, file_is_intact
 from lance_pipeline.storage.whole_files import whole_file
+from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.occupancy import held
 
 _logger = logging.getLogger(__name__)
@@ -27,6 +28,8 @@ _FILE, _PREVIOUS = "checkpoint.pt", "previous.pt"
 # Of what is in the file. Since format 3 it ends in a seal.
 _FORMAT = 3
 _BEGIN = "materialize with `fresh: true`, which starts from scratch"
+# Of an identity that does not name them.
+_LEFT_OUT = {"model": DEFAULT_NETWORK}
 
 
 @dataclass(frozen=True)
@@ -265,8 +268,8 @@ def exclusive(
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
     """What differs between two identities, such as ``recipe.epochs was 8 and is 10``."""
     found: list[str] = []
-    for key in [*before, *(key for key in now if key not in before)]:
-        old, new = before.get(key), now.get(key)
+    for key in dict.fromkeys([*before, *now]):
+        old, new = (one.get(key, _LEFT_OUT.get(prefix + key)) for one in (before, now))
         if isinstance(old, Mapping) and isinstance(new, Mapping):
             found += differences(old, new, f"{prefix}{key}.")
         elif old != new:

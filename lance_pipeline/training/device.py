@@ -55,7 +55,8 @@ def reproducible(deterministic: bool = True) -> Iterator[None]:
 
     cuDNN takes deterministic algorithms only, and does not choose them by a race, whose winner changes. cuBLAS
     needs no setting (such as CUBLAS_WORKSPACE_CONFIG): torch gives it a workspace for each stream, and a training
-    computes in one. What else a ResNet does on CUDA is deterministic anyway. The settings are the process's.
+    computes in one. What else a ResNet does on CUDA is deterministic anyway; attention and the adaptive pooling of
+    AlexNet and VGG may not be. The settings are the process's.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark

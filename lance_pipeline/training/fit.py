@@ -1,4 +1,4 @@
-"""From two Lance datasets and a recipe to a trained ResNet-34."""
+"""From two Lance datasets and a recipe to a trained network."""
 
 import hashlib
 import math
@@ -21,7 +21,8 @@ from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import Device
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.mixing import BatchTransform
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
+from lance_pipeline.training.networks import DEFAULT_NETWORK, known_network
 from lance_pipeline.training.recipe import CODE_VERSION, Recipe
 from lance_pipeline.training.scores import evaluate
 from lance_pipeline.training.start import settled_start
@@ -31,12 +32,13 @@ from lance_pipeline.training.weights import ModelCard
 _SAMPLED_IMAGES = 500
 
 
-def fit_resnet34(
+def fit_network(
     train_split: LanceSplit,
     val_split: LanceSplit,
     recipe: Recipe,
     device: Device,
     *,
+    network: str = DEFAULT_NETWORK,
     image_size: int,
     downloads: str | None = None,
     cache: CachePlace | None = None,
@@ -50,6 +52,7 @@ def fit_resnet34(
         val_split: to choose the best epoch by.
         recipe: all settings; what is ``auto`` is settled here.
         device: where to train, in which precision.
+        network: torchvision's name of it.
         image_size: height and width at which the model sees the images, in pixels.
         downloads: the folder that keeps downloaded weights; torch's cache when None.
         cache: where decoded images are kept; None decodes them anew in each epoch.
@@ -61,16 +64,22 @@ def fit_resnet34(
         Stopped: it was asked to stop, and its state is saved.
     """
     start = settled_start(
-        recipe, train_split, image_size=image_size, device=device.torch_device.type, downloads=downloads
+        recipe,
+        train_split,
+        network=network,
+        image_size=image_size,
+        device=device.torch_device.type,
+        downloads=downloads,
     )
     if recipe.weights == "auto":
         watch.tell(f"weights: {start.reason}")
     recipe = start.recipe
     torch.manual_seed(recipe.seed)
-    card = model_card(train_split, recipe, image_size)
+    card = model_card(train_split, recipe, image_size, network)
     # What a checkpoint holds need not be had first.
     resumed = checkpoints is not None and checkpoints.state is not None
-    model = build_resnet34(len(card.classes), recipe.stem, "none" if resumed else recipe.weights, downloads)
+    weights = "none" if resumed else recipe.weights
+    model = build_network(network, len(card.classes), recipe.stem, weights, downloads)
     train_loader, val_loader = (
         _loader(split, card, recipe, device, cache, training=training)
         for split, training in ((train_split, True), (val_split, False))
@@ -103,11 +112,13 @@ def _accuracy(
 
 
 def training_identity(
-    train_split: LanceSplit, val_split: LanceSplit, recipe: Recipe, image_size: int
+    train_split: LanceSplit, val_split: LanceSplit, recipe: Recipe, image_size: int, network: str = DEFAULT_NETWORK
 ) -> dict[str, Any]:
     """What settles the outcome of a training: two of the same identity learn the same."""
     weights = Path(recipe.weights)
-    return {
+    # The default is left out: trainings of before it could be chosen keep their identity.
+    chosen = {} if network == DEFAULT_NETWORK else {"model": network}
+    return chosen | {
         "code": CODE_VERSION,
         "train": _content(train_split),
         "val": _content(val_split),
@@ -121,17 +132,21 @@ def _content(split: LanceSplit) -> dict[str, Any]:
     return {"uri": split.uri, "version": split.version, "fingerprint": split.facts.get("fingerprint")}
 
 
-def model_card(split: LanceSplit, recipe: Recipe, image_size: int) -> ModelCard:
+def model_card(split: LanceSplit, recipe: Recipe, image_size: int, network: str = DEFAULT_NETWORK) -> ModelCard:
     """The card of a model that is trained on a split.
 
     Raises:
-        InputError: the split was not made by an ingest.
+        InputError: the split was not made by an ingest, or the network does not take images of this size.
     """
+    known = known_network(network)
+    if wrong := known.wrong_size(image_size):
+        raise InputError(f"{wrong}.")
     if "channels" not in split.facts:
         raise InputError(f"{split.uri} was not made by an ingest, so its mean and std are unknown. Ingest it.")
     sums = ChannelSums.model_validate(split.facts["channels"])
-    mean, std = recipe.normalization(sums.mean(), sums.std())
+    mean, std = recipe.normalization(sums.mean(), sums.std(), pretrained=(known.mean, known.std))
     return ModelCard(
+        architecture=network,
         stem=recipe.stem,
         classes=split.classes,
         image_size=image_size,

@@ -11,6 +11,7 @@ from torch.optim import SGD
 from lance_pipeline.errors import InputError
 from lance_pipeline.training.average import WeightAverage
 from lance_pipeline.training.device import Device
+from lance_pipeline.training.model import head_name
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.schedule import LearningRates
 from lance_pipeline.training.step_graph import Kind, StepGraph, kind_of
@@ -25,7 +26,8 @@ class Learner:
     Nothing in a step waits for the device.
 
     Args:
-        model: gives logits (n, classes) for images (n, 3, h, w); its last child is the head. It is moved to the device.
+        model: gives logits (n, classes) for images (n, 3, h, w); its last linear layer or convolution
+            is the head. It is moved to the device.
         recipe: all settings.
         device: where, in which precision.
         steps: over the whole training; epochs times batches.
@@ -48,6 +50,7 @@ class Learner:
     ) -> None:
         self.model = model.to(device.torch_device).to(memory_format=torch.channels_last)
         self._recipe, self._device, self._tell = recipe, device, tell
+        self._head = head_name(self.model)
         weight = None if class_weights is None else class_weights.to(device.torch_device)
         self._criterion = nn.CrossEntropyLoss(weight, reduction="sum", label_smoothing=recipe.label_smoothing)
         self._rates = LearningRates(recipe.schedule, recipe.peak_learning_rate, steps)
@@ -81,8 +84,7 @@ class Learner:
             self._forget_graph()
         self.model.train(not frozen)
         self.model.requires_grad_(not frozen)
-        head = list(self.model.children())[-1]
-        head.train().requires_grad_(True)
+        self.model.get_submodule(self._head).train().requires_grad_(True)
 
     def step(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Learn from a batch; its mean loss, a scalar on the device.
@@ -247,9 +249,11 @@ def _records(recipe: Recipe, device: Device) -> bool:
 
 
 def decayed_and_spared(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """The parameters with weight decay (matrices, filters) and those without (norms, biases)."""
-    parameters = list(model.parameters())
-    return [p for p in parameters if p.ndim > 1], [p for p in parameters if p.ndim <= 1]
+    """The parameters with weight decay (matrices, filters) and those without (norms, biases, positions, scales)."""
+    decayed, spared = [], []
+    for name, parameter in model.named_parameters():
+        (decayed if name.endswith("weight") and parameter.ndim > 1 else spared).append(parameter)
+    return decayed, spared
 
 
 def balanced_weights(counts: list[int]) -> torch.Tensor:

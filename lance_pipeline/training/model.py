@@ -1,76 +1,126 @@
-"""torchvision's ResNet-34 with a head for the given classes."""
+"""torchvision's classification networks with a head for the given classes."""
 
 import os
 import pickle
 import socket
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.models import ResNet, ResNet34_Weights, resnet34
+from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from lance_pipeline.errors import InputError
+from lance_pipeline.training.networks import known_network
 
 _SILENT_SECONDS = 60
+# The first that a network has. SWAG's linear weights see images of 224 pixels, as the networks do that have none of the
+# others.
+_OFFICIAL = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
+# GoogLeNet and Inception v3 are trained without their auxiliary classifiers.
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
-def build_resnet34(classes: int, stem: str, weights: str = "none", downloads: str | None = None) -> ResNet:
-    """A ResNet-34 for images (n, 3, h, w) that gives logits (n, classes).
+def build_network(
+    name: str, classes: int, stem: str = "imagenet", weights: str = "none", downloads: str | None = None
+) -> nn.Module:
+    """A network for images (n, 3, h, w) that gives logits (n, classes).
 
     Args:
+        name: torchvision's name of a classification network.
         classes: the number of classes.
         stem: ``imagenet`` as published, or ``small``: the first convolution without stride and no
-            pooling, with the same weights.
+            pooling, with the same weights. Only ResNets have a small one.
         weights: ``none`` for random ones, ``imagenet`` for torchvision's official ones, or a file.
             The head is always new.
         downloads: the folder that keeps downloaded weights; torch's cache when None.
 
     Raises:
-        InputError: the weights cannot be had or do not fit.
+        InputError: there is no such network, or the stem or the weights do not fit it, or cannot be had.
     """
-    # From random weights, residual branches that start at zero make a high learning rate stable
-    # (Goyal et al., "Accurate, Large Minibatch SGD", 2017); loaded weights overwrite this.
-    model = resnet34(weights=None, zero_init_residual=True)
+    known = known_network(name)
+    if wrong := known.wrong_stem(stem):
+        raise InputError(f"{wrong}.")
+    model: Any = get_model(name, weights=None, **_options(name))
+    head = head_name(model)
     if weights != "none":
-        _load_backbone(model, _read_weights(weights, downloads), weights)
-    model.fc = nn.Linear(model.fc.in_features, classes)
+        _load_backbone(model, _read_weights(name, weights, downloads), head, name, weights)
+    _replace(model, head, classes)
     if stem == "small":
         model.conv1.stride = (1, 1)
         model.maxpool = nn.MaxPool2d(1)
     return model
 
 
-def imagenet_weights(downloads: str | None) -> dict[str, torch.Tensor]:
-    """Torchvision's weights of a ResNet-34 trained on ImageNet, downloaded once.
+def head_name(model: nn.Module) -> str:
+    """The name of the module that gives the logits: the last linear layer or convolution.
+
+    Raises:
+        ValueError: the model has none.
+    """
+    names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
+    if not names:
+        raise ValueError(f"{type(model).__name__} has no linear layer or convolution that could be its head")
+    return names[-1]
+
+
+def imagenet_weights(name: str, downloads: str | None) -> dict[str, torch.Tensor]:
+    """Torchvision's weights of a network trained on ImageNet, downloaded once.
 
     Args:
+        name: of the network.
         downloads: the folder that keeps them; torch's cache when None.
 
     Raises:
         InputError: they could not be downloaded, or read.
     """
-    official = ResNet34_Weights.IMAGENET1K_V1
+    official = official_weights(name)
     before = socket.getdefaulttimeout()
     # torch's download would wait for ever for a server that has gone silent.
     socket.setdefaulttimeout(_SILENT_SECONDS)
     try:
         state = official.get_state_dict(model_dir=downloads, progress=False, check_hash=True, weights_only=True)
     except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        name = os.path.basename(official.url)
+        file = os.path.basename(official.url)
         raise InputError(
             f"could not download the ImageNet weights: {error}. Connect to the internet, or set `weights: none`, "
-            f"or fetch {official.url} elsewhere and put it at {os.path.join(_folder(downloads), name)}."
+            f"or fetch {official.url} elsewhere and put it at {os.path.join(_folder(downloads), file)}."
         ) from error
     finally:
         socket.setdefaulttimeout(before)
     return dict(state)
 
 
-def _read_weights(weights: str, downloads: str | None) -> dict[str, torch.Tensor]:
+def official_weights(name: str) -> WeightsEnum:
+    """Which of torchvision's weights ``weights: imagenet`` takes, whatever a later torchvision calls the default."""
+    known = get_model_weights(name).__members__
+    return next(known[one] for one in _OFFICIAL if one in known)
+
+
+def _options(name: str) -> dict[str, Any]:
+    if name in ("googlenet", "inception_v3"):
+        return {"aux_logits": False, "init_weights": True}
+    # From random weights, residual branches that start at zero make a high learning rate stable
+    # (Goyal et al., "Accurate, Large Minibatch SGD", 2017); loaded weights overwrite this.
+    return {"zero_init_residual": True} if known_network(name).is_resnet else {}
+
+
+def _replace(model: nn.Module, head: str, classes: int) -> None:
+    """Put a new head for so many classes in the place of the published one."""
+    before: Any = model.get_submodule(head)
+    if isinstance(before, nn.Linear):
+        model.set_submodule(head, nn.Linear(before.in_features, classes))
+        return
+    # SqueezeNet's, whose pixels are averaged; behind a ReLU, a class that begins below zero would never be learned.
+    model.set_submodule(head, nn.Conv2d(before.in_channels, classes, kernel_size=1))
+    model.set_submodule("classifier.2", nn.Identity())
+
+
+def _read_weights(name: str, weights: str, downloads: str | None) -> dict[str, torch.Tensor]:
     if weights == "imagenet":
-        return imagenet_weights(downloads)
+        return imagenet_weights(name, downloads)
     path = Path(weights)
     if not path.is_file():
         raise InputError(
@@ -95,14 +145,15 @@ def _folder(downloads: str | None) -> str:
     return downloads or os.path.join(torch.hub.get_dir(), "checkpoints")
 
 
-def _load_backbone(model: ResNet, state: dict[str, torch.Tensor], weights: str) -> None:
+def _load_backbone(model: nn.Module, state: dict[str, torch.Tensor], head: str, name: str, weights: str) -> None:
+    other = (f"{head}.", *_AUXILIARY)
     try:
-        backbone = {key: value for key, value in state.items() if not key.startswith("fc.")}
+        backbone = {key: value for key, value in state.items() if not key.startswith(other)}
         outcome = model.load_state_dict(backbone, strict=False)
     except (RuntimeError, AttributeError, TypeError) as error:
-        raise InputError(f"`weights: {weights}` do not fit a ResNet-34: {error}") from error
-    if missing := [key for key in (*outcome.missing_keys, *outcome.unexpected_keys) if not key.startswith("fc.")]:
+        raise InputError(f"`weights: {weights}` do not fit `model: {name}`: {error}") from error
+    if wrong := [key for key in (*outcome.missing_keys, *outcome.unexpected_keys) if not key.startswith(other)]:
         raise InputError(
-            f"`weights: {weights}` do not fit a ResNet-34: {len(missing)} keys differ, such as {missing[0]!r}. "
-            "Expected the state dict of torchvision's resnet34."
+            f"`weights: {weights}` do not fit `model: {name}`: {len(wrong)} keys differ, such as {wrong[0]!r}. "
+            f"Expected the state dict of torchvision's {name}."
         )

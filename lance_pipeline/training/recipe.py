@@ -194,7 +194,7 @@ class Recipe(StrictModel):
     )
     stem: Literal["imagenet", "small"] = Field(
         default="imagenet",
-        description="`small` takes stride and pooling out of the stem, for images of about 32 pixels.",
+        description="`small` takes stride and pooling out of a ResNet's stem, for images of about 32 pixels.",
     )
     best_by: Literal["accuracy", "macro_f1", "loss"] = Field(
         default="accuracy", description="The validation metric by which the best epoch is chosen."
@@ -339,12 +339,14 @@ class Recipe(StrictModel):
             return self.epochs
         return min(max(math.ceil(_AUTO_IMAGES / max(images, 1)), _AUTO_EPOCHS[0]), _AUTO_EPOCHS[1])
 
-    def normalization(self, mean: Triple, std: Triple) -> tuple[Triple, Triple]:
-        """The mean and std to use, given those of the training split."""
+    def normalization(
+        self, mean: Triple, std: Triple, pretrained: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
+    ) -> tuple[Triple, Triple]:
+        """The mean and std to use, given those of the training split, and those that go with ImageNet's weights."""
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
         if self.weights == "imagenet":
-            return IMAGENET_MEAN, IMAGENET_STD
+            return pretrained
         # A channel without any variation would divide by zero.
         r, g, b = (value or 1.0 for value in std)
         return mean, (r, g, b)

@@ -8,6 +8,7 @@ import numpy as np
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.training.model import imagenet_weights
+from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Recipe
 
 _LEAST_SIDE = 64
@@ -32,6 +33,7 @@ def settled_start(
     recipe: Recipe,
     train_split: LanceSplit,
     *,
+    network: str = DEFAULT_NETWORK,
     image_size: int,
     device: str,
     downloads: str | None = None,
@@ -42,6 +44,7 @@ def settled_start(
     Args:
         recipe: as it was given.
         train_split: to learn from.
+        network: torchvision's name of the network that trains.
         image_size: height and width at which the model sees the images, in pixels.
         device: torch's name for its type, such as ``cuda``.
         downloads: the folder that keeps downloaded weights; torch's cache when None.
@@ -61,7 +64,7 @@ def settled_start(
         if resumable(chosen := with_weights(weights)):
             return Start(chosen, f"{weights}, as the interrupted training")
     try:
-        imagenet_weights(downloads)
+        imagenet_weights(network, downloads)
     except InputError as error:
         return Start(with_weights("none"), f"random: {error}", second_best=True)
     return Start(with_weights("imagenet"), f"imagenet: images of {side} pixels, seen at {image_size}")

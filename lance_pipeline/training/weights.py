@@ -9,13 +9,14 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torchvision.models import ResNet
+from torch import nn
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.whole_files import whole_file, write_whole
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
+from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Triple
 
 WEIGHTS_FILE = "model.safetensors"
@@ -29,7 +30,7 @@ class ModelCard(BaseModel):
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
-    architecture: Literal["resnet34"] = "resnet34"
+    architecture: str = DEFAULT_NETWORK
     stem: Literal["imagenet", "small"]
     classes: list[str]
     image_size: int
@@ -59,7 +60,7 @@ def save_model(folder: Path, state: dict[str, torch.Tensor], card: ModelCard) ->
     return sha256
 
 
-def load_model(folder: Path, sha256: str | None = None) -> tuple[ResNet, ModelCard]:
+def load_model(folder: Path, sha256: str | None = None) -> tuple[nn.Module, ModelCard]:
     """The model in evaluation mode on the CPU, and its card.
 
     Args:
@@ -74,7 +75,7 @@ def load_model(folder: Path, sha256: str | None = None) -> tuple[ResNet, ModelCa
         fields = _card_fields(folder / CARD_FILE)
         card = ModelCard.model_validate(fields)
         state = read_weights(folder, sha256 or fields.get(_WEIGHTS_KEY))
-        model = build_resnet34(len(card.classes), card.stem)
+        model = build_network(card.architecture, len(card.classes), card.stem)
         model.load_state_dict(state)
     except (OSError, ValidationError, RuntimeError) as error:
         raise _unreadable(folder, error) from error

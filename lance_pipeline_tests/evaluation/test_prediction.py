@@ -9,7 +9,7 @@ from lance_pipeline.images import ImageLoader, LanceSplit
 from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.tables import open_table
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.scores import evaluate
 from lance_pipeline_tests.evaluation.chances import predictions_of
 
@@ -24,7 +24,7 @@ def loader(split: LanceSplit, batch_size: int = 5, normalize=(MEAN, STD)) -> Ima
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build_resnet34(2, "imagenet")
+    return build_network("resnet34", 2, "imagenet")
 
 
 @pytest.fixture(scope="module")

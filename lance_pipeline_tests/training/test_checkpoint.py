@@ -19,7 +19,7 @@ from lance_pipeline.training import checkpoint
 from lance_pipeline.training.callbacks import StepProgress, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot, differences, exclusive, read_checkpoint
 from lance_pipeline.training.device import Device, choose_device
-from lance_pipeline.training.fit import fit_resnet34, training_identity
+from lance_pipeline.training.fit import fit_network, training_identity
 from lance_pipeline.training.history import TIMINGS, Epoch
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.recipe import Recipe
@@ -50,7 +50,7 @@ def fit(
     else:
         checkpoints = Checkpoints.begun(folder, identity, every=every)
     with checkpoints:
-        trained, _ = fit_resnet34(
+        trained, _ = fit_network(
             splits["train"],
             splits["val"],
             recipe,
@@ -179,6 +179,15 @@ def test_another_recipe_is_another_training(splits, tmp_path):
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a was 1 and is None", "b was None and is {'c': 2}"]
 
 
+def test_another_network_is_another_training_and_the_default_is_none(splits):
+    before = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
+    # What has been hashed since before there was another one.
+    assert set(before) == {"code", "train", "val", "recipe", "image_size", "weights"}
+    now = training_identity(splits["train"], splits["val"], RECIPE, SIZE, "resnet18")
+    assert differences(before, now) == ["model was resnet34 and is resnet18"]
+    assert differences(now, before) == ["model was resnet18 and is resnet34"]
+
+
 def test_another_weights_file_of_the_same_name_is_another_training(splits, tmp_path):
     weights = tmp_path / "weights.pth"
     recipe = RECIPE.model_copy(update={"weights": str(weights)})
@@ -193,7 +202,7 @@ def test_a_checkpoint_is_saved_when_its_time_has_come(splits, tmp_path):
     saved = []
     identity = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
     with Checkpoints.begun(tmp_path, identity, every=0.0, on_saved=saved.append) as checkpoints:
-        fit_resnet34(splits["train"], splits["val"], RECIPE, CPU, image_size=SIZE, checkpoints=checkpoints)
+        fit_network(splits["train"], splits["val"], RECIPE, CPU, image_size=SIZE, checkpoints=checkpoints)
     # After each batch and after each epoch.
     assert len(saved) == 3 * 4 + 3
     assert [len(state["history"]) for state in saved[4::5]] == [1, 2, 3]

@@ -12,10 +12,10 @@ from torch import nn
 from lance_pipeline.images import Augment, ImageLoader
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import Device, Precision
-from lance_pipeline.training.fit import fit_resnet34
+from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.learner import Learner
 from lance_pipeline.training.loop import Trained
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline_tests.training.test_checkpoint import assert_equal
 
@@ -23,7 +23,7 @@ from lance_pipeline_tests.training.test_checkpoint import assert_equal
 def fit(splits, recipe: Recipe, precision: Precision, size: int, name: str = "cuda:0", **callbacks) -> Trained:
     device = Device(name, precision, "for tests")
     watch = TrainingCallbacks(**callbacks)
-    trained, _ = fit_resnet34(splits["train"], splits["val"], recipe, device, image_size=size, watch=watch)
+    trained, _ = fit_network(splits["train"], splits["val"], recipe, device, image_size=size, watch=watch)
     return trained
 
 
@@ -113,7 +113,7 @@ def test_a_recorded_step_computes_what_the_step_does(splits, precision, more):
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_no_step_waits_for_the_card(precision):
     torch.manual_seed(0)
-    model, device = build_resnet34(3, "small"), Device("cuda:0", precision, "for tests")
+    model, device = build_network("resnet34", 3, "small"), Device("cuda:0", precision, "for tests")
     learner = Learner(model, Recipe(batch_size=8, gradient_clip=1.0), device, steps=20)
     learner.begin_epoch(0)
     images, labels = torch.randn(8, 3, 32, 32, device="cuda:0"), torch.arange(8, device="cuda:0") % 3

@@ -9,7 +9,7 @@ from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import fit_resnet34
+from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.scores import evaluate
 from lance_pipeline.training.weights import load_model, save_model
@@ -19,7 +19,7 @@ CPU = choose_device("cpu")
 
 
 def fit(splits, recipe: Recipe, image_size: int = 32):
-    return fit_resnet34(splits["train"], splits["val"], recipe, CPU, image_size=image_size)
+    return fit_network(splits["train"], splits["val"], recipe, CPU, image_size=image_size)
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +32,7 @@ def test_a_stop_after_the_last_epoch_says_what_was_saved(splits, tmp_path):
     watch = TrainingCallbacks(on_epoch=epochs.append, tell=told.append, stop=lambda: "SIGINT" if epochs else None)
     recipe, train, val = Recipe(epochs=1, batch_size=8), splits["train"], splits["val"]
     with Checkpoints(tmp_path, "training", {}) as checkpoints, pytest.raises(Stopped):
-        fit_resnet34(train, val, recipe, CPU, image_size=32, checkpoints=checkpoints, watch=watch)
+        fit_network(train, val, recipe, CPU, image_size=32, checkpoints=checkpoints, watch=watch)
     assert told[-1].startswith("Saved after epoch 1 of 1. ")
     assert (tmp_path / "checkpoint.pt").exists()
 

@@ -11,7 +11,7 @@ from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.learner import decayed_and_spared
 from lance_pipeline.training.loop import train
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.scores import Scores, evaluate
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
@@ -116,7 +116,7 @@ def test_evaluate_computes_cross_entropy_and_accuracy(splits):
 
 
 def test_decay_spares_norms_and_biases():
-    model = build_resnet34(3, "small")
+    model = build_network("resnet34", 3, "small")
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed, spared = ([names[id(parameter)] for parameter in group] for group in decayed_and_spared(model))
     assert sorted(decayed + spared) == sorted(names.values())
@@ -212,7 +212,7 @@ def test_label_smoothing_raises_the_loss_of_sure_answers(splits):
 def test_a_last_batch_of_one_image_is_left_out(tmp_path):
     root = write_image_folder(tmp_path / "root", {s: {"cat": 3, "dog": 2} for s in ("train", "val")})
     splits = {split: LanceSplit(uri) for split, uri in ingest_folder(root, tmp_path / "lance").items()}
-    model = build_resnet34(2, "imagenet")
+    model = build_network("resnet34", 2, "imagenet")
     # At 32 pixels a single image leaves batch norm with one value.
     with pytest.raises(ValueError, match="more than 1 value"):
         model.train()(torch.zeros(1, 3, 32, 32))

@@ -1,14 +1,15 @@
 import pickle
 import urllib.request
 from pathlib import Path
+from typing import cast
 
 import pytest
 import torch
 from safetensors.torch import save_file
-from torchvision.models import resnet18, resnet34
+from torchvision.models import ResNet, resnet18, resnet34
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +40,13 @@ def assert_same(one, other):
 
 @pytest.mark.parametrize("stem", ["imagenet", "small"])
 def test_logits_for_each_class(stem):
-    model = build_resnet34(7, stem).eval()
+    model = build_network("resnet34", 7, stem).eval()
     with torch.inference_mode():
         assert model(torch.zeros(3, 3, 32, 32)).shape == (3, 7)
 
 
 def test_the_small_stem_keeps_names_and_shapes_and_more_pixels():
-    published, small = build_resnet34(5, "imagenet"), build_resnet34(5, "small")
+    published, small = (cast("ResNet", build_network("resnet34", 5, stem)) for stem in ("imagenet", "small"))
     shapes = {key: value.shape for key, value in published.state_dict().items()}
     assert {key: value.shape for key, value in small.state_dict().items()} == shapes
     image = torch.zeros(1, 3, 32, 32)
@@ -61,7 +62,7 @@ def test_weights_from_a_file_get_a_new_head(tmp_path, official, suffix):
         torch.save(official, path)
     else:
         save_file(official, path)
-    state = build_resnet34(3, "small", str(path)).state_dict()
+    state = build_network("resnet34", 3, "small", str(path)).state_dict()
     assert_same(backbone(state), backbone(official))
     assert state["fc.weight"].shape == (3, 512)
 
@@ -69,26 +70,26 @@ def test_weights_from_a_file_get_a_new_head(tmp_path, official, suffix):
 def test_weights_without_a_head_are_enough(tmp_path, official):
     path = tmp_path / "headless.safetensors"
     save_file(backbone(official), path)
-    assert_same(backbone(build_resnet34(3, "imagenet", str(path)).state_dict()), backbone(official))
+    assert_same(backbone(build_network("resnet34", 3, "imagenet", str(path)).state_dict()), backbone(official))
 
 
 def test_missing_weights_file(tmp_path):
     with pytest.raises(InputError, match=r"`weights: .*gone\.pth` is not a file.*`none`, `imagenet`"):
-        build_resnet34(2, "small", str(tmp_path / "gone.pth"))
+        build_network("resnet34", 2, "small", str(tmp_path / "gone.pth"))
 
 
 def test_weights_of_another_architecture(tmp_path):
     path = tmp_path / "resnet18.pth"
     torch.save(resnet18(weights=None).state_dict(), path)
-    with pytest.raises(InputError, match=r"resnet18\.pth` do not fit a ResNet-34: .*keys differ.*resnet34"):
-        build_resnet34(2, "small", str(path))
+    with pytest.raises(InputError, match=r"resnet18\.pth` do not fit `model: resnet34`: .*keys differ.*resnet34"):
+        build_network("resnet34", 2, "small", str(path))
 
 
 def test_weights_of_another_shape(tmp_path, official):
     path = tmp_path / "wide.safetensors"
     save_file(official | {"conv1.weight": torch.zeros(32, 3, 7, 7)}, path)
-    with pytest.raises(InputError, match=r"(?s)wide\.safetensors` do not fit a ResNet-34: .*conv1\.weight"):
-        build_resnet34(2, "small", str(path))
+    with pytest.raises(InputError, match=r"(?s)wide\.safetensors` do not fit `model: resnet34`: .*conv1\.weight"):
+        build_network("resnet34", 2, "small", str(path))
 
 
 @pytest.mark.parametrize(
@@ -97,8 +98,8 @@ def test_weights_of_another_shape(tmp_path, official):
 def test_a_file_with_something_other_than_a_state_dict(tmp_path, content):
     path = tmp_path / "odd.pth"
     torch.save(content, path)
-    with pytest.raises(InputError, match=r"odd\.pth` do not fit a ResNet-34"):
-        build_resnet34(2, "small", str(path))
+    with pytest.raises(InputError, match=r"odd\.pth` do not fit `model: resnet34`"):
+        build_network("resnet34", 2, "small", str(path))
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
@@ -106,7 +107,7 @@ def test_garbage(tmp_path, suffix):
     path = tmp_path / f"garbage{suffix}"
     path.write_bytes(b"garbage " * 20)
     with pytest.raises(InputError, match=rf"(?s)garbage\{suffix}` cannot be read: .*Expected"):
-        build_resnet34(2, "small", str(path))
+        build_network("resnet34", 2, "small", str(path))
 
 
 class Trap:
@@ -129,7 +130,7 @@ def test_a_malicious_file_is_not_executed(tmp_path, how):
     with pytest.raises(
         InputError, match=r"trap\.pth` cannot be read.*more than tensors.*nothing but a state dict"
     ) as caught:
-        build_resnet34(2, "small", str(path))
+        build_network("resnet34", 2, "small", str(path))
     assert not sprung.exists()
     assert "weights_only" not in str(caught.value)
 
@@ -144,11 +145,11 @@ def test_a_malicious_file_is_not_executed(tmp_path, how):
 @pytest.mark.usefixtures("offline")
 def test_imagenet_weights_without_a_network(tmp_path):
     with pytest.raises(InputError, match=r"could not download the ImageNet weights: .*`weights: none`.*resnet34-"):
-        build_resnet34(2, "small", "imagenet", str(tmp_path))
+        build_network("resnet34", 2, "small", "imagenet", str(tmp_path))
 
 
 @pytest.mark.usefixtures("offline")
 def test_imagenet_weights_that_were_kept_need_no_network(tmp_path, official):
     torch.save(official, tmp_path / "resnet34-b627a593.pth")
-    state = build_resnet34(2, "imagenet", "imagenet", str(tmp_path)).state_dict()
+    state = build_network("resnet34", 2, "imagenet", "imagenet", str(tmp_path)).state_dict()
     assert_same(backbone(state), backbone(official))

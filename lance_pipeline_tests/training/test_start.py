@@ -9,7 +9,7 @@ from torchvision.models import resnet34
 from lance_pipeline.images import LanceSplit, ingest_split
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import fit_resnet34
+from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.start import Start, settled_start
 from lance_pipeline_tests.image_folders import write_image_folder
@@ -86,5 +86,5 @@ def test_a_training_without_dagster_says_it_too(tmp_path):
         ingest_split(root, split, uri)
     lines: list[str] = []
     recipe, watch = Recipe(epochs=1, batch_size=4), TrainingCallbacks(tell=lines.append)
-    fit_resnet34(LanceSplit(train), LanceSplit(val), recipe, choose_device("cpu"), image_size=32, watch=watch)
+    fit_network(LanceSplit(train), LanceSplit(val), recipe, choose_device("cpu"), image_size=32, watch=watch)
     assert any(line.startswith("weights: random") for line in lines)

@@ -7,7 +7,7 @@ from safetensors.torch import load_file
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.storage.sealed import to_json
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.weights import CARD_FILE, WEIGHTS_FILE, ModelCard, load_model, read_weights, save_model
 
 CARD = ModelCard(
@@ -18,7 +18,7 @@ CARD = ModelCard(
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(0)
-    return build_resnet34(2, "small").eval()
+    return build_network("resnet34", 2, "small").eval()
 
 
 @pytest.fixture
@@ -44,10 +44,10 @@ def test_the_folder_holds_weights_and_card_and_nothing_else(tmp_path, model, sav
 
 def test_saving_again_replaces(tmp_path, saved):
     torch.manual_seed(1)
-    other = build_resnet34(2, "small")
+    other = build_network("resnet34", 2, "small")
     sha256 = save_model(tmp_path, other.state_dict(), CARD)
     assert sha256 != saved
-    assert torch.equal(load_model(tmp_path, sha256)[0].fc.weight, other.fc.weight)
+    assert torch.equal(load_model(tmp_path, sha256)[0].state_dict()["fc.weight"], other.state_dict()["fc.weight"])
 
 
 def test_weights_of_another_training(tmp_path, saved):
@@ -92,6 +92,21 @@ def test_a_card_of_an_earlier_or_a_later_version_is_read(tmp_path, saved):
     assert load_model(tmp_path, saved)[1] == CARD
     (tmp_path / CARD_FILE).write_bytes(to_json(CARD.model_dump() | {"new_field": 1}))
     assert load_model(tmp_path)[1] == CARD
+
+
+def test_a_card_without_a_network_is_that_of_a_resnet34(tmp_path, saved):
+    fields = CARD.model_dump()
+    del fields["architecture"]
+    (tmp_path / CARD_FILE).write_bytes(to_json(fields))
+    assert load_model(tmp_path, saved)[1] == CARD
+
+
+def test_a_card_with_a_network_that_is_not_known(tmp_path, saved):
+    (tmp_path / CARD_FILE).write_bytes(to_json(CARD.model_dump() | {"architecture": "resnet35"}))
+    with pytest.raises(InputError, match="resnet35") as caught:
+        load_model(tmp_path, saved)
+    # Training again would be no way out.
+    assert not isinstance(caught.value, DamagedError)
 
 
 @pytest.mark.parametrize("length", [0, 10_000])

@@ -22,7 +22,7 @@ from lance_pipeline.orchestration.tracking.model_files import load_or_restore
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from torchvision.models import ResNet
+    from torch import nn
 
     from lance_pipeline.evaluation.metrics import ClassificationMetrics, ClassMetrics, Metric
     from lance_pipeline.training.device import Device
@@ -43,7 +43,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{dataset.name}__{name}",
-        ins={"model": dg.AssetIn(dataset.key("resnet34")), "data": dg.AssetIn(dataset.key(f"lance_{split}"))},
+        ins={"model": dg.AssetIn(dataset.model_key), "data": dg.AssetIn(dataset.key(f"lance_{split}"))},
         outs={name: dg.AssetOut.from_spec(spec)},
         op_tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure"},
     )
@@ -62,7 +62,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             device = gpu.pick(devices=dataset.attributes.device, precision=model.recipe.precision)
             run = mlflow.existing_run(model.mlflow_run_id)
             with interruptible(context):
-                network, card = load_or_restore(dataset.key("resnet34"), model, run)
+                network, card = load_or_restore(dataset.model_key, model, run)
                 result, predictions, schema = _evaluated(model, network, card, data, device, uri, more)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
             with mlflow.clear_errors():
@@ -77,6 +77,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
         show_pictures(context, context.asset_key, {"confusion": confusion})
         context.log.info(f"{split}: accuracy {result.accuracy:.2%}, macro F1 {result.macro_f1:.3f}")
         record = Metrics(
+            network=model.network,
             model_sha256=model.sha256,
             mlflow_run_id=model.mlflow_run_id,
             split=data.data,
@@ -125,7 +126,7 @@ def _class_row(one: "ClassMetrics") -> dict[str, str | int]:
 
 def _evaluated(
     model: Model,
-    network: "ResNet",
+    network: "nn.Module",
     card: "ModelCard",
     data: Split,
     device: "Device",

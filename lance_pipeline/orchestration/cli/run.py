@@ -39,7 +39,7 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
     prepare_instance()
     status = shown_run(["asset", "materialize", "-m", module, "--select", ",".join(keys)])
     if status == 0 and not names:
-        print_summary(dataset)
+        print_summary(dataset, module)
     return status
 
 

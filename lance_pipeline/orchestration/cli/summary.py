@@ -6,8 +6,10 @@ import dagster as dg
 
 from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.commands import LIST_COMMAND
+from lance_pipeline.orchestration.cli.code_location import asset_specs
+from lance_pipeline.orchestration.commands import DEFINITIONS, LIST_COMMAND
 from lance_pipeline.orchestration.dataset import SPLITS
+from lance_pipeline.orchestration.model_assets import model_assets
 from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model, Split
@@ -15,10 +17,15 @@ from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.runtime.databases import require_sound_databases
 from lance_pipeline.orchestration.runtime.instance import prepare_instance
 from lance_pipeline.orchestration.ui.address import address_of, to_open
+from lance_pipeline.training.networks import DEFAULT_NETWORK, NETWORKS
 
 
-def print_summary(dataset: str) -> None:
+def print_summary(dataset: str, module: str = DEFINITIONS) -> None:
     """Print accuracy, rows, and where everything lies.
+
+    Args:
+        dataset: its name.
+        module: of the definitions, as Dagster's ``-m`` takes it.
 
     Raises:
         InputError: an asset of the dataset was never materialized, or a database or record is damaged.
@@ -30,7 +37,7 @@ def print_summary(dataset: str) -> None:
     with dg.DagsterInstance.get() as instance:
         _require_known(instance, dataset)
         splits = {split: records.read(instance, dg.AssetKey([dataset, f"lance_{split}"]), Split) for split in SPLITS}
-        model = records.read(instance, dg.AssetKey([dataset, "resnet34"]), Model)
+        model = records.read(instance, dg.AssetKey([dataset, _network(instance, dataset, module)]), Model)
         metrics = {
             split: records.read(instance, dg.AssetKey([dataset, f"metrics_{split}"]), Metrics) for split in SPLITS[1:]
         }
@@ -40,7 +47,7 @@ def print_summary(dataset: str) -> None:
         "accuracy": "   ".join(_accuracy(split, one, model) for split, one in metrics.items()),
         "rows": "   ".join(f"{split} {one.rows}" for split, one in splits.items()),
         "Lance": "   ".join(f"{_short(one.data.uri)} (version {one.data.version})" for one in splits.values()),
-        "model": _short(f"{model.folder}/model.safetensors"),
+        "model": f"{_short(model.folder)}/model.safetensors   {model.network}",
         "predictions": "   ".join(_short(one.predictions.uri) for one in metrics.values()),
         "mistakes": "   ".join(map(address_of, filter(None, pages))),
         "MLflow run": f"{run.run_id}   {to_open(run.url)}",
@@ -50,6 +57,17 @@ def print_summary(dataset: str) -> None:
     print(f"\n{printable(dataset)}")
     for name, value in lines.items():
         print(printable(f"  {name:<12} {value}"))
+
+
+def _network(instance: dg.DagsterInstance, dataset: str, module: str) -> str:
+    """The network that the dataset is set to where there is a model of it, else that of its latest model."""
+    made = model_assets(instance, dataset)
+    if len(made) == 1:
+        return made[0]
+    # Only now, as it takes seconds.
+    keys = {spec.key for spec in asset_specs(module)}
+    current = next((name for name in NETWORKS if dg.AssetKey([dataset, name]) in keys), DEFAULT_NETWORK)
+    return current if current in made or not made else made[0]
 
 
 def _accuracy(split: str, metrics: Metrics, model: Model) -> str:

@@ -81,14 +81,14 @@ def adopt_trial(dataset: str, name: str, module: str) -> None:
             f"`lance-pipeline try {dataset} --list` shows them."
         )
     trial = next(one for one in found if name in one.names).trials[0]
-    changes = differences(now, trial.recipe, trial.image_size)
+    changes = differences(now, trial.recipe, trial.image_size, trial.model)
     if not changes:
         print(f"{path} has the settings of {name} already.")
         return
     adopt(path, dataset, changes)
     print(printable(f"{path}: {as_text(changes)}"))
     where = "" if module == _DEFINITIONS else f" -m {module}"
-    print(f"To train with it: lance-pipeline run {dataset} resnet34 metrics_val metrics_test{where}")
+    print(f"To train with it: lance-pipeline run {dataset} {trial.model} metrics_val metrics_test{where}")
 
 
 def _current(dataset: str, module: str) -> tuple[ImageClassifierAttributes, Path]:
@@ -101,7 +101,7 @@ def _current(dataset: str, module: str) -> tuple[ImageClassifierAttributes, Path
     about: Any = known.get(dataset)
     if about is None:
         raise InputError(unknown("dataset", dataset, list(known)))
-    fields = {name: about[name] for name in ("recipe", "image_size")}
+    fields = {name: about[name] for name in ("recipe", "model", "image_size")}
     attributes = ImageClassifierAttributes.model_validate({"source": {"folder": "anywhere"}} | fields)
     return attributes, Path(about["defs_yaml"])
 

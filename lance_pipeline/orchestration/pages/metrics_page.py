@@ -55,7 +55,7 @@ def metrics_page(
         f"{result.loss:.3f} nats.",
         "links": [
             ("asset", asset_address(key)),
-            ("model", _model_address(dg.AssetKey([key.path[0], "resnet34"]), model, reports)),
+            ("model", _model_address(dg.AssetKey([key.path[0], model.network]), model, reports)),
             ("MLflow run", url),
             ("all reports", "/reports/"),
         ],

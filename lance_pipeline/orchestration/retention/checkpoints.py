@@ -1,5 +1,6 @@
 """The checkpoints of a dataset's trainings, which are needed until the model is there."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
 import dagster as dg
@@ -21,8 +22,8 @@ def training_ids(folder: Path) -> set[str]:
     return {found.training_id for path in folder.glob("*/") if (found := read_checkpoint(path)) is not None}
 
 
-def remove_ended(folder: Path, history: RunHistory, model: dg.AssetKey) -> int:
-    """Remove the checkpoints of trainings that have made the model; returns the bytes that this freed.
+def remove_ended(folder: Path, history: RunHistory, models: Iterable[dg.AssetKey]) -> int:
+    """Remove the checkpoints of trainings that have made one of the models; returns the bytes that this freed.
 
     A training does it itself once its model is stored; this is for those that were killed just then. Nothing is done
     while a training has the folder.
@@ -39,6 +40,7 @@ def remove_ended(folder: Path, history: RunHistory, model: dg.AssetKey) -> int:
         with exclusive(folder, "maintenance", on_wait=lambda text: None, stop=lambda: "a training has it"):
             ended = {
                 str(made.metadata["training_id"].value)
+                for model in models
                 for event in history.materializations(model)
                 if (made := event.asset_materialization) and "training_id" in made.metadata
             }

@@ -10,6 +10,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.dataset import SPLITS
 from lance_pipeline.orchestration.lance_store import LanceStore
+from lance_pipeline.orchestration.model_assets import model_assets
 from lance_pipeline.orchestration.pages.page import page_path
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model, Record
@@ -19,8 +20,8 @@ from lance_pipeline.orchestration.retention.tracking import Tracking
 from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.whole_files import write_whole
+from lance_pipeline.training.networks import NETWORKS
 
-MODEL = "resnet34"
 TRAINED_TAG = "trained"
 """Of the Lance versions that a training reads: ``trained.<training id>``."""
 EVALUATED_TAG = "evaluated"
@@ -42,6 +43,7 @@ class KnownModel:
 
     Attributes:
         run_id: of the Dagster run that made it.
+        network: the asset that it is of; None where neither a record nor a materialization says so.
         folder: its weights and card.
         made: a Unix time.
         record: None where there is none.
@@ -50,6 +52,7 @@ class KnownModel:
     """
 
     run_id: str
+    network: str | None
     folder: Path
     made: float
     record: Model | None
@@ -58,7 +61,7 @@ class KnownModel:
 
 
 class Models:
-    """The models of a dataset.
+    """The models of a dataset, of whatever networks it was set to: each network has an asset of its own.
 
     Args:
         name: the dataset's.
@@ -69,29 +72,50 @@ class Models:
 
     def __init__(self, name: str, records: RecordIOManager, store: LanceStore, history: RunHistory) -> None:
         self._name, self._records, self._history = name, records, history
-        self._key = dg.AssetKey([name, MODEL])
         self._folder, self._reports = store.models_folder(name), store.reports_folder(name)
-        self._notes = records.asset_folder(self._key)
+        recorded = {path.name for path in records.asset_folder(dg.AssetKey([name])).glob("*/")} & NETWORKS.keys()
+        self._networks = sorted({*model_assets(history.instance, name), *recorded})
+
+    @property
+    def keys(self) -> list[dg.AssetKey]:
+        """The assets that they are of."""
+        return list(map(self._key, self._networks))
+
+    def _key(self, network: str) -> dg.AssetKey:
+        return dg.AssetKey([self._name, network])
+
+    def _notes(self, network: str) -> Path:
+        """The folder of the records and of the removals that have begun."""
+        return self._records.asset_folder(self._key(network))
 
     def known(self) -> list[KnownModel]:
         """All of them, the latest first."""
-        run_ids = {path.stem for path in self._notes.glob("*.json")} | {path.name for path in self._folder.glob("*/")}
+        run_ids = {path.name for path in self._folder.glob("*/")}
+        networks: dict[str, str] = {}
         made: dict[str, float] = {}
-        for event in self._history.materializations(self._key):
-            made.setdefault(event.run_id, event.timestamp)
-        models = [self._one(run_id, made) for run_id in run_ids]
+        for network in self._networks:
+            recorded = {path.stem for path in self._notes(network).glob("*.json")}
+            run_ids |= recorded
+            networks |= dict.fromkeys(recorded, network)
+            for event in self._history.materializations(self._key(network)):
+                made.setdefault(event.run_id, event.timestamp)
+                networks.setdefault(event.run_id, network)
+        models = [self._one(run_id, networks.get(run_id), made) for run_id in run_ids]
         return sorted(models, key=lambda model: (-model.made, model.run_id))
 
-    def _one(self, run_id: str, made: Mapping[str, float]) -> KnownModel:
-        folder, path = self._folder / run_id, self._notes / f"{run_id}.json"
+    def _one(self, run_id: str, network: str | None, made: Mapping[str, float]) -> KnownModel:
+        folder = self._folder / run_id
+        path = folder if network is None else self._notes(network) / f"{run_id}.json"
         record, damage = None, None
         try:
-            if path.exists():
-                record = self._records.read(self._history.instance, self._key, Model, run_id)
+            if network is not None and path.exists():
+                record = self._records.read(self._history.instance, self._key(network), Model, run_id)
         except InputError as error:
             damage = str(error)
         left_over = record is None and damage is None and run_id not in made and self._history.has_ended(run_id)
-        return KnownModel(run_id, folder, made.get(run_id) or _modified(path, folder), record, damage, left_over)
+        return KnownModel(
+            run_id, network, folder, made.get(run_id) or _modified(path, folder), record, damage, left_over
+        )
 
     def reasons(self, known: list[KnownModel], keep: Keep, tracking: Callable[[], Tracking]) -> dict[str, str]:
         """Why models stay, by their run; those without a reason may go.
@@ -116,8 +140,9 @@ class Models:
                 reasons.setdefault(model.run_id, "a run that has not ended may use it")
             elif model.record.mlflow_run_id in evaluated:
                 reasons.setdefault(model.run_id, "the latest metrics are of it")
-        if (latest := self._history.latest_run(self._key)) is not None:
-            reasons[latest] = "the latest"
+        for key in self.keys:
+            if (latest := self._history.latest_run(key)) is not None:
+                reasons[latest] = "the latest"
         for model in models:
             if model.run_id not in reasons and model.record is not None:
                 why = tracking().why_kept(model.record.mlflow_run_id)
@@ -125,12 +150,14 @@ class Models:
         return reasons
 
     def _in_use(self, models: list[KnownModel]) -> set[str]:
-        """Those that a run may read that has not ended: the latest one when it began, and later ones."""
+        """Those that a run may read that has not ended: of each network the latest when it began, and later ones."""
         since = self._history.earliest_live()
         if since is None:
             return set()
-        later = [model.run_id for model in models if model.made >= since]
-        return {*later, *(model.run_id for model in models[len(later) : len(later) + 1])}
+        later = {model.run_id for model in models if model.made >= since}
+        # The latest ones come last, and stay.
+        latest = {model.network: model.run_id for model in reversed(models) if model.run_id not in later}
+        return {*later, *latest.values()}
 
     def _evaluated(self) -> set[str]:
         """The MLflow runs that the latest metrics are of."""
@@ -156,7 +183,7 @@ class Models:
 
     def outcomes(self, model: KnownModel) -> set[AssetRun]:
         """The model and its metrics, as Dagster knows them."""
-        found = {(MODEL, model.run_id)}
+        found = {(model.network, model.run_id)} if model.network else set()
         for split in SPLITS[1:]:
             records = self._metrics_records(split) if model.record else ()
             found |= {
@@ -173,7 +200,7 @@ class Models:
             InputError: MLflow cannot be reached, or the note cannot be written.
         """
         removal = Removal(run_id=model.run_id, training_id=tracking.training_id(record.mlflow_run_id), model=record)
-        note = self._notes / f"{model.run_id}{_NOTE}"
+        note = self._notes(record.network) / f"{model.run_id}{_NOTE}"
         try:
             write_whole(note, removal.to_json())
         except OSError as error:
@@ -182,7 +209,7 @@ class Models:
 
     def removals(self) -> list[Removal]:
         """The removals that have begun."""
-        notes = sorted(self._notes.glob(f"*{_NOTE}"))
+        notes = sorted(path for network in self._networks for path in self._notes(network).glob(f"*{_NOTE}"))
         return [Removal.from_json(path.read_bytes(), str(path), "remove the model by hand") for path in notes]
 
     def complete(self, removal: Removal, tracking: Tracking) -> None:
@@ -193,10 +220,10 @@ class Models:
         """
         from lance_pipeline.ingest.maintenance import release_version
 
-        model = removal.model
+        model, notes = removal.model, self._notes(removal.model.network)
         # Records first, as they point to the rest; the note last, as it knows what is left to do.
-        (self._notes / f"{removal.run_id}.json").unlink(missing_ok=True)
-        page_path(self._reports, MODEL, removal.run_id).unlink(missing_ok=True)
+        (notes / f"{removal.run_id}.json").unlink(missing_ok=True)
+        page_path(self._reports, model.network, removal.run_id).unlink(missing_ok=True)
         shared = any(one.record and one.record.mlflow_run_id == model.mlflow_run_id for one in self.known())
         if not shared:
             for split in SPLITS[1:]:
@@ -206,7 +233,7 @@ class Models:
         if removal.training_id and not shared:
             for data in (model.train, model.val):
                 release_version(data.uri, f"{TRAINED_TAG}.{removal.training_id}")
-        (self._notes / f"{removal.run_id}{_NOTE}").unlink(missing_ok=True)
+        (notes / f"{removal.run_id}{_NOTE}").unlink(missing_ok=True)
 
     def _remove_metrics(self, split: str, mlflow_run_id: str) -> None:
         """Remove the records of a model's metrics, and the tags on its predictions."""

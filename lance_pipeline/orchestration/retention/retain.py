@@ -16,7 +16,7 @@ from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.retention.checkpoints import remove_ended, training_ids
 from lance_pipeline.orchestration.retention.limits import within_limits
-from lance_pipeline.orchestration.retention.models import MODEL, TRAINED_TAG, KnownModel, Models
+from lance_pipeline.orchestration.retention.models import TRAINED_TAG, KnownModel, Models
 from lance_pipeline.orchestration.retention.runs import AssetRun, KnownRun, RunHistory, Runs
 from lance_pipeline.orchestration.retention.tracking import Tracking
 from lance_pipeline.orchestration.tracking.mlflow_tracking import TRAINING_TAG, MlflowTracking, place_tag
@@ -93,7 +93,7 @@ class Retention:
         self._name, self._keep, self._mlflow, self._store = name, keep, mlflow, store
         self._history = RunHistory(name, instance, own_run)
         self._models = Models(name, records, store, self._history)
-        self._runs = Runs(records, store.reports_folder(name), self._history, MODEL)
+        self._runs = Runs(records, store.reports_folder(name), self._history)
         self._checkpoints = store.checkpoint_place(name)
 
     @cached_property
@@ -138,7 +138,7 @@ class Retention:
         Raises:
             InputError: a checkpoint cannot be read or removed.
         """
-        return remove_ended(self._checkpoints, self._history, dg.AssetKey([self._name, MODEL]))
+        return remove_ended(self._checkpoints, self._history, self._models.keys)
 
     def pin_predictions(self) -> None:
         """See that the predictions of models that stay are not cleaned up.

@@ -15,6 +15,7 @@ from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.retention.limits import within_limits
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.usage import freed_by_removing
+from lance_pipeline.training.networks import NETWORKS
 
 _PAGE = 200
 AssetRun = tuple[str, str]
@@ -149,11 +150,10 @@ class Runs:
         records: where the records are.
         reports: the folder of the dataset's pages.
         history: the runs.
-        model: the last part of the key of the model's asset.
     """
 
-    def __init__(self, records: RecordIOManager, reports: Path, history: RunHistory, model: str) -> None:
-        self._history, self._model = history, model
+    def __init__(self, records: RecordIOManager, reports: Path, history: RunHistory) -> None:
+        self._history = history
         self._root = records.asset_folder(dg.AssetKey([history.name]))
         self._reports = reports
 
@@ -185,7 +185,7 @@ class Runs:
     def _outcomes(self) -> Iterator[AssetRun]:
         """The models and metrics that there are."""
         for folder in self._root.glob("*/"):
-            if folder.name == self._model or folder.name.startswith("metrics_"):
+            if folder.name in NETWORKS or folder.name.startswith("metrics_"):
                 yield from ((folder.name, path.stem) for path in folder.glob("*.json"))
 
     def _has_records_elsewhere(self, run: KnownRun) -> bool:

@@ -13,7 +13,7 @@ from mlflow.models import set_model
 from mlflow.pyfunc.model import PythonModel, PythonModelContext
 from safetensors.torch import load_file
 from torch import nn
-from torchvision.models import resnet34
+from torchvision.models import get_model
 
 
 class ImageClassifier(PythonModel):
@@ -23,7 +23,12 @@ class ImageClassifier(PythonModel):
         """Build the network that the card describes, with the weights beside the card."""
         path = Path(context.artifacts["card"])
         card = json.loads(path.read_text(encoding="utf-8"))
-        network = resnet34(num_classes=len(card["classes"]))
+        # Models of before other networks could be chosen are ResNet-34.
+        name = card.get("architecture", "resnet34")
+        plain = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
+        network: Any = get_model(name, weights=None, num_classes=len(card["classes"]), **plain)
+        if name.startswith("squeezenet"):
+            network.classifier[2] = nn.Identity()
         if card["stem"] == "small":
             network.conv1.stride = (1, 1)
             network.maxpool = nn.MaxPool2d(1)

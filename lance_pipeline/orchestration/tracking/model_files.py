@@ -15,14 +15,14 @@ from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.storage.whole_files import whole_file
 
 if TYPE_CHECKING:
-    from torchvision.models import ResNet
+    from torch import nn
 
     from lance_pipeline.training.weights import ModelCard
 
 _logger = logging.getLogger(__name__)
 
 
-def load_or_restore(key: dg.AssetKey, model: Model, run: TrackedRun) -> "tuple[ResNet, ModelCard]":
+def load_or_restore(key: dg.AssetKey, model: Model, run: TrackedRun) -> "tuple[nn.Module, ModelCard]":
     """The model of a record, verified; where its files are damaged or gone they are restored from MLflow's copy.
 
     Args:

@@ -9,13 +9,21 @@ _LEFT_OUT = {"preset"}
 
 
 def run_note(
-    dataset: str, splits: dict[str, Split], recipe: Recipe, image_size: int, dagster_run: str, *, linked: bool
+    dataset: str,
+    splits: dict[str, Split],
+    network: str,
+    recipe: Recipe,
+    image_size: int,
+    dagster_run: str,
+    *,
+    linked: bool,
 ) -> str:
     """The note, in Markdown.
 
     Args:
         dataset: its name.
         splits: what the training reads, by the names of the splits.
+        network: the name of the network.
         recipe: as it was given.
         image_size: in pixels.
         dagster_run: the id of the run that trains.
@@ -30,6 +38,7 @@ def run_note(
     return "\n\n".join(
         [
             f"**Data set** {dataset}: {data}",
+            f"**Model** {network}",
             f"**Recipe, beside the defaults** {_code(changes)}, images of {image_size} pixels",
             f"**Dagster run** {run}",
         ]

@@ -39,6 +39,7 @@ class Plan:
         dataset: its name, which is MLflow's experiment too.
         train: the split to learn from.
         val: the split to choose the best epoch by.
+        network: torchvision's name of the network.
         recipe: as it was given.
         image_size: in pixels.
         tags: of the MLflow run, beside those that every training has.
@@ -48,6 +49,7 @@ class Plan:
     dataset: str
     train: Split
     val: Split
+    network: str
     recipe: Recipe
     image_size: int
     tags: Mapping[str, str]
@@ -67,6 +69,7 @@ class Plan:
         return settled_start(
             self.recipe,
             self.splits[0],
+            network=self.network,
             image_size=self.image_size,
             device=device.torch_device.type,
             downloads=downloads,
@@ -77,7 +80,7 @@ class Plan:
         """What settles the outcome of a recipe of which nothing is left open."""
         from lance_pipeline.training.fit import training_identity
 
-        return training_identity(*self.splits, recipe, self.image_size)
+        return training_identity(*self.splits, recipe, self.image_size, self.network)
 
     @cached_property
     def splits(self) -> "tuple[LanceSplit, LanceSplit]":
@@ -157,7 +160,7 @@ def tracked_training(
     from lance_pipeline.images import CachePlace
     from lance_pipeline.ingest.maintenance import keep_version
     from lance_pipeline.training.callbacks import TrainingCallbacks
-    from lance_pipeline.training.fit import fit_resnet34, model_card
+    from lance_pipeline.training.fit import fit_network, model_card
 
     log, store = surroundings.log, surroundings.store
     records: dict[str, Split] = {"train": plan.train, "val": plan.val}
@@ -175,10 +178,12 @@ def tracked_training(
         log.info(printable(f"MLflow run {run.name} ({run.run_id}): {to_open(run.url)}"))
         run.kill_others(place)
         linked = surroundings.mlflow.ui == MLFLOW_PATH
-        note = run_note(plan.dataset, records, plan.recipe, plan.image_size, surroundings.run_id, linked=linked)
+        note = run_note(
+            plan.dataset, records, plan.network, plan.recipe, plan.image_size, surroundings.run_id, linked=linked
+        )
         tags = _tags(surroundings.run_id, device, checkpoints.environments[-1]["code"], records)
         run.log_tags(tags | place | {NOTE_TAG: note} | dict(plan.tags))
-        run.log_params(settings(recipe, model_card(train, recipe, plan.image_size)))
+        run.log_params(settings(recipe, model_card(train, recipe, plan.image_size, plan.network)))
         run.log_dataset(f"{plan.dataset}_train", "training", plan.train)
         run.log_dataset(f"{plan.dataset}_val", "validation", plan.val)
 
@@ -190,11 +195,12 @@ def tracked_training(
             if reason := surroundings.stop():
                 raise Stopped(reason)
 
-            trained, card = fit_resnet34(
+            trained, card = fit_network(
                 train,
                 val,
                 recipe,
                 device,
+                network=plan.network,
                 image_size=plan.image_size,
                 downloads=store.downloads_folder,
                 cache=CachePlace(str(store.cache_folder), store.cache_budget),
@@ -236,4 +242,4 @@ def settings(recipe: Recipe, card: "ModelCard") -> dict[str, Any]:
     """What a training learned with, apart from what its device settles, which may change when it resumes."""
     rounded = {name: [round(value, 4) for value in values] for name, values in (("mean", card.mean), ("std", card.std))}
     chosen = recipe.model_dump(mode="json", exclude_none=True, exclude={"precision", "step"})
-    return chosen | rounded | {"image_size": card.image_size}
+    return {"model": card.architecture} | chosen | rounded | {"image_size": card.image_size}

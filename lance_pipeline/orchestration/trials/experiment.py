@@ -90,12 +90,15 @@ class Experiment:
         """Train, unless that has been done."""
         log, on_wait = self.context.log.info, lambda text: self.context.log.info(printable(text))
         dataset = replace(self.dataset, attributes=attributes)
-        changes = as_text(differences(self.dataset.attributes, attributes.recipe, attributes.image_size))
+        changes = as_text(
+            differences(self.dataset.attributes, attributes.recipe, attributes.image_size, attributes.model)
+        )
         log(printable(f"{what}: {changes or 'the current recipe'}, seed {attributes.recipe.seed}"))
         plan = Plan(
             dataset.name,
             self.splits["train"],
             self.splits["val"],
+            attributes.model,
             dataset.recipe,
             attributes.image_size,
             tags={EXPERIMENT_TAG: "true"},
@@ -163,6 +166,7 @@ class Experiment:
                 identity=identity,
                 # As it was given: a file of weights by its path in the `defs.yaml`.
                 recipe=attributes.recipe,
+                model=plan.network,
                 image_size=plan.image_size,
                 train=plan.train.data,
                 val=plan.val.data,
@@ -188,10 +192,10 @@ class Experiment:
         from lance_pipeline.evaluation.metrics import classification_metrics
         from lance_pipeline.evaluation.prediction import evaluation_loader, predict
         from lance_pipeline.images import LanceSplit
-        from lance_pipeline.training.model import build_resnet34
+        from lance_pipeline.training.model import build_network
 
         split, card = self.splits["test"], finished.card
-        network = build_resnet34(len(card.classes), card.stem)
+        network = build_network(card.architecture, len(card.classes), card.stem)
         network.load_state_dict(finished.trained.state)
         loader = evaluation_loader(LanceSplit(**split.data.model_dump()), card, device)
         metrics = classification_metrics(predict(network, loader, device), card.classes)

@@ -84,7 +84,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
             trials = Experiment(
                 dataset,
                 splits,
-                current_model(io_manager, context.instance, dataset.name),
+                current_model(io_manager, context.instance, dataset.model_key),
                 context,
                 stop,
                 gpu,
@@ -115,6 +115,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
     about = {
         "defs_yaml": defs_yaml,
         "recipe": dataset.attributes.recipe.model_dump(mode="json", exclude_unset=True),
+        "model": dataset.network,
         "image_size": dataset.attributes.image_size,
     }
 
@@ -148,11 +149,10 @@ def require_val_only(candidates: int, *, test: bool) -> None:
         )
 
 
-def current_model(records: RecordIOManager, instance: dg.DagsterInstance, dataset: str) -> Model | None:
-    """The record of the current model; None where there is none.
+def current_model(records: RecordIOManager, instance: dg.DagsterInstance, key: dg.AssetKey) -> Model | None:
+    """The record of the current model, of the asset of this key; None where there is none.
 
     Raises:
         InputError: it cannot be read.
     """
-    key = dg.AssetKey([dataset, "resnet34"])
     return records.read(instance, key, Model) if instance.get_latest_materialization_event(key) else None

@@ -70,7 +70,7 @@ def listing(
     """
     data = tuple(records.read(instance, dg.AssetKey([dataset, f"lance_{one}"]), Split).data for one in ("train", "val"))
     rows: list[tuple[str, ...]] = []
-    key = dg.AssetKey([dataset, "resnet34"])
+    key = dg.AssetKey([dataset, now.model])
     if instance.get_latest_materialization_event(key) is not None:
         rows.append(_current(records.read(instance, key, Model), now, data, mlflow))
     rows += [_row(one, now, data) for one in candidates_of(mlflow, dataset)]
@@ -86,7 +86,7 @@ def _row(one: Candidate, now: ImageClassifierAttributes, data: tuple[object, ...
     first = one.trials[0]
     notes = ["other data"] * ((first.train, first.val) != data)
     notes += ["stopped early"] * any(trial.stopped_early for trial in one.trials)
-    changes = as_text(differences(now, first.recipe, first.image_size)) or "nothing"
+    changes = as_text(differences(now, first.recipe, first.image_size, first.model)) or "nothing"
     changes += f" ({', '.join(notes)})" if notes else ""
     tested = [trial.test_accuracy for trial in one.trials if trial.test_accuracy is not None]
     return (
@@ -125,7 +125,7 @@ def _set_otherwise(now: ImageClassifierAttributes, model: Model) -> Settings:
     given = {f"recipe.{name}": value for name, value in now.recipe.model_dump().items()}
     return {
         key: value
-        for key, value in differences(now, model.recipe, model.image_size).items()
+        for key, value in differences(now, model.recipe, model.image_size, model.network).items()
         if given.get(key, now.image_size) not in (None, "auto") and key != "recipe.weights"
     }
 

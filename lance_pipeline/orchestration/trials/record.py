@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from lance_pipeline.errors import DamagedError
 from lance_pipeline.orchestration.records import LanceVersion, Model, Record
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ class Trial(Record):
     Attributes:
         identity: the digest of the training's identity.
         recipe: as it was given.
+        model: the name of the network.
         image_size: in pixels.
         train: the split that it learned from.
         val: the split that its best epoch was chosen by.
@@ -35,6 +37,7 @@ class Trial(Record):
 
     identity: str
     recipe: Recipe
+    model: str = DEFAULT_NETWORK
     image_size: int
     train: LanceVersion
     val: LanceVersion
@@ -48,7 +51,7 @@ class Trial(Record):
     def candidate(self) -> str:
         """Equal for trials that differ in their seeds only."""
         return self.model_copy(update={"recipe": self.recipe.model_copy(update={"seed": 0})}).model_dump_json(
-            include={"recipe", "image_size", "train", "val"}
+            include={"recipe", "model", "image_size", "train", "val"}
         )
 
 

@@ -12,7 +12,8 @@ from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.training.recipe import Recipe
 
-KEYS = (*(f"recipe.{name}" for name in Recipe.model_fields), "image_size")
+_BESIDE_THE_RECIPE = ("model", "image_size")
+KEYS = (*(f"recipe.{name}" for name in Recipe.model_fields), *_BESIDE_THE_RECIPE)
 # One value of these is a list already.
 _LISTS = ("recipe.mean", "recipe.std", "recipe.resized_crop")
 _EXAMPLE = "expected such as `recipe.epochs=30`, or several values to search, `recipe.mixup=0,0.2,0.4`"
@@ -88,28 +89,26 @@ def candidates(current: ImageClassifierAttributes, values: Mapping[str, list[Any
 
 def _changed(current: ImageClassifierAttributes, settings: Settings) -> ImageClassifierAttributes:
     recipe = current.recipe.model_dump(exclude_unset=True)
-    recipe |= {key.removeprefix("recipe."): value for key, value in settings.items() if key != "image_size"}
+    recipe |= {key.removeprefix("recipe."): value for key, value in settings.items() if key.startswith("recipe.")}
+    beside = {key: settings.get(key, getattr(current, key)) for key in _BESIDE_THE_RECIPE}
     try:
         checked = ImageClassifierAttributes.model_validate(
-            {
-                "source": {"folder": "anywhere"},
-                "recipe": recipe,
-                "image_size": settings.get("image_size", current.image_size),
-            }
+            {"source": {"folder": "anywhere"}, "recipe": recipe} | beside
         )
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
         key = ".".join(str(part) for part in first["loc"][:2])
         raise InputError(f"{f'`{as_text({key: settings[key]})}`: ' if key in settings else ''}{message}.") from error
-    return current.model_copy(update={"recipe": checked.recipe, "image_size": checked.image_size})
+    return current.model_copy(update={key: getattr(checked, key) for key in ("recipe", *_BESIDE_THE_RECIPE)})
 
 
-def differences(now: ImageClassifierAttributes, recipe: Recipe, image_size: int) -> Settings:
-    """What a recipe and an image size change in a dataset's attributes, but for the seed."""
+def differences(now: ImageClassifierAttributes, recipe: Recipe, image_size: int, network: str) -> Settings:
+    """What a recipe, an image size and a network change in a dataset's attributes, but for the seed."""
     before, after = (one.model_dump(mode="json", exclude={"preset", "seed"}) for one in (now.recipe, recipe))
     found = {f"recipe.{name}": value for name, value in after.items() if value != before[name]}
-    return found | ({"image_size": image_size} if image_size != now.image_size else {})
+    beside = {"model": network, "image_size": image_size}
+    return found | {key: value for key, value in beside.items() if value != getattr(now, key)}
 
 
 def as_text(settings: Settings) -> str:

@@ -20,11 +20,33 @@ NOBODY = 65534
 # By the mistake: the file, and words of its one line, which begins with the line's number.
 MISTAKES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "unknown key": (GOOD + "  colour: red\n", ("4: `attributes.colour`", "image_size", "Example: ")),
-    "hyphen": (GOOD + "  image-size: 64\n", ("4: `attributes.image-size`", "`image_size`?", "image_size: 32")),
+    "hyphen": (GOOD + "  image-size: 64\n", ("4: `attributes.image-size`", "`image_size`?", "image_size: 224")),
     "capital": (GOOD + "  imageSize: 64\n", ("4: `attributes.imageSize`", "`image_size`?")),
     "singular": (
         GOOD + "  recipe: {epoch: 3}\n",
         ("4: `attributes.recipe.epoch`", "`epochs`?", "recipe: {epochs: 16}"),
+    ),
+    "network in capitals": (GOOD + "  model: ResNet34\n", ("4: `attributes.model`", "`resnet34`", "model: resnet34")),
+    "network with a hyphen": (GOOD + "  model: resnet-34\n", ("4: `attributes.model`", "`resnet34`")),
+    "half a network": (GOOD + "  model: convnext\n", ("4: `attributes.model`", "`convnext_tiny`")),
+    "quantized network": (GOOD + "  model: quantized_resnet50\n", ("4: `attributes.model`", "`resnet50`")),
+    "network named as an asset": (GOOD + "  model: metrics_val\n", ("4: `attributes.model`", "such as resnet18")),
+    "size of a network": (
+        GOOD + "  model: vit_b_16\n  image_size: 32\n",
+        ("5: `attributes.image_size`", "`model: vit_b_16`", "224 only", "image_size: 224"),
+    ),
+    "default size of a network": (GOOD + "  model: maxvit_t\n", ("2: `attributes.image_size`", "`model: maxvit_t`")),
+    "least size of a network": (
+        GOOD + "  image_size: 74\n  model: inception_v3\n",
+        ("4: `attributes.image_size`", "`model: inception_v3`", "75 or more"),
+    ),
+    "stem of a network": (
+        GOOD + "  model: efficientnet_b0\n  recipe:\n    stem: small\n",
+        ("5: `attributes.recipe`", "`stem: small`", "`model: efficientnet_b0`"),
+    ),
+    "network in the recipe": (
+        GOOD + "  recipe: {model: resnet18}\n",
+        ("4: `attributes.recipe.model`", "model: resnet34"),
     ),
     "word for a number": (
         GOOD + "  recipe:\n    epochs: five\n",
@@ -114,6 +136,8 @@ def test_a_mistake_is_one_line(tmp_path: Path, content: str | bytes, words: tupl
         GOOD + "---\n" + GOOD + "  name: other\n",
         GOOD + "  recipe: {<<: {seed: 1}, epochs: 2}\n",
         GOOD + "  splits: &s {val: valid}\n",
+        GOOD + "  model: '{{ env.NETWORK }}'\n",
+        GOOD + "  model: wide_resnet50_2\n  recipe: {stem: small}\n",
         GOOD + "  recipe: {weights: ../resnet.pt}\n  description: '{{ env.X }}'\n",
         "type: dagster.DefsFolderComponent\n",
     ],

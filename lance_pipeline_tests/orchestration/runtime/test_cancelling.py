@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from dagster_graphql import DagsterGraphQLClient
 
-from lance_pipeline.orchestration.assets.resnet34 import POOL
+from lance_pipeline.orchestration.assets.model import POOL
 from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_condition
 from lance_pipeline_tests.orchestration.trainings import Project, end, read_until, training_project
 from lance_pipeline_tests.processes import processes_of

@@ -9,19 +9,30 @@ import pytest
 import torch
 
 from lance_pipeline.orchestration.tracking import logged_model
-from lance_pipeline.training.model import build_resnet34
+from lance_pipeline.training.model import build_network
 from lance_pipeline.training.weights import ModelCard, load_model, save_model
 
 
-@pytest.mark.parametrize("stem", ["small", "imagenet"])
-def test_it_gives_what_the_network_does(tmp_path: Path, stem: Any):
+@pytest.mark.parametrize(
+    ("name", "stem", "size"),
+    [
+        ("resnet34", "small", 32),
+        ("resnet34", "imagenet", 32),
+        ("squeezenet1_1", "imagenet", 32),
+        ("googlenet", "imagenet", 32),
+        ("inception_v3", "imagenet", 75),
+        ("swin_v2_t", "imagenet", 32),
+    ],
+)
+def test_it_gives_what_the_network_does(tmp_path: Path, name: str, stem: Any, size: int):
     torch.manual_seed(0)
-    network = build_resnet34(3, stem)
+    network = build_network(name, 3, stem)
     mean, std = (0.5, 0.4, 0.3), (0.2, 0.3, 0.4)
-    card = ModelCard(stem=stem, classes=["a", "b", "ä"], image_size=32, fit="crop", mean=mean, std=std)
+    about = {"architecture": name, "stem": stem, "image_size": size, "fit": "crop"}
+    card = ModelCard.model_validate(about | {"classes": ["a", "b", "ä"], "mean": mean, "std": std})
     save_model(tmp_path, network.state_dict(), card)
     context: Any = SimpleNamespace(artifacts={"card": str(tmp_path / "model.json")})
-    images = np.random.default_rng(0).uniform(0, 255, (2, 3, 32, 32)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(0, 255, (2, 3, size, size)).astype(np.float32)
 
     classifier = logged_model.ImageClassifier()
     classifier.load_context(context)

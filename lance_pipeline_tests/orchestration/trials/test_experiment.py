@@ -111,9 +111,11 @@ def test_a_search_trains_each_with_each_and_ranks_by_val(finished_graph: Graph):
 def test_the_test_split_is_measured_only_when_asked_and_chooses_nothing(finished_graph: Graph):
     refused = try_(finished_graph, settings={"recipe.mixup": [0.1, 0.2]}, test=True)
     assert "test" in failure_of(refused)
-    assert try_(finished_graph, settings={"recipe.epochs": 1, "recipe.momentum": 0.5}, test=True).success
+    assert try_(finished_graph, settings={"recipe.momentum": 0.5, "model": "resnet18"}, test=True).success
     ((run, trial),) = (one for one in trials_of(MlflowTracking(), "tiny") if one[1].recipe.momentum == 0.5)
     assert trial.test_accuracy is not None
+    assert trial.model == "resnet18"
+    assert any("recipe.momentum=0.5 model=resnet18 " in line for line in lines(finished_graph))
     children = run.client.search_runs([run.experiment_id], f"tags.`mlflow.parentRunId` = '{run.run_id}'")
     assert [one.data.metrics["accuracy"] for one in children] == [trial.test_accuracy]
     assert lines(finished_graph)[0].split("  ")[-1] == "MLflow"
@@ -130,7 +132,7 @@ def test_a_wrong_setting_fails_before_anything_starts(finished_graph: Graph, set
 
 def test_without_splits_the_command_that_makes_them_is_named(graph: Graph):
     assert "tiny/lance_train" in failure_of(try_(graph))
-    assert current_model(default_resources()["io_manager"], graph.instance, "tiny") is None
+    assert current_model(default_resources()["io_manager"], graph.instance, dg.AssetKey(["tiny", "resnet34"])) is None
 
 
 def test_a_trial_waits_for_the_device(finished_graph: Graph):

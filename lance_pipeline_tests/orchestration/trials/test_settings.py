@@ -20,11 +20,12 @@ def tried(*words: str) -> list[ImageClassifierAttributes]:
 
 
 def test_settings_change_the_current_recipe_and_nothing_else():
-    (one,) = tried("recipe.epochs=30", "recipe.mixup=0.2", "image_size=64")
+    (one,) = tried("recipe.epochs=30", "recipe.mixup=0.2", "image_size=64", "model=resnet18")
     assert (one.recipe.epochs, one.recipe.mixup, one.recipe.flip, one.image_size) == (30, 0.2, False, 64)
-    assert differences(CURRENT, one.recipe, one.image_size) == {
+    assert differences(CURRENT, one.recipe, one.image_size, one.model) == {
         "recipe.epochs": 30,
         "recipe.mixup": 0.2,
+        "model": "resnet18",
         "image_size": 64,
     }
     assert CURRENT.recipe.epochs == 8
@@ -51,6 +52,8 @@ def test_a_preset_fills_what_is_not_set():
         ("recipe.mix-up=0.2", "`recipe.mixup`"),
         ("recipe.learning-rate=0.2", "`recipe.learning_rate`"),
         ("imagesize=64", "`image_size`"),
+        ("model=resnet", "resnet"),
+        ("model=vit_b_16", "`image_size` 32"),
         ("device=cpu", "`device` is no setting here"),
         ("recipe.epochs", "is not a setting"),
         ("recipe.epochs=", "lacks a value"),

@@ -1,4 +1,4 @@
-"""The trained model."""
+"""The trained model, an asset that is named after its network."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -6,18 +6,23 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from pydantic import Field
 
-from lance_pipeline.display import percent, printable
+from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.dataset import Dataset, settings_version
+from lance_pipeline.orchestration.assets.model_metadata import (
+    STEP_TAGS,
+    model_metadata,
+    model_spec,
+    run_tags,
+    version_tag,
+)
+from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.lance_store import LanceStore
-from lance_pipeline.orchestration.metadata import link, show_pictures, shown, table
+from lance_pipeline.orchestration.metadata import show_pictures, shown
 from lance_pipeline.orchestration.pages.model_page import model_page
 from lance_pipeline.orchestration.pages.page import write_page
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Model, Split
-from lance_pipeline.orchestration.retention.models import TRAINED_TAG
 from lance_pipeline.orchestration.retention.retain import Retention
-from lance_pipeline.orchestration.runtime.executor import PRELOAD_TAG
 from lance_pipeline.orchestration.runtime.failures import clear_failures
 from lance_pipeline.orchestration.runtime.gpu import GpuResource
 from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use, finished_trainings
@@ -25,12 +30,10 @@ from lance_pipeline.orchestration.runtime.supervision import supervised
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.tracking.tracked_training import Plan, Surroundings, settings, tracked_training
 from lance_pipeline.orchestration.tracking.training_log import log_training, training_record
-from lance_pipeline.training.recipe import CODE_VERSION
 
 if TYPE_CHECKING:
     from lance_pipeline.training.checkpoint import Checkpoints
     from lance_pipeline.training.device import Device
-    from lance_pipeline.training.history import Epoch
 
 POOL = "gpu"
 
@@ -44,25 +47,18 @@ class TrainingConfig(dg.Config):
     )
 
 
-def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
-    """The asset ``<dataset>/resnet34``."""
-    spec = dataset.spec(
-        "resnet34",
-        "A ResNet-34 trained on the train split; of all epochs the best on the val split.",
-        {"pytorch", "mlflow"},
-        settings_version(
-            CODE_VERSION, dataset.attributes.recipe, dataset.attributes.image_size, dataset.weights_state()
-        ),
-    )
+def build_model(dataset: Dataset) -> dg.AssetsDefinition:
+    """The asset ``<dataset>/<network>``, such as ``digits/resnet34``."""
+    network = dataset.network
 
     @dg.multi_asset(
-        name=f"{dataset.name}__resnet34",
+        name=f"{dataset.name}__{network}",
         ins={f"lance_{split}": dg.AssetIn(dataset.key(f"lance_{split}")) for split in ("train", "val")},
-        outs={"resnet34": dg.AssetOut.from_spec(spec)},
-        op_tags={PRELOAD_TAG: "torch,torchvision,mlflow.pytorch,sklearn.metrics,matplotlib.figure"},
+        outs={network: dg.AssetOut.from_spec(model_spec(dataset))},
+        op_tags=STEP_TAGS,
         pool=POOL,
     )
-    def resnet34(
+    def model(
         context: dg.AssetExecutionContext,
         config: TrainingConfig,
         lance_train: Split,
@@ -102,7 +98,7 @@ def build_resnet34_asset(dataset: Dataset) -> dg.AssetsDefinition:
                 # Dagster asks for more once record and materialization are stored: nothing needs the checkpoint now.
                 _remove_old(context, dataset, checkpoints, mlflow, lance_store, io_manager)
 
-    return resnet34
+    return model
 
 
 def _trained(
@@ -137,7 +133,7 @@ def _trained(
             every=config.checkpoint_minutes * 60,
         )
 
-    plan = Plan(dataset.name, train, val, dataset.recipe, image_size, tags={"dagster.asset_key": key.to_user_string()})
+    plan = Plan(dataset.name, train, val, dataset.network, dataset.recipe, image_size, run_tags(key))
     then, now = plan.splits[0].transparency, dataset.attributes.transparency
     if then != now:
         context.log.info(
@@ -146,10 +142,7 @@ def _trained(
         )
     start = plan.start(device, lance_store.downloads_folder, folder, fresh=config.fresh)
 
-    def pin(training_id: str) -> str:
-        return f"{TRAINED_TAG}.{training_id}"
-
-    surroundings = Surroundings(run_id, context.log, observe, stop, folder, pin, mlflow, lance_store)
+    surroundings = Surroundings(run_id, context.log, observe, stop, folder, version_tag, mlflow, lance_store)
     with tracked_training(plan, start, device, surroundings, choose) as finished:
         trained, card, checkpoints, run = finished.trained, finished.card, finished.checkpoints, finished.run
         folder = lance_store.model_folder(dataset.name, run_id)
@@ -159,6 +152,7 @@ def _trained(
         with mlflow.clear_errors():
             model_uri = log_training(run, dataset.name, training, folder, trained.best, curve)
     record = Model(
+        network=dataset.network,
         mlflow_run_id=run.run_id,
         folder=str(folder),
         sha256=sha256,
@@ -183,7 +177,7 @@ def _trained(
     about = f"{device.name} in {device.precision}: {device.reason}"
     content = model_page(key, record, trained.history, curve, more["recipe"], about, run.url)
     page = write_page(context, lance_store, key, "model", content)
-    metadata = shown({"page": page} | _metadata(record, device, run.url, trained.history) | more)
+    metadata = shown({"page": page} | model_metadata(record, device, run.url, trained.history) | more)
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata), checkpoints
 
 
@@ -205,39 +199,3 @@ def _remove_old(
         troubles = [str(error)]
     for trouble in troubles:
         context.log.warning(f"Not all that may go was removed: {trouble} The next training or maintenance tries again.")
-
-
-def _metadata(record: Model, device: "Device", url: str, history: list["Epoch"]) -> dict[str, Any]:
-    return {
-        "result": f"{percent(record.val_accuracy)} of val are classified as labelled, after epoch {record.best_epoch} "
-        f"of {len(history)}",
-        # As numbers, of which Dagster draws series.
-        "val_accuracy": record.val_accuracy,
-        "train_accuracy": record.train_accuracy,
-        "best_epoch": record.best_epoch,
-        "device": device.name,
-        "device_reason": device.reason,
-        "precision": device.precision,
-        "mlflow_run": link(url),
-        "mlflow_run_id": record.mlflow_run_id,
-        "dagster/uri": record.folder,
-        "weights_sha256": record.sha256,
-        "lance_train_version": str(record.train.version),
-        "lance_val_version": str(record.val.version),
-        "classes": ", ".join(record.classes),
-        "epochs": table(
-            [
-                {
-                    "epoch": epoch.number,
-                    "train_loss": round(epoch.train_loss, 4),
-                    "val_loss": round(epoch.val_loss, 4),
-                    "val_accuracy": percent(epoch.val_accuracy),
-                    "val_macro_f1": round(epoch.val_macro_f1, 4),
-                    "images_per_second": round(epoch.images_per_second, 1),
-                    "data_wait": percent(epoch.data_wait),
-                    "seconds": round(epoch.duration, 1),
-                }
-                for epoch in history
-            ]
-        ),
-    }
