@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export PYTHONWARNINGS ?= ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format ui lock sbom screenshots setup clean
+.PHONY: help demo test lint format ui lock sbom architecture docs screenshots setup clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +45,12 @@ format: .venv/.installed-dev ## Format the code and mend what ruff can
 
 sbom: .venv/.installed-dev ## Write what is installed, with licences and hashes, to dist/sbom.cdx.json
 	@$(BIN)/python -m supply.sbom dist/sbom.cdx.json
+
+architecture: .venv/.installed-dev ## Draw docs/images/architecture.svg from the code
+	@$(BIN)/python -m supply.architecture
+
+docs: architecture ## Write what is generated in docs/: the picture of the architecture, and configuration.md
+	@$(BIN)/python -m supply.configuration
 
 screenshots: .venv/.installed-dev chromium ## Take the pictures of the documentation from the UI
 	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser/test_ui.py -k "not Stopping"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import dagster as dg
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 
 from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.orchestration.commands import materialize_command
@@ -33,8 +33,9 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
     the asset's latest materialization in the event log: what the lineage shows, never simply the newest file.
     """
 
-    folder: str | None = None
-    """Where the records are kept; ``dagster/records`` in the data folder when unset."""
+    folder: str | None = Field(
+        default=None, description="Where the records are kept; `dagster/records` in the data folder when unset."
+    )
 
     def asset_folder(self, key: dg.AssetKey) -> Path:
         """The folder with the asset's records, named after their runs."""
