@@ -2,8 +2,8 @@
 
 python -m supply.architecture
 
-The floors are the layers that import-linter keeps (pyproject.toml), the imports are those that grimp finds, and the text
-about a room is the first line of its docstring.
+The floors are the layers that import-linter keeps (pyproject.toml), the imports are those that grimp finds, and the
+text about a room is the first line of its docstring.
 """
 
 import ast
