@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from lance_pipeline.quality.split_checks import Examined
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
+DECISIONS = [path.read_text() for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
 PACKAGE = ROOT / "lance_pipeline"
 # Sizes may drift so far before the picture has to be drawn again.
 _DRIFT = 0.25
@@ -101,9 +102,15 @@ def test_files_and_names_of_the_table_exist(row: list[str]):
         assert set(wanted) <= names(place(path).read_text()), path
 
 
-@pytest.mark.parametrize("path", sorted(set(re.findall(r"`([a-z_]+/[\w./]*)`", PAGE))), ids=lambda path: path)
-def test_every_path_of_the_page_exists(path: str):
-    assert place(path).exists() or path.startswith("lance_pipeline/defs/flowers") or path == "data/"
+def paths() -> list[str]:
+    """The paths of code that the pages name."""
+    found = {path for text in (PAGE, *DECISIONS) for path in re.findall(r"`([a-z_]+/[\w./]*)`", text)}
+    return sorted(path for path in found if not path.startswith(("data/", "mlflow/", "lance_pipeline/defs/flowers/")))
+
+
+@pytest.mark.parametrize("path", paths())
+def test_every_path_of_the_pages_exists(path: str):
+    assert place(path).exists()
 
 
 def test_the_example_adds_a_check_and_a_metric(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

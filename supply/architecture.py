@@ -13,6 +13,7 @@ import textwrap
 import tomllib
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from html import unescape
 from pathlib import Path
 
 import grimp
@@ -103,7 +104,7 @@ def _rounded(number: int) -> int:
 def drawn(picture: Path = PICTURE) -> list[list[dict]]:
     """What a picture was drawn from, as :func:`described` gives it."""
     found = re.search(r"<dc:description>(.*?)</dc:description>", picture.read_text(), re.DOTALL)
-    return json.loads(found[1].replace("&quot;", '"').replace("&amp;", "&")) if found else []
+    return json.loads(unescape(found[1])) if found else []
 
 
 def described(rooms: list[list[Room]]) -> list[list[dict]]:
