@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 export PYTHONWARNINGS ?= ignore
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format ui lock sbom screenshots setup clean
+.PHONY: help demo test coverage lint format ui lock sbom architecture docs screenshots setup clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -33,6 +33,14 @@ test: .venv/.installed-dev chromium ## Run all tests
 	@# Trainings in several processes get in each other's way, unless each has one thread.
 	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
 
+# Absolute, for processes in other folders. With TESTS=lance_pipeline_tests/storage only these run.
+COVERAGE := COVERAGE_FILE=$(CURDIR)/.coverage/data $(BIN)/coverage
+coverage: .venv/.installed-dev chromium ## Run the tests, and report which lines none of them ran (HTML in .coverage/html)
+	@rm -rf .coverage && mkdir .coverage
+	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(COVERAGE) run -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+	  $(TESTS); status=$$?; $(COVERAGE) combine --quiet && $(COVERAGE) html --quiet -d .coverage/html \
+	  && $(COVERAGE) report && exit $$status
+
 lint: .venv/.installed-dev ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -46,11 +54,17 @@ format: .venv/.installed-dev ## Format the code and mend what ruff can
 sbom: .venv/.installed-dev ## Write what is installed, with licences and hashes, to dist/sbom.cdx.json
 	@$(BIN)/python -m supply.sbom dist/sbom.cdx.json
 
+architecture: .venv/.installed-dev ## Draw docs/images/architecture.svg from the code
+	@$(BIN)/python -m supply.architecture
+
+docs: architecture ## Write what is generated in docs/: the picture of the architecture, and configuration.md
+	@$(BIN)/python -m supply.configuration
+
 screenshots: .venv/.installed-dev chromium ## Take the pictures of the documentation from the UI
 	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser/test_ui.py -k "not Stopping"
 
 clean: ## Remove the environment and all caches, but no data
-	rm -rf .venv .env .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv .env .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 setup: .venv/.installed instance

@@ -308,7 +308,7 @@ class ImageClassifierAttributes(StrictModel):
     plugins: list[str] = Field(
         default_factory=list,
         examples=[["lance_pipeline.defs.flowers.own"]],
-        description="Python modules with checks and metrics of your own; see docs/develop.md.",
+        description="Python modules with checks and metrics of your own; see docs/architecture.md.",
     )
     owners: list[str] = Field(
         default_factory=list,
