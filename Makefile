@@ -19,7 +19,7 @@ export PYTHONWARNINGS ?= ignore
 .PHONY: help demo test coverage lint format ui lock sbom architecture docs screenshots setup clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo "  PYTHON=… picks the interpreter, LANCE_PIPELINE_DATA=… the data folder (now $(DATA))"
 
 demo: setup ## Run the whole pipeline on the embedded sample (about 3 minutes after the installation)
@@ -41,13 +41,17 @@ coverage: .venv/.installed-dev chromium ## Run the tests, and report which lines
 	  $(TESTS); status=$$?; $(COVERAGE) combine --quiet && $(COVERAGE) html --quiet -d .coverage/html \
 	  && $(COVERAGE) report && exit $$status
 
+test-fast: .venv/.installed-dev ## Run the tests that need neither processes, nor a browser, nor seconds
+	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+	  -m "not (slow or process or browser or root or cuda)"
+
 lint: .venv/.installed-dev ## Check format, lint, types and layers
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
-format: .venv/.installed-dev ## Format the code and mend what ruff can
+format: .venv/.installed-dev ## Format the code and fix what ruff can
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 

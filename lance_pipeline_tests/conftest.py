@@ -77,8 +77,22 @@ class Shell:
         return self.run(*command)
 
 
+# By what a test uses: the marker, and the fixtures that give it.
+_MARKING = {
+    "process": {"shell", "demo", "store", "server"},
+    "root": {"small_disk"},
+    "slow": {"graph", "finished_graph"},
+}
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests with the marker `cuda` are skipped where there is no device."""
+    """Tests are marked by the fixtures they use; those with the marker `cuda` are skipped where there is no device."""
+    for item in items:
+        used = set(getattr(item, "fixturenames", ()))
+        for marker in (marker for marker, fixtures in _MARKING.items() if used & fixtures):
+            item.add_marker(marker)
+        if "browser" in item.path.parts:
+            item.add_marker("browser")
     needing = [item for item in items if item.get_closest_marker("cuda")]
     if needing and not _cuda_is_there():
         for item in needing:
