@@ -18,7 +18,7 @@ from pydantic_core import PydanticUndefined
 from lance_pipeline.orchestration.assets.lance_splits import SplitsConfig
 from lance_pipeline.orchestration.assets.model import TrainingConfig
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
-from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.orchestration.resources import FOLDER_VARIABLES, default_resources
 from lance_pipeline.orchestration.trials.job import ExperimentConfig
 from supply.lock import ROOT
 
@@ -72,10 +72,7 @@ VARIABLES: dict[str, str] = {
     "LANCE_PIPELINE_PRECISION": "`precision` of the resource `gpu`: `fp32`, `bf16` or `fp16`.",
     "LANCE_PIPELINE_THREADS": "`threads` of the resource `gpu`.",
     "LANCE_PIPELINE_EXCLUSIVE": "`exclusive` of the resource `gpu`: `true` or `false`.",
-    **{
-        f"LANCE_PIPELINE_{name.upper()}_FOLDER": f"`{name}` of the resource `lance_store`."
-        for name in ("models", "checkpoints", "cache", "downloads", "records", "reports")
-    },
+    **{variable: f"`{name}` of the resource `lance_store`." for name, variable in FOLDER_VARIABLES.items()},
     "LANCE_PIPELINE_MLFLOW_UI": "`ui_url` of the resource `mlflow`.",
     "LANCE_PIPELINE_MLFLOW_UNREACHABLE": "`on_unreachable` of the resource `mlflow`: `fail` or `continue`.",
     "LANCE_PIPELINE_UI_HOSTS": "Further names with ports, with commas between them, under which `make ui` may be "

@@ -17,8 +17,12 @@ MLFLOW_UI_VARIABLE = "LANCE_PIPELINE_MLFLOW_UI"
 EXCLUSIVE_VARIABLE = "LANCE_PIPELINE_EXCLUSIVE"
 THREADS_VARIABLE = "LANCE_PIPELINE_THREADS"
 FOLDER_VARIABLES = {
-    name: f"LANCE_PIPELINE_{name.upper()}_FOLDER"
-    for name in ("models", "checkpoints", "cache", "downloads", "records", "reports")
+    "models": "LANCE_PIPELINE_MODELS_FOLDER",
+    "checkpoints": "LANCE_PIPELINE_CHECKPOINTS_FOLDER",
+    "cache": "LANCE_PIPELINE_CACHE_FOLDER",
+    "downloads": "LANCE_PIPELINE_DOWNLOADS_FOLDER",
+    "records": "LANCE_PIPELINE_RECORDS_FOLDER",
+    "reports": "LANCE_PIPELINE_REPORTS_FOLDER",
 }
 """By the fields of ``LanceStore``."""
 
