@@ -1,4 +1,4 @@
-"""Raw image folders to Lance datasets, a trained network and its evaluation, on Dagster."""
+"""Raw image folders to Lance datasets, a trained classifier and its evaluation, on Dagster."""
 
 from typing import TYPE_CHECKING
 
