@@ -1,1 +1,1 @@
-"""Measurements that take minutes; none of them is run by the tests."""
+"""Benchmarks, which take minutes; the tests do not run them."""

@@ -1,4 +1,4 @@
-"""The article's comparison, run fairly: training from ours and from plain files, with a network for each.
+"""The article's comparison, done fairly: training from our dataset and from plain files, with a network for each.
 
 ``python -m benchmarks.article_race --write docs/benchmarks.md``
 """
@@ -35,7 +35,7 @@ Batches = Iterable[tuple[torch.Tensor, torch.Tensor]]
 
 @dataclass
 class _Racer:
-    """A loader and a network of its own: all start from the same weights."""
+    """A loader with its own network; all networks start from the same weights."""
 
     epoch: Callable[[int], Batches]
     model: nn.Module
@@ -48,7 +48,7 @@ class _Racer:
         return cls(epoch, model, torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9))
 
     def train(self, number: int, batches: int | None) -> float:
-        """Seconds for so many batches of an epoch; for all when None."""
+        """Train on ``batches`` batches of an epoch (all if None); returns the seconds."""
         self.model.train()
         began = time.perf_counter()
         for images, labels in itertools.islice(self.epoch(number), batches):
@@ -59,7 +59,7 @@ class _Racer:
 
 
 def race(root: str, work: str, rounds: int, batches: int | None) -> dict[str, list[float]]:
-    """Seconds of each round, after one of two batches to warm up; who begins changes from round to round."""
+    """Seconds of each round, after two batches of warm-up; the order of the contestants alternates."""
     racers = {"ours": _Racer.of(_ours(root, work)), "files": _Racer.of(_files(root))}
     seconds: dict[str, list[float]] = {name: [] for name in racers}
     for racer in racers.values():

@@ -1,4 +1,4 @@
-"""The results as bars."""
+"""Bar charts of the results."""
 
 from dataclasses import dataclass
 
@@ -10,16 +10,16 @@ from benchmarks.corpus import KINDS
 from benchmarks.results import AGAIN, PEERS, Results, Spread
 
 OURS, OTHERS, BOUND, _INK = "#4c78a8", "#c3c7cd", "#ffffff", "#555b63"
-# The greatest rate as a multiple of the least, from which a logarithmic scale is a long one.
+# A logarithmic scale is long if the highest rate is at least this many times the lowest.
 _LONG = 150
-# Reading alone is so fast that all other bars would be slivers beside it.
+# Reading alone is omitted: it is so fast that all other bars would be tiny.
 _ABOVE = {"scratch": "ours (decodes all)"} | PEERS | {"decode": "decoding alone"}
 _BELOW = {name: title for name, title in AGAIN.items() if name != "list"}
 
 
 @dataclass(frozen=True)
 class Bar:
-    """A contestant's bar; without a spread it has failed."""
+    """A contestant's bar; without a spread, the contestant has failed."""
 
     title: str
     spread: Spread | None
@@ -27,7 +27,7 @@ class Bar:
 
 
 def draw_chart(results: Results, path: str) -> None:
-    """A column for each kind: the rates of all contestants above, the seconds of our runs below."""
+    """Draw a column for each kind: the rates of all contestants above, the seconds of our runs below."""
     kinds = list(results.runs)
     figure = Figure(figsize=(5.6 * len(kinds), 5.8), layout="constrained")
     grid = figure.subplots(2, len(kinds), squeeze=False, height_ratios=[2.3, 1])
@@ -48,7 +48,7 @@ def _fill(name: str) -> str:
 
 
 def draw_bars(axes: Axes, bars: list[Bar], form: str, *, logarithmic: bool = False) -> None:
-    """A bar for each median, with a line from the least to the greatest."""
+    """Draw a bar for each median, with a line from the minimum to the maximum."""
     least = min((bar.spread.low for bar in bars if bar.spread), default=1.0)
     reach = max((bar.spread.high for bar in bars if bar.spread), default=1.0)
     left = least / 2 if logarithmic else 0
@@ -65,7 +65,7 @@ def draw_bars(axes: Axes, bars: list[Bar], form: str, *, logarithmic: bool = Fal
     axes.invert_yaxis()
     if logarithmic:
         axes.set_xscale("log")
-        # Three labels for each factor of ten would run into each other on a longer scale.
+        # On a long scale, three labels per factor of ten would overlap.
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if reach < _LONG * least else (1,)))
         axes.xaxis.set_minor_formatter(NullFormatter())
     else:

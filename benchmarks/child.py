@@ -1,6 +1,6 @@
-"""Runs one contestant once, in a process of its own: ``python -m benchmarks.child NAME ROOT OUT TINY``.
+"""Runs one contestant once, in a separate process: ``python -m benchmarks.child NAME ROOT OUT TINY``.
 
-TINY is a corpus of a few images for the warm-up. Prints what was measured as the last line, as JSON.
+TINY is a corpus of a few images for the warm-up. The last line printed has the measurements as JSON.
 """
 
 import json

@@ -1,7 +1,7 @@
-"""What is timed: ours, others' ways to pack a folder of images, and the bounds that no way can beat.
+"""The contestants: our ingest, other tools that pack an image folder, and bounds that no tool can beat.
 
-Each takes a corpus and a path to write to, does its work within the clock, and returns the number of images. Their
-libraries are imported before the clock runs, as only their own environment has them.
+Each takes a corpus and a path to write to, does its work within the clock, and returns the number of images. The
+libraries are imported in the functions, before the clock starts, because only the peers' environment has them.
 """
 
 import os
@@ -16,7 +16,7 @@ _Item = TypeVar("_Item")
 
 
 class Clock:
-    """Adds up the seconds of the work within it."""
+    """Sums the seconds spent within its context."""
 
     def __init__(self) -> None:
         self.seconds = 0.0
@@ -30,7 +30,7 @@ class Clock:
 
 
 def ours(root: str, out: str, clock: Clock) -> int:
-    """The ingest of this project, whether a dataset is at ``out`` already or not."""
+    """This project's ingest, with or without an existing dataset at ``out``."""
     from lance_pipeline.images import ingest_split
 
     with clock:
@@ -38,7 +38,7 @@ def ours(root: str, out: str, clock: Clock) -> int:
 
 
 def article(root: str, out: str, clock: Clock) -> int:
-    """As in the article that this project started from: each image a batch of one row, written as it is."""
+    """The method of the article that this project started from: each image is written as a batch of one row."""
     import lance
     import pyarrow as pa
 
@@ -57,7 +57,7 @@ def article(root: str, out: str, clock: Clock) -> int:
 
 
 def hugging_face(root: str, out: str, clock: Clock) -> int:
-    """The images as Arrow files; a pattern that fits at once makes the listing three times as fast."""
+    """Hugging Face datasets: Arrow files. An exact file pattern makes the listing three times as fast."""
     import datasets  # pyright: ignore[reportMissingImports]
 
     files = {"train": os.path.join(root, "train", "*", "*")}
@@ -70,7 +70,7 @@ def hugging_face(root: str, out: str, clock: Clock) -> int:
 
 
 def webdataset(root: str, out: str, clock: Clock) -> int:
-    """Tar files."""
+    """WebDataset: tar files."""
     from webdataset import ShardWriter  # pyright: ignore[reportMissingImports]
 
     os.makedirs(out)
@@ -83,7 +83,7 @@ def webdataset(root: str, out: str, clock: Clock) -> int:
 
 
 def mosaicml(root: str, out: str, clock: Clock) -> int:
-    """MDS shards."""
+    """MosaicML Streaming: MDS shards."""
     from streaming import MDSWriter  # pyright: ignore[reportMissingImports]
 
     with clock, MDSWriter(out=out, columns={"image": "bytes", "label": "int"}) as writer:
@@ -94,7 +94,7 @@ def mosaicml(root: str, out: str, clock: Clock) -> int:
 
 
 def litdata(root: str, out: str, clock: Clock) -> int:
-    """Chunks, by forked workers: they start in a fifth of the time of the default's."""
+    """LitData: chunks, written by forked workers, which start five times as fast as the default."""
     from litdata import optimize  # pyright: ignore[reportMissingImports]
 
     with clock:
@@ -104,14 +104,14 @@ def litdata(root: str, out: str, clock: Clock) -> int:
 
 
 def read(root: str, out: str, clock: Clock) -> int:
-    """Bound: every file's bytes, and nothing done with them."""
+    """Bound: read the bytes of every file."""
     del out
     with clock, ThreadPoolExecutor(THREADS) as pool:
         return sum(pool.map(_read_chunk, _cut([path for _, path in _walk(root)])))
 
 
 def listing(root: str, out: str, clock: Clock) -> int:
-    """Bound: every file's size and time."""
+    """Bound: list the size and mtime of every file."""
     del out
     with clock:
         times = [
@@ -123,7 +123,7 @@ def listing(root: str, out: str, clock: Clock) -> int:
 
 
 def decode(root: str, out: str, clock: Clock) -> int:
-    """Bound: every file decoded from memory by our decoder."""
+    """Bound: decode every file from memory with our decoder."""
     del out
     images = [read_bytes(path) for _, path in _walk(root)]
     with clock, ThreadPoolExecutor(THREADS) as pool:
@@ -146,21 +146,21 @@ CONTESTANTS: dict[str, Callable[[str, str, Clock], int]] = {
 
 
 def _walk(root: str) -> Iterator[tuple[str, str]]:
-    """All (label, path)."""
+    """All files as (label, path)."""
     for label in os.scandir(os.path.join(root, "train")):
         for entry in os.scandir(label.path):
             yield label.name, entry.path
 
 
 def walk_numbered(root: str) -> Iterator[tuple[int, str]]:
-    """All (class index, path)."""
+    """All files as (class index, path)."""
     classes = sorted(os.listdir(os.path.join(root, "train")))
     numbers = {label: number for number, label in enumerate(classes)}
     return ((numbers[label], path) for label, path in _walk(root))
 
 
 def read_bytes(path: str) -> bytes:
-    """A file."""
+    """The content of a file."""
     with open(path, "rb") as file:
         return file.read()
 

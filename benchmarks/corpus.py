@@ -1,4 +1,4 @@
-"""Image folders that look like photographs to an encoder, made anew from a fixed seed."""
+"""Generates image folders from a fixed seed; to an encoder, the images are like photographs."""
 
 import io
 import json
@@ -16,14 +16,14 @@ from PIL import Image
 
 SEED = 20240419
 CLASSES = 10
-# Raised when the same seed would make other images than before.
+# Increment this when the same seed would give different images than before.
 _RECIPE = 1
 _CHUNK = 250
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One sort of image: its encoding and its size in pixels."""
+    """A kind of image: its encoding and its size in pixels."""
 
     name: str
     suffix: str
@@ -32,7 +32,7 @@ class Kind:
 
     @property
     def title(self) -> str:
-        """For headings."""
+        """The title for headings."""
         return f"{self.encoding} of {self.width}x{self.height}"
 
     @property
@@ -44,15 +44,15 @@ class Kind:
 PNG = Kind("png", ".png", 32, 32)
 JPEG = Kind("jpeg", ".jpg", 500, 375)
 LARGE = Kind("large", ".jpg", 1600, 1200)
-# What the ingest is measured on.
+# The kinds on which the ingest is measured.
 KINDS = {kind.name: kind for kind in (PNG, JPEG)}
 
 
 def make_corpus(folder: str, kind: Kind, count: int) -> str:
-    """The folder of a corpus of ``count`` images; made only if it is not there, or not whole.
+    """The folder of a corpus of ``count`` images; generated unless it exists and is complete.
 
-    Images lie in ``<folder>/<kind>_<count>/train/<label>/``. A note beside the corpus, written last, tells that it is
-    whole.
+    Images are in ``<folder>/<kind>_<count>/train/<label>/``. A note beside the corpus, written last, marks it as
+    complete.
     """
     root = os.path.join(folder, f"{kind.name}_{count}")
     note, facts = f"{root}.json", {"recipe": _RECIPE, "seed": SEED, "count": count}
@@ -66,7 +66,7 @@ def make_corpus(folder: str, kind: Kind, count: int) -> str:
 
 
 def write_splits(root: str, kind: Kind, counts: Mapping[str, int]) -> None:
-    """Write so many images of each split as ``<root>/<split>/<label>/<number>``, no two of them equal."""
+    """Write ``counts`` images of each split as ``<root>/<split>/<label>/<number>``, all different."""
     first = 0
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn")) as pool:
         for split, count in counts.items():
@@ -79,12 +79,12 @@ def write_splits(root: str, kind: Kind, counts: Mapping[str, int]) -> None:
 
 
 def label_name(number: int) -> str:
-    """The class of the image of that number."""
+    """The class of the image with this number."""
     return f"class_{number % CLASSES}"
 
 
 def encoded_image(kind: Kind, number: int) -> bytes:
-    """The bytes of an image file, always the same for the same number."""
+    """The bytes of an image file, which depend only on kind and number."""
     rng = np.random.default_rng((SEED, number))
     buffer = io.BytesIO()
     Image.fromarray(_pixels(rng, kind.width, kind.height)).save(buffer, kind.encoding, quality=90)
@@ -92,7 +92,7 @@ def encoded_image(kind: Kind, number: int) -> bytes:
 
 
 def link_corpus(root: str, target: str, copies: int = 1) -> None:
-    """Lay a corpus out again below ``target`` with hard links, each image under ``copies`` names."""
+    """Replicate a corpus below ``target`` with hard links, with ``copies`` names for each image."""
     shutil.rmtree(target, ignore_errors=True)
     for label in os.scandir(os.path.join(root, "train")):
         folder = os.path.join(target, "train", label.name)
@@ -103,14 +103,14 @@ def link_corpus(root: str, target: str, copies: int = 1) -> None:
 
 
 def change_one_percent(root: str, kind: Kind) -> int:
-    """Give a third of 1 % of the images new content, remove another third, add as many; the number of images then."""
+    """Change 1 % of the images: replace a third of it, remove a third, add a third; returns the number of images."""
     paths = sorted(entry.path for label in os.scandir(os.path.join(root, "train")) for entry in os.scandir(label.path))
     changes = max(len(paths) // 100, 3)
     chosen = np.random.default_rng(SEED).permutation(len(paths))[:changes].tolist()
     replaced, removed = chosen[: changes // 3], chosen[changes // 3 : 2 * (changes // 3)]
     added = changes - len(replaced) - len(removed)
     for place in replaced + removed:
-        # Links to the original: writing through them would change the corpus itself.
+        # The files are hard links: writing to them would change the corpus itself.
         os.remove(paths[place])
     new = [paths[place] for place in replaced]
     new += [os.path.join(root, "train", label_name(number), f"new_{number}{kind.suffix}") for number in range(added)]
@@ -135,7 +135,7 @@ def _write_images(folder: str, kind: Kind, end: int, start: int) -> None:
 
 
 def _pixels(rng: np.random.Generator, width: int, height: int) -> NDArray[np.uint8]:
-    """Large soft blotches with smaller ones and a sensor's grain on top."""
+    """Large soft blotches overlaid with smaller ones and sensor grain."""
     blotches = 0.75 * _soft_field(rng, width, height, 40) + 0.25 * _soft_field(rng, width, height, 8)
     grain = rng.standard_normal((height, width, 1), dtype=np.float32) * rng.uniform(4, 10)
     return np.clip(blotches + grain, 0, 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""The peers' own environment, which borrows what it can from the project's."""
+"""The virtual environment of the peers, which reuses packages of the project's environment."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import sys
 import sysconfig
 
 PINS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "peers.txt")
-# Compiled here, against what the system has.
+# Packages that are compiled here, with the system libraries that they need.
 _LIBRARIES = {"ffcv": ("opencv4", "libturbojpeg")}
 _DEBIAN = {"ffcv": "libopencv-dev libturbojpeg0-dev pkg-config g++"}
 
@@ -17,10 +17,10 @@ class PeersError(RuntimeError):
 
 
 def make_environment(folder: str) -> str:
-    """The interpreter of an environment in ``folder`` with the packages of peers.txt; made anew when that has changed.
+    """The interpreter of an environment in ``folder`` with the packages of peers.txt; rebuilt when that file changes.
 
-    Torch and whatever else the project has is found in the project's environment, after the peers' own packages. What
-    must be compiled is left to ``add_compiled``.
+    Packages such as torch are found in the project's environment, after the peers' own packages. Packages that must be
+    compiled are left to ``add_compiled``.
 
     Raises:
         PeersError: the packages could not be installed.
@@ -42,10 +42,10 @@ def make_environment(folder: str) -> str:
 
 
 def add_compiled(folder: str, package: str) -> None:
-    """Compile a package of peers.txt into the environment, unless it is there.
+    """Compile a package of peers.txt into the environment, unless it is installed.
 
     Raises:
-        PeersError: it cannot be compiled here.
+        PeersError: the package cannot be compiled here.
     """
     wanted, note = f"{package}=={pinned_versions()[package]}", os.path.join(folder, f"compiled_{package}.txt")
     if _read(note) == wanted:

@@ -1,4 +1,4 @@
-"""How long an image holds Python's lock, which bounds what many threads can load.
+"""Measures how long an image holds the GIL, which limits the speed of many threads.
 
 ``python -m benchmarks.gil --help`` lists the options.
 """
@@ -35,12 +35,12 @@ _NUMBER = torch.zeros(1)
 
 
 class Unlocked(NamedTuple):
-    """A call that releases the lock for its work.
+    """A call that releases the GIL during its work.
 
     Attributes:
-        owner: the module or class that has it.
-        name: of the attribute.
-        least: calls it with next to no work; what that takes counts as holding the lock. None where calls are few.
+        owner: the module or class that has the function.
+        name: the name of the attribute.
+        least: calls it with almost no work; that time counts as holding the GIL. None if calls are few.
     """
 
     owner: Any
@@ -62,13 +62,13 @@ _UNLOCKED = (
 
 
 class Spent(NamedTuple):
-    """Processor time of one image, in seconds: all of it, and that in which Python's lock is held."""
+    """Processor time of one image, in seconds: in total, and with the GIL held."""
 
     total: float
     locked: float
 
     def per_second(self, threads: int) -> float:
-        """The most images a second: each thread has a core, and all share the lock."""
+        """The upper bound on images per second if each thread has a core and all share the GIL."""
         return min(threads / self.total, 1 / self.locked)
 
 
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _epochs(folder: str, work: str, kind: Kind, count: int, *, cached: bool) -> Callable[[], Iterator[Any]]:
-    """Gives the batches of another epoch each time, by one thread; the first ones are over."""
+    """Returns a function that gives the batches of the next epoch, with one thread, after a warm-up epoch."""
     root, data = make_corpus(folder, kind, count), os.path.join(work, kind.name)
     case = CASES[kind.name]
     if not os.path.exists(data):
@@ -105,7 +105,7 @@ def _epochs(folder: str, work: str, kind: Kind, count: int, *, cached: bool) -> 
 
 
 def _spent(epoch: Callable[[], Iterator[Any]]) -> Spent:
-    """Of an epoch from its second batch on: the threads of Python less the calls that release the lock."""
+    """Measure an epoch from its second batch: the time of Python's threads minus that of calls that release the GIL."""
     total, images = -time.process_time(), 0
     for _, labels in epoch():
         images += len(labels)
@@ -117,7 +117,7 @@ def _spent(epoch: Callable[[], Iterator[Any]]) -> Spent:
         after, until = before, called
         for _, labels in batches:
             counted += len(labels)
-            # The threads are gone once there is no further batch.
+            # The threads end with the last batch.
             after, until = _python_seconds(), dict(calls)
     python = sum(seconds - before.get(thread, 0.0) for thread, seconds in after.items())
     unlocked = sum(seconds - called[name] for name, seconds in until.items())
@@ -125,7 +125,7 @@ def _spent(epoch: Callable[[], Iterator[Any]]) -> Spent:
 
 
 def _python_seconds() -> dict[int, float]:
-    """The processor time of each thread that Python knows."""
+    """The processor time of each Python thread."""
     return {
         thread.ident: time.clock_gettime(time.pthread_getcpuclockid(thread.ident))
         for thread in threading.enumerate()
@@ -135,7 +135,7 @@ def _python_seconds() -> dict[int, float]:
 
 @contextmanager
 def _timed_calls() -> Iterator[dict[str, float]]:
-    """Within, the seconds that each call has not held the lock, and those that measuring it has taken."""
+    """A context that sums, for each call, the seconds without the GIL and those that the measurement takes."""
     seconds = dict.fromkeys((call.name for call in _UNLOCKED), 0.0)
     measuring = _measuring()
     with ExitStack() as stack:
@@ -147,7 +147,7 @@ def _timed_calls() -> Iterator[dict[str, float]]:
 
 
 def _measuring() -> float:
-    """What a call takes longer when it is timed, but for what is then counted as the call's."""
+    """The overhead of timing a call, without the part that is already counted as the call's."""
     seconds = {"nothing": 0.0}
     began = time.thread_time()
     timed = _timed(seconds, "nothing", 0.0, _nothing)
@@ -173,7 +173,7 @@ def _nothing() -> None:
 
 
 def _seconds_of(call: Callable[[], object]) -> float:
-    """The processor time of one call, the least of several tries."""
+    """The processor time of one call, the minimum of several tries."""
     tries = []
     for _ in range(5):
         began = time.thread_time()

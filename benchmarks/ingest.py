@@ -1,6 +1,6 @@
-"""How fast an image folder becomes a dataset: ours, others' ways, and the bounds.
+"""The speed of turning an image folder into a dataset: ours, other tools, and the bounds.
 
-``python -m benchmarks.ingest --help`` tells the options.
+``python -m benchmarks.ingest --help`` lists the options.
 """
 
 import argparse
@@ -50,17 +50,17 @@ class _Benchmark:
         self._folder: str = os.path.abspath(options.folder)
         self._work = os.path.join(self._folder, "work")
         self._counts: dict[str, int] = {"png": options.png, "jpeg": options.jpeg}
-        # The runs again need the dataset that the first one made.
+        # The later runs need the dataset of the first one.
         chosen = {*options.only, "scratch"} if {*options.only} & {*_OURS} else {*options.only}
         self._memory = "memory" in chosen
-        # The last of a round is the one that changes the files.
+        # The run that changes the files comes last in a round.
         self._names = [name for name in CONTESTANTS if name in chosen and name != "changed"]
         self._names += ["changed"] * ("changed" in chosen)
         self._pythons = dict.fromkeys(CONTESTANTS, sys.executable)
         self._errors: dict[str, str] = {}
 
     def run(self) -> Results:
-        """All rounds of all kinds, then the memory."""
+        """Measure all rounds of all kinds, then the memory."""
         results = Results.begun("ingest", self._counts)
         self._install_peers()
         with empty_folder(self._work):
@@ -85,7 +85,7 @@ class _Benchmark:
         for number in range(self._rounds):
             with empty_folder(self._work):
                 link_corpus(root, tree)
-                # Into the page cache with everything.
+                # Loads all files into the page cache.
                 measure("read", tree, os.path.join(self._work, "read"), self._tiny(kind))
                 for name in self._names:
                     run = self._measure_one(name, kind, tree)
@@ -120,7 +120,7 @@ class _Benchmark:
 
 
 def _checked(run: Measurement, count: int, out: str, tree: str) -> Measurement:
-    """The measurement, or a failure if not all images were written with their bytes."""
+    """The measurement, turned into a failure unless all images were written with their bytes."""
     error = ""
     if run.images != count:
         error = f"wrote {run.images} of {count} images"
@@ -132,7 +132,7 @@ def _checked(run: Measurement, count: int, out: str, tree: str) -> Measurement:
 
 
 def _images_below(tree: str) -> Counter[bytes]:
-    """How often each content occurs among the files, by its digest."""
+    """The number of files with each content, by its digest."""
     found: Counter[bytes] = Counter()
     for folder, _, names in os.walk(tree):
         for name in names:
@@ -142,7 +142,7 @@ def _images_below(tree: str) -> Counter[bytes]:
 
 
 def _images_in(uri: str) -> Counter[bytes]:
-    """The same of the rows of a Lance dataset."""
+    """The number of rows of a Lance dataset with each content, by its digest."""
     batches = lance.dataset(uri).to_batches(columns=["image"])
     return Counter(hashlib.sha256(image.as_py()).digest() for batch in batches for image in batch["image"])
 

@@ -1,4 +1,4 @@
-"""Where the time of an ingest goes: the processor time of each of its stages, image by image.
+"""The processor time of each stage of an ingest, per image.
 
 ``python -m benchmarks.ingest_profile --write docs/benchmarks.md``
 """
@@ -24,7 +24,7 @@ from lance_pipeline.sources.listing import list_split_folders
 from lance_pipeline.sources.raw_files import FileReader
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
 
-# What an ingest takes at once.
+# The sizes of an ingest's tasks and batches.
 _TASK = 64
 _BATCH = {"png": 256, "jpeg": 64}
 _STAGES = ("list", "read", "sha256", "decode", "measure", "to Arrow", "write", "all else")
@@ -34,13 +34,13 @@ T = TypeVar("T")
 
 
 class _Stages:
-    """Adds up processor time by stage, in seconds."""
+    """Sums processor time by stage, in seconds."""
 
     def __init__(self) -> None:
         self.seconds: dict[str, float] = dict.fromkeys(_STAGES, 0.0)
 
     def time(self, stage: str, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """The result of ``work``, its time counted for ``stage``."""
+        """Run ``work`` and add its time to ``stage``; returns its result."""
         began = time.process_time()
         result = work(*args, **kwargs)
         self.seconds[stage] += time.process_time() - began
@@ -48,9 +48,9 @@ class _Stages:
 
 
 def profile(root: str, kind: Kind) -> dict[str, float]:
-    """Microseconds of processor time an image for each stage, one thread at a time.
+    """Microseconds of processor time per image for each stage, in a single thread.
 
-    The last stage is what a real ingest takes beyond the others: bookkeeping, locks, waiting for each other.
+    The last stage is the rest of a real ingest: bookkeeping, locks and contention.
     """
     stages = _Stages()
     files = stages.time("list", list_split_folders, root, {"train": "train"}).files.to_pylist()
@@ -85,7 +85,7 @@ def profile(root: str, kind: Kind) -> dict[str, float]:
 def main() -> None:
     """Measure, print the table, and write it to the page where asked to."""
     what = "Where the time of an ingest goes: the processor time of each of its stages, image by image."
-    # Of more PNG an ingest gives half to another process, whose time would not be seen here.
+    # With more PNG an ingest would use another process, whose time is not measured here.
     options = parser_of("ingest_profile", what, {PNG: 8_000, JPEG: 1_000}).parse_args()
     counts = {"png": options.png, "jpeg": options.jpeg}
     found = {name: profile(make_corpus(options.folder, kind, counts[name]), kind) for name, kind in KINDS.items()}

@@ -1,6 +1,6 @@
-"""How fast batches for training come out of ours and of others' loaders, beside the bounds.
+"""The speed of our loader and of others, compared with the bounds.
 
-``python -m benchmarks.loader --help`` tells the options.
+``python -m benchmarks.loader --help`` lists the options.
 """
 
 import argparse
@@ -43,13 +43,13 @@ class _Benchmark:
         self._folder: str = os.path.abspath(options.folder)
         self._work = os.path.join(self._folder, "loader_work")
         self._counts: dict[str, int] = {name: getattr(options, name) for name in CASES}
-        # All memory is told as what it is above the idle process.
+        # Memory is reported relative to the idle process.
         self._names = [name for name in CONTESTANTS if name in {*options.only, IDLE}]
         self._pythons = dict.fromkeys(CONTESTANTS, sys.executable)
         self._errors: dict[str, str] = {}
 
     def run(self) -> Results:
-        """All rounds of all cases."""
+        """Measure all rounds of all cases."""
         results = Results.begun("loader", self._counts, PACKAGES, PEER_PACKAGES)
         self._install_peers()
         for name, case in CASES.items():
@@ -59,7 +59,7 @@ class _Benchmark:
         return results
 
     def _install_peers(self) -> None:
-        """The peers' environment; what cannot be installed is an error of those that need it."""
+        """Install the peers' environment; a failed package becomes an error of the contestants that need it."""
         folder, peers = os.path.join(self._folder, "peers"), {n for n in self._names if CONTESTANTS[n].own_environment}
         if not peers:
             return
@@ -89,7 +89,7 @@ class _Benchmark:
         return runs
 
     def _prepare(self, names: list[str], case: Case, root: str) -> dict[str, str]:
-        """Write what the loaders read; why that failed, by its name."""
+        """Write the loaders' data; returns the errors by the name of the data."""
         failed: dict[str, str] = {}
         for name in names:
             data = CONTESTANTS[name].data
@@ -102,7 +102,7 @@ class _Benchmark:
         return failed
 
     def _measure_one(self, name: str, case: Case, root: str) -> Loading:
-        """A run in a process of its own; another that only opens the loader where it has left something for that."""
+        """Run a loader in a separate process, and open it again in another one if it has a cache."""
         data, own = os.path.join(self._work, CONTESTANTS[name].data or "none"), os.path.join(self._work, f"{name}.own")
         with empty_folder(own):
             ended = self._child(name, "load", name, case.kind.name, root, data, own, str(self._epochs))

@@ -1,4 +1,4 @@
-"""Run a contestant in a process of its own, and watch the memory of that process and its children."""
+"""Runs a contestant in a separate process, and measures the memory of that process and its children."""
 
 import contextlib
 import json
@@ -24,10 +24,10 @@ class Measurement:
     """One run of one contestant.
 
     Attributes:
-        images: how many it read or wrote.
-        seconds: for its work alone, without imports and warm-up.
-        peak: the largest sum of the resident memory of its processes, in bytes; a page that two share counts twice.
-        error: why it failed; empty when it did not.
+        images: the number of images read or written.
+        seconds: the duration of the work, without imports and warm-up.
+        peak: the peak of the summed resident memory of its processes, in bytes; shared pages count several times.
+        error: why it failed; empty if it succeeded.
     """
 
     images: int = 0
@@ -41,11 +41,11 @@ class Loading(Measurement):
     """One run of one loader.
 
     Attributes:
-        images: in an epoch.
-        seconds: of the median epoch.
-        epochs: seconds of each.
+        images: the number of images in an epoch.
+        seconds: the duration of the median epoch.
+        epochs: the seconds of each epoch.
         first: seconds from opening the loader to its first batch.
-        reopened: the same in another process that finds what this one has cached; None for those that cache nothing.
+        reopened: the same in another process that uses the cache of this one; None for loaders without a cache.
     """
 
     epochs: tuple[float, ...] = ()
@@ -55,12 +55,12 @@ class Loading(Measurement):
 
 @dataclass(frozen=True)
 class Ended:
-    """A child process at its end.
+    """The result of a child process.
 
     Attributes:
-        facts: what it printed as its last line, as JSON; empty when it failed.
-        peak: the largest sum of the resident memory of its processes, in bytes.
-        error: why it failed; empty when it did not.
+        facts: the JSON in its last line of output; empty if it failed.
+        peak: the peak of the summed resident memory of its processes, in bytes.
+        error: why it failed; empty if it succeeded.
     """
 
     facts: dict[str, Any] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class Ended:
 
 
 def measure(name: str, root: str, out: str, tiny: str, python: str = sys.executable) -> Measurement:
-    """Run a contestant with the interpreter ``python``, all its temporary files in ``<out>.tmp``."""
+    """Run a contestant with the interpreter ``python`` and its temporary files in ``<out>.tmp``."""
     ended = run_child([python, "-m", "benchmarks.child", name, root, out, tiny], f"{out}.tmp")
     if ended.error:
         return Measurement(error=ended.error)
@@ -77,19 +77,19 @@ def measure(name: str, root: str, out: str, tiny: str, python: str = sys.executa
 
 
 def own_peak() -> int:
-    """The largest resident memory of this process so far, in bytes."""
+    """The peak resident memory of this process so far, in bytes."""
     with open("/proc/self/status") as file:
         found = re.search(r"VmHWM:\s*(\d+) kB", file.read())
     return int(found[1]) * 1024 if found else 0
 
 
 def run_child(command: list[str], temporary: str, limit: float = _LIMIT_SECONDS) -> Ended:
-    """Run a process to its end, all its temporary files in ``temporary``, which is then deleted.
+    """Run a process with its temporary files in ``temporary``, which is deleted afterwards.
 
-    After ``limit`` seconds it is killed.
+    The process is killed after ``limit`` seconds.
     """
     os.makedirs(temporary, exist_ok=True)
-    # What the runs before have written must not be flushed to the disk during this one.
+    # Flush what earlier runs have written, so that it does not slow down this one.
     os.sync()
     with open(f"{temporary}/stdout", "w+") as stdout, open(f"{temporary}/stderr", "w+") as stderr:
         process = subprocess.Popen(  # noqa: S603
@@ -109,7 +109,7 @@ def run_child(command: list[str], temporary: str, limit: float = _LIMIT_SECONDS)
 
 @contextlib.contextmanager
 def empty_folder(path: str) -> Iterator[None]:
-    """A folder that is empty at the start and gone at the end."""
+    """A context with an empty folder, which is deleted at the end."""
     shutil.rmtree(path, ignore_errors=True)
     os.makedirs(path)
     try:
@@ -119,7 +119,7 @@ def empty_folder(path: str) -> Iterator[None]:
 
 
 def bytes_below(path: str) -> int:
-    """The size of all files below a folder."""
+    """The total size of all files below a folder."""
     return sum(os.path.getsize(os.path.join(folder, name)) for folder, _, names in os.walk(path) for name in names)
 
 
@@ -135,7 +135,7 @@ def _environment(temporary: str) -> dict[str, str]:
 
 
 def _watch(process: subprocess.Popen[bytes], limit: float) -> int:
-    """Wait for the end, or for the limit of time; the largest memory seen."""
+    """Wait until the process ends or the time limit passes; returns the peak memory."""
     peak, end = 0, time.monotonic() + limit
     while process.poll() is None and time.monotonic() < end:
         peak = max(peak, _resident(process.pid))
@@ -149,12 +149,12 @@ def _lines(file: TextIO) -> list[str]:
 
 
 def _resident(session: int) -> int:
-    """The resident bytes of all processes of a session."""
+    """The resident memory of all processes of a session, in bytes."""
     total = 0
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/stat") as file:
-                # The program's name stands in brackets and may hold anything.
+                # The program's name is in brackets and may contain anything.
                 fields = file.read().rpartition(")")[2].split()
         except OSError:
             continue

@@ -1,4 +1,4 @@
-"""The options that the benchmarks share."""
+"""Command-line options shared by the benchmarks."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ _REPO = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 def parser_of(name: str, what: str, counts: dict[Kind, int]) -> argparse.ArgumentParser:
-    """A parser with the folder, the page, and how many images of each kind there are by default."""
+    """A parser with options for the folder, the page, and the number of images of each kind."""
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{name}", description=what)
     parser.add_argument("--folder", default=os.path.join(_REPO, "data", "benchmarks"), help="for images and all else")
     for kind, count in counts.items():
@@ -20,11 +20,11 @@ def parser_of(name: str, what: str, counts: dict[Kind, int]) -> argparse.Argumen
 
 
 def add_rounds(parser: argparse.ArgumentParser) -> None:
-    """How often everything is measured."""
+    """Add the option for the number of rounds."""
     parser.add_argument("--rounds", type=int, default=5, help="how often each runs (5)")
 
 
 def add_selection(parser: argparse.ArgumentParser, names: Collection[str]) -> None:
-    """Which of the contestants run, or none of them."""
+    """Add the options that select contestants, or only render the page."""
     parser.add_argument("--only", nargs="+", choices=names, default=names, metavar="NAME", help=", ".join(names))
     parser.add_argument("--render", action="store_true", help="do not measure: take what the last run measured")

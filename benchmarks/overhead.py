@@ -1,6 +1,6 @@
-"""What our loader, checkpoints, MLflow and Dagster cost beside the bare work.
+"""The overhead of our loader, checkpoints, MLflow and Dagster over the bare work.
 
-``python -m benchmarks.overhead --help`` tells the options.
+``python -m benchmarks.overhead --help`` lists the options.
 """
 
 import argparse
@@ -51,7 +51,7 @@ class _Benchmark:
         self._work = os.path.join(self._folder, "overhead_work")
 
     def run(self) -> Results:
-        """All rounds of the stages of a training, then those of the whole run."""
+        """Measure all rounds of the stages of a training, then those of the whole run."""
         counts = {"images": self._options.png, "epochs": self._options.epochs}
         results = Results.begun("overhead", counts, PACKAGES, ())
         stages, whole = ([name for name in names if name in self._options.only] for names in (STAGES, WHOLE))
@@ -79,7 +79,7 @@ class _Benchmark:
 
 
 def _rounds(names: Collection[str], rounds: int, measure: Callable[[str], Timed]) -> dict[str, list[Timed]]:
-    """All of them in each round; who begins changes from round to round."""
+    """Run all contestants in each round; their order alternates."""
     runs: dict[str, list[Timed]] = {name: [] for name in names}
     for number in range(rounds):
         for name in list(names)[:: -1 if number % 2 else 1]:

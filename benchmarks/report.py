@@ -1,4 +1,4 @@
-"""The results for people: Markdown tables, and a section of a page."""
+"""The report of the results: Markdown tables, and a section of a page."""
 
 import os
 import re
@@ -13,7 +13,7 @@ _MIB = 2**20
 
 @dataclass(frozen=True)
 class Target:
-    """A promise, what was measured, and whether that keeps it; None where nothing was measured."""
+    """A target, the measured value, and whether the target is met; None if it was not measured."""
 
     text: str
     measured: str
@@ -21,7 +21,7 @@ class Target:
 
 
 def targets(results: Results) -> list[Target]:
-    """All promises of the ingest, judged by the results."""
+    """All targets of the ingest, with the results."""
     found = [
         at_least(results, "png", "scratch", "article", 3.5, "PNG: at least 3.5 times the article's way"),
         _ahead_of_peers(results),
@@ -38,7 +38,7 @@ def targets(results: Results) -> list[Target]:
 
 
 def page_section(results: Results, picture: str) -> str:
-    """Everything in Markdown; ``picture`` is the chart's path as seen from the page."""
+    """The section in Markdown; ``picture`` is the chart's path relative to the page."""
     machine = "\n".join(f"| {title} | {text} |" for title, text in results.machine.items())
     kinds = [f"{results.counts[kind]:,} {KINDS[kind].title}" for kind in results.runs]
     rounds = max((len(runs) for names in results.runs.values() for runs in names.values()), default=0)
@@ -68,7 +68,7 @@ Memory is the resident memory of all processes together; pages that forked proce
 
 
 def writing_table(results: Results) -> str:
-    """Ours from scratch, the peers, and the bounds."""
+    """The table of our ingest from scratch, the peers, and the bounds."""
     kinds = list(results.runs)
     head = "".join(f" {kind.upper()} images/s | ours ÷ it | peak memory |" for kind in kinds)
     lines = [f"| |{head}", "|---|" + "--:|--:|--:|" * len(kinds)]
@@ -81,7 +81,7 @@ def writing_table(results: Results) -> str:
 
 
 def again_table(results: Results) -> str:
-    """What it costs to bring a dataset up to date, with the listing that no way can do without."""
+    """The table of updates of a dataset, with the listing that no tool can avoid."""
     lines = ["| ours, again | seconds | images/s | times scratch |", "|---|--:|--:|--:|"]
     for kind in results.runs:
         for name, title in AGAIN.items():
@@ -91,7 +91,7 @@ def again_table(results: Results) -> str:
 
 
 def targets_table(found: list[Target]) -> str:
-    """Each promise with what was measured."""
+    """The table of targets and measured values."""
     words = {True: "met", False: "**missed**", None: "not measured"}
     lines = [f"| {one.text} | {one.measured} | {words[one.met]} |" for one in found]
     return "\n".join(["| target | measured | |", "|---|--:|---|", *lines])
@@ -104,14 +104,14 @@ def write_page(
     draw: Callable[[Results, str], None],
     section: Callable[[Results, str], str],
 ) -> None:
-    """Write a section with a picture; the names of both come from the benchmark's.
+    """Write a section with a picture; both are named after the benchmark.
 
     Args:
-        page: that it goes into.
-        results: what it tells of.
-        name: of the benchmark.
+        page: the page that gets the section.
+        results: the results to report.
+        name: the name of the benchmark.
         draw: draws the results to a path.
-        section: the results as Markdown, given the picture's path as seen from the page.
+        section: formats the results as Markdown, given the picture's path relative to the page.
     """
     picture = os.path.join("images", f"benchmark_{name}.png")
     path = os.path.join(os.path.dirname(page), picture)
@@ -121,7 +121,7 @@ def write_page(
 
 
 def replace_section(page: str, section: str, name: str) -> None:
-    """Put the section into the page between the two marks of its name; at the end where it has none."""
+    """Replace the section between the two marks of its name in the page; append it if there are no marks."""
     text = "# Benchmarks\n"
     if os.path.exists(page):
         with open(page) as file:
@@ -158,18 +158,18 @@ def rate_text(results: Results, kind: str, name: str) -> str:
 
 
 def ratio_text(results: Results, kind: str, name: str, other: str) -> str:
-    """How often the rate of one is the other's; empty where one was not measured."""
+    """The rate of one as a multiple of the other's; empty if one was not measured."""
     ratio = results.ratio(kind, name, other)
     return f"{ratio.median:,.2f}" if ratio else ""
 
 
 def spread_text(spread: Spread, form: str) -> str:
-    """The median, with the least and the greatest."""
+    """The median, with the minimum and the maximum."""
     return f"{form.format(spread.median)} ({form.format(spread.low)} to {form.format(spread.high)})"
 
 
 def at_least(results: Results, kind: str, name: str, other: str, least: float, text: str) -> Target:
-    """Whether the rate of ``name`` is so many times that of ``other``."""
+    """The target that the rate of ``name`` is at least the given multiple of that of ``other``."""
     ratio = results.ratio(kind, name, other)
     return Target(text, f"{ratio.median:.2f}" if ratio else "", ratio.median >= least if ratio else None)
 

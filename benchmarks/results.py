@@ -1,4 +1,4 @@
-"""What a run of the benchmark measured, and the figures that follow from it."""
+"""The measurements of a benchmark run, and the figures derived from them."""
 
 import dataclasses
 import datetime as dt
@@ -36,7 +36,7 @@ PEER_PACKAGES = ("datasets", "webdataset", "mosaicml-streaming", "litdata")
 
 @dataclass(frozen=True)
 class Spread:
-    """A median between the least and the greatest."""
+    """The median, minimum and maximum of some numbers."""
 
     median: float
     low: float
@@ -45,15 +45,15 @@ class Spread:
 
 @dataclass
 class Results:
-    """Every measurement of a run of the benchmark.
+    """All measurements of a benchmark run.
 
     Attributes:
-        command: what was typed.
+        command: the command line.
         date: the day, as YYYY-MM-DD.
-        machine: what it ran on: titles and texts.
+        machine: the machine that it ran on, as titles and texts.
         counts: images per kind.
         runs: by kind and contestant, a measurement for each round.
-        memory: our ingest on the PNG once, and on ten times as many.
+        memory: our ingest of the PNG, and of ten times as many.
     """
 
     command: str
@@ -71,7 +71,7 @@ class Results:
         own: tuple[str, ...] = OWN_PACKAGES,
         peers: tuple[str, ...] = PEER_PACKAGES,
     ) -> "Results":
-        """Of the benchmark of that name, which begins now, on this machine; nothing is measured yet."""
+        """Empty results for the given benchmark, started now on this machine."""
         return cls(typed(name), today(), _describe_machine(own, peers), counts)
 
     def rate(self, kind: str, name: str) -> Spread | None:
@@ -97,11 +97,11 @@ class Results:
         )
 
     def peak(self, kind: str, name: str) -> float | None:
-        """The greatest resident memory of any round, in bytes."""
+        """The peak resident memory of all rounds, in bytes."""
         return max((run.peak for run in self._runs(kind, name) if not run.error), default=None)
 
     def error(self, kind: str, name: str) -> str:
-        """Why rounds failed, and how many; empty when none did."""
+        """Why and how many rounds failed; empty if none did."""
         errors = [run.error for run in self._runs(kind, name) if run.error]
         return f"failed in {len(errors)} of {len(self._runs(kind, name))} rounds: {errors[-1]}" if errors else ""
 
@@ -112,7 +112,7 @@ class Results:
 
     @classmethod
     def load(cls, path: str, of: type[Measurement] = Measurement) -> "Results":
-        """What ``save`` wrote, the runs as objects of the class ``of``."""
+        """Load what ``save`` wrote, with the runs as objects of the class ``of``."""
         with open(path) as file:
             raw: dict[str, Any] = json.load(file)
         memory = [Measurement(**run) for run in raw.pop("memory")]
@@ -127,7 +127,7 @@ class Results:
 
 
 def typed(name: str) -> str:
-    """The command that started the benchmark of that name, with its options."""
+    """The command line that started the given benchmark."""
     return shlex.join(["python", "-m", f"benchmarks.{name}", *sys.argv[1:]])
 
 
@@ -152,6 +152,6 @@ def _describe_machine(own: tuple[str, ...], peers: tuple[str, ...]) -> dict[str,
 
 
 def spread_of(values: Iterable[float]) -> Spread | None:
-    """Of some numbers; None of none."""
+    """The spread of some numbers; None if there are none."""
     numbers = sorted(values)
     return Spread(statistics.median(numbers), numbers[0], numbers[-1]) if numbers else None

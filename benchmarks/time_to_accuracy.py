@@ -1,6 +1,6 @@
-"""How much sooner our default recipe is as good as the article's ever gets.
+"""How much sooner our default recipe reaches the article's best accuracy.
 
-``python -m benchmarks.time_to_accuracy --help`` tells the options.
+``python -m benchmarks.time_to_accuracy --help`` lists the options.
 """
 
 import argparse
@@ -40,7 +40,7 @@ def main() -> None:
 
 
 def _measured(options: argparse.Namespace, kept: str) -> Results:
-    """All trainings; what is there is saved after each, for they take long."""
+    """Run all trainings; the results are saved after each, because trainings take long."""
     folder = os.path.abspath(options.folder)
     roots = {source: make_source(source, folder, options.images) for source in SOURCES if source in options.only}
     results = Results.begun("time_to_accuracy", {}, PACKAGES, ())
@@ -57,7 +57,7 @@ def _measured(options: argparse.Namespace, kept: str) -> Results:
 
 
 def _turns(seeds: list[int]) -> Iterator[tuple[str, int]]:
-    """Who trains with which seed: who begins changes from seed to seed."""
+    """The contestants and seeds in order; the first contestant alternates from seed to seed."""
     for number, seed in enumerate(seeds):
         for name in list(RECIPES)[:: -1 if number % 2 else 1]:
             yield name, seed

@@ -1,4 +1,4 @@
-"""What it costs a loader to compare images with their digests.
+"""The cost of checking images against their digests in a loader.
 
 ``python -m benchmarks.verification --write docs/benchmarks.md``
 """
@@ -19,7 +19,7 @@ from lance_pipeline.images import Augment, CachePlace, ImageLoader, ingest_split
 from lance_pipeline.loader.cache_digests import BlockDigests
 from lance_pipeline.loader.row_metadata import StoredImages
 
-# What each may cost, as a share of an epoch.
+# The maximum cost of each, as a share of an epoch.
 _TARGETS = {"PNG of 32x32, streamed": 0.03, "JPEG of 500x375, streamed": 0.03, "PNG of 32x32, cached": 0.05}
 _Epoch = Callable[[int], float]
 
@@ -52,7 +52,7 @@ def main() -> None:
 
 
 def _rounds(checked: _Epoch, unchecked: _Epoch, rounds: int) -> list[tuple[float, float]]:
-    """Seconds of an epoch of both in each round, after one to warm up; who begins changes from round to round."""
+    """Seconds of an epoch of both in each round, after a warm-up epoch; their order alternates."""
     both, taken = (checked, unchecked), []
     for epoch in both:
         epoch(0)
@@ -65,7 +65,7 @@ def _rounds(checked: _Epoch, unchecked: _Epoch, rounds: int) -> list[tuple[float
 
 
 def _streaming(uri: str, name: str) -> tuple[_Epoch, _Epoch]:
-    """An epoch with, and one without the comparison."""
+    """An epoch with the check, and one without."""
     case = CASES[name]
 
     def loader() -> ImageLoader:
@@ -97,7 +97,7 @@ def _opened(uri: str, place: CachePlace) -> ImageLoader:
 
 
 def _cached(uri: str, place: CachePlace, number: int, *, checked: bool) -> float:
-    """The first epoch of a newly opened loader, the one in which the cache is checked."""
+    """The first epoch of a newly opened loader, in which the cache is checked."""
     loader = _opened(uri, place)
     cache = loader._cache  # noqa: SLF001 -- users cannot turn it off
     if cache is None or not isinstance(cache._digests, BlockDigests):  # noqa: SLF001

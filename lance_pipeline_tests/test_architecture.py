@@ -17,7 +17,7 @@ from supply.lock import ROOT
 
 if TYPE_CHECKING:
     from lance_pipeline.evaluation.prediction import Predictions
-    from lance_pipeline.quality.split_checks import Examined
+    from lance_pipeline.quality.split_checks import CheckTarget
 
 PAGE = (ROOT / "docs" / "architecture.md").read_text()
 DECISIONS = [path.read_text() for path in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
@@ -123,7 +123,7 @@ def test_the_example_adds_a_check_and_a_metric(tmp_path: Path, monkeypatch: pyte
     assert check.name == "square"
     for heights, wrong in (([8, 8], 0), ([8, 9], 1)):
         index = pa.table({"split": ["train"] * 2, "row": [0, 1], "width": [8, 8], "height": heights})
-        finding = check.find(cast("Examined", SimpleNamespace(index=index)))
+        finding = check.find(cast("CheckTarget", SimpleNamespace(index=index)))
         assert (finding.passed, finding.numbers["images"]) == (not wrong, wrong)
     predictions = SimpleNamespace(probabilities=np.array([[0.75, 0.25], [0.5, 0.5]]))
     assert plugins.metrics["confidence"](cast("Predictions", predictions), ["a", "b"]) == 0.625

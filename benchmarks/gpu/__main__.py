@@ -1,4 +1,4 @@
-"""Everything about the pipeline on a GPU, in one call: ``python -m benchmarks.gpu --help`` tells the options."""
+"""Everything about the pipeline on a GPU, in one call: ``python -m benchmarks.gpu --help`` lists the options."""
 
 import argparse
 import os
@@ -16,16 +16,16 @@ from benchmarks.measure import REPO
 from benchmarks.report import targets_table
 from benchmarks.results import today, typed
 
-# The most seconds of each part; those that a machine with one H100 needs are well below.
+# The time limit of each part in seconds, well above what a machine with one H100 needs.
 _LIMITS = {"machine": 60.0, "tests": 150.0, "step": 165.0, "pipeline": 200.0, "digits": 100.0, "fashion": 120.0}
 _LEAST_SECONDS = 15
-# A trial measures nothing, and may run on a machine that does other things too.
+# A trial measures nothing, and may run on a busy machine.
 _TRIAL = 4
 
 
 @dataclass
 class _Benchmark:
-    """The parts so far, on disk after each of them."""
+    """The finished parts, saved after each of them."""
 
     options: argparse.Namespace
     work: str
@@ -55,7 +55,7 @@ class _Benchmark:
 
     @property
     def _patience(self) -> float:
-        """How many times as long as on a machine with a GPU all may take."""
+        """The factor by which time limits exceed those for a machine with a GPU."""
         return _TRIAL if self.options.tiny else 1.0
 
     def _save(self) -> None:
@@ -71,10 +71,10 @@ class _Benchmark:
 
 
 def main() -> int:
-    """Measure, and print the tables; the exit status says whether all parts ran well."""
+    """Measure and print the tables; the exit status says whether all parts succeeded."""
     options = _parse()
     os.makedirs(os.path.dirname(os.path.abspath(options.out)), exist_ok=True)
-    # A short path: sockets are made there.
+    # A short path, because it will contain sockets.
     work = tempfile.mkdtemp(prefix="gpu-")
     try:
         benchmark = _Benchmark(options, work)
@@ -113,7 +113,7 @@ def _parse() -> argparse.Namespace:
     options = parser.parse_args()
     options.fashion = options.fashion and os.path.abspath(options.fashion)
     options.limit = dict(options.limit)
-    # The most important first, whatever the order they were typed in.
+    # The most important first, independent of the order on the command line.
     options.only = [name for name in PARTS if name in options.only]
     return options
 

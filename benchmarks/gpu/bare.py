@@ -1,4 +1,4 @@
-"""A step of training as one would write it down, in variants, and ours."""
+"""A hand-written training step in several variants, and ours."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -14,26 +14,26 @@ from lance_pipeline.training.recipe import Recipe
 
 CLASSES = 10
 Step = Callable[[torch.Tensor, torch.Tensor], object]
-"""Learns from a batch of images and labels on the device."""
+"""Trains on a batch of images and labels on the device."""
 How = Literal["eager", "graph", "compiled"]
 _WARM_UP = 5
 
 
 class NoGraphError(RuntimeError):
-    """A CUDA graph was asked for elsewhere."""
+    """A CUDA graph was requested for another device."""
 
 
 def bare_step(cell: Cell, device: Device, how: How, compiler: str = "inductor") -> Step:
-    """Forward, loss, backward and SGD, as fast as torch does each; no schedule, no average.
+    """Forward, loss, backward and SGD, each in torch's fastest form; no schedule, no weight averaging.
 
     Args:
         cell: the shape of the batches.
-        device: where, in which precision.
+        device: the device and the precision.
         how: ``eager``, ``graph`` (the whole step in one CUDA graph) or ``compiled`` (the network by ``torch.compile``).
         compiler: the backend of ``torch.compile``.
 
     Raises:
-        NoGraphError: a graph is for CUDA only.
+        NoGraphError: CUDA graphs need a CUDA device.
     """
     recipe = Recipe(stem=_stem(cell))
     torch.manual_seed(0)
@@ -49,7 +49,7 @@ def bare_step(cell: Cell, device: Device, how: How, compiler: str = "inductor") 
 
     def step(images: torch.Tensor, labels: torch.Tensor) -> None:
         optimizer.zero_grad(set_to_none=True)
-        # What a graph holds must not be kept from one step to the next.
+        # Memory of a graph must not be kept from one step to the next.
         with torch.autocast(
             device.torch_device.type, dtype, enabled=device.precision != "fp32", cache_enabled=how != "graph"
         ):
@@ -61,7 +61,7 @@ def bare_step(cell: Cell, device: Device, how: How, compiler: str = "inductor") 
 
 
 def own_step(cell: Cell, device: Device, **settings: object) -> Step:
-    """Ours as the training uses it, by the default recipe and these settings."""
+    """Our step as training uses it, with the default recipe and these settings."""
     recipe = Recipe.model_validate({"stem": cell.stem, "batch_size": cell.batch, **settings})
     torch.manual_seed(0)
     learner = Learner(build_network("resnet34", CLASSES, cell.stem), recipe, device, steps=10**6)
@@ -78,7 +78,7 @@ def synthetic_batch(cell: Cell, device: Device) -> tuple[torch.Tensor, torch.Ten
 
 
 def synchronize() -> None:
-    """Wait for all that the GPU was given."""
+    """Wait until the GPU has finished its queue."""
     if torch.cuda.is_available():
         torch.cuda.synchronize()
 
@@ -88,7 +88,7 @@ def _stem(cell: Cell) -> Literal["imagenet", "small"]:
 
 
 def _captured(step: Step, cell: Cell, device: Device) -> Step:
-    """The step as one graph, which reads its batch from memory of its own."""
+    """The step as one graph, which reads its batch from its own memory."""
     if device.torch_device.type != "cuda":
         raise NoGraphError("CUDA graphs need CUDA")
     images, labels = synthetic_batch(cell, device)
@@ -99,7 +99,7 @@ def _captured(step: Step, cell: Cell, device: Device) -> Step:
             step(images, labels)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    # Threads of a loader may pin memory meanwhile.
+    # Threads of a loader may pin memory during the capture.
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         step(images, labels)
 

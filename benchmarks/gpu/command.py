@@ -1,4 +1,4 @@
-"""A data set materialized from the shell, as a user does it, and what is known of it then."""
+"""Materializes a data set from the shell, as a user does, and collects the results."""
 
 import time
 from dataclasses import dataclass
@@ -25,9 +25,9 @@ class Materialized:
     Attributes:
         seconds: from the start of the process to its end.
         steps: seconds of the steps of each kind, from the beginning of the first to the end of the last.
-        epochs: of the training, as its page shows them, with shares from 0 to 1.
-        metadata: of the model.
-        metrics: of each split that was evaluated.
+        epochs: the epochs of the training, as its page shows them, with shares from 0 to 1.
+        metadata: the metadata of the model.
+        metrics: the metrics of each evaluated split.
     """
 
     seconds: float
@@ -38,21 +38,21 @@ class Materialized:
 
     @property
     def mlflow_run(self) -> str:
-        """Its id."""
+        """The id of the MLflow run."""
         return str(self.metadata["mlflow_run_id"])
 
 
 def small_project(root: Path) -> Shell:
-    """A shell in a project with the data set ``flowers``, which is tiny, and a data folder of its own."""
+    """A shell in a project with the tiny data set ``flowers`` and its own data folder."""
     write_small_project(root)
     return new_shell(root, root / "data", {"XDG_RUNTIME_DIR": str(root)})
 
 
 def materialize(shell: Shell, module: str, dataset: str) -> Materialized:
-    """``dagster asset materialize`` of all assets of a data set.
+    """Run ``dagster asset materialize`` for all assets of a data set.
 
     Raises:
-        FailedCommandError: it failed.
+        FailedCommandError: the command failed.
     """
     command = ("dagster", "asset", "materialize", "-m", module, "--select", f"group:{dataset}")
     began = time.monotonic()
@@ -70,13 +70,13 @@ def materialize(shell: Shell, module: str, dataset: str) -> Materialized:
         }
         model = _metadata(instance, dataset, "resnet34")
         metrics = {split: _metadata(instance, dataset, f"metrics_{split}") for split in ("val", "test")}
-    # Its page shows shares in per cent.
+    # The page shows shares as percentages.
     epochs = [epoch | {"data_wait": float(epoch["data_wait"].strip("<>% ")) / 100} for epoch in model["epochs"]]
     return Materialized(seconds, steps, epochs, model, metrics)
 
 
 def reproduced(shell: Shell, mlflow_run: str) -> tuple[bool, str]:
-    """``python -m lance_pipeline reproduce``: whether it came to the same, bit for bit, and what it printed."""
+    """Run ``python -m lance_pipeline reproduce``; returns whether the result was bitwise equal, and the output."""
     done = shell.run("lance_pipeline", "reproduce", mlflow_run, timeout=_LIMIT_SECONDS)
     if "bit for bit" not in done.stdout and "Not the same" not in done.stdout:
         raise FailedCommandError((done.stderr.strip() or done.stdout.strip()).splitlines()[-1])
@@ -84,13 +84,13 @@ def reproduced(shell: Shell, mlflow_run: str) -> tuple[bool, str]:
 
 
 def gpu_series(shell: Shell, mlflow_run: str) -> list[str]:
-    """The names of the GPU's metrics in the MLflow run."""
+    """The names of the GPU metrics in the MLflow run."""
     run = MlflowClient(f"sqlite:///{shell.data / 'mlflow' / 'mlflow.db'}").get_run(mlflow_run)
     return sorted(name for name in run.data.metrics if name.startswith("system/gpu"))
 
 
 def _metadata(instance: dg.DagsterInstance, dataset: str, asset: str) -> dict[str, Any]:
-    """The latest materialization's."""
+    """The metadata of the latest materialization."""
     event = instance.get_latest_materialization_event(dg.AssetKey([dataset, asset]))
     found = event.asset_materialization if event else None
     if found is None:

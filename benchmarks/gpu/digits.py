@@ -1,4 +1,4 @@
-"""The demo from the shell, on the GPU, and the same training again."""
+"""Runs the demo from the shell on the GPU, and reproduces its training."""
 
 import time
 from pathlib import Path
@@ -9,12 +9,12 @@ from lance_pipeline_tests.conftest import new_shell
 
 
 def measure(job: Job, figures: Figures) -> None:
-    """Materialize all assets of ``digits``, in a trial those of a tiny data set; then ``reproduce``."""
+    """Materialize all assets of ``digits`` (in a trial, of a tiny data set), then run ``reproduce``."""
     folder = Path(job.work)
     if job.tiny:
         shell, module, dataset = small_project(folder / "small"), SMALL, "flowers"
     else:
-        # The training is over before MLflow's own first look at the card, after ten seconds.
+        # Training ends before MLflow's own first sample of GPU metrics, after ten seconds.
         variables = {"XDG_RUNTIME_DIR": job.work, "MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL": "0.5"}
         shell = new_shell(folder / "elsewhere", folder / "data", variables)
         module, dataset = OURS, "digits"

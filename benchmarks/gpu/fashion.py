@@ -1,4 +1,4 @@
-"""How soon our recipe is as good as the article's ever gets, on the GPU."""
+"""The time in which our recipe reaches the article's best accuracy, on the GPU."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from benchmarks.training.sources import FASHION, make_source
 
 
 def measure(job: Job, figures: Figures) -> None:
-    """A training by each recipe, on Fashion-MNIST; in a trial on the digits, unless its files are named."""
+    """Train with each recipe on Fashion-MNIST; in a trial without its files, on the digits."""
     sizes = job.sizes
     source = "digits" if job.tiny and not job.fashion else "fashion"
     root = make_source(source, job.work, sizes.fashion, job.fashion or FASHION)

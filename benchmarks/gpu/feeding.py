@@ -1,6 +1,6 @@
-"""Loaders, alone and feeding a bare step: ours, torchvision's image folder, and the article's way.
+"""Loaders, alone and feeding a bare step: ours, torchvision's image folder, and the article's.
 
-``python -m benchmarks.gpu.feeding SOURCE ROOT URI CELL JOB`` prints images per second; the last two are JSON.
+``python -m benchmarks.gpu.feeding SOURCE ROOT URI CELL JOB`` prints images per second; CELL and JOB are JSON.
 """
 
 import itertools
@@ -23,20 +23,20 @@ from lance_pipeline.images import Augment, CachePlace, ImageLoader
 from lance_pipeline.training.device import Device, choose_device, reproducible
 
 FORKING = ("files", "article")
-"""Those whose workers are forked, which must happen in a process without other threads."""
+"""The sources with forked workers, which need a process without other threads."""
 _WARM_UP = 3
 
 Batch = tuple[torch.Tensor, torch.Tensor]
 
 
 class NoBatchesError(RuntimeError):
-    """A loader gave fewer batches than it takes to measure it."""
+    """A loader gave too few batches to measure it."""
 
 
 def loader_of(
     uri: str, cell: Cell, way: str, device: Device, cache: CachePlace, threads: int | None = None
 ) -> ImageLoader:
-    """Ours in training, ``cached`` or ``streamed``; a streamed one takes random crops of photos."""
+    """Our training loader, ``cached`` or ``streamed``; the streamed one takes random crops of photos."""
     cached = way == "cached"
     crops = not cached and cell.size > PNG.height
     return ImageLoader(
@@ -53,7 +53,7 @@ def loader_of(
 
 
 def load(loader: ImageLoader, seconds: float) -> dict[str, Any]:
-    """Images per second onto the device; of the first epoch, too, where that makes the cache."""
+    """Images per second loaded onto the device; also for the first epoch if that fills the cache."""
     facts: dict[str, Any] = {"mode": loader.mode}
     if loader.mode.startswith("streamed, and being cached"):
         began = time.perf_counter()
@@ -64,7 +64,7 @@ def load(loader: ImageLoader, seconds: float) -> dict[str, Any]:
 
 
 def feed(source: str, root: str, uri: str, cell: Cell, job: Job) -> float:
-    """Images per second of one and the same bare step, with batches from the source of that name."""
+    """Images per second of the same bare step, with batches from the given source."""
     device, cache = choose_device(job.device), CachePlace(os.path.join(job.work, "cache"))
     kind = PNG if cell.size == PNG.height else JPEG
     case, places = Case(kind, cell.size, kind is JPEG), Places(root, uri, "")
@@ -78,18 +78,18 @@ def feed(source: str, root: str, uri: str, cell: Cell, job: Job) -> float:
         "article": lambda: _moved(plain.article_loader(case, places, **settings)(), device),
     }
     batches = sources[source]()
-    # The workers are forked here, before the step starts other threads, which they would miss.
+    # The workers are forked here, before the step starts other threads, which a fork would lose.
     first = next(batches)
     if len(first[1]) != cell.batch:
         raise NoBatchesError(f"{source} gave a batch of {len(first[1])} images, not of {cell.batch}")
-    # A graph has one size of batch.
+    # A graph has a fixed batch size.
     whole = (batch for batch in itertools.chain([first], batches) if len(batch[1]) == cell.batch)
     with reproducible(deterministic=False):
         return _rate(whole, _fastest(cell, device), job.sizes.feeding)
 
 
 def _fastest(cell: Cell, device: Device) -> Step:
-    """A graph where there is CUDA."""
+    """A graph on CUDA, else eager mode."""
     with reproducible(deterministic=False):
         try:
             return bare_step(cell, device, "graph")
@@ -104,7 +104,7 @@ def _endless(loader: ImageLoader) -> Iterator[Batch]:
 
 
 def _moved(epoch: Callable[[int], Iterable[Any]], device: Device) -> Iterator[Batch]:
-    """Batches of the epochs of a DataLoader, on the device."""
+    """The batches of a DataLoader's epochs, moved to the device."""
     for number in itertools.count():
         for images, labels in epoch(number):
             moved = images.to(device.torch_device, non_blocking=True, memory_format=torch.channels_last)
@@ -112,7 +112,7 @@ def _moved(epoch: Callable[[int], Iterable[Any]], device: Device) -> Iterator[Ba
 
 
 def _rate(batches: Iterable[Batch], step: Step, seconds: float) -> float:
-    """Images per second for so many seconds, after some batches to warm up."""
+    """Images per second, measured for a number of seconds after some batches of warm-up."""
     iterator = iter(batches)
     for batch in itertools.islice(iterator, _WARM_UP):
         step(*batch)
@@ -130,7 +130,7 @@ def _rate(batches: Iterable[Batch], step: Step, seconds: float) -> float:
 
 
 def main(source: str, root: str, uri: str, cell: str, job: str) -> None:
-    """One source, in a process of its own."""
+    """Measure one source in this process."""
     print(feed(source, root, uri, Cell(**json.loads(cell)), Job(**json.loads(job))))
 
 

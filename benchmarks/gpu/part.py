@@ -1,6 +1,6 @@
-"""One part in a process of its own: ``python -m benchmarks.gpu.part NAME JOB``, the job as JSON.
+"""Runs one part in a separate process: ``python -m benchmarks.gpu.part NAME JOB``, the job as JSON.
 
-Its figures are written after each of them, so that whatever ends the process loses none.
+Each figure is saved immediately, so none is lost if the process ends early.
 """
 
 import importlib
@@ -22,14 +22,14 @@ PARTS = ("tests", "step", "pipeline", "digits", "fashion")
 
 @dataclass(frozen=True)
 class Job:
-    """What a part is asked for.
+    """The job of a part.
 
     Attributes:
-        out: the JSON file that it writes its figures to.
-        work: a folder for all else, which is there.
+        out: the JSON file for the figures.
+        work: an existing folder for all other files.
         tiny: a trial on the CPU, with very small sizes.
-        epochs: of a training on the small images; those of the sizes when None.
-        fashion: the folder with the files of Fashion-MNIST; where its package puts them when empty.
+        epochs: the epochs of a training on the small images; None uses those of the sizes.
+        fashion: the folder with the files of Fashion-MNIST; "" for the folder of its package.
         until: a Unix time, soon after which the part is killed.
     """
 
@@ -41,7 +41,7 @@ class Job:
     until: float = float("inf")
 
     def fits(self, seconds: float) -> bool:
-        """Whether there is still so much time."""
+        """Whether that many seconds are left."""
         return time.time() + seconds < self.until
 
     @property
@@ -51,20 +51,20 @@ class Job:
 
     @property
     def device(self) -> str:
-        """The device that trains, as a setting names it."""
+        """The training device, as in the settings."""
         return "cpu" if self.tiny else "cuda"
 
     def json(self) -> str:
-        """As the command line takes it."""
+        """The job for the command line."""
         return json.dumps(asdict(self))
 
 
 class FailedCommandError(RuntimeError):
-    """A command ended with a failure."""
+    """A command failed."""
 
 
 class Figures:
-    """The figures of a part, and what went wrong while they were measured."""
+    """The figures of a part, and the errors while they were measured."""
 
     def __init__(self, path: str) -> None:
         self._path = path
@@ -73,7 +73,7 @@ class Figures:
         self._write()
 
     def put(self, name: str, value: Any) -> None:
-        """Keep a figure, which JSON can hold; at once on disk."""
+        """Add a figure, which must be serializable as JSON, and save all figures."""
         self._figures[name] = value
         self._write()
 
@@ -82,7 +82,7 @@ class Figures:
 
     @contextmanager
     def attempt(self, what: str) -> Iterator[None]:
-        """Within, a failure is noted, and what follows still runs."""
+        """A context that records an exception instead of raising it."""
         print(f"{what} …", flush=True)
         try:
             yield
@@ -102,11 +102,11 @@ def reason(error: BaseException) -> str:
 
 
 def printed_by(command: list[str], limit: float | None = None) -> str:
-    """The last line that a command prints; it is killed after so many seconds.
+    """The last line that a command prints; it is killed after the given number of seconds.
 
     Raises:
-        FailedCommandError: it failed; the message is the last line of its complaint.
-        subprocess.TimeoutExpired: it took too long.
+        FailedCommandError: the command failed; the message is its last line of errors.
+        subprocess.TimeoutExpired: the command took too long.
     """
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=limit)  # noqa: S603
     print(done.stderr, flush=True)
@@ -116,14 +116,14 @@ def printed_by(command: list[str], limit: float | None = None) -> str:
 
 
 def write_json(path: str, content: Any) -> None:
-    """Replace a file as a whole."""
+    """Replace a file atomically."""
     with open(f"{path}.new", "w") as file:
         json.dump(content, file, indent=1)
     os.replace(f"{path}.new", path)
 
 
 def main(name: str, job: str) -> None:
-    """Measure; the exit status says whether all went well."""
+    """Measure; the exit status says whether everything succeeded."""
     asked = Job(**json.loads(job))
     figures = Figures(asked.out)
     with figures.attempt(name):

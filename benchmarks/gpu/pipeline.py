@@ -40,7 +40,7 @@ def measure(job: Job, figures: Figures) -> None:
 
 
 class _Pipeline:
-    """The images, the datasets made of them, and what is measured on both."""
+    """The images, their datasets, and the measurements on both."""
 
     def __init__(self, job: Job, figures: Figures) -> None:
         self._job, self._figures, self._sizes = job, figures, job.sizes
@@ -104,7 +104,7 @@ class _Pipeline:
         return {"images": sum(counts.values()), "seconds": time.monotonic() - began}
 
     def _run(self) -> dict[str, Any]:
-        """The whole graph of a data set from the shell, by the default recipe but for its length."""
+        """Run the whole graph of a data set from the shell, with the default recipe except for its length."""
         shell = small_project(Path(self._job.work, "small"))
         epochs = self._job.epochs or self._sizes.epochs
         defs = shell.folder / "small" / "defs" / _DATASET / "defs.yaml"
@@ -121,7 +121,7 @@ class _Pipeline:
         }
 
     def _ingested(self, kind: str) -> dict[str, float]:
-        """The seconds of all splits, once more, into datasets that everything below reads."""
+        """Ingest all splits again, into the datasets for the other measurements; returns the seconds."""
         counts = {"png": self._sizes.png, "jpeg": self._sizes.jpeg}[kind]
         began = time.monotonic()
         for split in counts:
@@ -129,7 +129,7 @@ class _Pipeline:
         return {"images": sum(counts.values()), "seconds": time.monotonic() - began}
 
     def _fed(self, kind: str, source: str) -> float:
-        """Images per second of a bare step; where workers are forked in a process of its own, which may hang."""
+        """Images per second of a bare step; sources with forked workers run in a separate process, which may hang."""
         root, uri, cell = self._root(kind), self._uri(kind), self._cells[kind]
         if source not in FORKING:
             return feed(source, root, uri, cell, self._job)
@@ -137,7 +137,7 @@ class _Pipeline:
         return float(printed_by([*command, self._job.json()], _FEEDING_LIMIT_SECONDS))
 
     def _photo_training(self) -> dict[str, Any]:
-        """By the function that the asset calls, with the asset's loaders."""
+        """Train with the function and the loaders of the asset."""
         train, val = (LanceSplit(self._uri("jpeg", split)) for split in ("train", "val"))
         recipe = Recipe(epochs=self._sizes.photo_epochs, batch_size=self._sizes.batch)
         size = self._sizes.photo
@@ -145,7 +145,7 @@ class _Pipeline:
         return {"images": len(train), "epochs": [epoch.figures() for epoch in trained.history]}
 
     def _own_rate(self, cell: Cell) -> float:
-        """Images per second of our step on one batch that lies on the device."""
+        """Images per second of our step on one batch on the device."""
         batch = synthetic_batch(cell, self._device)
         with reproducible():
             step = own_step(cell, self._device)

@@ -1,4 +1,4 @@
-"""A short training in a process of its own: ``python -m benchmarks.gpu.repeat DEVICE STEPS BATCH``.
+"""A short training in a separate process: ``python -m benchmarks.gpu.repeat DEVICE STEPS BATCH``.
 
 Prints the SHA-256 of the weights, averaged ones included.
 """
@@ -17,7 +17,7 @@ _CLASSES, _SIZE, _BATCHES = 10, 32, 8
 
 
 def main(name: str, steps: str, batch: str) -> None:
-    """Train by the default recipe on a few random batches, again and again."""
+    """Train with the default recipe on a few random batches, repeatedly."""
     device, recipe = choose_device(name), Recipe()
     torch.manual_seed(recipe.seed)
     model = build_network("resnet34", _CLASSES, recipe.stem)

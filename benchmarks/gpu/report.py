@@ -1,4 +1,4 @@
-"""What was measured on the GPU, for people: tables, and whether it is what was wanted."""
+"""The report of the measurements on the GPU: tables, and the targets."""
 
 import statistics
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ def machine_lines(part: Part) -> list[str]:
 
 
 def part_lines(name: str, part: Part) -> list[str]:
-    """A part's tables, and what went wrong."""
+    """The tables and the errors of a part."""
     heading = f"## {name}: {part.status}" + ("" if part.status == "left out" else f", {part.seconds:.0f} s")
     return [heading, "", *_LINES[name](part.figures), *_troubles(part)]
 
@@ -157,19 +157,19 @@ _LINES: dict[str, Callable[[Figures], list[str]]] = {
 
 
 def cell_title(cell: Figures) -> str:
-    """A shape of batches."""
+    """The title of a batch shape."""
     return f"{cell['size']} px, {cell['stem']} stem, batch {cell['batch']}"
 
 
 def ratio(cell: Figures, name: str, other: str) -> float | None:
-    """How many times as fast as another contestant, the median over rounds; None where one was not measured."""
+    """The speed relative to another contestant, the median over rounds; None if one was not measured."""
     pairs = zip(cell["rates"].get(name, []), cell["rates"].get(other, []), strict=False)
     ratios = [one / two for one, two in pairs]
     return statistics.median(ratios) if ratios else None
 
 
 def best_bare(cell: Figures) -> str | None:
-    """The fastest bare step, in eager mode or as a graph; one by a compiler is another program."""
+    """The fastest bare step, in eager mode or as a graph; a compiled step is a different program."""
     medians = {
         name: statistics.median(rates)
         for name, rates in cell["rates"].items()

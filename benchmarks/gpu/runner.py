@@ -1,4 +1,4 @@
-"""A part run to its end, or to the end of its time."""
+"""Runs a part until it ends or its time is up."""
 
 import contextlib
 import json
@@ -19,14 +19,14 @@ _LINES = 15
 
 @dataclass
 class Part:
-    """What became of a part.
+    """The outcome of a part.
 
     Attributes:
-        status: ``ran``, ``failed`` (some of it, or all), ``timed out`` or ``left out``.
-        seconds: that it took.
-        figures: those that were measured until then.
-        errors: what failed, and why.
-        output: the last lines that it printed, unless all went well.
+        status: ``ran``, ``failed`` (in part or completely), ``timed out`` or ``left out``.
+        seconds: its duration.
+        figures: the figures that were measured.
+        errors: the failures and their reasons.
+        output: the last lines that it printed, unless everything succeeded.
     """
 
     status: str
@@ -37,7 +37,7 @@ class Part:
 
 
 def run_part(name: str, job: Job, limit: float) -> Part:
-    """Run a part in a process of its own; it is killed after so many seconds."""
+    """Run a part in a separate process, which is killed after the given number of seconds."""
     os.makedirs(job.work)
     job = replace(job, until=time.time() + limit)
     log = os.path.join(job.work, "output")
@@ -65,7 +65,7 @@ def run_part(name: str, job: Job, limit: float) -> Part:
 
 
 def _environment(work: str) -> dict[str, str]:
-    """Everything that the part leaves behind is in its folder, and no other training is waited for."""
+    """Keep all files of the part in its folder, and do not wait for devices that other trainings use."""
     paths = [REPO, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     own = {
         "PYTHONPATH": os.pathsep.join(paths),
@@ -78,7 +78,7 @@ def _environment(work: str) -> dict[str, str]:
 
 
 def _kill_tree(process: subprocess.Popen[bytes]) -> None:
-    """The process and those below it, which may have sessions of their own."""
+    """Kill the process and its descendants, which may have their own sessions."""
     with contextlib.suppress(psutil.NoSuchProcess):
         root = psutil.Process(process.pid)
         for one in [*root.children(recursive=True), root]:

@@ -1,4 +1,4 @@
-"""How much each part measures: on a GPU, and in a trial on the CPU."""
+"""The sizes of each part's measurements: on a GPU, and in a trial on the CPU."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ SOURCES = {
     "files": "torchvision's ImageFolder",
     "article": "the article's way",
 }
-"""What feeds a bare step."""
+"""The sources of batches for a bare step."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One shape of batch: the side of the images in pixels, the network's stem, images in a batch."""
+    """A batch shape: the side of the images in pixels, the network's stem, and the number of images."""
 
     size: int
     stem: str
@@ -26,21 +26,21 @@ class Cell:
 
 @dataclass(frozen=True)
 class Sizes:
-    """How much is measured.
+    """The sizes of the measurements.
 
     Attributes:
-        repeated: steps of a training that is done twice; ``repeated_batch`` images in each.
-        cells: shapes of batches, the most interesting first; with the first ``compiled`` of them ``torch.compile``.
-        compiler: its backend.
-        slice: seconds that a contestant runs at a time, in each of so many ``rounds``.
-        png: small images of each split.
-        jpeg: photos of each split, which the network sees at ``photo`` pixels.
+        repeated: steps of the training that runs twice, with ``repeated_batch`` images each.
+        cells: batch shapes, the most interesting first; the first ``compiled`` also run with ``torch.compile``.
+        compiler: the backend of ``torch.compile``.
+        slice: seconds per contestant in each of ``rounds`` rounds.
+        png: the number of small images of each split.
+        jpeg: the number of photos of each split, which the network gets at ``photo`` pixels.
         batch: images in a batch of the pipeline.
-        epochs: of a training on the small images; ``photo_epochs`` of one on the photos.
-        threads: of a loader; ``loading`` seconds with each number.
-        workers: of the DataLoader of torch; ``feeding`` seconds with each loader, on the images of the kinds ``fed``.
+        epochs: epochs of a training on the small images; ``photo_epochs`` on the photos.
+        threads: numbers of loader threads; each runs for ``loading`` seconds.
+        workers: workers of torch's DataLoader; each loader runs for ``feeding`` seconds, on the kinds ``fed``.
         fashion: images of Fashion-MNIST to train on.
-        fashion_epochs: of both recipes, of ``fashion_batches`` batches each; their own when None.
+        fashion_epochs: epochs of both recipes, of ``fashion_batches`` batches each; None uses those of the recipes.
     """
 
     repeated: int

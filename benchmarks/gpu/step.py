@@ -1,4 +1,4 @@
-"""What a step of training takes: bare in variants, and ours, on batches that lie on the device."""
+"""The speed of a training step, bare in several variants and ours, on batches that are already on the device."""
 
 import gc
 import time
@@ -24,25 +24,25 @@ from lance_pipeline.training.device import Device, choose_device, reproducible
 
 _WARM_UP = 12
 _MOST = 2000
-# What one shape of batch takes at most on a GPU; what no longer fits is left out.
+# The maximum seconds for one batch shape on a GPU; shapes that no longer fit into the time are left out.
 _CELL_SECONDS = 15
 _COMPILING_SECONDS = 50
 
 
 class NothingMeasuredError(RuntimeError):
-    """No shape of batch was measured."""
+    """No batch shape was measured."""
 
 
 @dataclass(frozen=True)
 class Contestant:
-    """One way to take a step: what makes it, and the settings of cuDNN it runs with."""
+    """An implementation of the step, and the cuDNN settings that it runs with."""
 
     make: Callable[[], Step]
     flags: Callable[[], AbstractContextManager[Any]]
 
 
 def measure(job: Job, figures: Figures) -> None:
-    """All cells; then ``torch.compile``, which takes long to compile, with the first of them."""
+    """Measure all cells, then the first of them with ``torch.compile``, which takes long to compile."""
     sizes, device = job.sizes, choose_device(job.device)
     figures.put("precision", device.precision)
     cells: list[dict[str, Any]] = []
@@ -65,7 +65,7 @@ def measure(job: Job, figures: Figures) -> None:
 
 
 def measured(cell: Cell, contestants: dict[str, Contestant], device: Device, sizes: Sizes) -> dict[str, Any]:
-    """Images per second of each contestant in each round, in turn; why some have none."""
+    """Images per second of each contestant in each round, in turn, and the errors of those that failed."""
     batch = synthetic_batch(cell, device)
     steps: dict[str, Step] = {}
     counts: dict[str, int] = {}
@@ -91,7 +91,7 @@ def measured(cell: Cell, contestants: dict[str, Contestant], device: Device, siz
 
 
 def _contestants(cell: Cell, device: Device) -> dict[str, Contestant]:
-    """Bare and ours, deterministic and free; ours eager, too, where a recipe can ask for that."""
+    """Bare and our steps, deterministic and not; our step also in eager mode if a recipe can select it."""
     found: dict[str, Contestant] = {}
     for name, deterministic in (("deterministic", True), ("free", False)):
         for how in ("eager", "graph"):
@@ -115,7 +115,7 @@ def _compiled(cell: Cell, device: Device, compiler: str) -> dict[str, Contestant
 
 
 def _warmed_up(step: Step, batch: tuple[torch.Tensor, torch.Tensor], seconds: float) -> int:
-    """How many steps take so many seconds, at least 2."""
+    """The number of steps that take the given seconds, at least 2."""
     for _ in range(_WARM_UP if torch.cuda.is_available() else 1):
         step(*batch)
     took = min(_timed(step, batch, 2) / 2 for _ in range(2))
@@ -123,7 +123,7 @@ def _warmed_up(step: Step, batch: tuple[torch.Tensor, torch.Tensor], seconds: fl
 
 
 def _timed(step: Step, batch: tuple[torch.Tensor, torch.Tensor], count: int) -> float:
-    """Seconds for so many steps."""
+    """The seconds of a number of steps."""
     synchronize()
     began = time.perf_counter()
     for _ in range(count):

@@ -1,4 +1,4 @@
-"""The tests that need a GPU, and a short training done twice."""
+"""Runs the tests that need a GPU, and a short training twice."""
 
 import os
 import subprocess
@@ -15,11 +15,11 @@ _MARK = "mark.cuda"
 
 
 class FailedTestsError(RuntimeError):
-    """Tests failed, or none ran that should have."""
+    """Tests failed, or no tests ran."""
 
 
 def measure(job: Job, figures: Figures) -> None:
-    """How many tests passed, failed and were skipped; whether two trainings of one seed end with equal bits."""
+    """The numbers of passed, failed and skipped tests; whether two trainings with one seed are bitwise equal."""
     with figures.attempt("pytest -m cuda"):
         figures.put("pytest", counts := _tested(job))
         if counts["failed"] or not counts["passed"] + counts["skipped"]:
@@ -33,7 +33,7 @@ def measure(job: Job, figures: Figures) -> None:
 
 
 def _tested(job: Job) -> dict[str, Any]:
-    """How many tests came to what, and which failed."""
+    """The number of tests by outcome, and the names of those that failed."""
     report = os.path.join(job.work, "pytest.xml")
     # Other files need packages that a machine with a GPU may lack.
     files = sorted(str(path) for path in _TESTS.rglob("test_*.py") if _MARK in path.read_text())

@@ -1,4 +1,4 @@
-"""What is wanted of the pipeline on a GPU, and whether it was measured so."""
+"""The performance targets of the pipeline on a GPU, and whether they were met."""
 
 import statistics
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ _MOST_WAITING = {"32 px": 0.01, "photos": 0.02}
 
 
 def targets(parts: Mapping[str, Part]) -> list[Target]:
-    """All of them, those not measured as such."""
+    """All targets, including those that were not measured."""
     figures = {name: part.figures for name, part in parts.items()}
     step, pipeline = figures.get("step", {}), figures.get("pipeline", {})
     return [
@@ -36,7 +36,7 @@ def _same_bits(tests: Figures, digits: Figures) -> list[Target]:
 
 
 def _step_targets(cells: Iterable[Figures]) -> list[Target]:
-    """Of each cell; those that ran with a compiler alone have no deterministic step."""
+    """The targets of each cell; cells that ran only compiled have no deterministic step."""
     found: list[Target] = []
     for cell in cells:
         eager, best = "bare eager, deterministic", best_bare(cell)
@@ -54,7 +54,7 @@ def _step_targets(cells: Iterable[Figures]) -> list[Target]:
 
 
 def _loader_targets(pipeline: Figures) -> list[Target]:
-    """Cached, as the loader is by default."""
+    """The targets of the loader with its cache, the default."""
     found: list[Target] = []
     for kind, title in (("png", "32 px"), ("jpeg", "photos")):
         rate = pipeline.get("loader", {}).get(f"{kind} cached", {}).get("rate")
@@ -65,7 +65,7 @@ def _loader_targets(pipeline: Figures) -> list[Target]:
 
 
 def _training_targets(pipeline: Figures) -> list[Target]:
-    """By the epochs after the first, in which the cache is made and the step warms up."""
+    """The targets of training; the first epoch, which fills the cache and warms up the step, is left out."""
     found: list[Target] = []
     for name, kind, title in (("run", "png", "32 px"), ("photo_training", "jpeg", "photos")):
         epochs = pipeline.get(name, {}).get("epochs", [])
@@ -82,7 +82,7 @@ def _training_targets(pipeline: Figures) -> list[Target]:
 
 
 def _whole_target(run: Figures | None) -> Target:
-    """From folder to metrics; the seconds of epochs that were not run are those of the last ones."""
+    """The target from folder to metrics; epochs that were not run are counted like the last ones."""
     text = f"{_EPOCHS} epochs, from folder to metrics ≤ {_SECONDS} s"
     if run is None:
         return Target(f"90,000 images, {text}", "", None)

@@ -1,4 +1,4 @@
-"""What every loader is asked for, and the types that they share."""
+"""The cases that every loader is measured on, and shared types."""
 
 from collections.abc import Callable, Iterable, Sized
 from dataclasses import dataclass
@@ -12,21 +12,21 @@ SCALE, RATIO = (0.08, 1.0), (3 / 4, 4 / 3)
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 
 Batch = tuple[Any, Sized]
-"""Images (n, 3, size, size), float32, and labels; the bounds give no images."""
+"""Images (n, 3, size, size), float32, and labels; the bounds yield no images."""
 Epochs = Callable[[int], Iterable[Batch]]
-"""The batches of the epoch of that number."""
+"""Returns the batches of the epoch with the given number."""
 Opener = Callable[[], Epochs]
-"""Opens a loader; what comes before, such as imports, is not timed."""
+"""Opens a loader; earlier work, such as imports, is not timed."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """One sort of image and what is made of it.
+    """A kind of image and its preparation.
 
     Attributes:
         kind: the images.
-        size: height and width of what is given out, in pixels.
-        crop: whether a random part is resized to that; otherwise the images have that size.
+        size: height and width of the yielded images, in pixels.
+        crop: whether a random part is resized to that size; otherwise the images have that size.
     """
 
     kind: Kind
@@ -35,18 +35,18 @@ class Case:
 
     @property
     def title(self) -> str:
-        """For headings."""
+        """The title for headings."""
         made = f"random resized crop to {self.size}, " if self.crop else ""
         return f"{self.kind.title}: {made}flip, normalise"
 
 
 @dataclass(frozen=True)
 class Places:
-    """Where a contestant finds and leaves things.
+    """The paths for a contestant.
 
     Attributes:
         root: the image folder.
-        data: what was prepared of it.
+        data: the data that was prepared from it.
         own: a folder that is empty at the start of a round.
     """
 
@@ -62,7 +62,7 @@ CASES = {
 
 
 def torchvision_transform(case: Case) -> Callable[[Any], Any]:
-    """From a Pillow image to what is asked for."""
+    """The transform from a Pillow image to a normalised tensor."""
     from torchvision import transforms
 
     first = transforms.RandomResizedCrop(case.size, SCALE, RATIO) if case.crop else transforms.Resize(case.size)
@@ -72,7 +72,7 @@ def torchvision_transform(case: Case) -> Callable[[Any], Any]:
 
 
 def opened_rgb(data: bytes) -> Any:
-    """A Pillow image of some bytes."""
+    """The Pillow image of encoded bytes."""
     import io
 
     from PIL import Image
@@ -81,7 +81,7 @@ def opened_rgb(data: bytes) -> Any:
 
 
 def torch_loader(dataset: Any, workers: int, **settings: Any) -> Epochs:
-    """The DataLoader of torch, whose workers live on from epoch to epoch."""
+    """Torch's DataLoader, with persistent workers."""
     from torch.utils.data import DataLoader
 
     settings = {"batch_size": BATCH, "persistent_workers": workers > 0} | settings

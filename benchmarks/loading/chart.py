@@ -1,4 +1,4 @@
-"""The loaders as bars."""
+"""A bar chart of the loaders."""
 
 from matplotlib.figure import Figure
 
@@ -11,7 +11,7 @@ _FILLS = {"ours": OURS, "peer": OTHERS, "bound": BOUND}
 
 
 def draw_loader_chart(results: Results, path: str) -> None:
-    """A row for each case: the rates of all loaders, on a scale where each step to the right is ten times as fast."""
+    """Draw a row for each case: the rates of all loaders, on a logarithmic scale."""
     cases = list(results.runs)
     shown = {case: [name for name in CONTESTANTS if name in results.runs[case] and name != IDLE] for case in cases}
     heights = [len(names) + 3 for names in shown.values()]

@@ -1,8 +1,8 @@
-"""One loader in a process of its own.
+"""Runs one loader in a separate process.
 
-``python -m benchmarks.loading.child prepare NAME CASE ROOT OUT`` writes what a loader reads;
-``python -m benchmarks.loading.child load NAME CASE ROOT DATA OWN EPOCHS`` runs it: an epoch to warm up, then as many as
-asked for. With 0 epochs it ends after the first batch. Prints what was measured as the last line, as JSON.
+``python -m benchmarks.loading.child prepare NAME CASE ROOT OUT`` writes the loader's data;
+``python -m benchmarks.loading.child load NAME CASE ROOT DATA OWN EPOCHS`` runs it: an epoch of warm-up, then EPOCHS
+epochs. With 0 epochs it ends after the first batch. The last line printed has the measurements as JSON.
 """
 
 import json
@@ -17,11 +17,11 @@ from benchmarks.measure import own_peak
 
 
 class WrongBatchError(RuntimeError):
-    """A loader gave something other than what was asked for."""
+    """A loader yielded a wrong batch."""
 
 
 def main(task: str, name: str, case: str, *rest: str) -> None:
-    """Prepare or load."""
+    """Run ``prepare`` or ``load``."""
     if task == "prepare":
         _prepare(name, CASES[case], *rest)
     else:
@@ -70,7 +70,7 @@ def _check(batch: Batch, case: Case) -> None:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong at first, on one line."""
+    """The original error, on one line."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__ or error
     return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0][:200]}"

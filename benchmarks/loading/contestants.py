@@ -21,16 +21,16 @@ class Contestant:
     """One loader.
 
     Attributes:
-        title: for people.
-        open: its imports, then what opens it.
+        title: the title for tables.
+        open: does its imports, then opens it.
         role: ``ours``, ``peer`` or ``bound``.
-        data: names what was prepared for it; equal for those that read the same.
-        prepare: writes that; None where it reads the image folder.
-        cases: what it takes part in.
+        data: the name of its prepared data; loaders can share data.
+        prepare: writes the data; None if it reads the image folder.
+        cases: the cases that it takes part in.
         own_environment: whether it needs the peers' environment.
         compiled: the package that is compiled for it.
         decodes: whether it decodes encoded files in every epoch.
-        caches: whether a second opening finds more than the first.
+        caches: whether it keeps a cache for a second opening.
     """
 
     title: str

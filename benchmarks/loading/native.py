@@ -14,7 +14,7 @@ _SHORTER = 256
 
 
 def prepare_ffcv(case: Case, root: str, out: str, *, shrunk: bool) -> None:
-    """Its own file: pixels of PNG and of images made smaller, otherwise JPEG."""
+    """Write FFCV's file: pixels for PNG and for shrunk images, otherwise JPEG."""
     from ffcv.fields import IntField, RGBImageField  # pyright: ignore[reportMissingImports]
     from ffcv.writer import DatasetWriter  # pyright: ignore[reportMissingImports]
     from torchvision.datasets import ImageFolder
@@ -28,7 +28,7 @@ def prepare_ffcv(case: Case, root: str, out: str, *, shrunk: bool) -> None:
 
 
 def ffcv_loader(case: Case, places: Places) -> Opener:
-    """All of it compiled, the file in the page cache."""
+    """FFCV: fully compiled, with the file in the page cache."""
     from ffcv.fields.basics import IntDecoder  # pyright: ignore[reportMissingImports]
     from ffcv.fields.rgb_image import (  # pyright: ignore[reportMissingImports]
         RandomResizedCropRGBImageDecoder,
@@ -55,7 +55,7 @@ def ffcv_loader(case: Case, places: Places) -> Opener:
             order=OrderOption.RANDOM,
             drop_last=False,
             pipelines={
-                # On the CPU it normalises arrays, hence before they become tensors.
+                # On the CPU it normalises arrays, so before they become tensors.
                 "image": [
                     decoder,
                     RandomHorizontalFlip(),
@@ -72,12 +72,12 @@ def ffcv_loader(case: Case, places: Places) -> Opener:
 
 
 def spdl_loader(case: Case, places: Places) -> Opener:
-    """The files decoded, cropped and resized by FFmpeg, a batch for each thread."""
+    """SPDL: FFmpeg decodes, crops and resizes the files, one batch per thread."""
     import spdl.io  # pyright: ignore[reportMissingImports]
     import torch
     from spdl.pipeline import PipelineBuilder  # pyright: ignore[reportMissingImports]
 
-    # Its library is loaded when first used.
+    # The library is loaded at first use.
     spdl.io.utils.get_ffmpeg_versions()
     mean, std = (torch.tensor(values).mul(255).view(3, 1, 1) for values in (MEAN, STD))
 
@@ -109,9 +109,9 @@ def spdl_loader(case: Case, places: Places) -> Opener:
 
 
 def _crop_filter(width: int, height: int, case: Case) -> str | None:
-    """FFmpeg's description of a random part, resized, as RGB; None where the pixels are right as they are."""
+    """FFmpeg's filter for a resized random crop in RGB; None if the pixels need no change."""
     if not case.crop:
-        # A graph of filters costs more than decoding so few pixels.
+        # A filter graph costs more than decoding so few pixels.
         return None
     for _ in range(10):
         area = width * height * random.uniform(*SCALE)  # noqa: S311

@@ -1,4 +1,4 @@
-"""Ours, and the bounds: our decoding alone, from memory."""
+"""Our loader, and the bounds: our decoding alone, from memory."""
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +10,7 @@ from benchmarks.loading.cases import BATCH, MEAN, SCALE, STD, WORKERS, Batch, Ca
 
 
 def prepare(case: Case, root: str, out: str) -> None:
-    """The ingest of this project."""
+    """Run this project's ingest."""
     from lance_pipeline.images import ingest_split
 
     del case
@@ -18,7 +18,7 @@ def prepare(case: Case, root: str, out: str) -> None:
 
 
 def prepare_deleted(case: Case, root: str, out: str) -> None:
-    """The same with every fourth row twice, of which the second is then deleted."""
+    """Run the ingest with every fourth row twice, then delete the second copies."""
     import lance
     import pyarrow as pa
 
@@ -32,7 +32,7 @@ def prepare_deleted(case: Case, root: str, out: str) -> None:
 def loader(
     case: Case, places: Places, *, cached: bool, cache_size: int | None = None, threads: int | None = None
 ) -> Opener:
-    """Our loader, with or without its cache of pixels."""
+    """Our loader, with or without its cache."""
     from lance_pipeline.images import Augment, CachePlace, ImageLoader
 
     def start() -> Epochs:
@@ -49,7 +49,7 @@ def loader(
         )
 
         def epoch(number: int) -> ImageLoader:
-            # Else a cache that was refused would be measured as a slow one.
+            # Otherwise a refused cache would be measured as a slow one.
             if cached and number and not images.mode.startswith("cached"):
                 raise RuntimeError(f"it has not cached: {images.mode}")
             images.set_epoch(number)
@@ -61,7 +61,7 @@ def loader(
 
 
 def kernel(case: Case, places: Places) -> Opener:
-    """Bound: decode, crop and resize, nothing else."""
+    """Bound: only decode, crop and resize."""
     from lance_pipeline.loader.augmentation import Augment, key_of
     from lance_pipeline.loader.views import random_crop
 
@@ -81,7 +81,7 @@ def kernel(case: Case, places: Places) -> Opener:
 
 
 def decode(case: Case, places: Places) -> Opener:
-    """Bound: whole images decoded, nothing else."""
+    """Bound: only decode whole images."""
     from lance_pipeline.imaging.decoding import decode_image
 
     del case
@@ -96,7 +96,7 @@ def decode(case: Case, places: Places) -> Opener:
 
 
 def idle(case: Case, places: Places) -> Opener:
-    """What a process takes that has imported torch and does nothing."""
+    """An idle process that has imported torch, for its memory."""
     import torch
 
     del case, places, torch
@@ -108,7 +108,7 @@ def _contents(places: Places) -> list[bytes]:
 
 
 def _on_threads(work: Callable[[range], int], count: int) -> Iterator[Batch]:
-    """Batches of rows, as many at a time as the loaders have workers."""
+    """Process batches of rows on as many threads as the loaders have workers."""
     parts = [range(start, min(start + BATCH // 4, count)) for start in range(0, count, BATCH // 4)]
     with ThreadPoolExecutor(WORKERS) as pool:
         yield from ((None, range(done)) for done in pool.map(work, parts))

@@ -1,4 +1,4 @@
-"""Loaders on torch's DataLoader that decode with Pillow, an image at a time."""
+"""Loaders on torch's DataLoader that decode with Pillow, one image at a time."""
 
 import os
 from typing import Any
@@ -8,13 +8,13 @@ from benchmarks.loading.cases import WORKERS, Case, Opener, Places, opened_rgb, 
 
 
 def prepare_article(case: Case, root: str, out: str) -> None:
-    """As the article writes it."""
+    """Write the dataset like the article."""
     del case
     article(root, out, Clock())
 
 
 def article_loader(case: Case, places: Places, *, workers: int, **settings: Any) -> Opener:
-    """As in the article: the whole table in memory, cell by cell; the settings are those of the DataLoader."""
+    """The article's loader: the whole table in memory, read cell by cell; the settings are those of the DataLoader."""
     import lance
     from torch.utils.data import Dataset
 
@@ -38,7 +38,7 @@ def article_loader(case: Case, places: Places, *, workers: int, **settings: Any)
 
 
 def image_folder(case: Case, places: Places, *, workers: int, **settings: Any) -> Opener:
-    """The files themselves, by torchvision's dataset; the settings are those of the DataLoader."""
+    """The files, read by torchvision's dataset; the settings are those of the DataLoader."""
     from torchvision.datasets import ImageFolder
 
     transform = torchvision_transform(case)
@@ -47,13 +47,13 @@ def image_folder(case: Case, places: Places, *, workers: int, **settings: Any) -
 
 
 def prepare_hugging_face(case: Case, root: str, out: str) -> None:
-    """Arrow files."""
+    """Write Hugging Face's Arrow files."""
     del case
     hugging_face(root, out, Clock())
 
 
 def hugging_face_loader(case: Case, places: Places) -> Opener:
-    """Rows fetched a batch at a time, transformed as they are."""
+    """Hugging Face datasets: rows are fetched in batches and transformed on access."""
     import datasets  # pyright: ignore[reportMissingImports]
     import torch
 
@@ -74,7 +74,7 @@ def hugging_face_loader(case: Case, places: Places) -> Opener:
 
 
 def prepare_webdataset(case: Case, root: str, out: str) -> None:
-    """Tar files, as many for each worker, of files in random order: what is read in turn is shuffled but nearby."""
+    """Write tar files, equally many per worker, with the files in random order, so sequential reads are shuffled."""
     import random
 
     from webdataset import ShardWriter  # pyright: ignore[reportMissingImports]
@@ -91,7 +91,7 @@ def prepare_webdataset(case: Case, root: str, out: str) -> None:
 
 
 def webdataset_loader(case: Case, places: Places) -> Opener:
-    """Batches are made in the workers, as its documentation advises."""
+    """WebDataset: the workers make the batches, as its documentation advises."""
     import torch
     import webdataset  # pyright: ignore[reportMissingImports]
 

@@ -1,4 +1,4 @@
-"""The loaders' results for people: a table for each case, and the promises."""
+"""The report of the loaders: a table for each case, and the targets."""
 
 from benchmarks.loading.cases import BATCH, CASES
 from benchmarks.loading.contestants import CONTESTANTS, IDLE
@@ -13,7 +13,7 @@ _CACHES = {"png": "cached", "jpeg": "cached256", "large": "cached256"}
 
 
 def loader_section(results: Results, picture: str) -> str:
-    """Everything in Markdown; ``picture`` is the chart's path as seen from the page."""
+    """The section in Markdown; ``picture`` is the chart's path relative to the page."""
     machine = "\n".join(f"| {title} | {text} |" for title, text in results.machine.items())
     rounds = max((len(runs) for names in results.runs.values() for runs in names.values()), default=0)
     tables = "\n\n".join(
@@ -47,7 +47,7 @@ told after it. The bounds keep all files in memory, and do no more than their na
 
 
 def case_table(results: Results, case: str) -> str:
-    """All loaders in one case, the idle process left out."""
+    """The table of all loaders in one case, without the idle process."""
     cache = _CACHES[case]
     head = f"| {case} | images/s | streamed ÷ it | {cache} ÷ it | memory above idle | first batch, s |"
     lines = [head, "|---|--:|--:|--:|--:|--:|"]
@@ -60,7 +60,7 @@ def case_table(results: Results, case: str) -> str:
 
 
 def loader_targets(results: Results) -> list[Target]:
-    """All promises of the loader, judged by the results."""
+    """All targets of the loader, with the results."""
     return [
         at_least(results, "png", "cached", "article", 100, "PNG, cached: at least 100 times the article's way"),
         at_least(results, "png", "cached", "ffcv", 3, "PNG, cached: at least 3 times FFCV"),
@@ -94,7 +94,7 @@ def _cells(results: Results, case: str, name: str, cache: str) -> str:
 
 
 def above_idle(results: Results, case: str, name: str) -> float | None:
-    """The greatest memory of any round above the median of the idle process, in bytes."""
+    """The peak memory of all rounds above the median of the idle process, in bytes."""
     peak, idle = results.peak(case, name), results.numbers(case, IDLE, "peak")
     return None if peak is None or idle is None else max(peak - idle.median, 0)
 
@@ -108,14 +108,14 @@ def _first(results: Results, case: str, name: str) -> str:
 
 
 def _peers(case: str) -> set[str]:
-    """All but the article's way and ours."""
+    """The contestants except the article's loader and ours."""
     return {
         name for name, one in CONTESTANTS.items() if one.role == "peer" and one.data != "article" and case in one.cases
     }
 
 
 def _decoding(case: str) -> set[str]:
-    """Those of them that decode in every epoch what was encoded; FFCV keeps small PNG as pixels."""
+    """The peers that decode images in every epoch; FFCV stores small PNG as pixels."""
     kept = {"ffcv"} if case == "png" else set[str]()
     return {name for name in _peers(case) if CONTESTANTS[name].decodes} - kept
 

@@ -1,4 +1,4 @@
-"""Loaders that stream shards in an order of their own; these, too, decode with Pillow, an image at a time."""
+"""Loaders that stream shards in their own order; they also decode with Pillow, one image at a time."""
 
 import os
 from collections.abc import Iterator
@@ -22,38 +22,38 @@ _ROWS = 1024
 
 
 def prepare_mosaicml(case: Case, root: str, out: str) -> None:
-    """MDS shards."""
+    """Write MDS shards."""
     del case
     mosaicml(root, out, Clock())
 
 
 def mosaicml_loader(case: Case, places: Places) -> Opener:
-    """Local shards, with no copies of them."""
+    """MosaicML Streaming: local shards, without copies."""
     from streaming import StreamingDataset  # pyright: ignore[reportMissingImports]
     from streaming.base.util import clean_stale_shared_memory  # pyright: ignore[reportMissingImports]
 
     transform = torchvision_transform(case)
 
     class Images(StreamingDataset):
-        """Decodes as it reads."""
+        """Decodes images on access."""
 
         def __getitem__(self, at: int) -> tuple[Any, int]:
             row = super().__getitem__(at)
             return transform(opened_rgb(row["image"])), row["label"]
 
-    # Of a run before that was killed.
+    # Removes what an earlier, killed run left.
     clean_stale_shared_memory()
     return lambda: torch_loader(Images(local=places.data, shuffle=True, batch_size=BATCH), WORKERS)
 
 
 def prepare_litdata(case: Case, root: str, out: str) -> None:
-    """Chunks."""
+    """Write LitData's chunks."""
     del case
     litdata(root, out, Clock())
 
 
 def litdata_loader(case: Case, places: Places) -> Opener:
-    """Local chunks."""
+    """LitData: local chunks."""
     from litdata import StreamingDataLoader, StreamingDataset  # pyright: ignore[reportMissingImports]
 
     transform = torchvision_transform(case)
@@ -70,7 +70,7 @@ def litdata_loader(case: Case, places: Places) -> Opener:
 
 
 def prepare_lancedb(case: Case, root: str, out: str) -> None:
-    """A table of the files and their classes."""
+    """Write a LanceDB table of the files and their classes."""
     import lancedb  # pyright: ignore[reportMissingImports]
     import pyarrow as pa
 
@@ -88,7 +88,7 @@ def prepare_lancedb(case: Case, root: str, out: str) -> None:
 
 
 def lancedb_loader(case: Case, places: Places) -> Opener:
-    """Its streaming dataset, which decodes on threads of its own and wants no workers beside them."""
+    """LanceDB's streaming dataset, which decodes on its own threads and needs no workers."""
     import lancedb  # pyright: ignore[reportMissingImports]
     from lancedb.streaming import StreamingDataset  # pyright: ignore[reportMissingImports]
 
@@ -102,7 +102,7 @@ def lancedb_loader(case: Case, places: Places) -> Opener:
         table = lancedb.connect(places.data).open_table("images")
 
         def epoch(number: int) -> Iterator[Batch]:
-            # The order of an epoch is fixed when the dataset is made.
+            # The order of an epoch is fixed when the dataset is created.
             rows = StreamingDataset(
                 table,
                 epoch=number,

@@ -1,1 +1,1 @@
-"""How trainings are measured: how soon they are good, and what all that surrounds them costs."""
+"""Measures trainings: their time to accuracy, and the overhead around them."""

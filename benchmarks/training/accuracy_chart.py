@@ -14,7 +14,7 @@ _LABELS = {"ours": "ours, all defaults", "article": "the article's recipe"}
 
 
 def draw_accuracy_chart(results: Results, path: str) -> None:
-    """A panel for each data set: a curve for each training, and a line at the article's best of each seed."""
+    """Draw a panel per data set: a curve for each training, and a line at the article's best for each seed."""
     figure = Figure(figsize=(5.6 * len(results.runs), 4), layout="constrained")
     grid = figure.subplots(1, len(results.runs), squeeze=False)
     for axes, source in zip(grid[0], results.runs, strict=True):
@@ -36,6 +36,6 @@ def draw_accuracy_chart(results: Results, path: str) -> None:
 
 
 def _floor(results: Results, source: str) -> float:
-    """So far down that half of the article's way can be seen."""
+    """The lower limit of the axis, low enough to show half of the article's progress."""
     bests = [run.best for run in courses(results, source, "article") if not run.error]
     return max(0.0, min(bests, default=0.0) - 0.3)

@@ -1,4 +1,4 @@
-"""How soon trainings are good, for people: Markdown tables, and a section of a page."""
+"""The report of the time to accuracy: Markdown tables, and a section of a page."""
 
 import statistics
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ _AT_LEAST = 3.0
 
 
 def accuracy_targets(results: Results) -> list[Target]:
-    """The promise for each data set, judged by the results."""
+    """The target for each data set, with the results."""
     found: list[Target] = []
     for source in SOURCES:
         text = f"{SOURCES[source].title}: as good as the article's best {_AT_LEAST:g} times as soon"
@@ -26,7 +26,7 @@ def accuracy_targets(results: Results) -> list[Target]:
 
 
 def source_table(results: Results, source: str) -> str:
-    """What each recipe comes to on a data set, and when."""
+    """The table of the accuracy that each recipe reaches on a data set, and of the time it takes."""
     title = f"{SOURCES[source].title}, {results.counts[source]:,} training images"
     lines = [
         f"| {title} | epochs | best val accuracy | at the end | seconds to the article's best | seconds in all |",
@@ -36,7 +36,7 @@ def source_table(results: Results, source: str) -> str:
 
 
 def accuracy_section(results: Results, picture: str) -> str:
-    """Everything in Markdown; ``picture`` is the chart's path as seen from the page."""
+    """The section in Markdown; ``picture`` is the chart's path relative to the page."""
     machine = "\n".join(f"| {title} | {text} |" for title, text in results.machine.items())
     tables = "\n\n".join(source_table(results, source) for source in results.runs)
     sources = "\n".join(f"- {_about(results, source)}" for source in results.runs)

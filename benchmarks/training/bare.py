@@ -1,4 +1,4 @@
-"""A training as one would write it down: nothing but torch, and batches that lie in memory."""
+"""A hand-written training: only torch, with batches in memory."""
 
 import time
 
@@ -17,7 +17,7 @@ Batches = list[tuple[torch.Tensor, torch.Tensor]]
 
 
 def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: int) -> tuple[list[float], list[float]]:
-    """The very steps of ``fit_network`` by the default recipe, all batches made before the clock starts.
+    """The same steps as ``fit_network`` with the default recipe; all batches are prepared before the clock starts.
 
     Returns:
         Seconds of each epoch, validation included, and validation losses.
@@ -54,7 +54,7 @@ def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: i
 
 @torch.inference_mode()
 def _validated(model: nn.Module, batches: Batches) -> float:
-    """The mean loss."""
+    """The mean validation loss."""
     model.eval()
     total = sum(
         nn.functional.cross_entropy(model(images), labels, reduction="sum").item() for images, labels in batches
@@ -63,7 +63,7 @@ def _validated(model: nn.Module, batches: Batches) -> float:
 
 
 def batches_in_memory(split: LanceSplit, train: LanceSplit, recipe: Recipe, size: int, epoch: int | None) -> Batches:
-    """The batches of an epoch, shuffled, augmented and normalised as training does it; of all rows when None."""
+    """The batches of an epoch, shuffled, augmented and normalised as in training; None takes all rows."""
     sums = ChannelSums.model_validate(train.facts["channels"])
     loader = ImageLoader(
         split.uri,
@@ -79,5 +79,5 @@ def batches_in_memory(split: LanceSplit, train: LanceSplit, recipe: Recipe, size
         classes=train.classes,
     )
     loader.set_epoch(epoch or 0)
-    # The loader uses its memory again.
+    # The loader reuses its memory.
     return [(images.clone(), labels.clone()) for images, labels in loader]

@@ -1,6 +1,6 @@
-"""Trains once, in a process of its own: ``python -m benchmarks.training.child ROOT OUT RECIPE [DEVICE]``.
+"""Trains once, in a separate process: ``python -m benchmarks.training.child ROOT OUT RECIPE [DEVICE]``.
 
-ROOT is a folder of splits, OUT a folder to write to, RECIPE JSON. Prints what was measured as the last line, as JSON.
+ROOT is a folder of splits, OUT the output folder, RECIPE JSON. The last line printed has the measurements as JSON.
 """
 
 import json

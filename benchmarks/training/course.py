@@ -1,4 +1,4 @@
-"""The course of a training, and the recipes that race."""
+"""The course of a training, and the recipes to compare."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,11 +18,11 @@ class Course(Measurement):
     """One training.
 
     Attributes:
-        images: in the train split.
-        seconds: from its beginning, the model not yet built, to its end.
-        seed: of the recipe.
-        ends: seconds from the beginning to the end of each epoch, validation included.
-        accuracies: on the val split, of each epoch.
+        images: the number of images in the train split.
+        seconds: the duration, including building the model.
+        seed: the seed of the recipe.
+        ends: seconds from the start to the end of each epoch, validation included.
+        accuracies: the accuracy on the val split after each epoch.
     """
 
     seed: int = 0
@@ -35,12 +35,12 @@ class Course(Measurement):
         return max(self.accuracies, default=0.0)
 
     def seconds_to(self, accuracy: float) -> float | None:
-        """Until the end of the first epoch that is at least so good; None where none is."""
+        """Seconds to the end of the first epoch with at least this accuracy; None if there is none."""
         return next((end for end, found in zip(self.ends, self.accuracies, strict=True) if found >= accuracy), None)
 
 
 def recipe_of(name: str, source: str, seed: int, epochs: int | None) -> Recipe:
-    """A contestant's recipe for a data set; ``epochs`` other than its own for a quick look."""
+    """A contestant's recipe for a data set; ``epochs`` overrides its number of epochs, for a trial."""
     settings = {**RECIPES[name], **SOURCES[source].settings, "seed": seed}
     return Recipe.model_validate(settings if epochs is None else settings | {"epochs": epochs})
 
@@ -51,16 +51,16 @@ def courses(results: Results, source: str, name: str) -> Sequence[Course]:
 
 
 def seconds_to_goal(results: Results, source: str, name: str) -> list[float | None]:
-    """For each seed the seconds to the best accuracy of the article's whole training with this seed.
+    """For each seed, the seconds to the best accuracy of the article's whole training with this seed.
 
-    None where it was not reached; seeds with which a training failed are left out.
+    None if it was not reached; seeds with a failed training are left out.
     """
     pairs = zip(courses(results, source, name), courses(results, source, "article"), strict=True)
     return [run.seconds_to(article.best) for run, article in pairs if not run.error and not article.error]
 
 
 def sooner(results: Results, source: str) -> Spread | None:
-    """How many times as soon ours reaches the article's best, over the seeds; None where it does not with all."""
+    """The speed-up with which ours reaches the article's best, over the seeds; None unless it does with all seeds."""
     ours, article = (seconds_to_goal(results, source, name) for name in ("ours", "article"))
     ratios = [theirs / mine for mine, theirs in zip(ours, article, strict=True) if mine and theirs]
     return spread_of(ratios) if len(ratios) == len(ours) else None

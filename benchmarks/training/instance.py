@@ -1,4 +1,4 @@
-"""A Dagster instance of the benchmark's own, and when what happened in it."""
+"""A Dagster instance for the benchmark, and the times of its events."""
 
 import os
 import shutil
@@ -11,7 +11,7 @@ from benchmarks.measure import REPO
 
 @dataclass(frozen=True)
 class Moment:
-    """An event of a run, such as ``STEP_START``, with its Unix time; the step is empty for those of the run itself."""
+    """An event of a run, such as ``STEP_START``, with its Unix time; events of the run itself have no step."""
 
     event: str
     step: str
@@ -19,7 +19,7 @@ class Moment:
 
 
 def make_instance(data: str) -> str:
-    """Make an instance with the project's settings in a data folder, and this process's; returns its own folder."""
+    """Create an instance with the project's settings in a data folder for this process; returns its own folder."""
     home = os.path.join(data, "dagster")
     os.makedirs(home, exist_ok=True)
     os.environ["DAGSTER_HOME"] = home
@@ -28,7 +28,7 @@ def make_instance(data: str) -> str:
 
 
 def moments_of(instance: dg.DagsterInstance, run_id: str) -> list[Moment]:
-    """All events of a run, in their order."""
+    """All events of a run, in order."""
     return [
         Moment(entry.dagster_event.event_type_value, entry.step_key or "", entry.timestamp)
         for entry in instance.all_logs(run_id)
@@ -37,10 +37,10 @@ def moments_of(instance: dg.DagsterInstance, run_id: str) -> list[Moment]:
 
 
 def first(moments: list[Moment], event: str, step: str = "") -> float:
-    """When it first happened, in this step or in whichever was the first."""
+    """The time of the first such event, in this step or in any."""
     return min(one.at for one in moments if one.event == event and step in one.step)
 
 
 def last(moments: list[Moment], event: str, step: str = "") -> float:
-    """When it last happened."""
+    """The time of the last such event."""
     return max(one.at for one in moments if one.event == event and step in one.step)

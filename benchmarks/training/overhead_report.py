@@ -1,4 +1,4 @@
-"""What surrounds a training, for people: Markdown tables, and a section of a page."""
+"""The report of the overhead around a training: Markdown tables, and a section of a page."""
 
 from collections.abc import Mapping, Sequence
 
@@ -24,7 +24,7 @@ _LONGER, _WAITING, _MORE = 1.03, 0.02, 25.0
 
 
 def overhead_targets(results: Results) -> list[Target]:
-    """All promises, judged by the results."""
+    """All targets, with the results."""
     ratio, waiting = longer(results, "stages", "asset", "bare"), part(results, "stages", "asset", "data_wait")
     seconds = more(results, "whole", "shell", "plain")
     return [
@@ -37,7 +37,7 @@ def overhead_targets(results: Results) -> list[Target]:
 
 
 def stages_table(results: Results) -> str:
-    """The training, from the bare loop to the asset; empty where it was not measured."""
+    """The table of the training, from the bare loop to the asset; empty if it was not measured."""
     if "stages" not in results.runs:
         return ""
     lines = [
@@ -57,7 +57,7 @@ def stages_table(results: Results) -> str:
 
 
 def whole_table(results: Results) -> str:
-    """The whole run, with the median of each of its parts; empty where it was not measured."""
+    """The table of the whole run, with the median of each part; empty if it was not measured."""
     if "whole" not in results.runs:
         return ""
     parts = ("start", "ingest", "training", "besides epochs", "evaluation", "end")
@@ -76,7 +76,7 @@ def whole_table(results: Results) -> str:
 
 
 def overhead_section(results: Results) -> str:
-    """Everything in Markdown."""
+    """The section in Markdown."""
     machine = "\n".join(f"| {title} | {text} |" for title, text in results.machine.items())
     parts = [
         f"## What surrounds a training\n\n`{results.command}`",
@@ -120,7 +120,7 @@ def _rounds(runs: Mapping[str, Sequence[object]]) -> int:
 
 
 def _costs(results: Results) -> str:
-    """What the table of the stages leaves open, as sentences."""
+    """Sentences that explain the table of the stages."""
     told: list[str] = []
     losses = {run.parts["loss"] for name in STAGES for run in timed_runs(results, "stages", name)}
     if len(losses) == 1:
@@ -153,13 +153,13 @@ def _costs(results: Results) -> str:
 
 
 def _an_epoch(results: Results, name: str) -> Spread | None:
-    """Seconds that each epoch takes more than one of the plain loop."""
+    """Additional seconds per epoch compared with the plain loop."""
     found, epochs = more(results, "stages", name, "bare"), results.counts["epochs"]
     return found and Spread(found.median / epochs, found.low / epochs, found.high / epochs)
 
 
 def _images(results: Results) -> int:
-    """Of the train split."""
+    """The number of images in the train split."""
     return next((run.images // results.counts["epochs"] for run in timed_runs(results, "stages", "bare")), 0)
 
 

@@ -28,7 +28,7 @@ _SPLITS = ("train", "val", "test")
 
 
 def main(data: str) -> None:
-    """Ingest three splits, train by the data set's recipe, evaluate on two of them."""
+    """Ingest three splits, train with the data set's recipe, and evaluate on two of them."""
     with open(os.path.join(REPO, "lance_pipeline", "defs", "digits", "defs.yaml")) as file:
         attributes = yaml.safe_load(file)["attributes"]
     at = {"start": time.time()}

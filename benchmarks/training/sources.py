@@ -1,4 +1,4 @@
-"""Small data sets of real images, which need no network."""
+"""Small data sets of real images, available offline."""
 
 import gzip
 import os
@@ -17,13 +17,13 @@ from lance_pipeline.sources.sample import make_sample
 FASHION = "/usr/share/datasets/fashion-mnist"
 """Where its package puts Fashion-MNIST."""
 _FASHION_PACKAGE = "dataset-fashion-mnist"
-# Beyond the images that may be asked for as training images.
+# More than the number of images that can be used for training.
 FASHION_VAL = 2_000
 
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its title, what it is, and what a user must say of it in any recipe."""
+    """A data set: its title, its description, and the settings that any recipe needs for it."""
 
     title: str
     about: str
@@ -31,7 +31,7 @@ class Source:
 
 
 SOURCES = {
-    # A mirrored digit is another digit, or none.
+    # A mirrored digit is another digit or none.
     "digits": Source(
         "handwritten digits", "scikit-learn's, of 8x8 pixels, `flip: false` in both recipes", {"flip": False}
     ),
@@ -43,16 +43,16 @@ SOURCES = {
 
 
 def make_source(name: str, folder: str, images: int, fashion: str = FASHION) -> str:
-    """The folder ``<split>/<label>/<image>`` of a data set of ``SOURCES``; made only if it is not there.
+    """The folder of a data set of ``SOURCES`` as ``<split>/<label>/<image>``; created if it does not exist.
 
     Args:
-        name: of the data set.
-        folder: below which it is made.
-        images: how many training images of Fashion-MNIST.
-        fashion: the folder with its files.
+        name: the name of the data set.
+        folder: the parent folder.
+        images: the number of training images of Fashion-MNIST.
+        fashion: the folder with the files of Fashion-MNIST.
 
     Raises:
-        InputError: Fashion-MNIST is not installed, or has no so many images.
+        InputError: Fashion-MNIST is not installed, or has fewer images.
     """
     if name == "digits":
         root = os.path.join(folder, "digits")
@@ -71,7 +71,7 @@ def _make_fashion(root: str, images: int, fashion: str) -> None:
     if not 0 < images <= len(labels) - FASHION_VAL:
         raise InputError(f"--images {images}: expected 1 to {len(labels) - FASHION_VAL}")
     os.makedirs(os.path.dirname(root), exist_ok=True)
-    # It appears whole or not at all.
+    # The folder appears complete or not at all.
     work = tempfile.mkdtemp(prefix=".fashion-", dir=os.path.dirname(root))
     try:
         for split, numbers in (("train", range(images)), ("val", range(len(labels) - FASHION_VAL, len(labels)))):

@@ -1,7 +1,7 @@
-"""Runs a stage of a training in a process of its own: ``python -m benchmarks.training.stages NAME ROOT DATA EPOCHS``.
+"""Runs a stage of a training in a separate process: ``python -m benchmarks.training.stages NAME ROOT DATA EPOCHS``.
 
-ROOT is a folder of classes, DATA the data folder. ``prepare`` makes the datasets there; the other stages train on them.
-Prints what was measured as the last line, as JSON.
+ROOT is a folder of classes, DATA the data folder. ``prepare`` creates the datasets; the other stages train on them. The
+last line printed has the measurements as JSON.
 """
 
 import json
@@ -45,7 +45,7 @@ _FRACTIONS = {"train": 0.8, "val": 0.1, "test": 0.1}
 
 @dataclass(frozen=True)
 class Job:
-    """What is trained: a folder of classes, the data folder, and for how many epochs."""
+    """The job of a stage: a folder of classes, the data folder, and the number of epochs."""
 
     root: str
     data: str
@@ -53,16 +53,16 @@ class Job:
 
     @property
     def recipe(self) -> Recipe:
-        """The defaults, but so many epochs."""
+        """The default recipe with the given number of epochs."""
         return Recipe(epochs=self.epochs)
 
     def split(self, name: str) -> LanceSplit:
-        """As it was prepared."""
+        """The split that ``prepare`` created."""
         return LanceSplit(os.path.join(self.data, "lance", f"{_NAME}_{name}.lance"))
 
 
 def main(name: str, root: str, data: str, epochs: str) -> None:
-    """Run the stage, as if nobody had trained before."""
+    """Run the stage, without the results of earlier trainings."""
     for left in ("cache", "checkpoints", "models"):
         shutil.rmtree(os.path.join(data, left), ignore_errors=True)
     facts = STAGES[name](Job(root, data, int(epochs)))
@@ -81,7 +81,7 @@ def _bare(job: Job) -> Facts:
 
 
 def _kept(job: Job) -> Facts:
-    """As our loop does, which is no overhead but the opposite."""
+    """Keep freed memory, as our loop does; this saves time instead of costing it."""
     with freed_memory_kept():
         return _bare(job)
 
@@ -91,7 +91,7 @@ def _loop(job: Job) -> Facts:
 
 
 def _saved(job: Job) -> Facts:
-    """With a checkpoint at each epoch. Then its cost on a machine at rest, of the last one's state."""
+    """Train with a checkpoint at each epoch, then measure the cost of the last checkpoint on an idle machine."""
     folder, states = Path(job.data, "checkpoints", _NAME), []
     with Checkpoints.begun(folder, {}, on_saved=states.append) as checkpoints:
         facts = _fitted(job, checkpoints)
@@ -106,7 +106,7 @@ def _saved(job: Job) -> Facts:
 
 
 def _asset(job: Job) -> Facts:
-    """The asset itself, which is told apart from the training within it by a clock around that."""
+    """Run the asset itself; a clock around the training within it separates the two."""
     found: list[Facts] = []
     original = fit.fit_network
 
@@ -146,7 +146,7 @@ def _fitted(job: Job, checkpoints: Checkpoints | None) -> Facts:
 
 
 def _facts(history: list[Epoch], images: int, ended: float) -> Facts:
-    """Of a training that has just ended; what it did before its first epoch does not count."""
+    """The facts of a training that has just ended; time before its first epoch does not count."""
     began = history[0].ended - history[0].duration
     epochs = sum(epoch.duration for epoch in history)
     waiting = sum(epoch.duration * epoch.data_wait for epoch in history)
@@ -155,14 +155,14 @@ def _facts(history: list[Epoch], images: int, ended: float) -> Facts:
 
 
 def _materialize(job: Job, *names: str) -> float:
-    """Materialize these assets in this process, with all that a run writes; seconds from the first step to the last."""
+    """Materialize these assets in this process, like a real run; returns the seconds from first to last step."""
     os.environ |= {"LANCE_PIPELINE_DATA": job.data, "LANCE_PIPELINE_DEVICE": "cpu", "MLFLOW_DISABLE_TELEMETRY": "true"}
     settings = {"source": {"folder": job.root}, "splits": {"fractions": _FRACTIONS}, "image_size": IMAGE_SIZE}
     attributes = ImageClassifierAttributes.model_validate(settings | {"recipe": {"epochs": job.epochs}})
     dataset = Dataset(_NAME, attributes, Path(job.root))
     assets = [build_raw_images(dataset), build_lance_splits(dataset), build_model(dataset)]
     resources = default_resources()
-    # There is a database, as in all runs but the first.
+    # Create the database first, as it exists in all runs but the first.
     resources["mlflow"].client()
     with dg.DagsterInstance.from_config(make_instance(job.data)) as instance:
         selection = [dataset.key(name) for name in names]

@@ -1,4 +1,4 @@
-"""What the overhead is measured by."""
+"""The timings that measure the overhead."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from benchmarks.measure import Measurement
 from benchmarks.results import Results, Spread, spread_of
 
-# The time from which all parts of a whole run count; it lasts longer than the one before it.
+# The parts of a whole run, in order; each lasts from the end of the one before it.
 PARTS = ("start", "ingest", "training", "evaluation", "end")
 
 
@@ -15,10 +15,10 @@ class Timed(Measurement):
     """One training, or one whole run.
 
     Attributes:
-        images: that it learned from, each as often as it was seen.
-        seconds: of a training from the beginning of its first epoch until nothing is left to be done for it, of a whole
-            run from the start of its process to its end.
-        parts: what else is known, in seconds, bytes or shares.
+        images: the number of images trained on, over all epochs.
+        seconds: for a training, from the start of its first epoch until all its work is done; for a whole run, from the
+            start of its process to its end.
+        parts: further measurements, in seconds, bytes or shares.
     """
 
     parts: Mapping[str, float] = field(default_factory=dict)
@@ -30,18 +30,18 @@ def timed_runs(results: Results, kind: str, name: str) -> Sequence[Timed]:
 
 
 def part(results: Results, kind: str, name: str, which: str) -> Spread | None:
-    """What the runs know under that name."""
+    """The values of the given part in the runs that have it."""
     return spread_of(run.parts[which] for run in timed_runs(results, kind, name) if which in run.parts)
 
 
 def longer(results: Results, kind: str, name: str, other: str, which: str | None = None) -> Spread | None:
-    """How many times as long as ``other`` it takes in the same round, or one of its parts does."""
+    """The duration, or that of a part, as a multiple of that of ``other`` in the same round."""
     pairs = _pairs(results, kind, name, other)
     return spread_of(_value(one, which) / _value(two, which) for one, two in pairs)
 
 
 def more(results: Results, kind: str, name: str, other: str, which: str | None = None) -> Spread | None:
-    """How many seconds more than ``other`` it takes in the same round, or one of its parts does."""
+    """The duration, or that of a part, minus that of ``other`` in the same round, in seconds."""
     pairs = _pairs(results, kind, name, other)
     return spread_of(_value(one, which) - _value(two, which) for one, two in pairs)
 

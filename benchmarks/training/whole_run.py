@@ -19,7 +19,7 @@ _STEPS = {"ingest": "lance_splits", "training": "resnet34", "evaluation": "metri
 
 
 def run_plain(work: str) -> Timed:
-    """All in one process, without Dagster and MLflow; ``work`` is an empty folder."""
+    """Run everything in one process, without Dagster and MLflow; ``work`` is an empty folder."""
     data = os.path.join(work, "data")
     began = time.time()
     done = _run(work, data, "-m", "benchmarks.training.plain_run", data)
@@ -32,12 +32,12 @@ def run_plain(work: str) -> Timed:
 
 
 def run_shell(work: str) -> Timed:
-    """As a user types it, with a data folder and an instance that are new; ``work`` is an empty folder."""
+    """Run the command of a user, with a new data folder and instance; ``work`` is an empty folder."""
     return _materialized(work)
 
 
 def run_spawning(work: str) -> Timed:
-    """The same without the fork server: each step imports everything for itself."""
+    """The same without the fork server: each step does all its imports."""
     return _materialized(work, "--config-json", _SPAWN)
 
 
@@ -58,7 +58,7 @@ def _materialized(work: str, *more: str) -> Timed:
         epochs = _epochs(instance, run.run_id)
     at = {"start": first(moments, "STEP_START"), "end": ended}
     at |= {name: last(moments, "STEP_SUCCESS", step) for name, step in _STEPS.items()}
-    # How much of the parts is the start of a step's process, over all steps.
+    # The part spent on starting the processes of all steps.
     steps = {one.step for one in moments if one.event == "STEP_START"}
     starting = sum(first(moments, "STEP_START", one) - first(moments, "STEP_WORKER_STARTING", one) for one in steps)
     parts = _parts(began, at) | {
@@ -71,7 +71,7 @@ def _materialized(work: str, *more: str) -> Timed:
 
 
 def _epochs(instance: dg.DagsterInstance, run_id: str) -> list[tuple[float, float]]:
-    """Duration and validation accuracy of each epoch, of which the training tells while it goes on."""
+    """Duration and validation accuracy of each epoch, as the training reports them."""
     found: list[tuple[float, float]] = []
     for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION):
         observation = entry.asset_observation
@@ -83,7 +83,7 @@ def _epochs(instance: dg.DagsterInstance, run_id: str) -> list[tuple[float, floa
 
 
 def _run(work: str, data: str, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """A Python process in the folder ``work``, where no ``.env`` sends the run elsewhere."""
+    """Run a Python process in the folder ``work``, where no ``.env`` changes its settings."""
     own = {
         "LANCE_PIPELINE_DATA": data,
         "DAGSTER_HOME": os.path.join(data, "dagster"),
@@ -91,17 +91,17 @@ def _run(work: str, data: str, *arguments: str) -> subprocess.CompletedProcess[s
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONPATH": REPO,
         "TMPDIR": work,
-        # Devices are held for each runtime folder: no other training is waited for.
+        # Device locks are in the runtime folder, so this run does not wait for other trainings.
         "XDG_RUNTIME_DIR": work,
     }
-    # What the runs before have written must not be flushed to the disk during this one.
+    # Flush what earlier runs have written, so that it does not slow down this one.
     os.sync()
     command, environment = [sys.executable, *arguments], os.environ | own
     return subprocess.run(command, cwd=work, env=environment, capture_output=True, text=True, check=False)  # noqa: S603
 
 
 def _parts(began: float, at: dict[str, float]) -> dict[str, float]:
-    """Seconds of each part, given when it was over."""
+    """The seconds of each part, given the time at which it ended."""
     times = [began, *(at[name] for name in PARTS)]
     return {name: over - before for name, before, over in zip(PARTS, times, times[1:], strict=False)}
 

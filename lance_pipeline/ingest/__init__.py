@@ -1,1 +1,1 @@
-"""A listing of image files to the rows of Lance datasets: every file accounted for, only changes read."""
+"""From a listing of image files to rows in Lance datasets: accounts for every file, reads only what changed."""

@@ -1,4 +1,4 @@
-"""The files that are left to read, kept on disk: of millions the names alone would take more memory than the work."""
+"""The files left to read, kept on disk: the names of millions of files would take more memory than reading them."""
 
 import tempfile
 from collections.abc import Iterator
@@ -15,27 +15,27 @@ from lance_pipeline.ingest.examination import FILES
 from lance_pipeline.storage.columns import Indices
 
 _BATCH_FILES = 1 << 15
-# What is shorter stays in memory.
+# Smaller backlogs stay in memory.
 _MEMORY_BYTES = 1 << 20
 
 
 class Backlog:
-    """Files in the order in which they are to be read.
+    """Files in the order in which to read them.
 
     Args:
         files: a table with the columns of ``listing.files_to_ingest``.
-        todo: which of them, as positions in the table, in that order.
+        todo: the files to read, as positions in the table, in reading order.
 
     Attributes:
-        files: how many.
-        nbytes: of all of them together.
+        files: the number of files to read.
+        nbytes: their total size.
 
     Raises:
-        InputError: there is no room for them on the disk.
+        InputError: the disk has no room for the list.
     """
 
     def __init__(self, files: pa.Table, todo: Indices) -> None:
-        # Or Arrow would join all pieces each time that some are picked.
+        # Without this, Arrow would join all chunks at every take.
         listed = files.select(FILES[:4]).combine_chunks()
         self.files, self.nbytes = len(todo), int(listed["size"].to_numpy()[todo].sum())
         self._file = tempfile.SpooledTemporaryFile(_MEMORY_BYTES)  # noqa: SIM115 -- closed on leaving
@@ -44,27 +44,27 @@ class Backlog:
             self._file.flush()
         except OSError as error:
             with suppress(OSError):
-                # What could not be written is tried once more.
+                # Closing flushes again, and fails again.
                 self._file.close()
             raise InputError(
-                f"cannot note in a temporary file which {len(todo)} files are to be read: {error}. Make room in "
-                f"{tempfile.tempdir or 'a folder for such files'}, or set TMPDIR to a folder on another disk."
+                f"cannot write the list of {len(todo)} files to read to a temporary file: {error}. Free space in "
+                f"{tempfile.tempdir or 'the temporary folder'}, or set TMPDIR to a folder on another disk."
             ) from error
 
-    def stretches(self, most: int, nbytes: int) -> Iterator[pa.RecordBatch]:
-        """The files, so many at a time and, one at least, of so many bytes together.
+    def batches(self, max_files: int, max_bytes: int) -> Iterator[pa.RecordBatch]:
+        """The files in batches of limited number and total size; each batch has at least one file.
 
         Yields:
-            A batch with the columns path, label, size, mtime_ns, and position in the table.
+            A batch with the columns path, label, size, mtime_ns and position (in the table).
         """
         self._file.seek(0)
         with pa.ipc.open_stream(pa.PythonFile(self._file, "r")) as batches:
             for batch in batches:
                 sizes, start = batch["size"].to_pylist(), 0
                 while start < len(batch):
-                    total = accumulate(sizes[start : start + most])
-                    count = max(sum(1 for size in total if size <= nbytes), 1)
-                    # Copied, as a slice would be sent to another process with all that it is a slice of.
+                    total = accumulate(sizes[start : start + max_files])
+                    count = max(sum(1 for size in total if size <= max_bytes), 1)
+                    # Copied: pickling a slice sends the whole batch to the other process.
                     yield batch.take(pa.array(np.arange(start, start + count)))
                     start += count
 

@@ -1,4 +1,4 @@
-"""Many files examined at a time, by threads or by processes, and handed out in a fixed order."""
+"""Examines many files in parallel, in threads or processes, and yields the outcomes in a fixed order."""
 
 import os
 import sys
@@ -14,15 +14,15 @@ from lance_pipeline.ingest.worker_pool import WorkerPool
 from lance_pipeline.storage.columns import Indices
 from lance_pipeline.storage.object_store import is_remote
 
-# What one thread takes at once: enough to keep the overhead small, few enough to hold.
+# Files and bytes per task: enough to keep the overhead small, few enough to fit into memory.
 _TASK_FILES, _REMOTE_TASK_FILES = 256, 64
 _TASK_BYTES = 4 << 20
-# Enough tasks for each thread to have some even where there are few files.
-_TASKS_A_THREAD = 4
+# Gives every thread something to do even if there are few files.
+_TASKS_PER_THREAD = 4
 # Requests to an object store mostly wait.
 _REMOTE_THREADS = 16
-# A process costs some tenths of a second to start, and copies each image twice: worth it for many small files only, as
-# decoding lets go of Python's lock and larger images are mostly decoding.
+# A process takes some tenths of a second to start and copies each image twice. That pays for many small files only:
+# decoding releases the GIL, and larger images are mostly decoding.
 _PROCESS_FILES = 8192
 _PROCESS_MEAN_BYTES = 32 << 10
 
@@ -36,26 +36,26 @@ def outcomes(
     warn: Callable[[str], None],
     guarded: bool = False,
 ) -> Generator[tuple[Indices, Outcome]]:
-    """Examine the files of the backlog in its order, many at a time, with few of them in memory.
+    """Examine the files of the backlog in order, many in parallel, with few of them in memory.
 
     Args:
         job: what is the same for all files.
         backlog: the files.
-        stored_digests: gives for some positions the digests of bytes and pixels of the rows they may still equal.
-        threads: how many at a time; by default one a core, and more where storage is remote.
-        warn: called, from any thread, with a line about a process that ended.
-        guarded: whether all files are examined by other processes, as one of them may end its process.
+        stored_digests: returns, for some positions, the byte and pixel digests of the stored rows that may match.
+        threads: the number of threads; by default one per core, and more if the storage is remote.
+        warn: called, from any thread, with a message about a process that ended.
+        guarded: whether to examine all files in other processes, because a file may crash its process.
 
     Yields:
-        The positions of some files, and what became of them.
+        The positions of some files, and their outcome.
 
     Raises:
-        InputError: the storage failed, or no process can be started for files that end theirs.
+        InputError: the storage failed, or no process can be started for files that crash theirs.
     """
     remote = is_remote(job.reader.base)
     threads = threads or (_REMOTE_THREADS if remote and not guarded else os.cpu_count() or 1)
     limit = _REMOTE_TASK_FILES if remote else _TASK_FILES
-    most = min(max(backlog.files // (_TASKS_A_THREAD * threads), 1), limit)
+    max_files = min(max(backlog.files // (_TASKS_PER_THREAD * threads), 1), limit)
 
     def task(files: pa.RecordBatch, positions: Indices) -> list[tuple[Indices, Outcome]]:
         columns = [*files.select(FILES[:4]).columns, *stored_digests(positions)]
@@ -65,14 +65,14 @@ def outcomes(
             start += len(outcome.codes)
         return found
 
-    helpers = threads - 1 if not guarded and _mostly_python(job, backlog) else 0
+    processes = threads - 1 if not guarded and _worth_processes(job, backlog) else 0
     with (
-        WorkerPool(job, helpers, warn=warn, guarded=guarded) as workers,
+        WorkerPool(job, processes, warn=warn, guarded=guarded) as workers,
         ThreadPoolExecutor(threads, thread_name_prefix="examine") as pool,
     ):
         ahead: deque[Future[list[tuple[Indices, Outcome]]]] = deque()
         try:
-            for files in backlog.stretches(most, _TASK_BYTES):
+            for files in backlog.batches(max_files, _TASK_BYTES):
                 ahead.append(pool.submit(task, files, files["position"].to_numpy()))
                 if len(ahead) > 2 * threads:
                     yield from ahead.popleft().result()
@@ -83,8 +83,7 @@ def outcomes(
                 future.cancel()
 
 
-def _mostly_python(job: Job, backlog: Backlog) -> bool:
-    """Whether processes pay."""
+def _worth_processes(job: Job, backlog: Backlog) -> bool:
     if backlog.files < _PROCESS_FILES or is_remote(job.reader.base) or not sys.executable:
         return False
     return backlog.nbytes / backlog.files <= _PROCESS_MEAN_BYTES

@@ -1,6 +1,6 @@
-"""What becomes of files: rows, reasons against them, or what is stored already.
+"""Examines files: each becomes a row, is rejected for a reason, or turns out to be stored already.
 
-Pure of Lance and of any dataset's state, so that it runs as well in a thread as in a process of its own.
+Needs neither Lance nor the state of a dataset, so it runs in a thread or in a separate process.
 """
 
 import time
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from lance_pipeline.imaging.decoding import DECODERS
 from lance_pipeline.imaging.headers import plain_png
 from lance_pipeline.imaging.rejection import Rejected, RejectedFileError, UndecodableImageError
-from lance_pipeline.ingest.inspection import Inspected, bytes_digest, inspect_images
+from lance_pipeline.ingest.inspection import ImageInfo, bytes_digest, inspect_images
 from lance_pipeline.ingest.split_rows import Row, rows_to_batch
 from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.sources.raw_files import FileReader
@@ -21,25 +21,25 @@ from lance_pipeline.sources.split_assignment import UNKNOWN, Assignment
 from lance_pipeline.storage.schema import SEEN_SCHEMA
 from lance_pipeline.storage.transparency import Transparency
 
-# The coarsest clock of a file system, FAT's: within it two contents can have one time.
+# The resolution of the coarsest file-system clock (FAT): within it, a file can change and keep its mtime.
 _SETTLED_NS = 2_000_000_000
 _UNSETTLED = -1
 _JPEG = b"\xff\xd8\xff"
-# By how many bytes the files of a stretch may have grown since they were listed: stretches are cut to fit into memory.
+# How many bytes the files of a batch may have grown since they were listed: batches are sized to fit into memory.
 _GROWTH_BYTES = 64 << 20
 FILES = ("path", "label", "size", "mtime_ns", "stored_sha256", "stored_pixel_digest")
-"""The columns of the files to examine: their listing, and the digests of the row that each may still equal."""
+"""The columns of the files to examine: their listing, and the digests of the stored row that may be unchanged."""
 
 
 class Job(NamedTuple):
-    """What is the same for all files of an ingest.
+    """Settings that are the same for all files of an ingest.
 
     Attributes:
-        reader: reads them.
-        assignment: draws their split.
-        wanted: the splits whose rows are.
+        reader: reads the files.
+        assignment: assigns them to splits.
+        wanted: the splits to write rows for.
         transparency: what transparent pixels become.
-        blended_otherwise: whether stored digests are of pixels that were blended in another way.
+        blended_otherwise: whether the stored digests are of pixels that were blended differently.
     """
 
     reader: FileReader
@@ -50,13 +50,13 @@ class Job(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What became of a stretch of files.
+    """The outcome of a batch of files.
 
     Attributes:
-        codes: of each file its split's code; ``UNKNOWN`` where its bytes are stored already.
-        rejected: by position in the stretch.
-        seen: what to remember of those whose bytes could be read, of SEEN_SCHEMA.
-        rows: for each wanted split its new rows, of ``split_schema``, and their totals.
+        codes: the code of each file's split; ``UNKNOWN`` if its bytes are stored already.
+        rejected: the rejected files, by position in the batch.
+        seen: what to remember of the files whose bytes could be read, in SEEN_SCHEMA.
+        rows: the new rows of each wanted split, in ``split_schema``, and their totals.
     """
 
     codes: NDArray[np.int8]
@@ -66,12 +66,12 @@ class Outcome(NamedTuple):
 
 
 class _Content(NamedTuple):
-    """A file that could be read.
+    """The content of a file that could be read.
 
     Attributes:
-        seen_mtime_ns: -1 where a later change might not show in ``mtime_ns``.
-        stored_pixel_digest: of the row with the same bytes; None where there is none.
-        decoded: whether that digest does not settle it.
+        seen_mtime_ns: -1 if a later change might not show in ``mtime_ns``.
+        stored_pixel_digest: of the stored row with the same bytes; None if there is none.
+        decode: whether the image must be decoded, because that digest is missing or may be outdated.
     """
 
     place: int
@@ -83,16 +83,16 @@ class _Content(NamedTuple):
     seen_mtime_ns: int
     sha256: bytes
     stored_pixel_digest: bytes | None
-    decoded: bool
+    decode: bool
 
 
 def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outcome:
-    """Read files and, unless their bytes are stored already, decode them in full.
+    """Read files and decode them in full, unless their bytes are stored already.
 
     Args:
-        job: what is the same for all files.
-        files: with the columns of FILES.
-        verdict: why they are corrupt, where that is known; they are then not decoded.
+        job: the settings of the ingest.
+        files: the files, with the columns FILES.
+        verdict: why they are corrupt, if that is known; they are not decoded then.
 
     Raises:
         InputError: the storage failed.
@@ -100,9 +100,9 @@ def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outc
     contents, rejected = _read(job, files)
     codes = np.full(len(files), UNKNOWN, np.int8)
     for place, one in rejected.items():
-        # Of a rejected file other bytes stand in for those of the pixels that it lacks.
+        # A rejected file has no pixels, so its split follows from its path or bytes instead.
         codes[place] = job.assignment.code(one.path.encode())
-    new = [one for one in contents if one.decoded]
+    new = [one for one in contents if one.decode]
     if verdict is None:
         images = inspect_images([one.data for one in new], job.transparency)
     else:
@@ -112,7 +112,7 @@ def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outc
     for one in contents:
         image = found.get(one.place)
         digest, reason, detail, decoders, written = one.stored_pixel_digest, None, None, None, None
-        if isinstance(image, Inspected) and image.measured.pixel_digest != digest:
+        if isinstance(image, ImageInfo) and image.measured.pixel_digest != digest:
             digest = image.measured.pixel_digest
             codes[one.place] = code = job.assignment.code(digest)
             split = job.assignment.splits[code]
@@ -130,7 +130,7 @@ def examine(job: Job, files: pa.RecordBatch, verdict: str | None = None) -> Outc
 
 
 def reject_unread(job: Job, files: pa.RecordBatch, verdict: str) -> Outcome:
-    """Files that are corrupt and cannot even be read; they are not remembered."""
+    """The outcome of corrupt files that cannot even be read; they are not remembered."""
     columns = [files[name].to_pylist() for name in ("path", "label", "size")]
     rejected = {
         place: Rejected(path, label, size, "corrupt", verdict)
@@ -146,16 +146,16 @@ def _read(job: Job, files: pa.RecordBatch) -> tuple[list[_Content], dict[int, Re
     for place, (path, label, size, mtime_ns, stored, pixel_digest) in enumerate(zip(*columns, strict=True)):
         began = time.time_ns()
         try:
-            data, size_then, time_then = job.reader.read(path, size, mtime_ns, growth)
+            data, size_read, time_read = job.reader.read(path, size, mtime_ns, growth)
         except RejectedFileError as rejection:
             rejected[place] = Rejected(path, label, size, rejection.reason, str(rejection))
             continue
-        growth -= max(size_then - size, 0)
+        growth -= max(size_read - size, 0)
         sha256 = bytes_digest(data)
-        seen_time = time_then if time_then < began - _SETTLED_NS else _UNSETTLED
+        seen_time = time_read if time_read < began - _SETTLED_NS else _UNSETTLED
         same = pixel_digest if sha256 == stored else None
-        decoded = same is None or (job.blended_otherwise and _may_be_transparent(data))
-        contents.append(_Content(place, path, label, data, size_then, time_then, seen_time, sha256, same, decoded))
+        decode = same is None or (job.blended_otherwise and _may_be_transparent(data))
+        contents.append(_Content(place, path, label, data, size_read, time_read, seen_time, sha256, same, decode))
     return contents, rejected
 
 

@@ -1,4 +1,4 @@
-"""Writing rows to a dataset as they come, before any commit."""
+"""Writes rows to a dataset as they arrive, before any commit."""
 
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -13,30 +13,31 @@ from lance_pipeline.storage.lance_files import make_parent
 from lance_pipeline.storage.object_store import storage_options
 from lance_pipeline.storage.table_errors import ConflictError, write_error
 
-# Batches that wait for the disk: enough to keep it busy, few enough to hold.
-_WAITING = 2
-_PATIENCE = 0.1
+# Batches that wait for the disk: enough to keep it busy, few enough to fit into memory.
+_QUEUED_BATCHES = 2
+# Seconds between checks whether the writer has failed.
+_CHECK_SECONDS = 0.1
 
 
 class FragmentWriter:
-    """Writes record batches to new data files of a dataset, in a thread of its own.
+    """Writes record batches to new data files of a dataset, in its own thread.
 
-    What it wrote belongs to no version until its fragments are committed.
+    The files belong to no version until their fragments are committed.
 
     Args:
         uri: the dataset, which need not exist yet.
-        schema: of the rows.
-        mode: ``append`` to a dataset, ``create`` one, or ``overwrite`` what it holds.
+        schema: the schema of the rows.
+        mode: ``append`` to a dataset, ``create`` one, or ``overwrite`` its rows.
     """
 
     def __init__(self, uri: str, schema: pa.Schema, *, mode: str) -> None:
         self._uri, self._schema, self._mode = uri, schema, mode
-        self._batches: Queue[pa.RecordBatch | None] = Queue(_WAITING)
+        self._batches: Queue[pa.RecordBatch | None] = Queue(_QUEUED_BATCHES)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fragment-writer")
         self._fragments: Future[list[FragmentMetadata]] = self._pool.submit(self._write)
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Hand over a batch; waits while the disk is behind.
+        """Queue a batch for writing; blocks while the disk is behind.
 
         Raises:
             InputError: the data files cannot be written.
@@ -44,7 +45,7 @@ class FragmentWriter:
         self._put(batch)
 
     def finish(self) -> list[FragmentMetadata]:
-        """The fragments, once everything is written.
+        """Wait until everything is written; returns the fragments.
 
         Raises:
             InputError: the data files cannot be written.
@@ -58,7 +59,7 @@ class FragmentWriter:
             self._pool.shutdown()
 
     def abandon(self) -> None:
-        """Let go of what was written; the next ingest removes it. Does nothing after ``finish``."""
+        """Stop writing; the next ingest removes the files. Does nothing after ``finish``."""
         with suppress(InputError, ConflictError, OSError):
             self._put(None)
         self._pool.shutdown()
@@ -66,7 +67,7 @@ class FragmentWriter:
     def _put(self, batch: pa.RecordBatch | None) -> None:
         while not self._fragments.done():
             try:
-                self._batches.put(batch, timeout=_PATIENCE)
+                self._batches.put(batch, timeout=_CHECK_SECONDS)
             except Full:
                 continue
             return
@@ -75,10 +76,10 @@ class FragmentWriter:
 
     def _write(self) -> list[FragmentMetadata]:
         make_parent(self._uri)
-        reader = pa.RecordBatchReader.from_batches(self._schema, self._arriving())
+        reader = pa.RecordBatchReader.from_batches(self._schema, self._queued())
         options = storage_options(self._uri)
         return write_fragments(reader, self._uri, schema=self._schema, mode=self._mode, storage_options=options)
 
-    def _arriving(self) -> Iterator[pa.RecordBatch]:
+    def _queued(self) -> Iterator[pa.RecordBatch]:
         while (batch := self._batches.get()) is not None:
             yield batch

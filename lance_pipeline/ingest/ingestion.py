@@ -1,4 +1,4 @@
-"""Folders of images to Lance datasets: every file accounted for, only changes worked on."""
+"""Image folders to Lance datasets: accounts for every file, reads only what changed."""
 
 import logging
 from collections import Counter
@@ -41,23 +41,22 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What an ingest did and what the split now holds.
+    """What an ingest did and what the split holds now.
 
     Attributes:
         uri: the Lance dataset.
-        version: its version, a new one only where the content changed.
+        version: its version; a new one only if the content changed.
         scanned: files of this split; always ``rows + rejected``.
         rows, rejected: images in the dataset, and files in the quarantine.
         rejected_uri, rejected_version: the quarantine, a Lance dataset.
-        reasons: rejected files by reason, the commonest first.
-        added, removed: rows that this ingest wrote anew and rows that it took out; a changed file
-            counts as both.
-        fingerprint: of all (path, label, bytes), whatever their order.
+        reasons: rejected files by reason, the most common first.
+        added, removed: rows that this ingest wrote and removed; a changed file counts as both.
+        fingerprint: of all (path, label, bytes), independent of their order.
         counts: images per label, in the order of the class indices.
         channels: exact sums over all pixels.
-        blended_on: what transparent pixels were when rows last changed; another choice that changes none leaves it.
-        damaged: rows whose bytes on the disk were not those that were ingested; found with ``repair`` only.
-        lost: of these the paths that no file has now; "" where a path could not be read.
+        blended_on: the transparency setting when rows last changed; a new setting that changes no row leaves it.
+        damaged: rows whose stored bytes were not those that were ingested; found with ``repair`` only.
+        lost: the paths of damaged rows that no file could restore; "" if a path could not be read.
     """
 
     uri: str
@@ -80,12 +79,12 @@ class IngestReport:
 
 @dataclass(frozen=True)
 class Watch:
-    """Callbacks for what happens while an ingest runs.
+    """Callbacks for the progress of an ingest.
 
     Attributes:
-        progress: called with (files read, files to read) now and then; unchanged files are not read.
-        waiting: called with the URI of a dataset that somebody else is writing to.
-        warning: called, from any thread, with a line about something that went wrong and was made good.
+        progress: called regularly with (files read, files to read); unchanged files are not read.
+        waiting: called with the URI of a dataset that another process is writing to.
+        warning: called, from any thread, with a message about a problem that the ingest recovered from.
     """
 
     progress: Callable[[int, int], None] = lambda done, total: None
@@ -95,13 +94,13 @@ class Watch:
 
 @dataclass(frozen=True)
 class IngestSource:
-    """The files of one folder, and how they are assigned to splits.
+    """The files of one folder, and their assignment to splits.
 
     Attributes:
         root: the dataset's folder, a path or an object-store URI.
         folder: the folder below ``root`` that the files' paths are relative to.
-        files: gives a table with the columns of ``listing.files_to_ingest``, which is not kept while they are read.
-        classes: the labels in the order of their class indices; None for those of the files.
+        files: returns a table with the columns of ``listing.files_to_ingest``; it is not kept while the files are read.
+        classes: the labels in the order of their class indices; None takes them from the files.
         assignment: the split of each file.
         seen_uri: the folder that remembers what was seen.
         transparency: what transparent pixels become.
@@ -133,39 +132,40 @@ def ingest_split(
     repair: bool = False,
     transparency: Transparency = TRANSPARENCY,
 ) -> IngestReport:
-    """Bring the Lance dataset at ``uri`` in line with the images of one split.
+    """Update the Lance dataset at ``uri`` to match the images of one split.
 
-    Each file is decoded once, to prove that it can be, and ends as a row, its bytes unchanged, or
-    in the quarantine ``<uri>_rejected.lance``. Rows are stored in the order of a hash of their
-    path, those of a later ingest behind them, so that any stretch of what came at once is a fair
-    sample. Only new, changed and removed files cause work, and one atomic commit; an interrupted
-    ingest resumes where it was.
+    Each file is decoded once, to prove that it can be, and becomes a row with its bytes unchanged, or
+    is listed in the quarantine ``<uri>_rejected.lance``. Rows are stored in the order of a hash of
+    their path, and a later ingest appends its rows, so that any range of rows from one ingest is a fair
+    sample. Only new, changed and removed files cause work, in one atomic commit; an interrupted
+    ingest resumes where it stopped.
 
     Args:
         root: the dataset's folder, a path or an object-store URI.
         split: the split's name, written to the column of that name.
-        uri: the Lance dataset to make or to renew, a path or an object-store URI.
+        uri: the Lance dataset to create or update, a path or an object-store URI.
         folder: the split's folder below ``root``; by default the split's name.
-        files: the split's files as a table of ``scanning.LISTING_SCHEMA``; listed when None.
-        classes: the labels in the order of their class indices; the listed ones when None.
+        files: the split's files as a table of ``scanning.LISTING_SCHEMA``; None lists the folder.
+        classes: the labels in the order of their class indices; None takes the listed ones.
         limits: how many files may be rejected.
-        watch: who is told while it runs.
-        threads: how many files are read and decoded at the same time.
-        repair: read all stored rows too, and write those that are damaged again, from their files.
-        transparency: what transparent pixels become: blended with a plain background, or with ``drop`` whatever colour
-            hides in them. The bytes stay as they are; digests, hashes, sums and the images that loaders give follow it.
+        watch: callbacks for progress, waiting and warnings.
+        threads: how many files to read and decode in parallel.
+        repair: also verify all stored rows, and rewrite damaged ones from their files.
+        transparency: what transparent pixels become: blended with a plain background, or with ``drop`` the colour
+            stored beneath the alpha channel. The bytes are stored unchanged; digests, hashes, sums and the images
+            from loaders follow this setting.
 
     Raises:
         InputError: files are missing, too many are rejected (the message names them), or the
-            dataset cannot be written. The previous version is intact then.
+            dataset cannot be written. The previous version stays intact.
     """
     folder = split if folder is None else folder
 
-    def listed() -> pa.Table:
+    def list_files() -> pa.Table:
         return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
 
     seen_uri = f"{uri.removesuffix('.lance')}_seen"
-    source = IngestSource(root, folder, listed, classes, OfFolder(split), seen_uri, transparency)
+    source = IngestSource(root, folder, list_files, classes, OfFolder(split), seen_uri, transparency)
     return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads, repair=repair)[split]
 
 
@@ -178,29 +178,29 @@ def ingest(
     threads: int | None = None,
     repair: bool = False,
 ) -> dict[str, IngestReport]:
-    """Bring the Lance datasets of some splits in line with one source, in one pass over its files.
+    """Update the Lance datasets of some splits to match one source, in one pass over its files.
 
     Args:
         source: the files.
-        uris: the Lance dataset of each split to make or to renew; files of other splits are left out.
+        uris: the Lance dataset of each split to create or update; files of other splits are skipped.
         limits: how many files may be rejected.
-        watch: who is told while it runs.
-        threads: how many files are read and decoded at the same time.
+        watch: callbacks for progress, waiting and warnings.
+        threads: how many files to read and decode in parallel.
         repair: as for :func:`ingest_split`.
 
     Raises:
-        InputError: as :func:`ingest_split`, or a class would be empty in a split that is drawn.
+        InputError: as for :func:`ingest_split`, or a class would have no images in a split drawn by fractions.
     """
     with locked([*uris.values(), source.seen_uri], watch.waiting):
         for _ in range(_ATTEMPTS):
             try:
                 return _ingest_once(source, uris, limits, watch, threads, repair=repair)
             except ConflictError:
-                # Somebody on another host, or another tool, committed in between: look again.
+                # Another host or another tool committed in between: plan again.
                 continue
         raise InputError(
-            f"others wrote to {', '.join(uris.values())} each of the {_ATTEMPTS} times that it was brought up to date. "
-            "Materialize it again when they are done."
+            f"another process changed {', '.join(uris.values())} during each of {_ATTEMPTS} attempts to update it. "
+            "Materialize it again when that process has finished."
         )
 
 
@@ -214,23 +214,23 @@ def _ingest_once(
     plan, backlog = make_plan(source.files(), seen, stored, source.assignment)
     with backlog:
         if backlog.files or not all(kept.all() for kept in plan.kept.values()):
-            seen.begin()
+            seen.mark_started()
         if backlog.files:
             give_back_freed_memory()
             with freed_memory_kept():
-                _work(source, stored, plan, backlog, seen, limits, watch, threads)
+                _read_backlog(source, stored, plan, backlog, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)
-    reports = {split: _committed(source, stored[split], plan) for split in uris}
+    reports = {split: _commit_split(source, stored[split], plan) for split in uris}
     if seen.unfinished:
         for uri in uris.values():
             remove_orphans(uri)
             remove_orphans(rejected_uri(uri))
-    seen.settle(uris.keys())
+    seen.mark_committed(uris.keys())
     return reports
 
 
-def _work(
+def _read_backlog(
     source: IngestSource,
     stored: dict[str, StoredSplit],
     plan: Plan,
@@ -240,7 +240,7 @@ def _work(
     watch: Watch,
     threads: int | None,
 ) -> None:
-    """Read the backlog, and complete the plan."""
+    """Read the backlog and complete the plan."""
     intake = Intake(plan, stored, seen)
     done = 0
     watch.progress(done, backlog.files)
@@ -258,7 +258,7 @@ def _work(
         try:
             with closing(examined):
                 for positions, outcome in examined:
-                    intake.take(positions, outcome)
+                    intake.add(positions, outcome)
                     if outcome.rejected and limits.exceeded(len(plan.rejected), len(plan.codes)):
                         intake.finish_step()
                         _check_limits(source, plan, limits, complete=False)
@@ -267,7 +267,7 @@ def _work(
             intake.finish_step()
         except BaseException:
             intake.abandon()
-            seen.stop()
+            seen.mark_stopped()
             raise
 
 
@@ -277,10 +277,10 @@ def _check_limits(source: IngestSource, plan: Plan, limits: Limits, *, complete:
 
 
 def _check_classes(source: IngestSource, plan: Plan) -> None:
-    """A drawn split without images of a class is of no use.
+    """Require images of every class in splits that are drawn by fractions.
 
     Raises:
-        InputError: there is one.
+        InputError: a class would have no images in a split.
     """
     splits = source.assignment.splits
     if len(splits) == 1:
@@ -293,9 +293,9 @@ def _check_classes(source: IngestSource, plan: Plan) -> None:
         empty += [f"{label!r} in {split}" for label in _classes(source, plan) if label not in there]
     if empty:
         raise InputError(
-            f"cutting {source.root} by fractions leaves classes without images: {', '.join(empty[:_EXAMPLES])}"
+            f"splitting {source.root} by fractions leaves classes without images: {', '.join(empty[:_EXAMPLES])}"
             f"{' and others' if len(empty) > _EXAMPLES else ''}. Add images to these classes, raise the fraction, set "
-            "another `salt`, or make the splits by hand as folders.",
+            "another `salt`, or split the images into folders by hand.",
             empty,
         )
 
@@ -305,8 +305,8 @@ def _classes(source: IngestSource, plan: Plan) -> list[str]:
     return source.classes or sorted(plan.labels.unique().to_pylist())
 
 
-def _committed(source: IngestSource, stored: StoredSplit, plan: Plan) -> IngestReport:
-    """Commit quarantine and rows of one split."""
+def _commit_split(source: IngestSource, stored: StoredSplit, plan: Plan) -> IngestReport:
+    """Commit the quarantine and the rows of one split."""
     code = source.assignment.splits.index(stored.split)
     rejected = [one for position, one in plan.rejected.items() if plan.codes[position] == code]
     quarantine = rejected_uri(stored.uri)
@@ -336,12 +336,12 @@ def _committed(source: IngestSource, stored: StoredSplit, plan: Plan) -> IngestR
         channels=ChannelSums.model_validate(facts["channels"]),
         blended_on=facts["blended_on"],
         damaged=len(stored.damaged),
-        lost=_lost(stored, dataset),
+        lost=_lost_paths(stored, dataset),
     )
 
 
-def _lost(stored: StoredSplit, dataset: lance.LanceDataset) -> list[str]:
-    """The paths of damaged rows that the new version does not have; "" for each whose path is unknown and missed."""
+def _lost_paths(stored: StoredSplit, dataset: lance.LanceDataset) -> list[str]:
+    """The paths of damaged rows that the new version lacks; "" for each missing row whose path is unknown."""
     if not stored.damaged:
         return []
     paths = [row.path for row in stored.damaged if row.path]

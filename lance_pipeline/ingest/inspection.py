@@ -1,4 +1,4 @@
-"""What is measured of each image when it is ingested: its pixels are seen once, and never again."""
+"""Measures each image when it is ingested, while its pixels are decoded for the only time."""
 
 import hashlib
 from collections import defaultdict
@@ -20,14 +20,14 @@ Pixels = NDArray[np.uint8]
 _scratch = Scratch()
 # dHash compares neighbours in rows of 9 grey values; 8 rows make 64 bits.
 _HASH_WIDTH, _HASH_HEIGHT = 9, 8
-# Larger images are sampled down to this before they are averaged: eight times the hash's grid.
+# Larger images are sampled down to this size before they are averaged: eight times the hash's grid.
 _SAMPLED = (8 * _HASH_WIDTH, 8 * _HASH_HEIGHT)
-# Images up to so many pixels are measured in stacks: the calls would cost more than the work.
+# Images of up to this many pixels are measured in stacks: the calls would cost more than the work.
 _SMALL = _SAMPLED[0] * _SAMPLED[1]
 
 
-class Measured(NamedTuple):
-    """Of an image: a digest of its pixels, its hash grid, and the sums over red, green and blue.
+class Measurements(NamedTuple):
+    """Measurements of an image: a digest of its pixels, its hash grid, and the sums over red, green and blue.
 
     The grid is the uint8 grey image of shape (8, 9) that the perceptual hash comes from, as bytes.
     """
@@ -38,25 +38,25 @@ class Measured(NamedTuple):
     square_sums: IntTriple
 
 
-class Inspected(NamedTuple):
-    """What is known of an image; width and height in pixels."""
+class ImageInfo(NamedTuple):
+    """Size, format and measurements of an image; width and height in pixels."""
 
     width: int
     height: int
     format: str
-    measured: Measured
+    measured: Measurements
 
 
 def inspect_images(
     files: Sequence[bytes], transparency: Transparency = TRANSPARENCY
-) -> list[Inspected | UndecodableImageError]:
-    """Decode images in full and measure them; what cannot be decoded whole comes back as its error.
+) -> list[ImageInfo | UndecodableImageError]:
+    """Decode images in full and measure them; for an image that cannot be decoded, the error is returned.
 
     Args:
         files: each image's bytes.
         transparency: what transparent pixels become.
     """
-    results: dict[int, Inspected | UndecodableImageError] = {}
+    results: dict[int, ImageInfo | UndecodableImageError] = {}
     small: dict[tuple[int, ...], list[tuple[int, DecodedImage]]] = defaultdict(list)
     for place, data in enumerate(files):
         try:
@@ -70,15 +70,15 @@ def inspect_images(
     for (height, width, _), members in small.items():
         stack = np.stack([image.pixels for _, image in members])
         for (place, image), measured in zip(members, measure_stack(stack), strict=True):
-            results[place] = Inspected(width, height, image.format, measured)
+            results[place] = ImageInfo(width, height, image.format, measured)
     return [results[place] for place in range(len(files))]
 
 
-def _measured_unless_small(image: DecodedImage) -> Inspected | DecodedImage:
+def _measured_unless_small(image: DecodedImage) -> ImageInfo | DecodedImage:
     height, width, _ = image.pixels.shape
     if height * width <= _SMALL:
         return image
-    return Inspected(width, height, image.format, measure_image(image.pixels))
+    return ImageInfo(width, height, image.format, measure_image(image.pixels))
 
 
 def bytes_digest(data: bytes) -> bytes:
@@ -86,7 +86,7 @@ def bytes_digest(data: bytes) -> bytes:
     return hashlib.sha256(data).digest()
 
 
-def measure_image(pixels: Pixels) -> Measured:
+def measure_image(pixels: Pixels) -> Measurements:
     """Measure one image of shape (height, width, 3).
 
     OpenCV adds 8-bit values as integers; its double results round to the exact sums up to 2**50,
@@ -98,17 +98,17 @@ def measure_image(pixels: Pixels) -> Measured:
     r, g, b = (round(cv2.norm(plane, cv2.NORM_L1)) for plane in planes)
     rr, gg, bb = (round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes)
     sampled = cv2.resize(pixels, _SAMPLED, interpolation=cv2.INTER_LINEAR)
-    return Measured(_pixel_digest(pixels), _grids(sampled, 1)[0], (r, g, b), (rr, gg, bb))
+    return Measurements(_pixel_digest(pixels), _grids(sampled, 1)[0], (r, g, b), (rr, gg, bb))
 
 
-def measure_stack(stack: Pixels) -> list[Measured]:
+def measure_stack(stack: Pixels) -> list[Measurements]:
     """Measure images of one size together; ``stack`` has the shape (images, height, width, 3)."""
     count, height, width, _ = stack.shape
     columns = stack.reshape(count, height * width, 3)
     sums = cv2.reduce(columns, 1, cv2.REDUCE_SUM, dtype=cv2.CV_64F).reshape(count, 3)
     squares = cv2.reduce(columns, 1, cv2.REDUCE_SUM2, dtype=cv2.CV_64F).reshape(count, 3)
     return [
-        Measured(digest, grid, (r, g, b), (rr, gg, bb))
+        Measurements(digest, grid, (r, g, b), (rr, gg, bb))
         for digest, grid, (r, g, b), (rr, gg, bb) in zip(
             map(_pixel_digest, stack),
             _grids(stack.reshape(count * height, width, 3), count),
@@ -122,16 +122,16 @@ def measure_stack(stack: Pixels) -> list[Measured]:
 def _pixel_digest(pixels: Pixels) -> bytes:
     """The XXH3-128 of RGB pixels, seeded by their shape.
 
-    It tells images apart that differ by accident; it is no protection against an adversary.
+    It detects accidental differences; it does not protect against an adversary.
     """
     height, width, _ = pixels.shape
     return xxhash.xxh3_128_digest(np.ascontiguousarray(pixels).data, seed=width << 32 | height)
 
 
 def _grids(tower: Pixels | cv2.typing.MatLike, count: int) -> list[bytes]:
-    """The hash grids of ``count`` images of one size that stand on top of each other.
+    """The hash grids of ``count`` images of one size, stacked vertically.
 
-    Each image's rows are averaged to 8, so that none mixes with its neighbours.
+    Each image's rows are averaged to 8, so that images do not mix.
     """
     grey = cv2.cvtColor(tower, cv2.COLOR_RGB2GRAY)
     grids = cv2.resize(grey, (_HASH_WIDTH, _HASH_HEIGHT * count), interpolation=cv2.INTER_AREA).tobytes()

@@ -1,4 +1,4 @@
-"""One pass over the files that need work: to rows, to the quarantine, and to memory."""
+"""Stores the outcome of each file of a pass: as a row, in the quarantine, and among the seen files."""
 
 import time
 
@@ -15,13 +15,13 @@ from lance_pipeline.sources.split_assignment import UNKNOWN
 from lance_pipeline.storage.columns import Indices
 from lance_pipeline.storage.schema import SEEN_SCHEMA
 
-# What a step has finished is safe from a kill; each step also ends a data file.
+# A finished step survives a kill; each step also ends a data file.
 STEP_SECONDS = 60.0
 STEP_ROWS = 1 << 15
 
 
 class Intake:
-    """Takes what became of the files, stretch by stretch, and completes the plan by it."""
+    """Collects the outcomes of files, batch by batch, and completes the plan with them."""
 
     def __init__(self, plan: Plan, stored: dict[str, StoredSplit], seen: SeenFiles) -> None:
         self._plan, self._stored, self._seen = plan, stored, seen
@@ -29,11 +29,11 @@ class Intake:
         self._batches: list[pa.RecordBatch] = []
         self._began = time.monotonic()
 
-    def take(self, positions: Indices, outcome: Outcome) -> None:
-        """Account for a stretch of files, given by their positions in the listing.
+    def add(self, positions: Indices, outcome: Outcome) -> None:
+        """Store the outcome of a batch of files, given by their positions in the listing.
 
         Raises:
-            InputError: they cannot be written.
+            InputError: the rows cannot be written.
         """
         plan, same = self._plan, outcome.codes == UNKNOWN
         plan.codes[positions] = np.where(same, plan.at_code[positions], outcome.codes)
@@ -51,7 +51,7 @@ class Intake:
         """Complete the data files of this step and remember them.
 
         Raises:
-            InputError: they cannot be written.
+            InputError: the files cannot be written.
         """
         written = [writer.finish() for writer in self._writers.values()]
         self._writers = {}
@@ -60,10 +60,10 @@ class Intake:
             self._seen.append(rows, [one.to_json() for one in written])
         self._plan.written += written
         self._batches, self._began = [], time.monotonic()
-        # Or the next step would be added to the memory that this one has used.
+        # Otherwise the next step would need memory on top of what this one has freed.
         give_back_freed_memory()
 
     def abandon(self) -> None:
-        """Leave the current step unfinished."""
+        """Abandon the current step."""
         for writer in self._writers.values():
             writer.abandon()

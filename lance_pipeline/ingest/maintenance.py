@@ -1,4 +1,4 @@
-"""Which versions of a dataset are kept, and tidying up the rest."""
+"""Tags the versions of a dataset to keep, and removes the rest."""
 
 import re
 import time
@@ -17,14 +17,14 @@ from lance_pipeline.storage.table_lock import locked
 from lance_pipeline.storage.tables import find_table, open_table
 from lance_pipeline.storage.verification import verify_rows
 
-# Lance accepts other names too, and then fails at each clean-up.
+# Lance accepts tags with other characters too, and then fails at each clean-up.
 _NOT_IN_A_TAG = re.compile("[^A-Za-z0-9._-]")
-# Data files are merged where deleted rows take up this share, or where they have fewer rows than Lance likes.
+# Data files are rewritten if deleted rows exceed this share, or merged if they are smaller than Lance's target.
 _DELETED_SHARE = 0.1
 
 
-class Tidied(NamedTuple):
-    """What a clean-up did to a dataset; sizes in bytes."""
+class TidyResult(NamedTuple):
+    """The result of a clean-up; sizes in bytes."""
 
     uri: str
     version: int
@@ -35,27 +35,27 @@ class Tidied(NamedTuple):
     bytes_removed: int
     note: str = ""
     damaged: int = 0
-    """Rows that are not what was ingested."""
+    """The number of damaged rows."""
     intact: bool = True
-    """Whether nothing is damaged; otherwise nothing was done."""
+    """False if anything is damaged; nothing was done then."""
 
 
 def keep_version(uri: str, version: int, name: str) -> None:
-    """Tag a version, which is then never cleaned up; a tag of that name moves to it.
+    """Tag a version so that it is never cleaned up; an existing tag of that name is moved to it.
 
-    Characters that a tag may not have become ``-``.
+    Characters that tags do not allow become ``-``.
 
     Raises:
-        InputError: there is no such version, or the dataset may not be written.
+        InputError: there is no such version, or the dataset cannot be written.
     """
     _tag(open_table(uri, version), {name: version})
 
 
 def keep_versions(uri: str, versions: Mapping[str, int]) -> None:
-    """Tag those of these versions, by the names of the tags, that are still there.
+    """Tag the versions that still exist, given the version for each tag name.
 
     Raises:
-        InputError: the dataset cannot be opened, or may not be written.
+        InputError: the dataset cannot be opened or written.
     """
     dataset = find_table(uri)
     if dataset is not None:
@@ -77,10 +77,10 @@ def _tag(dataset: lance.LanceDataset, versions: Mapping[str, int]) -> None:
 
 
 def release_version(uri: str, name: str) -> None:
-    """Remove a tag, where there is one: the version that it kept is then cleaned up as any other.
+    """Remove a tag if it exists; its version is then cleaned up like any other.
 
     Raises:
-        InputError: the dataset cannot be opened, or may not be written.
+        InputError: the dataset cannot be opened or written.
     """
     tag = _NOT_IN_A_TAG.sub("-", name)
     dataset = find_table(uri)
@@ -91,31 +91,31 @@ def release_version(uri: str, name: str) -> None:
         raise cannot_write(uri, error) from error
 
 
-def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied:
-    """Compact a dataset and remove old versions of it that no tag keeps.
+def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> TidyResult:
+    """Compact a dataset and remove its old versions that have no tag.
 
-    Compaction merges small data files and leaves out deleted rows; it makes a version of the same
-    content. Nothing is done while an ingest waits to be finished, for its files would be lost. All rows
-    of a split are verified before: where some are damaged, nothing is done either, as an older version
-    may still have them intact.
+    Compaction merges small data files and drops deleted rows; it creates a version with the same
+    content. Nothing is done while an interrupted ingest is unfinished, because its files would be
+    lost. All rows of a split are verified first; if any are damaged, nothing is done either, because
+    an older version may still have them intact.
 
     Args:
         uri: the dataset.
-        older_than: versions younger than this stay.
-        seen_uri: the folder that remembers what was seen, of a dataset that an ingest writes.
+        older_than: younger versions stay.
+        seen_uri: the folder that remembers the seen files, if an ingest writes the dataset.
 
     Raises:
-        InputError: there is no such dataset, or it may not be written.
+        InputError: there is no such dataset, or it cannot be written.
     """
     with locked([uri] if seen_uri is None else [uri, seen_uri]):
         before = open_table(uri)
         versions, files = len(before.versions()), len(before.get_fragments())
         if seen_uri is not None and _unfinished(seen_uri):
-            note = "an ingest was interrupted: materialize it first"
-            return Tidied(uri, before.version, versions, versions, files, files, 0, note)
+            note = "an ingest was interrupted: materialize the split first"
+            return TidyResult(uri, before.version, versions, versions, files, files, 0, note)
         if "digests" in read_facts(before) and not (found := verify_rows(before)).passed:
             note = f"{found.note or 'rows are damaged'}: {verify_command(uri)}"
-            return Tidied(
+            return TidyResult(
                 uri, before.version, versions, versions, files, files, 0, note, len(found.damaged), intact=False
             )
         try:
@@ -125,13 +125,13 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> Tidied
         except OSError as error:
             raise cannot_write(uri, error) from error
         after = open_table(uri)
-        return Tidied(
+        return TidyResult(
             uri, after.version, versions, len(after.versions()), files, len(after.get_fragments()), stats.bytes_removed
         )
 
 
 def removable_bytes(uri: str, older_than: timedelta) -> int:
-    """The bytes of data files that a clean-up would remove now; 0 in an object store, and where there is no dataset.
+    """The bytes of data files that a clean-up would remove now; 0 in an object store or without a dataset.
 
     Raises:
         InputError: the dataset cannot be opened.
@@ -147,7 +147,7 @@ def removable_bytes(uri: str, older_than: timedelta) -> int:
         if version["version"] in tagged | {dataset.version} or version["timestamp"].timestamp() > since:
             fragments = dataset.checkout_version(version["version"]).get_fragments()
             needed |= {file.path for fragment in fragments for file in fragment.data_files()}
-    # A table without rows has no such folder.
+    # A table without rows has no data folder.
     files = (path for path in Path(uri, "data").glob("*") if path.name not in needed)
     return sum(path.stat().st_size for path in files if path.stat().st_mtime < since)
 

@@ -1,4 +1,4 @@
-"""What an ingest has to do: the files as listed, against what was seen and what the datasets hold."""
+"""Plans an ingest: compares the listed files with the seen files and with the rows of the datasets."""
 
 from dataclasses import dataclass, field
 
@@ -17,23 +17,23 @@ from lance_pipeline.sources.split_assignment import UNKNOWN, Assignment
 from lance_pipeline.storage.columns import Indices, Mask, equal, first_valid, order_of_path_hash, positions
 
 _NOWHERE = -1
-# Of what was seen, all that settles whether a file is done with.
+# The columns of seen files that decide whether a file is finished.
 _KNOWN = ["sha256", "pixel_digest", "reason", "detail", "decoders"]
 
 
 @dataclass
 class Plan:
-    """What is known of the files.
+    """What is known about the files.
 
     Attributes:
-        splits: all there are; a split's code is its position here.
-        labels: of each file.
-        codes: for each file its split's code; ``UNKNOWN`` until it is read.
-        kept: for each split which of its stored rows stay; reading may yet add to it.
-        at, at_code: for each file the position of the stored row whose bytes it may still hold, and
-            the code of that row's split; -1 if none.
+        splits: all splits; a split's code is its position here.
+        labels: the label of each file.
+        codes: the code of each file's split; ``UNKNOWN`` until the file is read.
+        kept: which stored rows of each split stay; reading files can add to it.
+        at, at_code: for each file, the position of the stored row that may have the same bytes, and
+            the code of that row's split; -1 if there is none.
         rejected: files known to be bad, by their position in the listing.
-        written: what an interrupted ingest wrote and the coming commit can use.
+        written: data files for the coming commit; at first those of an interrupted ingest that can be used.
     """
 
     splits: tuple[str, ...]
@@ -46,13 +46,13 @@ class Plan:
     written: list[Written] = field(default_factory=list)
 
     def keep(self, files: Indices) -> None:
-        """The rows of these files stay: they turned out to hold the same bytes."""
+        """Keep the rows of these files, whose bytes turned out to be unchanged."""
         for code, split in enumerate(self.splits):
             if split in self.kept:
                 self.kept[split][self.at[files[self.at_code[files] == code]]] = True
 
     def stored_digests(self, files: Indices, stored: dict[str, StoredSplit]) -> tuple[pa.Array, pa.Array]:
-        """The digests of bytes and pixels of the rows that these files may still equal, null where there is none."""
+        """The byte and pixel digests of the stored rows that may equal these files; null if there is none."""
         digests: list[pa.Array] = [pa.nulls(len(files), pa.binary())] * 2
         for code, split in enumerate(self.splits):
             mine = self.at_code[files] == code
@@ -66,18 +66,18 @@ class Plan:
 def make_plan(
     files: pa.Table, seen: SeenFiles, stored: dict[str, StoredSplit], assignment: Assignment
 ) -> tuple[Plan, Backlog]:
-    """Compare what is listed with what was seen and what is stored, column by column.
+    """Compare the listed files with the seen files and the stored rows, column by column.
 
     Args:
         files: a table with the columns of ``listing.files_to_ingest``.
-        seen: what was seen earlier; it is read here.
-        stored: the splits that are wanted.
+        seen: the files seen earlier; they are loaded here.
+        stored: the wanted splits.
         assignment: the split of each file.
 
     Returns:
-        What is known, and the files that are left to read, in the order of a hash of their path.
+        The plan, and the files left to read, in the order of a hash of their path.
     """
-    rows = seen.tidied(seen.load(), files["path"])
+    rows = seen.compact(seen.load(), files["path"])
     where = _unchanged(files, rows)
     old = np.flatnonzero(where >= 0)
     known = rows.select(_KNOWN).take(pa.array(where[old])).combine_chunks()
@@ -89,12 +89,12 @@ def make_plan(
         at=np.full(len(files), _NOWHERE, np.int64),
         at_code=np.full(len(files), UNKNOWN, np.int8),
     )
-    # Of a rejected file the digest of its bytes stands in for that of the pixels that it lacks.
+    # A rejected file has no pixels, so its split follows from the digest of its bytes instead.
     plan.codes[old] = assignment.codes(first_valid(known["pixel_digest"], known["sha256"]))
     bad = known["reason"].is_valid().to_numpy()
     done = np.zeros(len(files), dtype=bool)
     done[old] = bad & equal(known["decoders"], pa.repeat(pa.scalar(DECODERS), len(old)))
-    plan.rejected = _rejected(files, known, old, done)
+    plan.rejected = _known_rejected(files, known, old, done)
     for code, split in enumerate(assignment.splits):
         mine = ~bad & (plan.codes[old] == code)
         if split not in stored:
@@ -106,7 +106,7 @@ def make_plan(
         same[same] = equal(known["sha256"].filter(pa.array(same)), stored[split].sha256(at[old][same]))
         plan.kept[split][at[old][same]] = True
         done[old] |= same
-        # A file of another time may still hold the bytes of its row, if that is in the right split.
+        # A file with another mtime may still have the bytes of its row, if that row is in the right split.
         right = (at >= 0) & (assignment.codes(stored[split].pixel_digests(at)) == code)
         plan.at[right], plan.at_code[right] = at[right], code
     _resume(plan, seen, rows["written"], where, done, stored)
@@ -115,7 +115,7 @@ def make_plan(
 
 
 def _unchanged(files: pa.Table, rows: pa.Table) -> Indices:
-    """For each file the row of what was seen at its path, -1 where size or time differ."""
+    """For each file, the seen row with its path; -1 if size or mtime differ."""
     where = positions(files["path"], rows["path"])
     for name in ("size", "mtime_ns"):
         seen = rows[name].to_numpy()
@@ -124,8 +124,8 @@ def _unchanged(files: pa.Table, rows: pa.Table) -> Indices:
     return where
 
 
-def _rejected(files: pa.Table, known: pa.Table, old: Indices, done: Mask) -> dict[int, Rejected]:
-    """The files that are done with because they are known to be bad."""
+def _known_rejected(files: pa.Table, known: pa.Table, old: Indices, done: Mask) -> dict[int, Rejected]:
+    """The files that need no work because they are known to be bad."""
     bad = np.flatnonzero(done[old])
     what = known.select(["reason", "detail"]).take(pa.array(bad)).to_pylist()
     listed = files.select(["path", "label", "size"]).take(pa.array(old[bad])).to_pylist()
@@ -138,7 +138,7 @@ def _rejected(files: pa.Table, known: pa.Table, old: Indices, done: Mask) -> dic
 def _resume(
     plan: Plan, seen: SeenFiles, split_of: pa.ChunkedArray, where: Indices, done: Mask, stored: dict[str, StoredSplit]
 ) -> None:
-    """Take over what an interrupted ingest wrote, as far as all its rows are still wanted."""
+    """Reuse the data files of an interrupted ingest whose rows are all still wanted."""
     start, columns = 0, split_schema().names
     for step in seen.steps:
         for written in map(Written.from_json, step.written):

@@ -1,4 +1,4 @@
-"""The files that could not become rows: how many there may be, and where they are listed."""
+"""The files that could not become rows: limits on their number, and the dataset that lists them."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -24,27 +24,33 @@ class Limits:
     """How many files may be rejected.
 
     Attributes:
-        on_bad_image: ``quarantine`` lists bad files and goes on, ``fail`` fails once all are known.
-        max_rejected_fraction: past this share of all files an ingest fails either way.
+        on_bad_image: ``quarantine`` lists bad files and continues, ``fail`` fails once all are known.
+        max_rejected_fraction: above this share of all files an ingest fails either way.
     """
 
     on_bad_image: Literal["quarantine", "fail"] = "quarantine"
     max_rejected_fraction: float = 0.05
 
     def exceeded(self, rejected: int, scanned: int) -> bool:
-        """Whether so many rejected files are too many, however strict the ingest is."""
+        """Whether the rejected files exceed ``max_rejected_fraction``."""
         return rejected > self.max_rejected_fraction * scanned
 
     def check(self, where: str, rejected: list[Rejected], scanned: int, *, complete: bool) -> None:
-        """Judge the rejected files of one folder; ``complete`` tells that all files have been read.
+        """Check the rejected files of one folder against the limits.
+
+        Args:
+            where: the folder, for the message.
+            rejected: the rejected files.
+            scanned: the number of files in the folder.
+            complete: whether all files have been read.
 
         Raises:
-            InputError: there are too many. It names the commonest reasons, with examples.
+            InputError: too many files are rejected. It names the most common reasons, with examples.
         """
         if not rejected:
             return
         if self.exceeded(len(rejected), scanned):
-            what = f"more than the {self.max_rejected_fraction:.2%} of `max_rejected_fraction`"
+            what = f"more than `max_rejected_fraction` allows ({self.max_rejected_fraction:.2%})"
             advice = "Repair these files or move them away, or raise `max_rejected_fraction`"
         elif complete and self.on_bad_image == "fail":
             what = "and `on_bad_image` is `fail`"
@@ -57,15 +63,15 @@ class Limits:
         raise InputError(
             [
                 f"{count} of {scanned} files of {where} cannot be read as images, {what}:",
-                *_digest(rejected),
-                f"{advice}. Nothing was committed; what has been read is kept, and the next run resumes here.",
+                *_most_common_reasons(rejected),
+                f"{advice}. Nothing was committed; the files read so far are kept, and the next run resumes here.",
             ],
             lines,
         )
 
 
-def _digest(rejected: list[Rejected]) -> list[str]:
-    """The commonest reasons with examples, as lines."""
+def _most_common_reasons(rejected: list[Rejected]) -> list[str]:
+    """Lines with the most common reasons and examples of each."""
     lines = []
     for reason, count in Counter(one.reason for one in rejected).most_common(_REASONS_SHOWN):
         lines.append(f"  {reason}: {count}")
@@ -75,14 +81,14 @@ def _digest(rejected: list[Rejected]) -> list[str]:
 
 
 def rejected_uri(uri: str) -> str:
-    """The quarantine of the split at ``uri``."""
+    """The URI of the quarantine of the split at ``uri``."""
     return f"{uri.removesuffix('.lance')}_rejected.lance"
 
 
 def store_rejected(uri: str, rejected: list[Rejected]) -> int:
-    """Keep the list as a Lance dataset at ``uri``; returns its version, a new one only if it changed.
+    """Store the list as a Lance dataset at ``uri``; returns its version, a new one only if the list changed.
 
-    A damaged one is replaced.
+    A damaged dataset is replaced.
 
     Raises:
         InputError: the dataset cannot be written.

@@ -1,6 +1,6 @@
-"""Damaged rows of a split restored from older versions, for when its image files are gone.
+"""Restores damaged rows of a split from older versions, for when the image files are gone.
 
-Where the files are still there, :func:`lance_pipeline.ingest.ingestion.ingest` repairs from them.
+If the files still exist, :func:`lance_pipeline.ingest.ingestion.ingest` repairs from them.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -26,14 +26,14 @@ from lance_pipeline.storage.tables import open_table
 from lance_pipeline.storage.verification import DamagedRow, intact_rows
 
 
-class Repaired(NamedTuple):
-    """What a repair did.
+class RepairResult(NamedTuple):
+    """The result of a repair.
 
     Attributes:
         uri, version: the split, and its version now.
         damaged: rows that were damaged.
-        lost: those of them that no older version had intact.
-        same: whether the rows are now those that were ingested, by their fingerprint.
+        lost: the damaged rows that no older version had intact.
+        same: whether the rows now have the fingerprint of those that were ingested.
     """
 
     uri: str
@@ -43,24 +43,24 @@ class Repaired(NamedTuple):
     same: bool
 
 
-def repair_from_versions(uri: str) -> Repaired:
-    """Take the damaged rows out of a split, and put those in that an older version still has, in one commit.
+def repair_from_versions(uri: str) -> RepairResult:
+    """Remove the damaged rows of a split and restore those that an older version has intact, in one commit.
 
     Raises:
-        InputError: no version can be read, or an ingest did not write it.
+        InputError: no version can be read, or the dataset was not written by an ingest.
     """
     with locked([uri]):
         table = recovered_table(uri)
         if table is None or "digests" not in (facts := read_facts(table)):
             raise InputError(
-                f"nothing in {uri} can be repaired: no version of it, as an ingest writes them, can be read. "
-                "Materialize the asset that writes it, from the image files."
+                f"cannot repair {uri}: no version of it that an ingest wrote can be read. "
+                "Materialize the asset that writes it to ingest the image files again."
             )
         stored = StoredSplit(facts["split"], uri, repair=True)
         if not stored.damaged:
-            return Repaired(uri, table.version, 0, [], same=True)
+            return RepairResult(uri, table.version, 0, [], same=True)
         writer, paths = SplitWriter(stored), set[str]()
-        for rows in _restored(stored, table):
+        for rows in _restorable_rows(stored, table):
             writer.add(rows, totals_of(rows))
             paths.update(rows["path"].to_pylist())
         written = writer.finish()
@@ -69,14 +69,14 @@ def repair_from_versions(uri: str) -> Repaired:
         dataset = stored.commit(everything, written.fragments if paths else [], written.totals, kept)
         same = read_facts(dataset)["fingerprint"] == facts["fingerprint"]
         lost = [] if same else [row for row in stored.damaged if row.path not in paths]
-        return Repaired(uri, dataset.version, len(stored.damaged), lost, same)
+        return RepairResult(uri, dataset.version, len(stored.damaged), lost, same)
 
 
-def _restored(stored: StoredSplit, table: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
-    """Of the damaged rows those that an older version has intact; each once.
+def _restorable_rows(stored: StoredSplit, table: lance.LanceDataset) -> Iterator[pa.RecordBatch]:
+    """The damaged rows that an older version has intact, each once.
 
-    Where a row's path is unknown, it could be any that is not there now: then all of a version are taken, if with them
-    the rows are exactly those that were ingested.
+    A damaged row of unknown path could be any row that the split lacks now. All such rows of an older version are
+    taken if the fingerprint shows that with them the split is exactly what was ingested.
     """
     wanted = pa.array([row.path for row in stored.damaged if row.path], pa.string())
     unknown, facts = len(wanted) < len(stored.damaged), read_facts(table)
@@ -92,12 +92,12 @@ def _restored(stored: StoredSplit, table: lance.LanceDataset) -> Iterator[pa.Rec
 
 
 def _fingerprint_with(stored: StoredSplit, rows: Iterable[pa.RecordBatch]) -> str:
-    """Of the intact rows and these."""
+    """The fingerprint of the intact rows together with these."""
     return reduce(Totals.plus, map(totals_of, rows), stored.totals()).fingerprint
 
 
 def _older_versions(uri: str, version: int) -> Iterator[lance.LanceDataset]:
-    """Those that can be opened, the latest first."""
+    """The older versions that can be opened, the latest first."""
     for number in sorted((one["version"] for one in open_table(uri).versions()), reverse=True):
         if number < version:
             with suppress(InputError):
@@ -105,7 +105,7 @@ def _older_versions(uri: str, version: int) -> Iterator[lance.LanceDataset]:
 
 
 def _rows_at(dataset: lance.LanceDataset, chosen: Callable[[pa.ChunkedArray], Mask]) -> NDArray[np.uint64]:
-    """The addresses of the rows of which ``chosen`` is true, given their paths; of data files that can be read."""
+    """The addresses of the rows that ``chosen`` selects by their paths; unreadable data files are skipped."""
     found = [np.empty(0, np.uint64)]
     for fragment in dataset.get_fragments():
         try:

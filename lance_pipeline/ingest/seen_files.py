@@ -1,9 +1,9 @@
-"""What was seen on disk: a memory beside a dataset that spares reading unchanged files again.
+"""Remembers the files that an ingest has seen, beside the dataset, so that unchanged files are not read again.
 
-It is a folder of Arrow files, each written whole or not at all, which only ever grows while an
-ingest works: so a killed ingest loses at most the file that it had not yet written. Each ends in a
-seal; what a damaged one remembered is read again. Everything in the folder can be found out again
-from the images; it may be deleted at any time.
+The memory is a folder of Arrow files, one per step, each written whole or not at all. It only grows
+while an ingest runs, so a killed ingest loses at most the step that it had not yet written. Each file
+ends in a seal; the images that a damaged file remembered are read again. Everything in the folder can
+be derived from the images again, so it may be deleted at any time.
 """
 
 import json
@@ -28,10 +28,10 @@ from lance_pipeline.storage.whole_files import TEMPORARY
 _logger = logging.getLogger(__name__)
 _STEP, _SUFFIX = "step-", ".arrow"
 _STEP_NAME = re.compile(rf"{_STEP}\d+\{_SUFFIX}")
-# Holds nothing while files are examined in the ingest's own process, which one of them might end.
+# The file is empty while the ingest examines files in its own process, which one of them might crash.
 _STARTED, _NO_FILE_TO_BLAME = "started", b"no file to blame"
-# So many files, or twice as many rows as there are images, are worth one tidy file.
-_MOST_FILES = 32
+# More steps than this, or twice as many rows as there are images, are compacted into one step.
+_MAX_STEPS = 32
 _WRITTEN, _TRANSPARENCY = b"lance_pipeline", b"transparency"
 _STEP_FORMAT = 1
 _FIRST_COLUMNS = frozenset(
@@ -41,7 +41,7 @@ _FORGET = "delete the folder; every file is then read again"
 
 
 class SeenStep(NamedTuple):
-    """A stretch of work that was finished: how many files it saw, and what was written and waits for a commit."""
+    """A finished step: the number of files that it saw, and the data files that it wrote and that await a commit."""
 
     name: str
     files: int
@@ -49,17 +49,17 @@ class SeenStep(NamedTuple):
 
 
 class SeenFiles:
-    """The memory at a folder, a path or an object-store URI.
+    """The seen files in one folder.
 
     Args:
-        uri: of the folder.
-        transparency: what transparent pixels become: files that were seen otherwise are read again. With None all are
-            remembered.
+        uri: the folder, a path or an object-store URI.
+        transparency: what transparent pixels become; files seen with another setting are forgotten and read again.
+            None keeps all.
 
     Attributes:
-        steps: what is remembered, the newest first.
-        unfinished: whether an ingest began and never came to its end.
-        killed: whether its process ended without a word, so that one of the files that it examined may be to blame.
+        steps: the remembered steps, the newest first.
+        unfinished: whether an ingest started and did not finish.
+        killed: whether its process ended without reporting an error, so that a file may have crashed it.
 
     Raises:
         InputError: (from every method) the folder cannot be read or written.
@@ -75,7 +75,7 @@ class SeenFiles:
         """Read all steps, the newest first.
 
         Returns:
-            What was seen, a table of SEEN_SCHEMA, step by step; the first row of a path is the valid one.
+            The seen files as a table of SEEN_SCHEMA, step by step; the first row of a path is the valid one.
         """
         found = self._names()
         self.unfinished = _STARTED in found
@@ -86,14 +86,17 @@ class SeenFiles:
         tables = [rows.replace_schema_metadata(None) for _, rows in read]
         return pa.concat_tables(tables or [SEEN_SCHEMA.empty_table()])
 
-    def tidied(self, rows: pa.Table, current: pa.ChunkedArray) -> pa.Table:
-        """What was loaded; where steps or rows are too many, only what is of use, which then is one step.
+    def compact(self, rows: pa.Table, current: pa.ChunkedArray) -> pa.Table:
+        """Merge the steps into one with only the current files, if there are too many steps or rows.
 
         Args:
-            rows: what ``load`` has given.
-            current: the paths of all files that there are.
+            rows: the result of ``load``.
+            current: the paths of all current files.
+
+        Returns:
+            The rows that are remembered now.
         """
-        few = len(self.steps) <= _MOST_FILES and len(rows) <= 2 * len(current) + _MOST_FILES
+        few = len(self.steps) <= _MAX_STEPS and len(rows) <= 2 * len(current) + _MAX_STEPS
         if few or any(step.written for step in self.steps):
             return rows
         at, old = positions(current, rows["path"]), [step.name for step in self.steps]
@@ -105,17 +108,17 @@ class SeenFiles:
         return rows
 
     def exist(self, files: list[str]) -> bool:
-        """Whether all of these files are there."""
+        """Whether all of these files exist."""
         infos = self._store.get_file_info([filesystem(file)[1] for file in files])
         return all(info.is_file for info in infos)
 
-    def begin(self) -> None:
-        """Note that an ingest is at work; after one that was killed its own process examines no files."""
+    def mark_started(self) -> None:
+        """Note that an ingest is running; after a killed one, it examines no files in its own process."""
         self._write(_STARTED, _NO_FILE_TO_BLAME if self.killed else b"")
 
-    def stop(self) -> None:
-        """Note that an error or a person stopped the ingest."""
-        # What stopped it matters more than a note without which the next one only takes more care.
+    def mark_stopped(self) -> None:
+        """Note that an error or a user stopped the ingest."""
+        # The cause matters more than this note; without it the next ingest is only more careful.
         with suppress(InputError):
             self._write(_STARTED, _NO_FILE_TO_BLAME)
 
@@ -124,13 +127,13 @@ class SeenFiles:
         last = max((int(step.name[len(_STEP) : -len(_SUFFIX)]) for step in self.steps), default=0)
         self._save(f"{_STEP}{last + 1:09d}{_SUFFIX}", rows, written)
 
-    def settle(self, splits: Collection[str]) -> None:
-        """Note that these splits are committed and that nothing of theirs is left behind.
+    def mark_committed(self, splits: Collection[str]) -> None:
+        """Note that these splits are committed and have no data files left to commit.
 
-        What an interrupted ingest wrote for other splits goes on waiting.
+        Data files that an interrupted ingest wrote for other splits keep waiting for their commit.
 
         Args:
-            splits: the splits that the ingest was for.
+            splits: the splits of the finished ingest.
         """
         for step in self.steps:
             waiting = [one for one in step.written if one["split"] not in splits]
@@ -144,7 +147,7 @@ class SeenFiles:
         self._delete(_STARTED)
 
     def _is_valid(self, name: str, rows: pa.Table) -> bool:
-        """Whether the pixels were as they would be now; a step of others is removed."""
+        """Whether a step was written with the current transparency; otherwise it is deleted."""
         seen = (rows.schema.metadata or {}).get(_TRANSPARENCY, EARLIER.encode()).decode()
         if self._transparency in (None, seen):
             return True
@@ -168,7 +171,7 @@ class SeenFiles:
         self.steps = sorted([SeenStep(name, len(rows), written), *kept], key=lambda one: one.name, reverse=True)
 
     def _read(self, name: str) -> pa.Table | None:
-        """The rows of a step, with what was written in the metadata; None where there is no such file, or no more."""
+        """The rows of a step, with its data files in the metadata; None if the file is gone or damaged."""
         if (data := self._read_bytes(name)) is None:
             return None
         where = join_uri(self._uri, name)
@@ -176,7 +179,7 @@ class SeenFiles:
             return _rows(data, where)
         except DamagedError as error:
             _logger.warning(
-                "%s is damaged (%s) and was removed; the files that it remembered are read again.", where, error
+                "%s was damaged (%s) and has been removed; the images that it remembered are read again.", where, error
             )
             self._delete(name)
             return None
@@ -187,7 +190,7 @@ class SeenFiles:
                 return file.read()
         except OSError as error:
             if name not in self._names():
-                # A writer on another host has tidied up; a store tells of it in its own words.
+                # A writer on another host has compacted the steps; each store reports that with its own error.
                 return None
             raise self._failure(error) from error
 
@@ -213,12 +216,10 @@ class SeenFiles:
             raise self._failure(error) from error
 
     def _failure(self, error: OSError) -> InputError:
-        hint = (
-            CHECK_STORE if is_remote(self._uri) else "Check that the disk has room and that the folder may be written"
-        )
+        hint = CHECK_STORE if is_remote(self._uri) else "Check that the disk has room and that the folder is writable"
         return InputError(
-            f"cannot use the folder {self._uri}, which remembers the files seen: {error}. {hint}; it may also be "
-            "deleted, every file is then read again."
+            f"cannot use the folder {self._uri}, which remembers the seen files: {error}. {hint}. You can also delete "
+            "the folder; the next ingest then reads every file again."
         )
 
 
@@ -226,7 +227,7 @@ def _rows(data: bytes, where: str) -> pa.Table:
     """The rows of a step's file, which is at ``where``.
 
     Raises:
-        DamagedError: it is not what was written.
+        DamagedError: the file is not what was written.
         LaterFormatError: a later version of this package has written it.
     """
     content, intact = sealed.unsealed(data)
@@ -240,7 +241,7 @@ def _rows(data: bytes, where: str) -> pa.Table:
     except (pa.ArrowException, OSError, ValueError) as error:
         raise DamagedError(str(error)) from error
     require_known_format(number, _STEP_FORMAT, where, _FORGET)
-    # Earlier versions wrote no seal: nothing is committed that only such a file tells of.
+    # Earlier versions wrote no seal; data files listed in an unsealed step are not committed.
     kept = {key: value for key, value in metadata.items() if intact or key != _WRITTEN}
     return _known_columns(rows).replace_schema_metadata(kept)
 

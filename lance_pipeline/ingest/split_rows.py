@@ -1,4 +1,4 @@
-"""Inspected images as rows of a split's dataset."""
+"""Decoded images as rows of a split's dataset."""
 
 from typing import NamedTuple
 
@@ -6,14 +6,14 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.imaging.derived_columns import with_derived_columns
-from lance_pipeline.ingest.inspection import Inspected, perceptual_hashes
+from lance_pipeline.ingest.inspection import ImageInfo, perceptual_hashes
 from lance_pipeline.sources.file_names import unescape_name
 from lance_pipeline.storage.row_digests import IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
 
 
 class Row(NamedTuple):
-    """What the listing, the storage and the decoder know of an image; size in bytes, time since 1970."""
+    """An image with its listing, bytes and measurements; size in bytes, mtime in nanoseconds since 1970."""
 
     path: str
     label: str
@@ -21,11 +21,11 @@ class Row(NamedTuple):
     mtime_ns: int
     data: bytes
     sha256: bytes
-    image: Inspected
+    image: ImageInfo
 
 
 def rows_to_batch(split: str, rows: list[Row]) -> pa.RecordBatch:
-    """The rows of a split as a batch of ``split_schema``."""
+    """The rows of a split as a batch in ``split_schema``."""
     paths, labels, sizes, times, data, sha256, images = zip(*rows, strict=True)
     widths, heights, formats, measured = zip(*images, strict=True)
     pixel_digests, grids, sums, square_sums = zip(*measured, strict=True)
@@ -57,13 +57,13 @@ def rows_to_batch(split: str, rows: list[Row]) -> pa.RecordBatch:
 
 
 def _filename(path: str) -> str:
-    """The file's name for people; bytes that are not UTF-8 are shown by their number."""
+    """The readable name of the file; bytes that are not UTF-8 are shown as hexadecimal escapes."""
     name = path.rpartition("/")[2]
     return unescape_name(name).decode("utf-8", "backslashreplace") if "%" in name else name
 
 
 def _binary(values: tuple[bytes, ...]) -> pa.Array:
-    """The values as one array, copied once: a builder would copy them again each time that it grows."""
+    """The values as one array, copied once; a builder would copy them again each time it grows."""
     offsets = np.zeros(len(values) + 1, np.int32)
     np.cumsum([len(value) for value in values], out=offsets[1:])
     return pa.Array.from_buffers(

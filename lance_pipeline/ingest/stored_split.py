@@ -1,4 +1,4 @@
-"""What the Lance dataset of a split holds before an ingest, and the commit that changes it."""
+"""The Lance dataset of a split before an ingest, and the commit that changes it."""
 
 from collections.abc import Iterator
 
@@ -23,8 +23,8 @@ from lance_pipeline.storage.tables import change_rows, find_table, open_table, r
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.verification import DamagedRow, verify_rows
 
-# Raised when the same files would make other rows than before: everything is then read again. A column that follows
-# from the others needs no other version: see lance_pipeline.imaging.derived_columns.
+# Increment this when the same files would give different rows than before: all files are then read again. A column
+# derived from the others does not need it: see lance_pipeline.imaging.derived_columns.
 INGEST_VERSION = "4"
 
 _KNOWN = pa.schema(
@@ -34,23 +34,23 @@ _TAKEN_ROWS = 1024
 
 
 class StoredSplit:
-    """A split's rows as they are stored; none where there is no dataset yet, or an outdated one.
+    """The stored rows of a split; none if there is no dataset yet, or an outdated one.
 
     Args:
         split: the split.
         uri: its Lance dataset.
-        transparency: what transparent pixels become in rows that are written; as they are stored when None.
-        repair: whether to read all rows and to leave out those that are damaged, so that they are written again.
+        transparency: what transparent pixels become in new rows; None keeps the stored setting.
+        repair: whether to verify all rows and leave out damaged ones, so that they are written again.
 
     Attributes:
-        dataset: the version that this describes; None where rows are to be written from scratch.
-        transparency: of rows that are written.
-        blended_otherwise: whether the stored rows are of another transparency.
-        rows: the columns ``path``, ``sha256``, ``pixel_digest`` and ``_rowaddr`` of its rows.
+        dataset: the current version; None if all rows are to be written from scratch.
+        transparency: the setting for new rows.
+        blended_otherwise: whether the stored rows have another setting.
+        rows: the columns ``path``, ``sha256``, ``pixel_digest`` and ``_rowaddr`` of the rows.
         damaged: the rows that were left out.
 
     Raises:
-        InputError: the dataset cannot be opened, or is none of ours.
+        InputError: the dataset cannot be opened, or was not written by an ingest.
         DamagedError: its rows cannot be read; never with ``repair``.
     """
 
@@ -62,7 +62,7 @@ class StoredSplit:
         facts = {} if found is None else read_facts(found)
         if found is not None and "ingest_version" not in facts:
             raise InputError(
-                f"{uri} holds a Lance dataset that was not made by an ingest. Choose another URI, or move it."
+                f"{uri} is a Lance dataset that was not written by an ingest. Choose another URI, or move the dataset."
             )
         current = facts.get("ingest_version") == INGEST_VERSION
         if found is not None and current and add_missing_columns(found):
@@ -80,7 +80,7 @@ class StoredSplit:
         if repair:
             verification = verify_rows(self.dataset)
             self.damaged = verification.damaged
-            self.rows = _taken(self.dataset, verification.intact)
+            self.rows = _known_columns(self.dataset, verification.intact)
         else:
             with reading(uri, self.dataset.version):
                 rows = self.dataset.to_table(columns=_KNOWN.names[:-1], with_row_address=True)
@@ -88,21 +88,21 @@ class StoredSplit:
 
     @property
     def mode(self) -> str:
-        """How data files are written for it, as Lance calls it."""
+        """Lance's mode for writing its data files."""
         if self.dataset is not None:
             return "append"
         return "create" if self._outdated is None else "overwrite"
 
     def find(self, paths: pa.Array) -> NDArray[np.int64]:
-        """The position of each path among the rows, -1 where it is not."""
+        """The position of each path among the rows; -1 if it is missing."""
         return positions(paths, self.rows["path"])
 
     def sha256(self, at: NDArray[np.int64]) -> pa.Array:
-        """The digests of the bytes of some rows, null where the position is negative."""
+        """The byte digests of some rows; null for negative positions."""
         return self.rows["sha256"].take(pa.array(at, mask=at < 0)).combine_chunks()
 
     def pixel_digests(self, at: NDArray[np.int64]) -> pa.Array:
-        """The digests of the pixels of some rows, null where the position is negative."""
+        """The pixel digests of some rows; null for negative positions."""
         return self.rows["pixel_digest"].take(pa.array(at, mask=at < 0)).combine_chunks()
 
     def commit(
@@ -112,16 +112,19 @@ class StoredSplit:
         totals: Totals,
         facts: Facts,
     ) -> lance.LanceDataset:
-        """The dataset with the rows of ``kept`` and the fragments ``added``; as it is if nothing changes.
+        """Commit the rows of ``kept`` and the fragments ``added``; makes no version if nothing changes.
 
         Args:
             kept: which of ``rows`` stay.
             added: fragments written for this dataset.
-            totals: of the rows in ``added``.
-            facts: what else to note.
+            totals: the totals of the rows in ``added``.
+            facts: further facts to store.
+
+        Returns:
+            The dataset as it is now.
 
         Raises:
-            ConflictError: somebody else committed in between.
+            ConflictError: another process committed in between.
             InputError: the dataset cannot be written.
         """
         classes: list[str] = facts["classes"]
@@ -138,41 +141,41 @@ class StoredSplit:
             "decoders": sorted(decoders),
             "ingest_version": INGEST_VERSION,
             "transparency": self.transparency,
-            # Where no image is transparent, another choice changes nothing.
+            # Without transparent images, another setting changes no row.
             "blended_on": self.facts.get("blended_on", EARLIER) if unchanged else self.transparency,
         }
         if self.dataset is None:
             return replace_rows(self.uri, self._outdated, split_schema(), added, facts)
         if unchanged and facts == self.facts:
             return self.dataset
-        return change_rows(self.dataset, self._left(kept), added, facts)
+        return change_rows(self.dataset, self._kept_offsets(kept), added, facts)
 
     def totals(self) -> Totals:
-        """Of ``rows``, counted one by one."""
+        """The totals of ``rows``, read row by row."""
         return self._totals(np.ones(len(self.rows), dtype=bool))[0]
 
     def _kept_totals(self, kept: NDArray[np.bool_]) -> Totals:
-        """Of the rows of ``kept``: what the facts say less the others.
+        """The totals of the kept rows: those in the facts minus those of the removed rows.
 
-        Counted row by row where another tool has added or removed rows, or where a row that leaves is damaged, as what
-        it says of itself was never added.
+        They are read row by row if another tool has added or removed rows, or if a removed row is damaged, because
+        its values are not those that the facts include.
 
         Raises:
-            DamagedError: a row that stays is damaged.
+            DamagedError: a kept row is damaged.
         """
         if self.dataset is None:
             return Totals()
         if self.facts["rows"] == len(self.rows):
-            gone, intact = self._totals(~kept)
+            removed, intact = self._totals(~kept)
             if intact:
-                return Totals.model_validate(self.facts).plus(gone, -1)
+                return Totals.model_validate(self.facts).plus(removed, -1)
         totals, intact = self._totals(kept)
         if not intact:
             raise damaged_set(self.uri, self.dataset.version, "rows are not what was ingested")
         return totals
 
     def _totals(self, wanted: NDArray[np.bool_]) -> tuple[Totals, bool]:
-        """Of some of the rows, read a batch at a time in the order of ``rows``; and whether they are intact."""
+        """The totals of some rows, read in batches in the order of ``rows``, and whether the rows are intact."""
         totals, start = Totals(), 0
         for batch in self._batches([*DESCRIBED, ROW_DIGEST]) if wanted.any() else ():
             mask = wanted[start : start + len(batch)]
@@ -185,22 +188,22 @@ class StoredSplit:
         return totals, True
 
     def _batches(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
-        """Some columns of the rows, in their order."""
+        """Some columns of the rows, in order."""
         if self.dataset is None:
             return
         with reading(self.uri, self.dataset.version):
             if not self.damaged:
                 yield from self.dataset.to_batches(columns=columns)
                 return
-            # A scan would meet what cannot be read.
+            # A scan would hit the unreadable rows.
             addresses = self.rows["_rowaddr"].to_numpy()
             for start in range(0, len(addresses), _TAKEN_ROWS):
                 yield from take_addresses(self.dataset, addresses[start : start + _TAKEN_ROWS], columns).to_batches()
 
-    def _left(self, kept: NDArray[np.bool_]) -> dict[int, NDArray[np.uint32]]:
-        """For the id of each fragment that loses rows the physical offsets of those that it keeps.
+    def _kept_offsets(self, kept: NDArray[np.bool_]) -> dict[int, NDArray[np.uint32]]:
+        """For each fragment that loses rows, by its id, the physical offsets of the rows that it keeps.
 
-        They are the two halves of a row's address.
+        A row's address consists of the fragment id and the offset, 32 bits each.
         """
         broken = {row.fragment for row in self.damaged}
         addresses = self.rows["_rowaddr"].to_numpy()
@@ -208,7 +211,7 @@ class StoredSplit:
         return {int(number): offsets[kept & (fragments == number)] for number in {*fragments[~kept].tolist(), *broken}}
 
 
-def _taken(dataset: lance.LanceDataset, addresses: NDArray[np.uint64]) -> pa.Table:
+def _known_columns(dataset: lance.LanceDataset, addresses: NDArray[np.uint64]) -> pa.Table:
     """The columns of _KNOWN at these addresses."""
     names = _KNOWN.names[:-1]
     parts = [

@@ -1,4 +1,4 @@
-"""What a set of rows adds up to; sums can be taken apart and put together in any order."""
+"""Totals of a set of rows, which can be added and subtracted in any order."""
 
 from collections import Counter
 from typing import Self
@@ -31,7 +31,7 @@ class Totals(BaseModel):
         return sum(self.counts.values())
 
     def plus(self, other: Self, sign: int = 1) -> "Totals":
-        """These rows and the others, or these without the others where ``sign`` is -1."""
+        """The totals of both sets of rows; with ``sign`` -1, of these rows without the others."""
         counts = dict(self.counts)
         for label, count in other.counts.items():
             counts[label] = counts.get(label, 0) + sign * count
@@ -44,12 +44,12 @@ class Totals(BaseModel):
 
 
 def totals_of(rows: pa.RecordBatch) -> Totals:
-    """The totals of some rows, which have the columns ``SUMMED``."""
+    """The totals of rows with the columns ``SUMMED``."""
     labels, fingerprint = rows["label"].to_pylist(), Fingerprint()
     for path, label, digest in zip(rows["path"].to_pylist(), labels, rows["sha256"].to_pylist(), strict=True):
         fingerprint.add(path, label, digest)
     pixels = int((rows["width"].to_numpy().astype(np.int64) * rows["height"].to_numpy()).sum())
-    # Far from the end of 64 bits: an image adds less than 2**44 to a sum of squares.
+    # No overflow of 64 bits: an image adds less than 2**44 to a sum of squares.
     (r, g, b), (rr, gg, bb) = (
         rows[name].flatten().to_numpy().reshape(-1, 3).sum(axis=0).tolist()
         for name in ("channel_sum", "channel_square_sum")

@@ -1,8 +1,8 @@
-"""A process that examines files for an ingest, and the side of it that the ingest talks to.
+"""A process that examines files for an ingest, and the ingest's handle for it.
 
-Python runs one thread at a time; small images are mostly Python's work, so that only processes can share it. The
-process is started by its own command instead of by :mod:`multiprocessing`, which would run a user's script again. It
-writes nothing, so it may die at any time, and ends when the ingest does, as its connection is then closed.
+Examining small images is mostly Python code, which holds the GIL, so only processes can do it in parallel. The process
+is started with its own command instead of :mod:`multiprocessing`, which would run a user's script again. It writes
+nothing, so it may die at any time, and it ends with the ingest, which closes the connection.
 """
 
 import os
@@ -22,19 +22,19 @@ from lance_pipeline.ingest.examination import Job, Outcome, examine
 
 
 class ProcessEndedError(Exception):
-    """A process ended without an answer; the message says with which status.
+    """A process ended without an answer; the message is its exit status.
 
     Args:
-        status: of the process, negative where a signal ended it.
+        status: the exit status, negative if a signal ended the process.
     """
 
     def __init__(self, status: int) -> None:
-        super().__init__(_status(status))
+        super().__init__(_describe_status(status))
         self.killed = status < 0
 
 
 class WorkerProcess:
-    """Examines files of one job in a process of its own; use it from one thread at a time.
+    """Examines files of one job in a separate process; use it from one thread at a time.
 
     Raises:
         OSError: no process can be started.
@@ -54,29 +54,29 @@ class WorkerProcess:
         self._send(job)
 
     def ready(self) -> bool:
-        """Whether it has started, or ended while starting."""
+        """Whether the process has started, or has ended while starting."""
         return self._connection.poll()
 
-    def welcome(self) -> Self:
-        """Wait until it has started.
+    def wait_until_ready(self) -> Self:
+        """Wait until the process has started.
 
         Raises:
-            ProcessEndedError: it has ended instead.
+            ProcessEndedError: it ended instead.
         """
         self._receive()
         return self
 
     def alive(self) -> bool:
-        """Whether it still runs."""
+        """Whether the process is still running."""
         return self._process.poll() is None
 
     def examine(self, files: pa.RecordBatch, verdict: str | None = None) -> Outcome:
-        """As :func:`examination.examine`.
+        """Run :func:`examination.examine` in the process.
 
         Raises:
             InputError: the storage failed.
             ProcessEndedError: the process ended.
-            RuntimeError: an error that is nobody's but the code's.
+            RuntimeError: a bug in the examination; the message has its traceback.
         """
         self._send((files, verdict))
         received = self._receive()
@@ -85,13 +85,13 @@ class WorkerProcess:
         return cast("Outcome", received)
 
     def close(self) -> None:
-        """End it, whatever it is doing."""
+        """Kill the process, whatever it is doing."""
         self._connection.close()
         self._process.kill()
         self._process.wait()
 
     def _send(self, message: object) -> None:
-        # If it is gone, receiving says why.
+        # If the process is gone, receiving reports why.
         with suppress(OSError):
             self._connection.send(message)
 
@@ -104,8 +104,8 @@ class WorkerProcess:
 
 
 def main(descriptor: int) -> None:
-    """Examine what the ingest sends until it is gone."""
-    # Ctrl-C in a terminal reaches all processes: the ingest decides.
+    """Examine the files that the ingest sends, until it closes the connection."""
+    # Ctrl-C in a terminal reaches all processes; the ingest decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     connection = Connection(descriptor)
     try:
@@ -124,14 +124,13 @@ def _answer(job: Job, files: pa.RecordBatch, verdict: str | None) -> Outcome | E
     except InputError as error:
         return error
     except MemoryError:
-        # Only a new process surely has what this one could not get.
+        # Only a new process is sure to start without the memory that this one has used up.
         raise
-    except Exception:  # noqa: BLE001 -- raised again where the ingest can show it
+    except Exception:  # noqa: BLE001 -- raised again in the ingest, which can show it
         return RuntimeError(f"a process that examines files failed:\n{traceback.format_exc()}")
 
 
-def _status(number: int) -> str:
-    """How a process ended, for people."""
+def _describe_status(number: int) -> str:
     if number >= 0:
         return f"status {number}"
     with suppress(ValueError):

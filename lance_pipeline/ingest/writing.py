@@ -1,4 +1,4 @@
-"""Inspected images to rows of a split's dataset, not yet committed."""
+"""Writes rows to new data files of a split's dataset, before the commit."""
 
 import json
 from typing import Any, NamedTuple, Self
@@ -15,7 +15,7 @@ from lance_pipeline.storage.schema import SPLIT_SCHEMA
 
 
 class Written(NamedTuple):
-    """Data files that wait to be committed to a split, and what their rows add up to."""
+    """Data files that await a commit to a split, and the totals of their rows."""
 
     split: str
     mode: str
@@ -24,7 +24,7 @@ class Written(NamedTuple):
     columns: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """As it is remembered."""
+        """The form that the seen files remember."""
         return {
             "split": self.split,
             "mode": self.mode,
@@ -34,12 +34,12 @@ class Written(NamedTuple):
         }
 
     def data_files(self, uri: str) -> list[str]:
-        """Where they are, given the dataset's URI."""
+        """The URIs of the data files, given the dataset's URI."""
         return [join_uri(uri, "data", file.path) for fragment in self.fragments for file in fragment.files]
 
     @classmethod
     def from_json(cls, facts: dict[str, Any]) -> Self:
-        """As it was remembered."""
+        """The reverse of ``to_json``."""
         fragments = [FragmentMetadata.from_json(json.dumps(fragment)) for fragment in facts["fragments"]]
         totals, columns = Totals.model_validate(facts["totals"]), facts.get("columns", SPLIT_SCHEMA.names)
         return cls(facts["split"], facts["mode"], fragments, totals, columns)
@@ -55,19 +55,19 @@ class SplitWriter:
         self._totals = Totals()
 
     def add(self, rows: pa.RecordBatch, totals: Totals) -> None:
-        """Write rows, which add up to ``totals``.
+        """Write rows, whose totals are ``totals``.
 
         Raises:
-            InputError: they cannot be written.
+            InputError: the rows cannot be written.
         """
         self._totals = self._totals.plus(totals)
         self._writer.write(rows)
 
     def finish(self) -> Written:
-        """The data files, complete.
+        """Complete the data files and return them.
 
         Raises:
-            InputError: they cannot be written.
+            InputError: the files cannot be written.
         """
         fragments = self._writer.finish()
         return Written(self._stored.split, self._stored.mode, fragments, self._totals, self._schema.names)

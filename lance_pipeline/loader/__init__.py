@@ -1,1 +1,1 @@
-"""Rows of a Lance dataset to training batches: order, cropping, augmentation, cache and streaming."""
+"""From rows of a Lance dataset to training batches: order, cropping, augmentation, cache and streaming."""

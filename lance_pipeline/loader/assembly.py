@@ -1,4 +1,4 @@
-"""Rows to a batch: decoded or taken from the cache, augmented, normalised."""
+"""Assembles batches from rows: decodes images or takes them from the cache, augments and normalises them."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from lance_pipeline.storage.columns import Indices, Mask
 from lance_pipeline.storage.transparency import Transparency
 
 Triple = tuple[float, float, float]
-# So many bytes of pixels are decoded, turned and normalised before the next.
+# Pixels are decoded, augmented and normalised in chunks of this many bytes.
 _CHUNK_BYTES = 1 << 21
-# Several passes over so many floats find them in the processor's cache.
+# Several passes over this many floats stay in the processor's cache.
 _CACHED_VALUES = 1 << 19
 
 
 class Normalization(NamedTuple):
-    """Mean and standard deviation to subtract and to divide by, of each channel on the scale 0 to 1."""
+    """Mean to subtract and standard deviation to divide by, for each channel on the scale 0 to 1."""
 
     mean: Triple
     std: Triple
@@ -38,15 +38,15 @@ class Normalization(NamedTuple):
 
 @dataclass(frozen=True)
 class Preparation:
-    """What an image becomes on its way to a batch.
+    """How an image is prepared for a batch.
 
     Attributes:
         size: height and width, in pixels.
-        view: what an image is before anything random happens; None crops straight from the encoded image.
-        transparency: what transparent pixels become in the latter case.
-        augment: what is done at random.
-        normalization: to float32; None leaves uint8.
-        finish: whether to flip, shift and normalise while a batch is assembled, and not on a device.
+        view: the form of an image before random augmentation; None crops directly from the encoded image.
+        transparency: what transparent pixels become when cropping from the encoded image.
+        augment: the random augmentation.
+        normalization: normalises to float32; None keeps uint8.
+        finish: whether to flip, shift and normalise while assembling a batch; False leaves that to the device.
     """
 
     size: int
@@ -57,13 +57,13 @@ class Preparation:
     finish: bool
 
 
-class Assembled(NamedTuple):
+class CpuBatch(NamedTuple):
     """A batch on the CPU.
 
     Attributes:
         images: (n, 3, size, size), channels last in memory, uint8 or normalised float32.
         labels: int64 (n,).
-        draws: what is still to be done to them, on the device; None where it is done.
+        draws: the augmentation that the device still has to apply; None if it is applied.
     """
 
     images: torch.Tensor
@@ -76,9 +76,9 @@ class Work:
     """Rows that are being assembled.
 
     Attributes:
-        rows: of the dataset.
-        draws: what happens to them.
-        images: (n, size, size, 3), to be filled: float32 where they are normalised here, else uint8.
+        rows: the rows of the dataset.
+        draws: their augmentation.
+        images: (n, size, size, 3), to be filled: float32 if they are normalised here, else uint8.
         good: which rows could be decoded.
     """
 
@@ -88,22 +88,22 @@ class Work:
     good: Mask
 
 
-Encoded = Callable[[Indices], Iterator[memoryview | None]]
-"""Asked for some places among the rows of a work, in ascending order, gives the bytes of one after the other, as they
-are read; None where the cache has the row by now."""
+ReadEncoded = Callable[[Indices], Iterator[memoryview | None]]
+"""Takes positions among the rows of a work, in ascending order, and yields the encoded image of each as it is read;
+None if the cache has the row by now."""
 
 
 class Assembler:
-    """Makes batches, from many threads at once.
+    """Assembles batches; safe to use from many threads.
 
     Args:
         labels: the class index of each row of the dataset, int64.
-        preparation: of the images.
-        key: stands for the seeds of what is drawn.
-        cache: keeps the views.
+        preparation: how to prepare the images.
+        key: the random key, derived from the seeds.
+        cache: stores the views.
         on_bad: called with a row that cannot be decoded and the reason; may raise.
         buffers: the memory for the images.
-        meter: counts the time.
+        meter: measures the time.
     """
 
     def __init__(
@@ -127,15 +127,15 @@ class Assembler:
             self._factors = scale.repeat(self.size), shift.repeat(self.size)
 
     def begin(self, rows: Indices) -> Work:
-        """The memory for these rows, and what happens to them."""
+        """Allocate memory for these rows and draw their augmentation."""
         buffers, kind = (
             (self._buffers.pixels, np.uint8) if self._factors is None else (self._buffers.floats, np.float32)
         )
         images = buffers.empty((len(rows), self.size, self.size, 3), kind)
         return Work(rows, self._preparation.augment.draw(self._key, rows), images, np.ones(len(rows), dtype=bool))
 
-    def fill(self, work: Work, part: slice, encoded: Encoded) -> None:
-        """Fill in some of the images; other threads may be at other parts.
+    def fill(self, work: Work, part: slice, encoded: ReadEncoded) -> None:
+        """Fill a part of the images; other threads may fill other parts at the same time.
 
         Raises:
             InputError: (from ``on_bad``) an image cannot be decoded.
@@ -150,7 +150,7 @@ class Assembler:
             self._fill(work, chunk, there[chunk.start - start : chunk.stop - start], missing)
 
     def _fill(self, work: Work, part: slice, there: Mask, missing: Iterator[memoryview | None]) -> None:
-        """Fill in a few images: from the cache those that are there, decoded those that are missing."""
+        """Fill a few images: cached ones from the cache, missing ones by decoding."""
         images, draws = work.images[part], work.draws.of(part)
         pixels = images if self._factors is None else self._buffers.pixels.empty(images.shape, np.uint8)
         if self._cache is not None and isinstance(self.view, Square) and there.all():
@@ -158,15 +158,15 @@ class Assembler:
         else:
             encoded = [None if cached else next(missing, None) for cached in there.tolist()]
             with self._meter.timed("decoding"):
-                self._put(pixels, work, part, encoded)
+                self._fill_views(pixels, work, part, encoded)
         if self._preparation.finish:
             for operation, drawn in zip(self._operations, draws.batch, strict=True):
                 operation.on_pixels(pixels, drawn)
             if self._factors is not None:
                 _normalize(pixels, *self._factors, torch.from_numpy(images))
 
-    def batches(self, work: Work, sizes: list[int]) -> list[Assembled]:
-        """The batches, which have ``sizes`` but for the rows that were left out."""
+    def batches(self, work: Work, sizes: list[int]) -> list[CpuBatch]:
+        """The batches, of the given sizes minus the rows that could not be decoded."""
         rows, draws, good = work.rows, work.draws, work.good
         images = torch.from_numpy(work.images)
         if not good.all():
@@ -174,7 +174,7 @@ class Assembler:
             rows, draws, images = rows[good], draws.of(good), images[torch.from_numpy(good)]
         labels = torch.from_numpy(self._labels[rows])
         return [
-            Assembled(
+            CpuBatch(
                 images[end - size : end].permute(0, 3, 1, 2),
                 labels[end - size : end],
                 None if self._preparation.finish else draws.of(slice(end - size, end)),
@@ -182,13 +182,13 @@ class Assembler:
             for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)
         ]
 
-    def _put(self, pixels: Pixels, work: Work, part: slice, encoded: list[memoryview | None]) -> None:
-        """Fill in the pixels of a part from its encoded images: where there is none, from the cache."""
+    def _fill_views(self, pixels: Pixels, work: Work, part: slice, encoded: list[memoryview | None]) -> None:
+        """Fill the pixels of a part from its encoded images, and from the cache where there is none."""
         crop = self._preparation.augment.resized_crop
         rows = work.rows[part].tolist()
         for number, (row, data, out) in enumerate(zip(rows, encoded, pixels, strict=True), part.start):
             try:
-                view = self._seen(row, data)
+                view = self._view_of(row, data)
                 if crop:
                     random_crop(view, work.draws.crop[number], crop, self.size, out, self._preparation.transparency)
                 else:
@@ -197,11 +197,11 @@ class Assembler:
                 self._on_bad(row, error)
                 work.good[number] = False
 
-    def _seen(self, row: int, data: memoryview | None) -> Pixels | memoryview:
-        """The view of an image, which the cache keeps; without a view the encoded image as it is."""
+    def _view_of(self, row: int, data: memoryview | None) -> Pixels | memoryview:
+        """The view of an image, also stored in the cache; the encoded image if no view is configured."""
         if data is None:
             if self._cache is None or not self._cache.has(np.array([row])).all():
-                raise LookupError(f"row {row} was not read")
+                raise LookupError(f"row {row} has not been read")
             return self._cache.get(row)
         if self.view is None:
             return data
@@ -212,7 +212,7 @@ class Assembler:
 
 
 def _normalize(images: Pixels, scale: torch.Tensor, shift: torch.Tensor, out: torch.Tensor) -> None:
-    """Write ``image * scale + shift`` to ``out``, in passes over so much as stays in the processor's cache."""
+    """Write ``image * scale + shift`` to ``out``, in chunks that stay in the processor's cache."""
     values, pixels = out.view(-1, len(scale)), torch.from_numpy(images).view(-1, len(scale))
     step = max(_CACHED_VALUES // len(scale), 1)
     for start in range(0, len(values), step):

@@ -1,7 +1,8 @@
-"""What training does to images: drawn for each row, done to whole batches.
+"""Random augmentation of training images: drawn for each row, applied to whole batches.
 
-What is drawn depends on seeds and row alone, not on the batch, the rank, the thread or the device. To add an operation,
-write a class as :class:`Flip`, and name it in ``Augment.operations``; tests hold its two ways to the same pixels.
+The draws depend only on seeds and row, not on the batch, rank, thread or device. To add an operation, write a class
+like :class:`Flip` and add it to ``Augment.operations``; tests check that both of its implementations give the same
+pixels.
 """
 
 import math
@@ -20,32 +21,32 @@ from lance_pipeline.storage.columns import Indices, Mask
 Pixels = NDArray[np.uint8]
 Floats = NDArray[np.float64]
 _CPU = torch.device("cpu")
-# torchvision's RandomResizedCrop tries as often, with these ratios of width to height.
+# As in torchvision's RandomResizedCrop: the number of tries, and the range of width / height.
 _TRIES = 10
 _RATIO = (3 / 4, 4 / 3)
 _LOW, _HIGH = np.log(_RATIO).tolist()
-# Each number that is drawn for a row has a stream of its own; the crop has all from here on.
+# Each number drawn for a row has its own stream; the crop has all streams from _CROP on.
 _FLIP, _SHIFT, _CROP = 0, 1, 3
-# Images of so many pixels are mirrored one by one: copying them takes longer than a call.
+# Images of at least this many pixels are mirrored one by one: copying them takes longer than a call.
 _LARGE = 64 * 64
-# An odd number of many bits keeps the streams apart.
+# A large odd number separates the streams.
 _STREAM = 0xD1342543DE82EF95
 
 
 class Draws(NamedTuple):
-    """What was drawn for n rows.
+    """The random draws for n rows.
 
     Attributes:
-        crop: float64 (n, 2 * tries + 2) in [0, 1): area and ratio of each try, then the place, down and across; of no
-            columns where nothing is cropped.
-        batch: for each of ``Augment.operations`` what it has drawn, of length n.
+        crop: float64 (n, 2 * tries + 2) in [0, 1): area and ratio of each try, then the vertical and horizontal
+            position; no columns if nothing is cropped.
+        batch: the draws of each of ``Augment.operations``, of length n.
     """
 
     crop: Floats
     batch: tuple[NDArray[Any], ...]
 
     def of(self, rows: Mask | slice) -> "Draws":
-        """What was drawn for some of the rows."""
+        """The draws for some of the rows."""
         return Draws(self.crop[rows], tuple(drawn[rows] for drawn in self.batch))
 
 
@@ -59,10 +60,10 @@ class Box(NamedTuple):
 
 
 class Operation(Protocol):
-    """Something random that is done to whole batches: the same pixels on arrays and on tensors."""
+    """A random operation on whole batches; gives the same pixels on arrays and on tensors."""
 
     def draw(self, key: int, rows: Indices) -> NDArray[Any]:
-        """What happens to each of these rows, of length n; see :func:`uniform`."""
+        """The random draw for each of these rows, of length n; see :func:`uniform`."""
         ...
 
     def on_pixels(self, images: Pixels, drawn: NDArray[Any]) -> None:
@@ -70,21 +71,21 @@ class Operation(Protocol):
         ...
 
     def on_tensors(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """A batch (n, 3, h, w) changed, on any device."""
+        """The changed batch (n, 3, h, w), on any device."""
         ...
 
 
 @dataclass(frozen=True)
 class Shift:
-    """Pad with mirrored edges and crop at random: each image moves by up to ``padding`` pixels both ways.
+    """Pad with mirrored edges and crop at random, which shifts each image by up to ``padding`` pixels on both axes.
 
-    Drawn is int64 (n, 2), the top left corner of each crop in the padded image.
+    The draws are int64 (n, 2), the top left corner of each crop in the padded image.
     """
 
     padding: int
 
     def draw(self, key: int, rows: Indices) -> Indices:
-        """A corner for each row."""
+        """The corner for each row."""
         places = [uniform(key, rows, _SHIFT + axis) for axis in (0, 1)]
         return (np.stack(places, axis=1) * (2 * self.padding + 1)).astype(np.int64)
 
@@ -97,7 +98,7 @@ class Shift:
             image[:] = padded[top : top + height, left : left + width]
 
     def on_tensors(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """The images shifted."""
+        """The shifted images."""
         n, _, height, width = images.shape
         padded = pad(images.float(), (self.padding,) * 4, mode="reflect").to(images.dtype)
         top, left = drawn.unbind(1)
@@ -109,7 +110,7 @@ class Shift:
 
 @dataclass(frozen=True)
 class Flip:
-    """Mirror half of the images left to right. Drawn is bool (n,)."""
+    """Mirror half of the images left to right. The draws are bool (n,)."""
 
     def draw(self, key: int, rows: Indices) -> Mask:
         """Whether to mirror each row."""
@@ -123,24 +124,24 @@ class Flip:
             for number in which.tolist():
                 cv2.flip(images[number], 1, images[number])
         elif len(which):
-            # On top of each other they are one image, mirrored by one call.
+            # Stacked vertically they are one image, which one call mirrors.
             tower = images[which].reshape(len(which) * height, width, channels)
             images[which] = np.asarray(cv2.flip(tower, 1)).reshape(len(which), height, width, channels)
 
     def on_tensors(self, images: torch.Tensor, drawn: torch.Tensor) -> torch.Tensor:
-        """The images, the chosen ones mirrored."""
+        """The images, with the chosen ones mirrored."""
         return torch.where(drawn[:, None, None, None], images.flip(-1), images)
 
 
 @dataclass(frozen=True)
 class Augment:
-    """How training images are varied.
+    """The augmentation of training images.
 
     Attributes:
-        flip: mirror half of them left to right.
-        padding: shift each by up to so many pixels both ways, the edges mirrored.
-        resized_crop: the least and the greatest share of the area that is cropped, at a ratio from 3:4 to 4:3, and
-            resized to the image size; None crops nothing.
+        flip: mirror half of the images left to right.
+        padding: shift each image by up to this many pixels on both axes, with mirrored edges.
+        resized_crop: the smallest and largest share of the area to crop, at a ratio from 3:4 to 4:3, and resize to the
+            image size; None crops nothing.
     """
 
     flip: bool = True
@@ -149,11 +150,11 @@ class Augment:
 
     @property
     def operations(self) -> tuple[Operation, ...]:
-        """What is done to whole batches after the crop, in this order."""
+        """The operations on whole batches after the crop, in order."""
         return (*([Shift(self.padding)] if self.padding else []), *([Flip()] if self.flip else []))
 
     def draw(self, key: int, rows: Indices) -> Draws:
-        """What happens to these rows; ``key`` stands for the seeds."""
+        """The draws for these rows; ``key`` is the result of :func:`key_of`."""
         crop = np.empty((len(rows), 0))
         if self.resized_crop:
             crop = np.stack([uniform(key, rows, _CROP + number) for number in range(2 * _TRIES + 2)], axis=1)
@@ -161,7 +162,7 @@ class Augment:
 
 
 def key_of(*seeds: int) -> int:
-    """One 64-bit key that stands for some seeds, none of them negative."""
+    """A 64-bit random key derived from seeds, none of them negative."""
     return int(np.random.SeedSequence(seeds).generate_state(1, np.uint64)[0])
 
 
@@ -169,7 +170,7 @@ def uniform(key: int, rows: Indices, stream: int) -> Floats:
     """A number in [0, 1) for each row, float64 (n,): a hash of key, stream and row.
 
     Source: the output function of SplitMix64; Steele, Lea and Flood, "Fast Splittable Pseudorandom Number Generators",
-    2014. A row's numbers are found without those of the rows before it.
+    2014. A row's number does not require those of the rows before it.
     """
     with np.errstate(over="ignore"):
         z = rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64((key + stream * _STREAM) % (1 << 64))
@@ -180,10 +181,10 @@ def uniform(key: int, rows: Indices, stream: int) -> Floats:
 
 
 def crop_box(draw: Floats, height: int, width: int, area: tuple[float, float]) -> Box:
-    """The part of an image of this size that a row of ``Draws.crop`` stands for.
+    """The part of an image of this size to crop, given a row of ``Draws.crop``.
 
-    The same distribution as torchvision's RandomResizedCrop: ratio drawn on a logarithmic scale, and the largest part
-    in the middle with a ratio as near as can be when no try fits.
+    The distribution is that of torchvision's RandomResizedCrop: the ratio is drawn on a logarithmic scale; if no try
+    fits, the result is the largest central part with the closest possible ratio.
     """
     *tries, down, across = draw.tolist()
     for share, slant in zip(tries[::2], tries[1::2], strict=True):
@@ -206,9 +207,9 @@ def normalized(images: torch.Tensor, mean: tuple[float, ...], std: tuple[float, 
 def normalizing_factors(
     mean: tuple[float, ...], std: tuple[float, ...], device: torch.device = _CPU
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Scale and shift, float32 (c,), with ``(image / 255 - mean) / std = image * scale + shift``; not to be changed.
+    """Scale and shift, float32 (c,), with ``(image / 255 - mean) / std = image * scale + shift``; do not modify them.
 
-    They stay on the device: copying them for each batch would have it wait for the computation.
+    They stay on the device: copying them for each batch would wait for the computation.
     """
     scale, shift = 1 / (255 * torch.tensor(std)), -torch.tensor(mean) / torch.tensor(std)
     return scale.to(device), shift.to(device)

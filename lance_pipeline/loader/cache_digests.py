@@ -1,7 +1,7 @@
-"""Digests of cached pixels, which expose damage to the cache's files.
+"""Digests of cached pixels, which detect damage to the cache's files.
 
-XXH3-64: it detects accidents, at some 20 GB/s. Both classes check what another process has written once, when it is
-first asked for, and forget rows that are damaged, so that they are decoded again.
+XXH3-64 detects accidental damage, at some 20 GB/s. Both classes check rows from other processes once, when they are
+first needed, and treat damaged rows as missing, so that they are decoded again.
 """
 
 import logging
@@ -18,18 +18,18 @@ from lance_pipeline.storage.whole_files import write_whole
 
 _log = logging.getLogger(__name__)
 BLOCK_ROWS = 64
-"""Rows of a block: a clump of an epoch's order, which is read together."""
+"""Rows per block: a clump of an epoch's order, which is read together."""
 PixelsOf = Callable[[int, int], Pixels]
-"""The pixels of the rows from one to before another, as bytes in a row."""
+"""Returns the pixels of the rows from one to before another, as contiguous bytes."""
 _UNCHECKED, _INTACT, _DAMAGED = 0, 1, 2
 
 
 class RowDigests:
-    """Of a cache that is being filled: a digest for each row.
+    """The digests of a cache that is being filled: one for each row.
 
     Args:
-        digests: shared with other processes, uint64 (rows,); 0 where a row is not there.
-        pixels_of: the pixels.
+        digests: shared with other processes, uint64 (rows,); 0 if a row is missing.
+        pixels_of: returns pixels of the cache.
     """
 
     def __init__(self, digests: NDArray[np.uint64], pixels_of: PixelsOf) -> None:
@@ -37,7 +37,7 @@ class RowDigests:
         self._checked = np.zeros(len(digests), dtype=bool)
 
     def has(self, rows: Indices) -> Mask:
-        """Which of these rows are there."""
+        """Which of these rows are cached and intact."""
         there = self._digests[rows] != 0
         for row in rows[there & ~self._checked[rows]].tolist():
             if self._digest(row) == self._digests[row]:
@@ -46,13 +46,13 @@ class RowDigests:
                 self._digests[row] = 0
         return there & self._checked[rows]
 
-    def written(self, row: int) -> None:
-        """Note the digest of a row whose pixels have been written."""
+    def record(self, row: int) -> None:
+        """Store the digest of a row whose pixels have been written."""
         self._checked[row] = True
         self._digests[row] = self._digest(row)
 
     def all(self) -> bool:
-        """Whether all rows are there; those that another process has written are checked."""
+        """Whether all rows are cached; those that another process has written are checked."""
         return bool((self._digests != 0).all()) and bool(self.has(np.arange(len(self._digests))).all())
 
     def _digest(self, row: int) -> int:
@@ -60,12 +60,12 @@ class RowDigests:
 
 
 class BlockDigests:
-    """Of a whole cache: a digest for each ``BLOCK_ROWS`` rows.
+    """The digests of a complete cache: one for each block of ``BLOCK_ROWS`` rows.
 
     Args:
-        rows: of the cache.
-        pixels_of: the pixels.
-        digests: of the blocks, uint64; computed when None.
+        rows: the number of rows in the cache.
+        pixels_of: returns pixels of the cache.
+        digests: the digests of the blocks, uint64; None computes them.
     """
 
     def __init__(self, rows: int, pixels_of: PixelsOf, digests: NDArray[np.uint64] | None = None) -> None:
@@ -77,12 +77,12 @@ class BlockDigests:
         else:
             self.digests, self._state = digests, np.full(blocks, _UNCHECKED, np.uint8)
         self._unchecked, self._ahead = digests is not None, False
-        # Rows of damaged blocks that have been written again.
+        # For each damaged block, the rows that have been written again.
         self._redone: dict[int, set[int]] = {}
 
     @classmethod
     def load(cls, path: str, rows: int, pixels_of: PixelsOf) -> "BlockDigests | None":
-        """Those that :meth:`save` wrote; None where the file is not there or not what it wrote."""
+        """Load what :meth:`save` wrote; None if the file is missing or damaged."""
         try:
             with open(path, "rb") as file:
                 raw = file.read()
@@ -95,15 +95,15 @@ class BlockDigests:
         return cls(rows, pixels_of, np.frombuffer(values, np.uint64))
 
     def save(self, path: str) -> None:
-        """Write them with a digest of their own, whole or not at all.
+        """Write the digests, followed by a digest of them, whole or not at all.
 
         Raises:
-            OSError: they cannot be written.
+            OSError: the file cannot be written.
         """
         write_whole(path, self.digests.tobytes() + xxhash.xxh3_64_digest(self.digests.data), shared=True)
 
     def has(self, rows: Indices) -> Mask:
-        """Which of these rows are there."""
+        """Which of these rows are intact."""
         if self._unchecked:
             self._check_ahead()
             blocks = np.unique(rows // BLOCK_ROWS)
@@ -116,8 +116,8 @@ class BlockDigests:
             there[damaged] = [row in self._redone[row // BLOCK_ROWS] for row in rows[damaged].tolist()]
         return there
 
-    def written(self, row: int) -> None:
-        """A row of a damaged block has been written again; with its last one the block is checked again."""
+    def record(self, row: int) -> None:
+        """Note that a row of a damaged block has been written again; after its last row, the block is checked again."""
         block = row // BLOCK_ROWS
         if (redone := self._redone.get(block)) is not None:
             redone.add(row)
@@ -126,7 +126,7 @@ class BlockDigests:
                 self._state[block] = _INTACT
 
     def _check_ahead(self) -> None:
-        """Have a thread check all blocks in order, once: hashing needs no lock, and batches from a cache one core."""
+        """Check all blocks in a thread, once: hashing releases the GIL, and batches from a cache need only one core."""
         if not self._ahead:
             self._ahead = True
             threading.Thread(target=self._check_all, name="check-cache", daemon=True).start()
@@ -141,7 +141,7 @@ class BlockDigests:
             self._state[block] = _INTACT
             return
         start, stop = self._bounds(block)
-        _log.warning("rows %d to %d of a cache of pixels are damaged; they are decoded again", start, stop - 1)
+        _log.warning("rows %d to %d of the image cache are damaged; they are decoded again", start, stop - 1)
         self._redone.setdefault(block, set())
         self._state[block] = _DAMAGED
 

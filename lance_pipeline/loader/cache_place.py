@@ -1,4 +1,4 @@
-"""Where caches of decoded images are, who uses them, and which make way for others."""
+"""The folder of all caches of decoded images: locks, budget and eviction."""
 
 import errno
 import fcntl
@@ -12,18 +12,19 @@ from typing import IO
 
 _LOCK = "lock"
 _NAME = re.compile(r"(square|shrunk)-[\w-]+-[0-9a-f]{24}")
-# Of the memory and of the free disk, which caches may take by default.
+# The share of the memory and of the free disk that caches may take by default.
 _SHARE = 0.5
 
 
 @dataclass(frozen=True)
 class CachePlace:
-    """Where caches are and how much they may hold.
+    """Where caches are kept and how much space they may take.
 
     Attributes:
-        folder: of all caches; by default ``$LANCE_PIPELINE_CACHE``, else ``lance_pipeline`` in the user's cache folder.
-        budget: bytes that all caches together may take; by default half of the memory, at most half of what is free on
-            the disk. Older caches make way for a new one. With 0 none is used.
+        folder: the folder of all caches; by default ``$LANCE_PIPELINE_CACHE``, else ``lance_pipeline`` in the user's
+            cache folder.
+        budget: bytes that all caches together may take; by default half of the memory, but at most half of the free
+            disk. The least recently used caches are deleted to make room. 0 disables caches.
     """
 
     folder: str | None = None
@@ -45,15 +46,15 @@ class CachePlace:
         return int(_SHARE * min(memory, shutil.disk_usage(self.path).free + there))
 
     def make_room(self, path: str, needed: int, allowed: int) -> bool:
-        """Delete the caches that were not used for the longest time, until there is room for one more.
+        """Delete the least recently used caches until there is room for a new one; caches in use stay.
 
         Args:
-            path: the folder of the one to come.
-            needed: its bytes.
-            allowed: the bytes that all may take.
+            path: the folder of the new cache.
+            needed: the bytes that it needs.
+            allowed: the bytes that all caches may take.
 
         Returns:
-            Whether there is; those in use stay.
+            Whether there is room.
         """
         others = sorted((one for one in _entries(self.path) if one.path != path), key=_last_used)
         total = sum(map(_size, others))
@@ -66,12 +67,15 @@ class CachePlace:
         return total + needed <= allowed
 
 
-def locked_folder(folder: str, kind: int) -> IO[bytes]:
-    """The lock of a folder, which is made unless it is there; held until it is closed.
+def lock_folder(folder: str, kind: int) -> IO[bytes]:
+    """Lock a folder, and create it if it does not exist.
 
     Args:
-        folder: a cache, or the folder of all.
+        folder: a cache, or the folder of all caches.
         kind: ``fcntl.LOCK_SH`` or ``fcntl.LOCK_EX``.
+
+    Returns:
+        The lock file; closing it releases the lock.
 
     Raises:
         OSError: the folder cannot be written.
@@ -79,22 +83,22 @@ def locked_folder(folder: str, kind: int) -> IO[bytes]:
     path = os.path.join(folder, _LOCK)
     while True:
         os.makedirs(folder, exist_ok=True)
-        file = open(path, "ab", opener=_own)  # noqa: SIM115
+        file = open(path, "ab", opener=_open_safely)  # noqa: SIM115
         fcntl.flock(file, kind)
-        # Whoever deleted the folder meanwhile has left the lock of a file that nobody else will open.
+        # If the folder was deleted meanwhile, this lock is on a file that no other process can open.
         with suppress(FileNotFoundError):
             if os.path.samestat(os.fstat(file.fileno()), os.stat(path)):
                 return file
         file.close()
 
 
-def _own(path: str, flags: int) -> int:
-    """Open a lock without following a link, or waiting for the other end of a pipe."""
+def _open_safely(path: str, flags: int) -> int:
+    """Open a lock file without following a link or blocking on a pipe."""
     return os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK, 0o600)
 
 
 def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
-    """The caches there; whatever else a user keeps in the folder is left alone."""
+    """The caches in the folder; other files of the user are ignored."""
     return [
         entry
         for entry in os.scandir(folder)
@@ -103,7 +107,7 @@ def _entries(folder: str) -> Sequence[os.DirEntry[str]]:
 
 
 def _size(entry: os.DirEntry[str]) -> int:
-    """What a cache takes on the disk."""
+    """The disk space that a cache takes, in bytes."""
     total = 0
     with suppress(FileNotFoundError):
         for file in os.scandir(entry.path):
@@ -112,7 +116,7 @@ def _size(entry: os.DirEntry[str]) -> int:
 
 
 def _last_used(entry: os.DirEntry[str]) -> float:
-    """When a cache was last opened, in seconds; 0 where a user has deleted it meanwhile."""
+    """When a cache was last opened, in seconds; 0 if it was deleted meanwhile."""
     try:
         return entry.stat().st_mtime
     except FileNotFoundError:
@@ -120,9 +124,9 @@ def _last_used(entry: os.DirEntry[str]) -> float:
 
 
 def _delete_unused(path: str) -> bool:
-    """Whether the cache was in use by nobody and is gone."""
+    """Delete a cache unless it is in use; returns whether it is gone."""
     try:
-        with open(os.path.join(path, _LOCK), "ab", opener=_own) as lock:
+        with open(os.path.join(path, _LOCK), "ab", opener=_open_safely) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             shutil.rmtree(path, ignore_errors=True)
     except FileNotFoundError:

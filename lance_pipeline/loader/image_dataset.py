@@ -1,4 +1,4 @@
-"""A split as a map-style dataset, for those who want torch's own DataLoader."""
+"""A split as a map-style dataset for torch's DataLoader."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -23,8 +23,8 @@ class ImageDataset(Dataset[Sample]):
     """Images and class indices of one version of a Lance dataset, by row.
 
     An image is uint8 of shape (3, image_size, image_size). A DataLoader fetches a whole batch in one request. With
-    workers it needs ``multiprocessing_context="spawn"``, as Lance does not survive a fork; each worker then opens the
-    dataset for itself. :class:`ImageLoader` is several times as fast.
+    workers it needs ``multiprocessing_context="spawn"``, because Lance does not survive a fork; each worker opens the
+    dataset itself. :class:`ImageLoader` is several times as fast.
 
     Example:
         >>> from torch.utils.data import DataLoader
@@ -35,16 +35,16 @@ class ImageDataset(Dataset[Sample]):
 
     Args:
         uri: the Lance dataset, with columns ``image`` and ``label``.
-        version: the version to read; the latest when None.
+        version: the version to read; None reads the latest.
         image_size: height and width, in pixels.
         fit: ``crop`` scales the shorter side and crops the centre, ``squash`` ignores the aspect ratio.
-        classes: the labels in the order of their indices; by default those of the dataset's facts.
+        classes: the labels in the order of their indices; by default those in the dataset's facts.
         transform: called with each image.
 
     Raises:
-        InputError: no such dataset or version, or rows with labels outside of ``classes``; when indexed, an image that
-            cannot be decoded, by its path.
-        RuntimeError: when indexed in a process that was forked.
+        InputError: no such dataset or version, or rows with labels outside ``classes``; when indexing, an image that
+            cannot be decoded, named by its path.
+        RuntimeError: when indexing in a forked process.
     """
 
     def __init__(
@@ -81,10 +81,10 @@ class ImageDataset(Dataset[Sample]):
         return self.__getitems__([row])[0]
 
     def __getitems__(self, rows: Sequence[int]) -> list[Sample]:
-        """Several of them, read at once: what a DataLoader calls."""
+        """Several images, read in one request; a DataLoader calls this."""
         refuse_fork(self._process)
         if not all(-len(self) <= row < len(self) for row in rows):
-            raise IndexError(f"rows {list(rows)} of a dataset of {len(self)}")
+            raise IndexError(f"rows {list(rows)} are not all in a dataset of {len(self)} rows")
         wanted = np.array([row % len(self) for row in rows], np.int64)
         distinct, places = np.unique(wanted, return_inverse=True)
         encoded = EncodedRows(distinct, [self._rows.take(distinct, ["image"]).column(0)])
@@ -95,8 +95,8 @@ class ImageDataset(Dataset[Sample]):
         return [(image, self._labels[row]) for image, row in zip(images, wanted.tolist(), strict=True)]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # To another process go the settings alone: each opens the dataset for itself.
-        return _reopened, (self.split.uri, self._settings)
+        # Only the settings are pickled: each process opens the dataset itself.
+        return _reopen, (self.split.uri, self._settings)
 
     def _image(self, row: int, data: Encoded) -> torch.Tensor:
         try:
@@ -107,5 +107,5 @@ class ImageDataset(Dataset[Sample]):
         return image if self._transform is None else self._transform(image)
 
 
-def _reopened(uri: str, settings: dict[str, Any]) -> ImageDataset:
+def _reopen(uri: str, settings: dict[str, Any]) -> ImageDataset:
     return ImageDataset(uri, **settings)

@@ -1,4 +1,4 @@
-"""Batches of images from a Lance dataset."""
+"""Loads batches of images from a Lance dataset."""
 
 import logging
 import math
@@ -33,14 +33,13 @@ class ImageLoader(IterableDataset[Batch]):
     """Iterates over ``(images, labels)`` of one version of a Lance dataset.
 
     ``images`` has the shape (n, 3, image_size, image_size), channels last in memory: uint8, or float32 with
-    ``normalize``. ``labels`` is int64 of shape (n,), the class indices. Each epoch gives every row exactly once. With
-    ``training`` the order depends on version, seed and epoch alone, as does what is done to each row at random;
-    otherwise it is the stored order. Iterating again after a break goes on where it stopped; ``set_epoch`` starts an
-    epoch.
+    ``normalize``. ``labels`` is int64 of shape (n,), the class indices. Each epoch yields every row exactly once. With
+    ``training``, the order and the augmentation of each row depend only on version, seed and epoch; otherwise rows come
+    in the stored order. Iterating again after a break resumes where it stopped; ``set_epoch`` starts an epoch.
 
-    Decoded images are kept in a memory-mapped cache where the budget allows it, for the epochs and the runs to come;
-    otherwise images are read in clumps and decoded anew each epoch, in bounded memory. Either way the batches are the
-    same. ``mode`` tells which it is and why.
+    Decoded images are kept in a memory-mapped cache for later epochs and runs, if the budget allows it; otherwise they
+    are read in clumps and decoded in each epoch, in bounded memory. The batches are the same either way. ``mode`` says
+    which of the two is used, and why.
 
     Example:
         >>> loader = ImageLoader("data/lance/digits_train.lance", batch_size=64, image_size=32,
@@ -50,32 +49,31 @@ class ImageLoader(IterableDataset[Batch]):
 
     Args:
         uri: the Lance dataset, with columns ``image`` and ``label``.
-        version: the version to read; the latest when None.
-        batch_size: images in a global batch, of which each rank gets its share. The last batch of an epoch holds what
-            is left.
-        image_size: height and width of the images given out, in pixels.
-        training: whether to shuffle and to augment.
-        seed: of order and augmentation.
-        rank: this process among ``world_size``.
+        version: the version to read; None reads the latest.
+        batch_size: images in a global batch, which the ranks share. The last batch of an epoch may be smaller.
+        image_size: height and width of the yielded images, in pixels.
+        training: whether to shuffle and augment.
+        seed: the seed of order and augmentation.
+        rank: the rank of this process.
         world_size: the number of processes that share the batches.
-        augment: what is done to images at random, if ``training``; nothing when None.
-        normalize: mean and standard deviation of each channel, on the scale 0 to 1, to give out float32.
+        augment: the random augmentation, used only if ``training``; None augments nothing.
+        normalize: mean and standard deviation of each channel, on the scale 0 to 1, for float32 images.
         fit: without a resized crop, ``crop`` scales the shorter side and crops the centre, ``squash`` ignores the
             aspect ratio.
-        cache: where decoded images are kept and how much they may take; None streams.
-        cache_size: resized crops are taken from images whose shorter side is this many pixels, which can be cached;
-            when None from the whole images, which are not.
-        classes: the labels in the order of their indices; by default those of the dataset's facts.
-        threads: how many batches are assembled at the same time; by default one a core.
-        device: where the batches are given out.
+        cache: where to keep decoded images and how much space they may take; None streams.
+        cache_size: take resized crops from images whose shorter side is this many pixels, which can be cached; None
+            takes them from the whole images, which are not cached.
+        classes: the labels in the order of their indices; by default those in the dataset's facts.
+        threads: the number of threads that assemble batches; by default one per core.
+        device: the device of the yielded batches.
         on_bad_image: ``raise`` fails at an image that cannot be decoded, ``skip`` leaves it out and counts it.
-        transparency: what transparent pixels become; as when the images were ingested when None.
+        transparency: what transparent pixels become; None uses the setting of the ingest.
 
     Raises:
-        InputError: no such dataset or version, or rows with labels outside of ``classes``; while iterating, an image
-            that cannot be decoded, by its path.
-        DamagedError: (an InputError) here and while iterating, what is stored is not what was ingested.
-        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` not positive.
+        InputError: no such dataset or version, or rows with labels outside ``classes``; while iterating, an image
+            that cannot be decoded, named by its path.
+        DamagedError: (an InputError) here and while iterating, the stored data is not what was ingested.
+        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` is not positive.
     """
 
     def __init__(
@@ -107,7 +105,7 @@ class ImageLoader(IterableDataset[Batch]):
         self.classes = classes or self.split.classes
         self._labels, digests = row_facts(self.split, self.classes)
         self._stored = StoredImages(self.split, digests)
-        # The files still hold rows that were deleted.
+        # The files still contain deleted rows.
         stored = sum(fragment.physical_rows for fragment in self.split.dataset.get_fragments())
         self._mean_bytes = self.split.size_in_bytes() / max(stored, 1)
         self._training, self._seed = training, seed
@@ -128,54 +126,54 @@ class ImageLoader(IterableDataset[Batch]):
         self._buffers = batch_buffers(self._share, image_size, allocate)
         self._epoch = self._next_batch = 0
         self._process, self._worked = os.getpid(), False
-        self._cache, self.mode = self._opened_cache(cache)
+        self._cache, self.mode = self._open_cache(cache)
         _log.info("%s, version %s: %s", uri, self.split.version, self.mode)
 
     def __len__(self) -> int:
-        """Batches in an epoch."""
+        """The number of batches in an epoch."""
         return math.ceil(self.rows / self._share.batch_size)
 
     @property
     def rows(self) -> int:
-        """Images in an epoch, over all ranks."""
+        """The number of images in an epoch, over all ranks."""
         return len(self._labels)
 
     @property
     def batch_size(self) -> int:
-        """Images in a global batch."""
+        """The number of images in a global batch."""
         return self._share.batch_size
 
     @property
     def class_counts(self) -> list[int]:
-        """Images of each class, in the order of their indices."""
+        """The number of images of each class, in the order of the class indices."""
         return np.bincount(self._labels, minlength=len(self.classes)).tolist()
 
     def batch_paths(self, number: int) -> list[str]:
         """The paths of the images in this process's part of a batch of the epoch, counted from 0."""
-        _, rows, _ = self._epoch_batches().located([number])
+        _, rows, _ = self._epoch_batches().locate([number])
         return self.split.paths_of(rows.tolist())
 
     def set_epoch(self, epoch: int) -> None:
-        """Iterate next over the given epoch, from its beginning."""
+        """Start the next iteration at the beginning of the given epoch."""
         self._epoch, self._next_batch = epoch, 0
 
     def state_dict(self) -> dict[str, Any]:
-        """Where the iteration stands: the batches already given out do not come again."""
+        """The position of the iteration, after the last batch that was yielded."""
         return self._identity() | {"epoch": self._epoch, "next_batch": self._next_batch}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on with the batch after the last one given out when the state was taken, under any world size.
+        """Resume after the last batch that was yielded when the state was taken; the world size may differ.
 
         Raises:
-            ValueError: the state is of another dataset version, seed or batch size, hence of other batches.
+            ValueError: the state has another dataset version, seed or batch size, so its batches differ.
         """
         for key, mine in self._identity().items():
             if state[key] != mine:
-                raise ValueError(f"the state has {key} {state[key]}, the loader {mine}: their batches differ")
+                raise ValueError(f"the state has {key} {state[key]} and the loader has {mine}, so their batches differ")
         self._epoch, self._next_batch = state["epoch"], state["next_batch"]
 
     def take_stats(self) -> LoaderStats:
-        """What was given out, and where the time went, since the last call."""
+        """The number of images and the time spent since the last call."""
         return self._meter.take()
 
     def __iter__(self) -> Iterator[Batch]:
@@ -185,7 +183,7 @@ class ImageLoader(IterableDataset[Batch]):
         numbers, worker = range(self._next_batch, len(self)), get_worker_info()
         if worker is not None:
             self._refuse_second_epoch()
-            # The DataLoader takes a batch from each worker in turn, which makes up the order again.
+            # The DataLoader takes a batch from each worker in turn, which restores the order.
             numbers = numbers[worker.id :: worker.num_workers]
         assembled = self._epoch_batches().of(numbers)
         if self._preparation.finish:
@@ -194,26 +192,26 @@ class ImageLoader(IterableDataset[Batch]):
             operations, normalization = self._preparation.augment.operations, self._preparation.normalization
             batches = Upload(self._device, operations, normalization, copy_stream(self._device))(assembled)
         for batch in batches:
-            # The others' batches are not counted in a worker.
+            # A worker does not know the batches of the others, so it does not count.
             self._next_batch += worker is None
             yield batch
         if self._cache is not None and self._cache.finish():
             self.mode = f"cached in {self._cache.path}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # To another process go the settings alone: each opens the dataset for itself.
-        return _reopened, (self._settings, self.state_dict())
+        # Only the settings are pickled: each process opens the dataset itself.
+        return _reopen, (self._settings, self.state_dict())
 
     def _refuse_second_epoch(self) -> None:
-        """Workers that persist cannot hear which epoch comes, and would repeat the one they know.
+        """Refuse a second epoch in a persistent worker: it cannot learn of ``set_epoch``, and would repeat its epoch.
 
         Raises:
-            RuntimeError: this is one, in training.
+            RuntimeError: this is a second epoch of training.
         """
         if self._training and self._worked:
             raise RuntimeError(
-                "set_epoch does not reach the workers of a DataLoader that persist: leave out persistent_workers=True, "
-                "or use ImageLoader without a DataLoader, which needs no workers to be fast."
+                "set_epoch does not reach persistent workers of a DataLoader: remove persistent_workers=True, or use "
+                "ImageLoader without a DataLoader, which needs no workers to be fast."
             )
         self._worked = True
 
@@ -227,18 +225,18 @@ class ImageLoader(IterableDataset[Batch]):
             preparation=self._preparation,
             key=key_of(*seeds),
             cache=self._cache,
-            on_bad=self._take_note,
+            on_bad=self._handle_bad_image,
             buffers=self._buffers,
             meter=self._meter,
         )
         order = Order.of(self.rows, self._mean_bytes, seeds if self._training else None)
         return EpochBatches(self._stored, order, self._share, assembler, self._cache, self._threads, self._meter)
 
-    def _opened_cache(self, place: CachePlace | None) -> tuple[PixelCache | None, str]:
+    def _open_cache(self, place: CachePlace | None) -> tuple[PixelCache | None, str]:
         if place is None:
             return None, "streamed, as configured"
         if self._preparation.view is None:
-            return None, "streamed, as crops are taken from whole images; cache_size would keep smaller ones"
+            return None, "streamed, because crops are taken from whole images; set cache_size to cache smaller ones"
         try:
             cache = PixelCache(place, self.split.dataset, self._preparation.view)
         except NoCacheError as reason:
@@ -246,29 +244,29 @@ class ImageLoader(IterableDataset[Batch]):
         state = "cached" if cache.complete else "streamed, and being cached"
         return cache, f"{state} in {cache.path} ({cache.nbytes / 1e6:,.0f} MB)"
 
-    def _take_note(self, row: int, error: UndecodableImageError) -> None:
-        """Of a row that cannot be decoded.
+    def _handle_bad_image(self, row: int, error: UndecodableImageError) -> None:
+        """Skip and count a row that cannot be decoded.
 
         Raises:
-            InputError: it is not to be skipped.
+            InputError: bad images are not to be skipped.
         """
         failure = undecodable(self.split, row, error)
         if not self._skips:
             raise failure from error
         self._meter.count("skipped", 1)
-        _log.warning("%s; it is skipped", failure)
+        _log.warning("%s; skipped", failure)
 
 
 def _view(
     augment: Augment, image_size: int, fit: Fit, cache_size: int | None, transparency: Transparency
 ) -> Square | Shrunk | None:
-    """What is kept of an image: before a crop all of it or, with ``cache_size``, a smaller one."""
+    """The view of an image: a square, or with a resized crop a smaller image (None without ``cache_size``)."""
     if augment.resized_crop is None:
         return Square(image_size, fit, transparency)
     return None if cache_size is None else Shrunk(cache_size, transparency)
 
 
-def _reopened(settings: dict[str, Any], state: dict[str, Any]) -> ImageLoader:
+def _reopen(settings: dict[str, Any], state: dict[str, Any]) -> ImageLoader:
     loader = ImageLoader(**settings)
     loader.load_state_dict(state)
     return loader

@@ -1,4 +1,4 @@
-"""Where the time of loading goes."""
+"""Measures where the time of loading goes."""
 
 import threading
 import time
@@ -10,15 +10,15 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class LoaderStats:
-    """What a loader did since it was last asked; times in seconds.
+    """The work of a loader since the last call; times in seconds.
 
     Attributes:
-        images: given out.
+        images: images yielded.
         skipped: rows left out because they could not be decoded.
-        elapsed: from the first batch asked for until the one after the last was.
-        waiting: of that, how long the consumer waited for its batches.
-        reading: waiting for storage, added up over threads.
-        decoding: decoding, cropping and resizing, added up over threads.
+        elapsed: from the request of the first batch to the request after the last one.
+        waiting: the part of ``elapsed`` in which the consumer waited for batches.
+        reading: waiting for storage, summed over threads.
+        decoding: decoding, cropping and resizing, summed over threads.
     """
 
     images: int = 0
@@ -30,17 +30,17 @@ class LoaderStats:
 
     @property
     def images_per_second(self) -> float:
-        """Over the elapsed time; 0 before anything was given out."""
+        """Images per second of elapsed time; 0 before the first image."""
         return self.images / self.elapsed if self.elapsed else 0.0
 
     @property
     def waiting_share(self) -> float:
-        """The share of the elapsed time that the consumer waited."""
+        """The share of the elapsed time in which the consumer waited."""
         return self.waiting / self.elapsed if self.elapsed else 0.0
 
 
 class LoadMeter:
-    """Adds up seconds and images, from many threads."""
+    """Sums seconds and images; safe to use from many threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -50,7 +50,7 @@ class LoadMeter:
 
     @contextmanager
     def timed(self, stage: Literal["waiting", "reading", "decoding"]) -> Iterator[None]:
-        """Count the time within for a stage."""
+        """Add the time within the context to a stage."""
         began = time.perf_counter()
         try:
             yield
@@ -61,8 +61,8 @@ class LoadMeter:
                 if stage == "waiting":
                     self._began, self._last = began if self._began is None else self._began, ended
 
-    def passed(self) -> None:
-        """A batch has been used, and the next is asked for."""
+    def batch_used(self) -> None:
+        """Note that the consumer has used a batch and requests the next."""
         with self._lock:
             self._last = time.perf_counter()
 
@@ -72,7 +72,7 @@ class LoadMeter:
             self._totals[what] = self._totals.get(what, 0) + number
 
     def take(self) -> LoaderStats:
-        """What was counted, and begin anew."""
+        """Return what was counted, and reset."""
         with self._lock:
             totals, self._totals = self._totals, {}
             elapsed = 0.0 if self._began is None else self._last - self._began

@@ -1,4 +1,4 @@
-"""In which order an epoch gives the rows out."""
+"""The order of the rows in an epoch."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -7,7 +7,7 @@ import numpy as np
 
 from lance_pipeline.storage.columns import Indices
 
-# What is read at once: enough rows in a row for fast reading, and few enough bytes to hold two windows of them.
+# Clumps have enough neighbouring rows for fast reading; windows have few enough bytes to keep two in memory.
 _CLUMP_ROWS = 64
 _CLUMP_BYTES = 1 << 20
 _WINDOW_CLUMPS = 64
@@ -19,15 +19,15 @@ _LEAST_CLUMPS = 16
 class Order:
     """Rows in clumps of neighbours, the clumps shuffled, and their rows shuffled again within a window of many clumps.
 
-    An ingest stores rows in the order of a hash of their path: neighbours are a fair sample of all rows, so that a
-    shuffle of clumps is nearly as good as one of rows, and far faster to read. What it leaves is that rows of one
-    clump come within one window of each other.
+    An ingest stores rows in the order of a hash of their path, so neighbours are a fair sample of all rows. Shuffling
+    clumps is therefore nearly as good as shuffling rows, and far faster to read. The remaining difference: the rows of
+    a clump always come in the same window.
 
     Args:
-        rows: of the dataset.
-        clump: neighbours that stay in one window.
-        window: how many clumps are mixed.
-        seeds: what the shuffle is a pure function of; None gives the stored order.
+        rows: the number of rows in the dataset.
+        clump: the number of neighbouring rows in a clump.
+        window: the number of clumps in a window.
+        seeds: the seeds of the shuffle, which depends on nothing else; None gives the stored order.
     """
 
     rows: int
@@ -44,21 +44,21 @@ class Order:
 
     @cached_property
     def starts(self) -> Indices:
-        """The position in the epoch at which each window starts, and the number of rows."""
+        """The position in the epoch at which each window starts, followed by the number of rows."""
         clumps = -(-self.rows // self.clump)
         starts = np.minimum(np.arange(-(-clumps // self.window) + 1) * self.window * self.clump, clumps * self.clump)
         if clumps:
-            # The last clump of the dataset may be short, wherever the shuffle has put it.
+            # The last clump of the dataset may be shorter; the shuffle can put it in any window.
             short = int(np.flatnonzero(self._clumps == clumps - 1)[0]) // self.window
             starts[short + 1 :] -= clumps * self.clump - self.rows
         return starts.astype(np.int64)
 
     def window_of(self, position: int) -> int:
-        """The window that a position in the epoch is in."""
+        """The window of a position in the epoch."""
         return int(np.searchsorted(self.starts, position, side="right")) - 1
 
     def rows_in(self, window: int) -> Indices:
-        """The rows of a window in the order in which they are given out."""
+        """The rows of a window, in order."""
         clumps = self._clumps[window * self.window : (window + 1) * self.window]
         rows = (clumps[:, None] * self.clump + np.arange(self.clump)).ravel()
         rows = rows[rows < self.rows]

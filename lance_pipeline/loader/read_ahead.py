@@ -1,4 +1,4 @@
-"""Encoded images from a Lance dataset, read ahead window by window."""
+"""Reads encoded images from a Lance dataset ahead, window by window."""
 
 import threading
 from collections.abc import Callable
@@ -14,9 +14,8 @@ from lance_pipeline.storage.columns import Indices
 from lance_pipeline.storage.object_store import is_remote
 from lance_pipeline.storage.row_addresses import RowAddresses
 
-# A window is read in so many parts, so many of them at once, and so many windows ahead. Requests to an object store
-# mostly wait. Larger parts of files would each get memory that the system clears anew: reading takes four times as
-# long.
+# Parts per window, parts read in parallel, and windows read ahead. Requests to an object store mostly wait. Larger
+# parts of local files would each get fresh memory from the system, which makes reading take four times as long.
 _LOCAL, _REMOTE = (8, 2, 1), (16, 16, 2)
 
 
@@ -24,27 +23,27 @@ class EncodedRows:
     """The encoded images of some rows.
 
     Args:
-        rows: in ascending order.
-        images: their images, columns of any binary type one after the other.
+        rows: the rows, in ascending order.
+        images: their images, as consecutive columns of any binary type.
 
     Attributes:
-        images: the bytes of each, not copied.
+        images: the bytes of each image, not copied.
     """
 
     def __init__(self, rows: Indices, images: list[pa.ChunkedArray]) -> None:
         self._rows = rows
         self.images: list[memoryview] = []
         for chunk in [chunk for column in images for chunk in column.chunks if len(chunk)]:
-            # Values by their offsets: ``as_py`` takes a hundred times as long.
+            # Slices the buffer by offsets: ``as_py`` takes a hundred times as long.
             _, offsets, buffer = chunk.buffers()
             kind = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
             bounds = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
-            # Arrow's bytes are signed, and would not compare equal to others.
+            # Arrow's bytes are signed, and would not compare equal to unsigned ones.
             data = memoryview(buffer).cast("B")
             self.images += [data[begin:end] for begin, end in pairwise(bounds)]
 
     def take(self, rows: Indices) -> list[memoryview | None]:
-        """Some of the images; None for rows that are not among them."""
+        """The images of some rows; None for rows that are not included."""
         positions = np.searchsorted(self._rows, rows)
         found = np.append(self._rows, -1)[positions] == rows
         places = zip(positions.tolist(), found.tolist(), strict=True)
@@ -52,12 +51,12 @@ class EncodedRows:
 
 
 class WindowReader:
-    """Reads windows of rows, and those that come after them ahead of time.
+    """Reads windows of rows, and the following windows ahead of time.
 
     Args:
-        stored: the images.
-        rows_of: the rows that are wanted of a window; none past the last.
-        meter: counts the time.
+        stored: the stored images.
+        rows_of: returns the wanted rows of a window; none after the last window.
+        meter: measures the time.
     """
 
     def __init__(self, stored: StoredImages, rows_of: Callable[[int], Indices], meter: LoadMeter) -> None:
@@ -70,10 +69,10 @@ class WindowReader:
         self._lock = threading.Lock()
 
     def __getitem__(self, window: int) -> EncodedRows:
-        """The images of a window; waits for them.
+        """Wait for the images of a window.
 
         Raises:
-            DamagedError: they cannot be read, or are not what was ingested.
+            DamagedError: the images cannot be read, or are not those that were ingested.
         """
         with self._lock:
             for number in range(window, window + self._ahead + 1):
@@ -83,22 +82,23 @@ class WindowReader:
         return future.result()
 
     def forget_before(self, window: int) -> None:
-        """Let go of the windows before this one."""
+        """Release the windows before this one."""
         with self._lock:
             for number in [number for number in self._windows if number < window]:
                 del self._windows[number]
 
     def close(self) -> None:
-        """End the reading; what has begun is still waited for."""
+        """Stop reading; waits for requests that have begun."""
         for pool in (self._windows_pool, self._parts_pool):
             pool.shutdown(cancel_futures=True)
 
     def _begin(self, window: int) -> Future[EncodedRows]:
         rows = np.sort(self._rows_of(window))
         parts = [self._parts_pool.submit(self._read, part) for part in np.array_split(rows, self._parts) if len(part)]
-        return self._windows_pool.submit(self._checked, rows, parts)
+        return self._windows_pool.submit(self._join_parts, rows, parts)
 
-    def _checked(self, rows: Indices, parts: list[Future[pa.ChunkedArray]]) -> EncodedRows:
+    def _join_parts(self, rows: Indices, parts: list[Future[pa.ChunkedArray]]) -> EncodedRows:
+        """Wait for the parts of a window, and check its images."""
         encoded = EncodedRows(rows, [part.result() for part in parts])
         self._stored.require_intact(rows, encoded.images)
         return encoded

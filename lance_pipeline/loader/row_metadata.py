@@ -1,4 +1,4 @@
-"""Row metadata for loaders, the check of what they read, and the guard against forks."""
+"""Row metadata for loaders, the integrity check of what they read, and the guard against forks."""
 
 import logging
 import os
@@ -19,11 +19,11 @@ _EXAMPLES = 5
 
 
 class RowFacts(NamedTuple):
-    """What is known of the rows of a split before any image is read.
+    """Metadata of the rows of a split, without its images.
 
     Attributes:
         labels: the class index of each row, int64 (rows,).
-        digests: of each image, uint64 (rows,); None in a dataset that has none.
+        digests: the digest of each image, uint64 (rows,); None if the dataset has none.
     """
 
     labels: Indices
@@ -34,8 +34,8 @@ def row_facts(split: LanceSplit, classes: list[str]) -> RowFacts:
     """Read labels and digests of all rows, and compare their sums with the facts of the dataset.
 
     Raises:
-        InputError: there are labels outside of the classes.
-        DamagedError: rows are missing, doubled or under another label than they were ingested with.
+        InputError: there are labels outside the classes.
+        DamagedError: rows are missing or duplicated, or have another label than when they were ingested.
     """
     index = {label: number for number, label in enumerate(classes)}
     columns = ["label", *({IMAGE_DIGEST} & set(split.dataset.schema.names))]
@@ -48,48 +48,50 @@ def row_facts(split: LanceSplit, classes: list[str]) -> RowFacts:
             digests.append(batch[IMAGE_DIGEST].to_numpy())
     facts = RowFacts(np.concatenate(codes), np.concatenate(digests) if len(columns) > 1 else None)
     if facts.digests is None:
-        _log.warning("%s has no digests, so that damage to its images goes unnoticed; ingest it again", split.uri)
+        _log.warning("%s has no digests, so damage to its images cannot be detected; ingest it again", split.uri)
     elif "digests" in split.facts:
         _require_sums(split, list(index), facts.labels, facts.digests)
     if unknown := sorted(index.keys() - set(classes)):
-        raise InputError(f"{split.uri} has labels outside of the model's classes: {unknown}. Train the model again.")
+        raise InputError(
+            f"{split.uri} has labels that are not among the model's classes: {unknown}. Retrain the model."
+        )
     return facts
 
 
 def _require_sums(split: LanceSplit, names: list[str], labels: Indices, digests: Digests) -> None:
-    """Compare the sums of digests with those of the ingest, given the index of each row's label among the names."""
+    """Compare the sums of digests with those of the ingest; ``labels`` are indices into ``names``."""
     if split.facts["rows"] != len(labels):
         _log.warning(
-            "%s has %d rows, and had %d when it was ingested: another tool has changed it, so that missing rows go "
-            "unnoticed; ingest it again", split.uri, len(labels), split.facts["rows"],
+            "%s has %d rows but had %d when it was ingested: another tool has changed it, so missing rows cannot be "
+            "detected; ingest it again", split.uri, len(labels), split.facts["rows"],
         )  # fmt: skip
         return
     found = dict(zip(names, sums_by_class(labels, digests, len(names)), strict=True))
     expected: dict[str, int] = split.facts["digests"]["images"]
     if wrong := [label for label in {*found, *expected} if found.get(label, 0) != expected.get(label, 0)]:
         shown = ", ".join(sorted(wrong)[:_EXAMPLES])
-        raise damaged_set(split.uri, split.version, f"the images under {shown} are not those that were ingested")
+        raise damaged_set(split.uri, split.version, f"the images labelled {shown} are not those that were ingested")
 
 
 class StoredImages:
-    """The images of a split, which are compared with their digests as they are read.
+    """The images of a split, checked against their digests as they are read.
 
     Args:
-        split: where they are.
-        digests: of each image; None checks nothing.
+        split: the split.
+        digests: the digest of each image; None checks nothing.
 
     Attributes:
-        dataset: the split's version.
+        dataset: the Lance dataset at the split's version.
     """
 
     def __init__(self, split: LanceSplit, digests: Digests | None) -> None:
         self.dataset, self._split, self._digests = split.dataset, split, digests
 
     def require_intact(self, rows: Indices, images: Iterable[memoryview]) -> None:
-        """Raise if any of these rows' images is not the one that was ingested.
+        """Check the images of some rows.
 
         Raises:
-            DamagedError: at least one is not.
+            DamagedError: an image is not the one that was ingested.
         """
         if self._digests is not None:
             damaged = rows[image_digests(images) != self._digests[rows]]
@@ -97,23 +99,23 @@ class StoredImages:
 
 
 def undecodable(split: LanceSplit, row: int, error: UndecodableImageError) -> InputError:
-    """What to say of a row that cannot be decoded."""
+    """The error for a row that cannot be decoded."""
     (path,) = split.paths_of([row])
     return InputError(f"image {path!r} of {split.uri} cannot be decoded: {error}")
 
 
 def refuse_fork(process: int) -> None:
-    """Lance's threads do not survive a fork: whoever reads there would wait for ever.
+    """Refuse to read in a forked process: Lance's threads do not survive a fork, so reading would block forever.
 
     Args:
-        process: the one that opened the dataset.
+        process: the id of the process that opened the dataset.
 
     Raises:
-        RuntimeError: this is another one.
+        RuntimeError: this is another process.
     """
     if os.getpid() != process:
         raise RuntimeError(
-            "the Lance dataset was opened in another process and came here by a fork, in which Lance cannot read. "
-            "Iterate over an ImageLoader without a DataLoader, as it has threads of its own, or give the DataLoader "
-            "multiprocessing_context='spawn'."
+            "the Lance dataset was opened before this process was forked, and Lance cannot read after a fork. Iterate "
+            "over an ImageLoader without a DataLoader, because it has its own threads, or pass "
+            "multiprocessing_context='spawn' to the DataLoader."
         )

@@ -1,6 +1,6 @@
-"""Torch on one thread, where several threads work already.
+"""Limits torch to one thread where several threads already work.
 
-``torch.set_num_threads`` would change the number for MKL in all threads of the process. OpenMP keeps a number for each.
+``torch.set_num_threads`` would change MKL's number for all threads of the process; OpenMP has a number per thread.
 """
 
 from collections.abc import Iterator
@@ -11,16 +11,16 @@ import torch
 from threadpoolctl import ThreadpoolController
 
 
-def stay_one_thread() -> None:
-    """From now on have torch start no threads for what this thread asks of it."""
-    # Torch sets the number when a thread first asks for it.
+def limit_to_one_thread() -> None:
+    """Make torch start no further threads for the calls of this thread."""
+    # Torch sets the number at a thread's first call; after that, the limit stays.
     torch.get_num_threads()
     _openmp().limit(limits=1)
 
 
 @contextmanager
 def one_thread() -> Iterator[None]:
-    """Without torch's other threads: on busy cores they take longer to wake up than short work takes."""
+    """Run torch on one thread: on busy cores, waking up others takes longer than short work."""
     torch.get_num_threads()
     with _openmp().limit(limits=1):
         yield

@@ -1,6 +1,6 @@
-"""What the model sees of an image: a square of it, or a part of it at the scale that is needed.
+"""The views of an image that a model gets: a square, or a crop at the required scale.
 
-The shape of a view is known from the image's size alone, so that a cache can be laid out before anything is decoded.
+The shape of a view follows from the image's size, so a cache can be laid out before any image is decoded.
 """
 
 from typing import Literal, Protocol
@@ -18,20 +18,20 @@ Fit = Literal["crop", "squash"]
 
 
 class View(Protocol):
-    """How an image is kept, before anything random happens to it."""
+    """The form of an image before random augmentation."""
 
     name: str
-    """Tells views apart."""
+    """Identifies the view."""
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Height and width of the view of an image of that height and width."""
+        """Height and width of the view of an image of the given height and width."""
         ...
 
     def of(self, data: Encoded) -> Pixels:
         """The view of an encoded image, uint8 (height, width, 3).
 
         Raises:
-            UndecodableImageError: it cannot be decoded.
+            UndecodableImageError: the image cannot be decoded.
         """
         ...
 
@@ -45,7 +45,7 @@ class Square:
         self.name = f"square-{size}-{fit}{_suffix(transparency)}"
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """Always the same."""
+        """The same for all images."""
         del height, width
         return self.size, self.size
 
@@ -58,7 +58,7 @@ class Square:
 
 
 class Shrunk:
-    """The image with its shorter side at most ``size`` pixels, to crop from; none is enlarged."""
+    """The image shrunk until its shorter side is at most ``size`` pixels, to crop from; never enlarged."""
 
     def __init__(self, size: int, transparency: Transparency = TRANSPARENCY) -> None:
         self.size = size
@@ -66,14 +66,14 @@ class Shrunk:
         self.name = f"shrunk-{size}{_suffix(transparency)}"
 
     def shape(self, height: int, width: int) -> tuple[int, int]:
-        """The longer side keeps the ratio."""
+        """Height and width, with the aspect ratio kept."""
         shorter = min(height, width)
         if shorter <= self.size:
             return height, width
         return max(round(height * self.size / shorter), 1), max(round(width * self.size / shorter), 1)
 
     def of(self, data: Encoded) -> Pixels:
-        """The image, decoded at a scale near the one wanted and averaged down to it."""
+        """The image, decoded at a scale close to the wanted one and averaged down."""
         header = plain_jpeg(data)
         if header is None:
             pixels = decode_image(data, self.transparency).pixels
@@ -83,7 +83,7 @@ class Shrunk:
 
 
 def _suffix(transparency: Transparency) -> str:
-    """Of a view's name: none for what caches of earlier versions hold."""
+    """The suffix of a view's name; empty for the transparency of earlier versions, so their caches stay valid."""
     return "" if transparency == EARLIER else f"-{transparency}"
 
 
@@ -97,25 +97,25 @@ def random_crop(
 ) -> Pixels:
     """A randomly placed part of an image, resized to a square: uint8 (size, size, 3).
 
-    Of a plain JPEG only as much detail is decoded as the result needs, and nothing below the part.
+    A plain JPEG is decoded only at the scale that the result needs, and only down to the bottom of the part.
 
     Args:
         source: the encoded image, or pixels of shape (height, width, 3).
         draw: a row of ``Draws.crop``.
-        area: the least and the greatest share of the image.
-        size: of the result, in pixels.
-        out: where to put it; new memory when None.
+        area: the smallest and largest share of the image.
+        size: height and width of the result, in pixels.
+        out: the array for the result; None allocates one.
         transparency: what transparent pixels of an encoded image become.
 
     Raises:
-        UndecodableImageError: it cannot be decoded.
+        UndecodableImageError: the image cannot be decoded.
     """
     if isinstance(source, bytes | memoryview):
         header = plain_jpeg(source)
         if header is None:
             return random_crop(decode_image(source, transparency).pixels, draw, area, size, out)
         box = crop_box(draw, header.height, header.width, area)
-        # So much of the whole image that the part is still as large as the result.
+        # The smallest size of the whole image at which the part is still as large as the result.
         least = size * header.height / box.height, size * header.width / box.width
         pixels, height, width = decode_top(source, header, *least, box.top + box.height)
         box = _scaled(box, height / header.height, width / header.width)
@@ -126,15 +126,15 @@ def random_crop(
 
 
 def resized(pixels: Pixels, size: int, out: Pixels | None = None) -> Pixels:
-    """A part of an image as a square: uint8 (size, size, 3), in ``out`` or in new memory.
+    """An image resized to a square: uint8 (size, size, 3), in ``out`` or in new memory.
 
-    Averaged over whole pixels down to less than twice the size, then bilinear: six times as fast as averaging over
+    Averages whole pixels down to less than twice the size, then interpolates bilinearly: six times as fast as averaging
     fractions of pixels.
     """
     height, width, _ = pixels.shape
     factor = min(height, width) // size
     if factor > 1:
-        # Trimmed to a multiple, for which OpenCV has a fast way.
+        # Trimmed to a multiple of the factor, which OpenCV resizes faster.
         height, width = height // factor, width // factor
         pixels = _averaged(pixels[: height * factor, : width * factor], height, width)
     result = np.empty((size, size, 3), np.uint8) if out is None else out
@@ -143,7 +143,7 @@ def resized(pixels: Pixels, size: int, out: Pixels | None = None) -> Pixels:
 
 
 def _averaged(pixels: Pixels, height: int, width: int) -> Pixels:
-    """The pixels at a smaller size, each the average of the area that it stands for."""
+    """The pixels at a smaller size, each the average of its area."""
     if pixels.shape[:2] == (height, width):
         return pixels
     return np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), dtype=np.uint8)

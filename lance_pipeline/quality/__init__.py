@@ -1,1 +1,1 @@
-"""What is wrong with data: copies, leakage, labels, classes and sizes."""
+"""Checks of data quality: duplicates, leakage, label conflicts, class balance and odd sizes."""

@@ -1,4 +1,4 @@
-"""The outcomes of a split's checks, with the lists and the pictures that show what is wrong."""
+"""The outcomes of a split's checks, with lists and pictures of the images at fault."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,22 +7,22 @@ from typing import Any
 
 from lance_pipeline.quality.evidence import evidence_sheet
 from lance_pipeline.quality.findings import write_csv
-from lance_pipeline.quality.split_checks import Examined, Finding, SplitCheck
+from lance_pipeline.quality.split_checks import CheckTarget, Finding, SplitCheck
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one check found in one split.
+    """The outcome of one check of one split.
 
     Attributes:
         split: the name of the split.
         check: the check.
-        passed: whether nothing is wrong.
-        blocks: whether nothing may be built on a split that fails it.
-        numbers: what was found, summed up.
-        first: the first of what is wrong, for people; "" where there is no list.
-        full_list: the CSV file with all that is wrong, if there is any.
-        examples: a JPEG of some of the images, if what is wrong are images.
+        passed: whether the check passed.
+        blocks: whether a failure blocks everything downstream of the split.
+        numbers: the summary of the finding.
+        first: a description of the first row at fault; "" if there is no list.
+        full_list: the CSV file with all rows at fault, if there are any.
+        examples: a JPEG of some of the images at fault, if the rows are images.
     """
 
     split: str
@@ -36,34 +36,34 @@ class Outcome:
 
     @property
     def summary(self) -> str:
-        """How much is wrong, and the first of it."""
+        """The numbers, and the first row at fault."""
         numbers = ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in self.numbers.items() if value)
         return f"{numbers}; the first: {self.first}" if self.first else numbers
 
 
-def outcomes(examined: Examined, checks: Iterable[SplitCheck], reports: Path) -> Iterator[Outcome]:
-    """Check a split; what is wrong is listed in ``<reports>/<split>_<check>.csv``.
+def outcomes(target: CheckTarget, checks: Iterable[SplitCheck], reports: Path) -> Iterator[Outcome]:
+    """Check a split; rows at fault are listed in ``<reports>/<split>_<check>.csv``.
 
     Args:
-        examined: the split.
-        checks: what to check.
-        reports: the folder of lists.
+        target: the split.
+        checks: the checks.
+        reports: the folder for the lists.
 
     Raises:
         InputError: a list cannot be written.
     """
     for check in checks:
-        yield _outcome(check, examined, reports / f"{examined.name}_{check.name}.csv")
+        yield _outcome(check, target, reports / f"{target.name}_{check.name}.csv")
 
 
-def _outcome(check: SplitCheck, examined: Examined, path: Path) -> Outcome:
-    finding = check.find(examined)
-    known = examined.name, check, finding.passed, check.blocks(examined.settings), finding.numbers
+def _outcome(check: SplitCheck, target: CheckTarget, path: Path) -> Outcome:
+    finding = check.find(target)
+    known = target.name, check, finding.passed, check.blocks(target.settings), finding.numbers
     if finding.rows is None or not finding.rows.num_rows:
         path.unlink(missing_ok=True)
         return Outcome(*known)
     write_csv(finding.rows, str(path))
-    examples = evidence_sheet(finding.rows, examined.splits) if finding.pictured else None
+    examples = evidence_sheet(finding.rows, target.splits) if finding.pictured else None
     return Outcome(*known, _first(finding), path, examples)
 
 

@@ -1,4 +1,4 @@
-"""Pictures of the images that a list of :mod:`lance_pipeline.quality.findings` names."""
+"""Pictures of the images in a list from :mod:`lance_pipeline.quality.findings`."""
 
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
@@ -10,7 +10,7 @@ from lance_pipeline.imaging.thumbnails import SIDE, caption_font, fitted, jpeg, 
 from lance_pipeline.storage.lance_split import LanceSplit
 
 MAX_BYTES = 40_000
-"""A sheet is compressed until it has no more bytes."""
+"""The maximum size of a sheet, which is compressed until it fits."""
 
 _LINE = 16
 _GAP = 16
@@ -28,21 +28,21 @@ class _Tile(NamedTuple):
 
 
 def evidence_sheet(rows: pa.Table, splits: Mapping[str, LanceSplit], count: int = 8) -> bytes:
-    """A JPEG of up to ``count`` examples of a list, spread evenly over it, of at most ``MAX_BYTES`` bytes.
+    """A JPEG of up to ``count`` examples, spread evenly over a list, of at most ``MAX_BYTES`` bytes.
 
-    Pairs stand side by side, their labels in red where they differ. Below each image are its split and label, and its
-    file's name. Only the images shown are read.
+    Pairs are shown side by side, with their labels in red if they differ. Below each image are its split and label, and
+    its file name. Only the images shown are read.
 
     Args:
-        rows: a list with the columns split, label, path and row; pairs if it has other_row too.
-        splits: those that the list was made from, by the names in its column split, at the same versions.
-        count: the most examples, at least 1.
+        rows: a list with the columns split, label, path and row; a list of pairs also has other_row.
+        splits: the splits that the list was made from, by the names in its column split, at the same versions.
+        count: the maximum number of examples, at least 1.
 
     Raises:
         ValueError: the list is empty.
     """
     if not len(rows):
-        raise ValueError("an empty list has no examples")
+        raise ValueError("the list is empty, so there are no examples")
     count = min(count, len(rows))
     chosen = rows.take([number * len(rows) // count for number in range(count)])
     sides = ["", "other_"] if "other_row" in rows.column_names else [""]
@@ -56,7 +56,7 @@ def _tiles(rows: pa.Table, side: str) -> list[_Tile]:
 
 
 def _images(tiles: Iterable[_Tile], splits: Mapping[str, LanceSplit]) -> dict[_Tile, Image.Image]:
-    """The thumbnail of each tile; one read a split."""
+    """The thumbnail of each tile, with one read per split."""
     images = {}
     for split in sorted({tile.split for tile in tiles}):
         wanted = [tile for tile in tiles if tile.split == split]
@@ -85,13 +85,13 @@ def _sheet(examples: list[tuple[_Tile, ...]], images: dict[_Tile, Image.Image]) 
 def _write_caption(sheet: Image.Image, tile: _Tile, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
     draw, font, (x, y) = ImageDraw.Draw(sheet), caption_font(_FONT_SIZE), corner
     draw.text((x, y + SIDE + 2), fitted(f"{tile.split} · {tile.label}", font, SIDE), colour, font)
-    # Of long names of files the ends differ.
+    # Long file names are shortened at the start, because they differ at the end.
     name = fitted(tile.path.rsplit("/", 1)[-1][::-1], font, SIDE)[::-1]
     draw.text((x, y + SIDE + _LINE), name, _INK, font)
 
 
 def _small_jpeg(sheet: Image.Image) -> bytes:
-    """The sheet in the best quality that fits into ``MAX_BYTES``."""
+    """The sheet at the best quality that fits into ``MAX_BYTES``."""
     data = b""
     for quality in (90, 80, 65, 45, 25, 10, 1):
         data = jpeg(sheet, quality)

@@ -1,8 +1,8 @@
-"""What may be wrong with the images of a split: copies, leakage, labels, classes and sizes.
+"""Finds problems with the images of a split: duplicates, leakage, label conflicts, class balance and odd sizes.
 
-All questions are put to an index, a table of a row an image without its bytes. The answers are tables too: a row for
-each image at fault, so that the number of rows is the number of such images, however large a group of copies is.
-Where an image is at fault because of another one, the row is the pair of the two.
+All functions work on an index, a table with one row per image, without the image bytes. The results are tables with one
+row for each image at fault, so the number of rows is the number of such images, however large a group of copies is. If
+an image is at fault because of another one, the row is the pair of both.
 """
 
 from collections.abc import Iterable, Mapping
@@ -26,16 +26,16 @@ from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.storage.whole_files import whole_file
 
 NEAR_BITS = 4
-"""Perceptual hashes of 64 bits that differ in no more bits look alike: re-encoded, resized or retouched images."""
+"""Images look alike if their 64-bit perceptual hashes differ in at most this many bits: re-encoded, resized, edited."""
 SIDE_FACTOR = 4.0
-"""An image is odd whose side is that many times smaller or larger than the split's median side."""
+"""An image is odd if its side is more than this many times smaller or larger than the split's median side."""
 ASPECT_FACTOR = 3.0
-"""An image is odd whose aspect ratio is that many times smaller or larger than the split's median aspect ratio."""
+"""An image is odd if its aspect ratio is more than this many times smaller or larger than the split's median."""
 
 PLAIN_DEVIATION = 3.0
-"""An image is plain if no channel's standard deviation over its pixels reaches so many of 255 levels.
+"""An image is plain if no channel's standard deviation over its pixels reaches this many of 255 levels.
 
-Compression and the noise of a lens cap stay below it; the faintest pencil drawing does not.
+Compression artefacts and the noise of a lens cap stay below it; the faintest pencil drawing does not.
 """
 
 _COLUMNS = ["label", "path", "width", "height", "pixel_digest", "perceptual_hash"]
@@ -44,7 +44,7 @@ _NAMES = ["split", "label", "path"]
 
 
 def image_index(splits: Mapping[str, LanceSplit]) -> pa.Table:
-    """The images of the splits, one split after the other, in memory: some 100 bytes an image.
+    """The index of the images of the splits, one split after the other, in memory: some 100 bytes per image.
 
     The columns: split (the key in ``splits``), label, path, width and height in pixels, pixel_digest, perceptual_hash,
     deviation (the largest standard deviation of a channel over the image's pixels, 0 to 127.5), and row, the image's
@@ -60,9 +60,9 @@ def image_index(splits: Mapping[str, LanceSplit]) -> pa.Table:
 
 
 def duplicates(index: pa.Table) -> pa.Table:
-    """The surplus images: each that has the pixels of an earlier one, paired with the first that has them.
+    """The surplus copies: each image with the same pixels as an earlier one, paired with the first that has them.
 
-    Without them all pixels are there once. Pairs as of :func:`leakage`.
+    Without them, no two images have the same pixels. Pairs as from :func:`leakage`.
     """
     first = _first_of_same_pixels(index)
     surplus = np.flatnonzero(first < np.arange(len(index)))
@@ -70,7 +70,7 @@ def duplicates(index: pa.Table) -> pa.Table:
 
 
 def leakage(index: pa.Table, other: pa.Table) -> pa.Table:
-    """The images whose pixels are in another split too, each paired with the first there that has them.
+    """The images with the same pixels as one of another split, each paired with the first such image there.
 
     Returns:
         The columns split, label, path, other_split, other_label, other_path, row and other_row.
@@ -81,22 +81,22 @@ def leakage(index: pa.Table, other: pa.Table) -> pa.Table:
 
 
 def label_conflicts(index: pa.Table) -> pa.Table:
-    """The images with the pixels of an earlier one but another label, each paired with the first of these pixels.
+    """The images with the pixels of an earlier one but another label, each paired with the first with these pixels.
 
-    Of one split or, where the index has several, across them. Pairs as of :func:`leakage`.
+    Within one split, or across splits if the index has several. Pairs as from :func:`leakage`.
     """
     repeated = duplicates(index)
     return repeated.filter(pc.field("label") != pc.field("other_label"))
 
 
 def near_duplicates(index: pa.Table, distance: int = NEAR_BITS) -> pa.Table:
-    """The images that look like an earlier one, each paired with one of those; exact copies are left out.
+    """The images that look like an earlier one, each paired with one of those; exact copies are omitted.
 
-    Alike are perceptual hashes that differ in at most ``distance`` of 64 bits. Without the listed images no two are
-    alike. Images of one plain colour are alike, whatever the colour.
+    Images look alike if their perceptual hashes differ in at most ``distance`` of 64 bits. Without the listed images,
+    no two images look alike. All images of a single colour look alike, whatever the colour.
 
     Returns:
-        Pairs as of :func:`leakage`, and the column bits: in how many bits the hashes differ.
+        Pairs as from :func:`leakage`, and the column bits: the number of bits in which the hashes differ.
     """
     originals = np.flatnonzero(_first_of_same_pixels(index) == np.arange(len(index)))
     earlier = earlier_lookalikes(_hashes(index)[originals], distance)
@@ -105,10 +105,10 @@ def near_duplicates(index: pa.Table, distance: int = NEAR_BITS) -> pa.Table:
 
 
 def near_leakage(index: pa.Table, other: pa.Table, distance: int = NEAR_BITS) -> pa.Table:
-    """The images that look like one of another split, each paired with one of those; :func:`leakage` are left out.
+    """The images that look like one of another split, each paired with one of those; :func:`leakage` is omitted.
 
     Returns:
-        Pairs as of :func:`near_duplicates`.
+        Pairs as from :func:`near_duplicates`.
     """
     kept = np.flatnonzero(_same_pixels_in(index, other) < 0)
     alike = lookalikes_among(_hashes(index)[kept], _hashes(other), distance)
@@ -117,10 +117,10 @@ def near_leakage(index: pa.Table, other: pa.Table, distance: int = NEAR_BITS) ->
 
 
 def class_counts(index: pa.Table, classes: Iterable[str] = ()) -> pa.Table:
-    """The images of each class, the largest class first; ``classes`` adds those that have none.
+    """The number of images of each class, the largest class first; ``classes`` adds classes without images.
 
     Returns:
-        The columns label, count and share, a part of 1.
+        The columns label, count and share (0 to 1).
     """
     found = index.group_by("label").aggregate([([], "count_all")])
     counts = dict.fromkeys(classes, 0) | dict(zip(*(column.to_pylist() for column in found.columns), strict=True))
@@ -135,9 +135,9 @@ def class_counts(index: pa.Table, classes: Iterable[str] = ()) -> pa.Table:
 
 
 def imbalance(counts: pa.Table) -> float:
-    """How many times the largest class is as large as the smallest, given the :func:`class_counts`.
+    """The ratio of the largest class to the smallest, given the :func:`class_counts`.
 
-    1 for a single class or none; infinite where a class has no image.
+    1 for a single class or none; infinite if a class has no image.
     """
     sizes = counts["count"].to_pylist()
     if len(sizes) < 2 or not max(sizes):
@@ -151,17 +151,18 @@ def small_classes(counts: pa.Table, minimum: int) -> pa.Table:
 
 
 def odd_sizes(index: pa.Table) -> pa.Table:
-    """The images whose size or shape is far from what is usual in the index, which should be of one split.
+    """The images whose size or shape is far from the median of the index, which should be of one split.
 
-    An image's side is the square root of its width times its height, its aspect ratio its width by its height. Odd is
-    a side of less than 1 / ``SIDE_FACTOR`` of the median or more than ``SIDE_FACTOR`` times it, and likewise an aspect
-    ratio by ``ASPECT_FACTOR``. Medians stay what they are while less than half of the images are odd.
+    An image's side is the square root of width times height, its aspect ratio width / height. A side is odd if it is
+    less than 1 / ``SIDE_FACTOR`` of the median or more than ``SIDE_FACTOR`` times the median; likewise the aspect ratio
+    with ``ASPECT_FACTOR``. Medians are robust while fewer than half of the images are odd.
 
     Returns:
         The columns split, label, path, oddity (small, large, narrow or wide), width, height and row.
     """
     width, height = (index[name].to_numpy().astype(float) for name in ("width", "height"))
-    side, aspect = _of_median(np.sqrt(width * height)), _of_median(width / np.maximum(height, 1))
+    side = _relative_to_median(np.sqrt(width * height))
+    aspect = _relative_to_median(width / np.maximum(height, 1))
     conditions = [side * SIDE_FACTOR < 1, side > SIDE_FACTOR, aspect * ASPECT_FACTOR < 1, aspect > ASPECT_FACTOR]
     oddity = pa.array(np.select(conditions, ["small", "large", "narrow", "wide"], ""), pa.string())
     table = index.select([*_NAMES, "width", "height", "row"]).add_column(len(_NAMES), "oddity", oddity)
@@ -169,7 +170,7 @@ def odd_sizes(index: pa.Table) -> pa.Table:
 
 
 def plain_images(index: pa.Table, deviation: float = PLAIN_DEVIATION) -> pa.Table:
-    """The images of one colour, or nearly so: no channel deviates by ``deviation`` or more.
+    """The images of a single colour, or nearly so: no channel deviates by ``deviation`` or more.
 
     Returns:
         The columns split, label, path, deviation and row.
@@ -188,11 +189,11 @@ def smaller_images(index: pa.Table, image_size: int) -> pa.Table:
 
 
 def write_csv(rows: pa.Table, path: str) -> None:
-    """Write all rows as a CSV file in UTF-8, whole or not at all; makes the folder.
+    """Write all rows as a CSV file in UTF-8, whole or not at all; creates the folder.
 
-    Text is quoted, numbers are not. Names are shown as :func:`lance_pipeline.display.csv_cell` shows them, so that no
-    spreadsheet runs them as a formula; ``from_csv_cell`` there gives them back. To have labels such as 007 or NA as
-    they are, read it with ``pandas.read_csv(path, dtype={"label": str}, keep_default_na=False)``.
+    Text is quoted, numbers are not. Names are escaped with :func:`lance_pipeline.display.csv_cell`, so that no
+    spreadsheet runs them as a formula; ``from_csv_cell`` reverses that. To read labels such as 007 or NA unchanged, use
+    ``pandas.read_csv(path, dtype={"label": str}, keep_default_na=False)``.
 
     Raises:
         InputError: the file cannot be written.
@@ -219,7 +220,7 @@ def _first_of_same_pixels(index: pa.Table) -> Positions:
 
 
 def _same_pixels_in(index: pa.Table, other: pa.Table) -> Positions:
-    """For each image the position in ``other`` of the first of the same pixels, or -1."""
+    """For each image, the position in ``other`` of the first image with the same pixels, or -1."""
     return positions(index["pixel_digest"], other["pixel_digest"])
 
 
@@ -228,19 +229,19 @@ def _hashes(index: pa.Table) -> Hashes:
 
 
 def _deviation(table: pa.Table) -> NDArray[np.float32]:
-    """The largest standard deviation of a channel over the pixels of each image."""
+    """For each image, the largest standard deviation of a channel over its pixels."""
     pixels = (table["width"].to_numpy().astype(np.float64) * table["height"].to_numpy())[:, None]
     sums, squares = (table[name].combine_chunks().flatten().to_numpy().reshape(-1, 3) for name in _SUMS)
     variance = np.maximum(squares / pixels - (sums / pixels) ** 2, 0)
     return np.sqrt(variance).max(axis=1, initial=0).astype(np.float32)
 
 
-def _of_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
+def _relative_to_median(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return values / np.median(values) if len(values) else values
 
 
 def _pairs(index: pa.Table, positions: Positions, other: pa.Table, counterparts: Positions) -> pa.Table:
-    """The images at ``positions`` of one index beside those at ``counterparts`` of another."""
+    """Pairs of the images at ``positions`` in one index and those at ``counterparts`` in another."""
     left = index.select([*_NAMES, "row"]).take(positions)
     right = other.select([*_NAMES, "row"]).take(counterparts)
     right = right.rename_columns([f"other_{name}" for name in right.column_names])

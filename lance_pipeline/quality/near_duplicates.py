@@ -1,4 +1,4 @@
-"""Images that look alike: perceptual hashes that differ in few bits."""
+"""Finds images that look alike: perceptual hashes that differ in few bits."""
 
 from itertools import combinations
 
@@ -13,18 +13,18 @@ Positions = NDArray[np.int64]
 
 HASH_BITS = 64
 MAX_DISTANCE = 10
-"""In bits; beyond it buckets become too large, and unlike images too near."""
-# Bands that two near hashes must share. With 2, half a million random hashes take 3 s at 4 bits; 1 or 3 were slower
-# on hashes with structure or on random ones.
+"""The maximum distance in bits; beyond it, buckets become too large, and different images count as near."""
+# The number of bands that two near hashes must share. With 2, half a million random hashes take 3 s at 4 bits; 1 and 3
+# were slower, on structured or on random hashes.
 _SHARED_BANDS = 2
 
 
 def earlier_lookalikes(hashes: Hashes, distance: int) -> Positions:
-    """For each hash the position of an earlier one within ``distance`` bits, or -1 if there is none.
+    """For each hash, the position of an earlier one within ``distance`` bits, or -1 if there is none.
 
-    Which hashes have one is exact. Without them, no two of the hashes that are left are within ``distance`` bits.
-    Time grows with the number of hashes and of those in a bucket that are no lookalikes; memory is linear. A thousand
-    equal hashes make 999 links, all to the first.
+    The result is exact: without the hashes that have one, no two hashes are within ``distance`` bits. Time grows with
+    the number of hashes and with the number of hashes in a bucket that do not look alike; memory is linear. A thousand
+    equal hashes give 999 links, all to the first.
 
     Args:
         hashes: shape (n,).
@@ -35,17 +35,17 @@ def earlier_lookalikes(hashes: Hashes, distance: int) -> Positions:
     """
     first = positions(pa.array(hashes), pa.array(hashes))
     distinct = np.flatnonzero(first == np.arange(len(hashes)))
-    everyone = np.ones(len(distinct), bool)
-    links = _links(hashes[distinct], distance, everyone, everyone)
+    all_hashes = np.ones(len(distinct), bool)
+    links = _links(hashes[distinct], distance, all_hashes, all_hashes)
     earlier = first.copy()
     earlier[distinct] = np.where(links < 0, -1, distinct[links])
     return earlier
 
 
 def lookalikes_among(hashes: Hashes, others: Hashes, distance: int) -> Positions:
-    """For each hash the position in ``others`` of one within ``distance`` bits, or -1 if there is none.
+    """For each hash, the position in ``others`` of one within ``distance`` bits, or -1 if there is none.
 
-    An equal one is preferred. Exact, in linear memory; see :func:`earlier_lookalikes`.
+    An equal hash is preferred. Exact, in linear memory; see :func:`earlier_lookalikes`.
 
     Args:
         hashes: shape (n,).
@@ -66,15 +66,16 @@ def lookalikes_among(hashes: Hashes, others: Hashes, distance: int) -> Positions
 
 
 def _links(hashes: Hashes, distance: int, offered: NDArray[np.bool_], seeking: NDArray[np.bool_]) -> Positions:
-    """For each of the distinct hashes that seek, the position of an earlier, offered one that is near, or -1.
+    """For each of the distinct hashes in ``seeking``, the position of an earlier near one in ``offered``, or -1.
 
     By the pigeonhole principle: the bits are cut into ``distance + 2`` bands, of which ``distance`` differing bits
-    leave at least two untouched. So near hashes meet in a bucket, those that agree in two bands, for one choice of two.
+    leave at least two untouched. So for some pair of bands, near hashes are in the same bucket of hashes that agree in
+    both bands.
     (Multi-index hashing: Norouzi, Punjani and Fleet, "Fast Search in Hamming Space with Multi-Index Hashing", 2012,
     with pairs of bands in place of single ones.)
     """
     if not 0 <= distance <= MAX_DISTANCE:
-        raise ValueError(f"the distance is {distance}; it must be from 0 to {MAX_DISTANCE} bits")
+        raise ValueError(f"distance is {distance} but must be from 0 to {MAX_DISTANCE} bits")
     links = np.full(len(hashes), -1, np.int64)
     for chosen in combinations(_bands(hashes, distance + _SHARED_BANDS), _SHARED_BANDS):
         bucket = hashes & np.bitwise_or.reduce(chosen)
@@ -92,10 +93,10 @@ def _link_buckets(
     offered: NDArray[np.bool_],
     seeking: NDArray[np.bool_],
 ) -> None:
-    """Fill in the links that lie within a bucket; all but ``links`` is sorted by bucket, then by position.
+    """Fill in the links within each bucket; all arguments but ``links`` are sorted by bucket, then by position.
 
-    Every hash is compared with the first that its bucket offers, then with the second and so on, all buckets at a time.
-    One that is linked drops out, so that a bucket of lookalikes, however large, is soon done.
+    Every hash is compared with the first hash that its bucket offers, then with the second and so on, for all buckets
+    at once. A linked hash drops out, so a bucket of lookalikes is finished soon, however large it is.
     """
     offers = np.flatnonzero(offered)
     start = np.searchsorted(bucket, bucket)
@@ -112,10 +113,10 @@ def _link_buckets(
 
 
 def _bands(hashes: Hashes, count: int) -> list[np.uint64]:
-    """The masks of ``count`` bands, which share out the 64 bits.
+    """The masks of ``count`` bands that partition the 64 bits.
 
-    Bits that are nearly always 0 or nearly always 1, as those of an empty margin, tell little: each band gets its part
-    of them, for a band of such bits alone would put nearly all hashes into one bucket.
+    Bits that are nearly always 0 or nearly always 1, such as those of an empty margin, carry little information. Each
+    band gets a share of them, because a band of only such bits would put nearly all hashes into one bucket.
     """
     one = np.uint64(1)
     bits = np.arange(HASH_BITS, dtype=np.uint64)

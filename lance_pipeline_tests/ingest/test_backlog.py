@@ -1,4 +1,4 @@
-"""The files left to read: on disk, in their order, and out of memory during the work."""
+"""The files left to read are kept on disk, in order, and not in memory."""
 
 import tempfile
 
@@ -14,10 +14,10 @@ from lance_pipeline.ingest.backlog import Backlog
 from lance_pipeline.ingest.ingestion import IngestSource, Watch, ingest
 from lance_pipeline.sources.split_assignment import OfFolder
 
-MOST, NBYTES = 3, 1000
+MAX_FILES, MAX_BYTES = 3, 1000
 
 
-def listed(sizes: list[int]) -> pa.Table:
+def listing(sizes: list[int]) -> pa.Table:
     count = len(sizes)
     labels = pa.array([f"label {number % 3}" for number in range(count)]).dictionary_encode()
     paths, times = [f"{number}.png" for number in range(count)], list(range(count))
@@ -26,52 +26,52 @@ def listed(sizes: list[int]) -> pa.Table:
 
 @settings(deadline=None)
 @given(
-    sizes=st.lists(st.integers(0, 2 * NBYTES), min_size=1, max_size=60),
+    sizes=st.lists(st.integers(0, 2 * MAX_BYTES), min_size=1, max_size=60),
     seed=st.integers(0, 100),
     share=st.floats(0, 1),
     memory=st.sampled_from([0, 1 << 20]),
 )
-def test_each_file_comes_once_in_the_order_asked_for(sizes, seed, share, memory):
-    files = listed(sizes)
+def test_each_file_comes_once_in_the_requested_order(sizes, seed, share, memory):
+    files = listing(sizes)
     todo = np.random.default_rng(seed).permutation(len(sizes))[: int(share * len(sizes))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_BATCH_FILES", 7)
         patch.setattr(module, "_MEMORY_BYTES", memory)
         with Backlog(files, todo) as backlog:
             assert (backlog.files, backlog.nbytes) == (len(todo), sum(sizes[place] for place in todo))
-            stretches = list(backlog.stretches(MOST, NBYTES))
-    assert all(len(one) == 1 or sum(one["size"].to_pylist()) <= NBYTES for one in stretches)
-    assert all(1 <= len(one) <= MOST for one in stretches)
-    rows = [row for one in stretches for row in one.to_pylist()]
+            batches = list(backlog.batches(MAX_FILES, MAX_BYTES))
+    assert all(len(batch) == 1 or sum(batch["size"].to_pylist()) <= MAX_BYTES for batch in batches)
+    assert all(1 <= len(batch) <= MAX_FILES for batch in batches)
+    rows = [row for batch in batches for row in batch.to_pylist()]
     assert [row.pop("position") for row in rows] == todo.tolist()
     assert rows == files.take(pa.array(todo)).to_pylist()
 
 
-def test_a_disk_without_room_is_named(small_disk, monkeypatch):
+def test_full_disk_is_an_error_that_names_the_folder(small_disk, monkeypatch):
     disk = small_disk("64k")
     monkeypatch.setattr(tempfile, "tempdir", str(disk))
     count = 40_000
-    with pytest.raises(InputError, match=rf"40000 files .*No space left.*{disk}.*TMPDIR"):
-        Backlog(listed([1] * count), np.arange(count))
+    with pytest.raises(InputError, match=rf"40000 .*No space left.*{disk}.*TMPDIR"):
+        Backlog(listing([1] * count), np.arange(count))
     assert list(disk.iterdir()) == []
 
 
-class Begun(Exception):  # noqa: N818
-    """Raised when the work begins."""
+class Started(Exception):  # noqa: N818
+    """Raised when the ingest starts to read files."""
 
 
-def test_the_names_of_all_files_are_let_go_of_before_the_work(tmp_path):
+def test_file_names_are_freed_before_reading(tmp_path):
     count, name = 20_000, "a" * 200
 
     def files() -> pa.Table:
-        return listed([1] * count).set_column(0, "path", pa.array([f"{name}{number}" for number in range(count)]))
+        return listing([1] * count).set_column(0, "path", pa.array([f"{name}{number}" for number in range(count)]))
 
-    def begun(done: int, total: int) -> None:
+    def stop_at_start(done: int, total: int) -> None:
         assert (done, total) == (0, count)
-        raise Begun(pa.total_allocated_bytes())
+        raise Started(pa.total_allocated_bytes())
 
     source = IngestSource(str(tmp_path), "train", files, None, OfFolder("train"), str(tmp_path / "seen"))
     before = pa.total_allocated_bytes()
-    with pytest.raises(Begun) as raised:
-        ingest(source, {"train": str(tmp_path / "train.lance")}, watch=Watch(progress=begun))
+    with pytest.raises(Started) as raised:
+        ingest(source, {"train": str(tmp_path / "train.lance")}, watch=Watch(progress=stop_at_start))
     assert raised.value.args[0] - before < count * len(name) / 4

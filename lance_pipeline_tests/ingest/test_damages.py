@@ -1,4 +1,4 @@
-"""Damage to what lies beside a split: it is named, and the next ingest ends with all of it whole."""
+"""Damage to the seen files or the quarantine is logged and repaired by the next ingest."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -34,8 +34,8 @@ def ingested(tmp_path) -> IngestReport:
     return ingest_split(str(tmp_path / "raw"), "train", str(tmp_path / "train.lance"), limits=LIMITS)
 
 
-def damaged(folder: Path, pattern: str, damage: str) -> Path:
-    """Damage the files of a pattern; returns the last of them."""
+def damage_files(folder: Path, pattern: str, damage: str) -> Path:
+    """Damage the files that match a pattern; returns the last one."""
     paths = sorted(folder.glob(pattern))
     for path in paths:
         if change := DAMAGES[damage]:
@@ -46,8 +46,8 @@ def damaged(folder: Path, pattern: str, damage: str) -> Path:
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_what_a_damaged_memory_held_is_read_again(ingested, tmp_path, damage, caplog):
-    path = damaged(tmp_path, "train_seen/step-*", damage)
+def test_files_of_a_damaged_step_are_read_again(ingested, tmp_path, damage, caplog):
+    path = damage_files(tmp_path, "train_seen/step-*", damage)
     read = []
     watch = Watch(progress=lambda done, total: read.append(total))
     again = ingest_split(str(tmp_path / "raw"), "train", ingested.uri, limits=LIMITS, watch=watch)
@@ -57,12 +57,12 @@ def test_what_a_damaged_memory_held_is_read_again(ingested, tmp_path, damage, ca
 
 @pytest.mark.parametrize("part", ["data/*.lance", "_versions/*.manifest"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_quarantine_is_replaced(ingested, tmp_path, damage, part, caplog):
+def test_damaged_quarantine_is_replaced(ingested, tmp_path, damage, part, caplog):
     expected = lance.dataset(ingested.rejected_uri).to_table()
-    damaged(tmp_path, f"train_rejected.lance/{part}", damage)
+    damage_files(tmp_path, f"train_rejected.lance/{part}", damage)
     again = ingest_split(str(tmp_path / "raw"), "train", ingested.uri, limits=LIMITS)
     assert lance.dataset(again.rejected_uri, again.rejected_version).to_table() == expected
-    # Not each flipped bit says anything.
+    # Some flipped bits are not significant.
     aside = Path(f"{again.rejected_uri}.damaged-1")
     assert aside.exists() or damage.startswith("flip")
     assert aside.exists() == (str(aside) in caplog.text)

@@ -1,4 +1,4 @@
-"""A column that is added to splits that are stored already."""
+"""A derived column is added to splits that are already stored."""
 
 import os
 from pathlib import Path
@@ -28,7 +28,7 @@ BYTES = DerivedColumn(
 def root(tmp_path: Path) -> str:
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 5, "dog": 4}})
     for path in Path(root).rglob("*.png"):
-        # A file that has just changed is read again, whatever its time says.
+        # Recently changed files would be read again, even with an unchanged mtime.
         os.utime(path, (1e9, 1e9))
     return root
 
@@ -38,11 +38,11 @@ def expected(split: LanceSplit) -> list[float]:
     return [len(row["image"]) / (row["width"] * row["height"]) for row in rows]
 
 
-def test_a_new_column_is_added_without_reading_a_file(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_new_column_is_added_without_reading_files(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     uri, read = str(tmp_path / "train.lance"), []
     (tmp_path / "raw" / "train" / "cat" / "000.png").rename(tmp_path / "held_back.png")
     first = ingest_split(root, "train", uri)
-    # A fragment with deleted rows, and one of a later version.
+    # Gives a fragment with deleted rows, and one from a later version.
     (tmp_path / "held_back.png").rename(tmp_path / "raw" / "train" / "cat" / "000.png")
     (tmp_path / "raw" / "train" / "dog" / "000.png").unlink()
     second = ingest_split(root, "train", uri)
@@ -54,12 +54,12 @@ def test_a_new_column_is_added_without_reading_a_file(root: str, tmp_path: Path,
     assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
     assert split.dataset.schema.field("bytes_per_pixel").metadata == {b"description": b"Of the file"}
     assert verify_rows(split.dataset).passed
-    # What was trained on an earlier version still finds it as it was.
+    # Earlier versions are unchanged, for the models trained on them.
     assert "bytes_per_pixel" not in LanceSplit(uri, first.version, first.fingerprint).dataset.schema.names
     assert sum(len(labels) for _, labels in ImageLoader(uri, batch_size=4, image_size=8, training=False)) == third.rows
 
 
-def test_new_rows_have_it(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_new_rows_have_the_column(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     uri = str(tmp_path / "train.lance")
     monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", (BYTES,))
     ingest_split(root, "train", uri)
@@ -69,18 +69,18 @@ def test_new_rows_have_it(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
 
 
-def test_what_an_interrupted_ingest_has_written_without_it_is_not_used(
+def test_files_of_an_interrupted_ingest_without_the_column_are_not_used(
     root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     uri = str(tmp_path / "train.lance")
     ingest_split(root, "train", uri)
     write_image_folder(root, {"train": {"emu": 3}})
     with monkeypatch.context() as context:
-        context.setattr("lance_pipeline.ingest.ingestion._committed", _interrupted)
+        context.setattr("lance_pipeline.ingest.ingestion._commit_split", _interrupt)
         with pytest.raises(KeyboardInterrupt):
             ingest_split(root, "train", uri)
-    # Or another process, which does not know the column, would read the files.
-    SeenFiles(str(tmp_path / "train_seen")).stop()
+    # Otherwise another process, without the patched columns, would examine the files.
+    SeenFiles(str(tmp_path / "train_seen")).mark_stopped()
     monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", (BYTES,))
     assert ingest_split(root, "train", uri).rows == 12
     split = LanceSplit(uri)
@@ -88,5 +88,5 @@ def test_what_an_interrupted_ingest_has_written_without_it_is_not_used(
     assert lance.dataset(uri).count_rows() == 12
 
 
-def _interrupted(*_: object) -> None:
+def _interrupt(*_: object) -> None:
     raise KeyboardInterrupt

@@ -1,4 +1,4 @@
-"""Any sequence of increments ends where a full rebuild ends."""
+"""Any sequence of incremental ingests gives the same dataset as a full rebuild."""
 
 import os
 import shutil
@@ -26,7 +26,7 @@ from lance_pipeline.storage.sealed import unsealed
 from lance_pipeline_tests.image_folders import class_image, encoded, write_image_folder
 
 ANY_SHARE = Limits(max_rejected_fraction=1)
-# Whatever the clock says, the contents of these tests have times of their own.
+# The files of these tests get artificial mtimes, independent of the clock.
 _LONG_AGO = 10**18
 _WATCH = Watch()
 
@@ -40,7 +40,7 @@ def content(seed: int, *, transparent: bool = False) -> bytes:
 
 
 class Folder:
-    """A folder of one split, whose files get a new time with each write."""
+    """The folder of one split; each write gives a file a new mtime."""
 
     def __init__(self, root: Path) -> None:
         self.root, self._clock = root, 0
@@ -71,8 +71,8 @@ class Folder:
 
 
 def rows_of(uri: str, version: int | None = None) -> list[dict[str, Any]]:
-    """Everything that is stored but the time at which a row's file was written, in one order."""
-    # A file that was touched keeps its row, with the time of then.
+    """All stored rows in a fixed order, without the mtimes of their files."""
+    # A touched file keeps its row, with the earlier mtime.
     table = LanceSplit(uri, version).to_table().drop(["mtime", "row_digest"])
     return sorted(table.to_pylist(), key=lambda row: row["path"])
 
@@ -96,7 +96,7 @@ _ROUNDS = st.tuples(_EDITS, st.sampled_from(["white", "white", "drop"]))
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(_ROUNDS, min_size=1, max_size=5), st.booleans(), st.integers(0, 99))
-def test_increments_end_where_a_rebuild_ends(rounds, forget, seed):
+def test_increments_give_the_same_dataset_as_a_rebuild(rounds, forget, seed):
     with tempfile.TemporaryDirectory() as place:
         folder = Folder(Path(place, "raw"))
         for number, label in enumerate(("cat", "dog")):
@@ -115,7 +115,7 @@ def test_increments_end_where_a_rebuild_ends(rounds, forget, seed):
             if before and state_of(before) == state_of(report) and len(set(choices[-2:])) == 1:
                 assert (report.version, report.added, report.removed) == (before.version, 0, 0)
             elif before:
-                # A choice that changes no pixel is noted in a version, and nothing else.
+                # A transparency setting that changes no pixel makes a version that only notes it.
                 assert state_of(before) != state_of(report) or report.blended_on == before.blended_on
                 assert report.version == before.version + 1
             assert report.scanned == report.rows + report.rejected
@@ -125,8 +125,8 @@ def test_increments_end_where_a_rebuild_ends(rounds, forget, seed):
         assert state_of(versions[-1])[1:] == state_of(rebuilt)[1:]
 
 
-def test_all_rows_of_a_data_file_may_go(tmp_path):
-    """A row added alone and removed alone leaves a data file without rows."""
+def test_removing_all_rows_of_a_data_file(tmp_path):
+    """A row that was added alone and is removed leaves a data file without rows."""
     folder = Folder(tmp_path / "raw")
     for number in range(4):
         folder.write(f"{'cat' if number % 2 else 'dog'}/{number}.png", content(number))
@@ -143,7 +143,7 @@ def test_all_rows_of_a_data_file_may_go(tmp_path):
 
 
 def test_only_changed_files_are_read(tmp_path):
-    """A file that is unreadable by now, but unchanged, proves that it was not read."""
+    """A file whose content breaks while size and mtime stay is not rejected, so it was not read."""
     folder = Folder(tmp_path / "raw")
     for number in range(6):
         folder.write(f"{'cat' if number % 2 else 'dog'}/{number}.png", content(number))
@@ -158,7 +158,7 @@ def test_only_changed_files_are_read(tmp_path):
     assert (report.added, report.removed, report.rejected) == (1, 0, 0)
 
 
-def test_a_file_changed_within_the_clocks_tick_is_read_again(tmp_path):
+def test_file_changed_within_the_clock_resolution_is_read_again(tmp_path):
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 2, "dog": 2}})
     target, path = str(tmp_path / "train.lance"), tmp_path / "raw" / "train" / "cat" / "000.png"
     first = ingest_split(root, "train", target)
@@ -170,7 +170,7 @@ def test_a_file_changed_within_the_clocks_tick_is_read_again(tmp_path):
     assert report.fingerprint != first.fingerprint
 
 
-def test_a_copy_of_the_folder_changes_nothing(tmp_path):
+def test_copied_folder_changes_nothing(tmp_path):
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 3, "dog": 3}})
     target = str(tmp_path / "train.lance")
     first = ingest_split(root, "train", target)
@@ -180,7 +180,7 @@ def test_a_copy_of_the_folder_changes_nothing(tmp_path):
     assert (again.version, again.added, again.removed) == (first.version, 0, 0)
 
 
-def test_memory_of_what_was_seen_stays_small(tmp_path):
+def test_number_of_step_files_stays_small(tmp_path):
     folder = Folder(tmp_path / "raw")
     for number in range(4):
         folder.write(f"{'cat' if number % 2 else 'dog'}/{number}.png", content(number))
@@ -191,7 +191,7 @@ def test_memory_of_what_was_seen_stays_small(tmp_path):
     assert len(list((tmp_path / "train_seen").iterdir())) <= 33
 
 
-def test_a_damaged_memory_is_found_out_again(tmp_path):
+def test_damaged_steps_make_no_version(tmp_path):
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 3, "dog": 3}})
     target = str(tmp_path / "train.lance")
     first = ingest_split(root, "train", target)
@@ -201,7 +201,7 @@ def test_a_damaged_memory_is_found_out_again(tmp_path):
     assert (again.version, again.added) == (first.version, 0)
 
 
-def test_an_outdated_dataset_is_written_anew(tmp_path, monkeypatch):
+def test_outdated_dataset_is_rewritten(tmp_path, monkeypatch):
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 3, "dog": 3}})
     target = str(tmp_path / "train.lance")
     first = ingest_split(root, "train", target)
@@ -211,8 +211,8 @@ def test_an_outdated_dataset_is_written_anew(tmp_path, monkeypatch):
     assert second.fingerprint == first.fingerprint
 
 
-def test_what_is_remembered_does_not_grow_with_each_ingest(tmp_path, monkeypatch):
-    monkeypatch.setattr(seen, "_MOST_FILES", 3)
+def test_steps_are_compacted_to_the_current_files(tmp_path, monkeypatch):
+    monkeypatch.setattr(seen, "_MAX_STEPS", 3)
     folder, target, versions = Folder(tmp_path / "raw"), str(tmp_path / "train.lance"), []
 
     def remembered() -> list[list[str]]:
@@ -260,7 +260,7 @@ def pets(tmp_path):
     return write_image_folder(tmp_path / "pets", {"": {"cat": 40, "dog": 40}})
 
 
-def test_fractions_feed_three_datasets_in_one_pass(pets, tmp_path):
+def test_fractions_fill_three_datasets_in_one_pass(pets, tmp_path):
     reports = ingest_fractions(pets, tmp_path)
     assert sum(report.scanned for report in reports.values()) == sum(report.rows for report in reports.values()) == 80
     paths = paths_by_split(tmp_path)
@@ -269,7 +269,7 @@ def test_fractions_feed_three_datasets_in_one_pass(pets, tmp_path):
         assert set(LanceSplit(reports[split].uri).to_table(["split"])["split"].to_pylist()) == {split}
 
 
-def test_copies_share_a_split_and_added_images_move_none(pets, tmp_path):
+def test_copies_share_a_split_and_new_images_move_none(pets, tmp_path):
     ingest_fractions(pets, tmp_path)
     before = paths_by_split(tmp_path)
     for path in sorted(Path(pets).rglob("*.png"))[:20]:
@@ -285,7 +285,7 @@ def test_copies_share_a_split_and_added_images_move_none(pets, tmp_path):
     assert sum(map(len, after.values())) == 120
 
 
-def test_one_split_of_three_can_be_made_alone(pets, tmp_path):
+def test_one_split_of_three_can_be_ingested_alone(pets, tmp_path):
     together = {split: report.fingerprint for split, report in ingest_fractions(pets, tmp_path / "a").items()}
     for split in ("val", "train", "test"):
         report = ingest_fractions(pets, tmp_path / "b", (split,))[split]
@@ -301,13 +301,13 @@ def test_another_salt_moves_images_between_the_splits(pets, tmp_path):
     assert any(report.removed for report in moved.values())
 
 
-def test_a_class_that_a_split_would_lack(tmp_path):
+def test_split_without_images_of_a_class_is_an_error(tmp_path):
     root = write_image_folder(tmp_path / "pets", {"": {"cat": 40, "dog": 2}})
-    with pytest.raises(InputError, match=r"by fractions leaves classes without images: 'dog' in .*fraction.*salt"):
+    with pytest.raises(InputError, match=r"'dog' in .*fraction.*salt"):
         ingest_fractions(root, tmp_path)
 
 
-def test_bad_files_of_a_folder_that_is_cut_are_accounted_for_too(pets, tmp_path):
+def test_bad_files_are_counted_in_drawn_splits_too(pets, tmp_path):
     for number in range(12):
         Path(pets, "cat", f"bad{number}.png").write_bytes(f"bad {number}".encode())
     reports = ingest_fractions(pets, tmp_path)

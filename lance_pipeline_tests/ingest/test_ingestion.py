@@ -22,7 +22,7 @@ from lance_pipeline.sources.listing import list_split_folders
 from lance_pipeline.sources.scanning import LISTING_SCHEMA
 from lance_pipeline_tests.image_folders import TRAIN_COUNTS, class_image, encoded, write_image_folder
 
-# Names that are easily mixed up once they are text.
+# Names that are easily confused once they are decoded to text.
 ODD_NAMES = [
     b"two words.png",
     b"line\nbreak.png",
@@ -66,7 +66,7 @@ def test_rows_hold_the_unchanged_bytes(root, target):
         assert (row["width"], row["height"]) == (12, 12)
 
 
-def test_report(root, target):
+def test_report_matches_the_images(root, target):
     report = ingest_split(root, "train", target)
     pixels = np.concatenate(
         [np.asarray(Image.open(path)).reshape(-1, 3) for path in Path(root, "train").glob("*/*.png")]
@@ -81,7 +81,7 @@ def test_report(root, target):
     assert facts["classes"] == ["cat", "dog"]
 
 
-def test_the_article_reads_it(train_uri):
+def test_the_reader_of_the_article_works(train_uri):
     table = lance.dataset(train_uri).to_table()
     classes = sorted(set(table["label"].to_pylist()))
     seen = set()
@@ -90,18 +90,18 @@ def test_the_article_reads_it(train_uri):
         label = classes.index(table["label"][index].as_py())
         seen.add(label)
         assert image.size == (12, 12)
-        # A class is told by its colour, red, green or blue.
+        # The colour gives the class: red, green or blue.
         assert int(np.asarray(image).mean(axis=(0, 1)).argmax()) == label
     assert seen == {0, 1, 2}
 
 
-def test_rows_are_not_in_the_order_of_the_classes(train_uri):
+def test_rows_are_not_sorted_by_class(train_uri):
     labels = LanceSplit(train_uri).to_table(["label"])["label"].to_pylist()
     changes = sum(one != other for one, other in pairwise(labels))
     assert changes > len(TRAIN_COUNTS)
 
 
-def test_rows_are_in_the_same_order_wherever_they_come_from(train_folder, train_uri, tmp_path):
+def test_row_order_does_not_depend_on_the_location(train_folder, train_uri, tmp_path):
     copy = shutil.copytree(train_folder, tmp_path / "copy")
     ingest_split(str(copy), "train", str(tmp_path / "copy.lance"))
     assert LanceSplit(str(tmp_path / "copy.lance")).to_table() == LanceSplit(train_uri).to_table()
@@ -143,7 +143,7 @@ def test_a_moved_file_changes_its_label(root, target):
     assert report.counts == {"cat": 5, "dog": 6}
 
 
-def test_the_way_back_gives_the_first_fingerprint(root, target):
+def test_restored_file_restores_the_fingerprint(root, target):
     first = ingest_split(root, "train", target)
     path = Path(root, "train", "cat", "000.png")
     data = path.read_bytes()
@@ -153,7 +153,7 @@ def test_the_way_back_gives_the_first_fingerprint(root, target):
     assert ingest_split(root, "train", target).fingerprint == first.fingerprint
 
 
-def test_classes_of_train_are_the_classes_of_all(root, tmp_path):
+def test_splits_share_the_classes_of_train(root, tmp_path):
     write_image_folder(root, {"train": {"fox": 1}, "val": {"cat": 2, "fox": 1}})
     listing = list_split_folders(root, {"train": "train", "val": "val"})
     uri = str(tmp_path / "val.lance")
@@ -166,12 +166,12 @@ def test_classes_of_train_are_the_classes_of_all(root, tmp_path):
     assert (changed.version, changed.added, changed.removed) == (report.version + 1, 0, 0)
 
 
-def test_split_and_folder_may_differ_in_name(root, target):
+def test_split_and_folder_names_may_differ(root, target):
     ingest_split(root, "val", target, folder="train")
     assert set(LanceSplit(target).to_table(["split"])["split"].to_pylist()) == {"val"}
 
 
-def test_progress_ends_at_all_rows(root, target):
+def test_progress_ends_at_the_total(root, target):
     calls = []
     ingest_split(root, "train", target, watch=Watch(progress=lambda done, total: calls.append((done, total))))
     assert calls[-1] == (11, 11)
@@ -183,16 +183,16 @@ import psutil
 from lance_pipeline.images import ingest_split
 
 root, target = sys.argv[1:]
-held = []
+memory = []
 for folder in ("few", "many"):
     ingest_split(root, "train", f"{target}/{folder}.lance", folder=folder, threads=4)
-    held.append(psutil.Process().memory_info().rss)
-print(json.dumps([*held, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+    memory.append(psutil.Process().memory_info().rss)
+print(json.dumps([*memory, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 """
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
-def test_the_memory_of_an_ingest_is_given_back(tmp_path):
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="freed memory is returned on glibc only")
+def test_memory_is_returned_after_an_ingest(tmp_path):
     for folder, size in (("few", 8), ("many", 2500)):
         for label in ("cat", "dog"):
             (tmp_path / folder / label).mkdir(parents=True)
@@ -205,7 +205,7 @@ def test_the_memory_of_an_ingest_is_given_back(tmp_path):
     assert after - before < (peak - before) / 3
 
 
-def test_odd_names_survive_and_do_not_collide(root, target):
+def test_odd_names_are_preserved_and_do_not_collide(root, target):
     rng = np.random.default_rng(1)
     base = os.path.join(os.fsencode(root), b"train", b"cat")
     contents = {}
@@ -228,7 +228,7 @@ def test_odd_names_survive_and_do_not_collide(root, target):
     assert ingest_split(root, "train", target).version == report.version
 
 
-def test_images_of_other_modes_are_kept_as_they_are(root, target):
+def test_bytes_of_other_image_modes_are_unchanged(root, target):
     image = class_image(0, np.random.default_rng(0), (9, 5))
     files = {
         "grey.png": encoded(image.convert("L")),
@@ -245,12 +245,12 @@ def test_images_of_other_modes_are_kept_as_they_are(root, target):
 
 
 def test_unwritable_target(root, below_a_file):
-    with pytest.raises(InputError, match=r"cannot write .*below.*LANCE_PIPELINE_DATA"):
+    with pytest.raises(InputError, match=r"below.*LANCE_PIPELINE_DATA"):
         ingest_split(root, "train", below_a_file)
 
 
 def test_missing_folder(tmp_path, target):
-    with pytest.raises(InputError, match="nothing is missing"):
+    with pytest.raises(InputError, match=r"/nothing\b"):
         ingest_split(str(tmp_path / "nothing"), "train", target)
 
 
@@ -258,6 +258,6 @@ def test_dataset_of_another_tool_is_not_overwritten(tmp_path: Path):
     write_image_folder(tmp_path / "raw", {"train": {"cat": 2, "dog": 2}})
     uri = str(tmp_path / "theirs.lance")
     lance.write_dataset(pa.table({"image": [b"x"], "label": ["cat"]}), uri)
-    with pytest.raises(InputError, match="not made by an ingest"):
+    with pytest.raises(InputError, match=r"theirs\.lance"):
         ingest_split(str(tmp_path / "raw"), "train", uri)
     assert lance.dataset(uri).version == 1

@@ -1,7 +1,8 @@
-"""Killed, raced, out of space: the previous version stays, and the next run ends with the right rows."""
+"""After a kill, a race or a full disk the previous version is intact, and the next run gives the right rows."""
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from lance_pipeline_tests.image_folders import class_image, encoded, write_image
 from lance_pipeline_tests.ingest.test_increments import ingest_fractions
 
 COUNTS = {"train": {"cat": 300, "dog": 300}}
-# Steps of a few files, so that a kill finds some done and some not.
+# Steps have few files, so that a kill leaves some finished and some not.
 INGEST = """
 import sys
 from lance_pipeline.ingest.ingestion import Watch
@@ -38,8 +39,8 @@ print(report.rows, report.added, report.removed, flush=True)
 """
 
 
-def settled(root: str) -> str:
-    """The folder with files that are too old to change unseen."""
+def age_files(root: str) -> str:
+    """Give the files old mtimes, so that they are trusted and not read again; returns the folder."""
     for path in Path(root).rglob("*.png"):
         os.utime(path, (10**9, 10**9))
     return root
@@ -47,7 +48,7 @@ def settled(root: str) -> str:
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory) -> str:
-    return settled(write_image_folder(tmp_path_factory.mktemp("raw"), COUNTS))
+    return age_files(write_image_folder(tmp_path_factory.mktemp("raw"), COUNTS))
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def target(tmp_path) -> str:
 
 
 def start(root: str, target: str) -> subprocess.Popen[str]:
-    """An ingest in a process of its own, with all imports done."""
+    """Start an ingest in another process; returns once all imports are done."""
     process = subprocess.Popen([sys.executable, "-c", INGEST, root, target], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -75,8 +76,8 @@ def files_below(folder: str) -> dict[str, bytes]:
 
 
 def orphans(target: str) -> set[str]:
-    """Data and deletion files of no version."""
-    there = {f"{kind}/{name}" for kind in ("data", "_deletions") for name in _listed(Path(target, kind))}
+    """Data and deletion files that belong to no version."""
+    there = {f"{kind}/{name}" for kind in ("data", "_deletions") for name in _names_in(Path(target, kind))}
     used = set()
     for version in lance.dataset(target).versions():
         for fragment in lance.dataset(target, version=version["version"]).get_fragments():
@@ -86,12 +87,12 @@ def orphans(target: str) -> set[str]:
     return there - used
 
 
-def _listed(folder: Path) -> list[str]:
+def _names_in(folder: Path) -> list[str]:
     return os.listdir(folder) if folder.is_dir() else []
 
 
-def test_killed_at_any_moment_the_first_ingest_goes_on(root, target):
-    """Each run is killed a little later than the one before; sooner or later one comes to its end."""
+def test_first_ingest_resumes_after_kills_at_any_moment(root, target):
+    """Each run is killed a little later than the one before, until one finishes."""
     generator, kills = random.Random(0), 0
     for attempt in range(60):
         process = start(root, target)
@@ -110,7 +111,7 @@ def test_killed_at_any_moment_the_first_ingest_goes_on(root, target):
     assert (again.version, again.added, again.removed) == (1, 0, 0)
 
 
-def test_finished_steps_are_not_done_again(root, target, monkeypatch):
+def test_finished_steps_are_not_repeated(root, target, monkeypatch):
     monkeypatch.setattr(intake, "STEP_SECONDS", 0.0)
     monkeypatch.setattr(crew, "_TASK_FILES", 40)
 
@@ -131,9 +132,9 @@ def test_finished_steps_are_not_done_again(root, target, monkeypatch):
     assert orphans(target) == set()
 
 
-def test_one_split_alone_after_a_kill_leaves_the_others_work(tmp_path, monkeypatch):
-    """Of a folder that is cut into three, each split takes up its own part of an interrupted pass."""
-    root = settled(write_image_folder(tmp_path / "pets", {"": {"cat": 95, "dog": 95}}))
+def test_one_split_ingested_after_an_interruption_keeps_the_work_of_the_others(tmp_path, monkeypatch):
+    """Each of three drawn splits resumes its own part of an interrupted pass."""
+    root = age_files(write_image_folder(tmp_path / "pets", {"": {"cat": 95, "dog": 95}}))
     monkeypatch.setattr(intake, "STEP_SECONDS", 0.0)
     monkeypatch.setattr(crew, "_TASK_FILES", 20)
     stopped_at: list[int] = []
@@ -161,7 +162,7 @@ def test_one_split_alone_after_a_kill_leaves_the_others_work(tmp_path, monkeypat
     assert not (tmp_path / "pets_seen" / "started").exists()
 
 
-def test_what_changed_after_a_kill_is_not_taken_from_before_it(tmp_path, target):
+def test_files_changed_after_a_kill_are_read_again(tmp_path, target):
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 60, "dog": 60}})
     process = start(root, target)
     while not list((tmp_path / "lance").glob("train_seen/step-*")):
@@ -178,7 +179,7 @@ def test_what_changed_after_a_kill_is_not_taken_from_before_it(tmp_path, target)
     assert orphans(target) == set()
 
 
-def test_killed_in_an_increment_the_old_version_stays(tmp_path, target):
+def test_kill_during_an_increment_keeps_the_old_version(tmp_path, target):
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 100, "dog": 100}})
     first = ingest_split(root, "train", target)
     before, generator = contents(target), random.Random(1)
@@ -200,7 +201,7 @@ def test_killed_in_an_increment_the_old_version_stays(tmp_path, target):
     assert orphans(target) == set()
 
 
-def test_two_ingests_of_one_split_at_once(root, target):
+def test_concurrent_ingests_of_one_split(root, target):
     processes = [start(root, target) for _ in range(3)]
     outputs = [process.communicate(timeout=120)[0] for process in processes]
     assert all(process.returncode == 0 for process in processes)
@@ -209,7 +210,7 @@ def test_two_ingests_of_one_split_at_once(root, target):
     assert lance.dataset(target).version == 1
 
 
-def test_who_waits_is_told_for_what(tmp_path):
+def test_waiting_callback_gets_the_locked_dataset(tmp_path):
     uri, waited = str(tmp_path / "train.lance"), []
     with locked([uri]):
         script = f"from lance_pipeline.storage.table_lock import locked\nwith locked([{uri!r}], print): print('in')"
@@ -220,8 +221,8 @@ def test_who_waits_is_told_for_what(tmp_path):
     assert process.communicate(timeout=60)[0] == "in\n"
 
 
-def test_a_commit_of_somebody_else_is_noticed(tmp_path, target, monkeypatch):
-    """Another tool, or another host, does not ask for the lock."""
+def test_concurrent_commit_of_another_tool_is_detected(tmp_path, target, monkeypatch):
+    """Other tools and other hosts do not take the lock."""
     from lance_pipeline.ingest import ingestion as ingest
     from lance_pipeline.ingest.stored_split import StoredSplit
 
@@ -230,14 +231,14 @@ def test_a_commit_of_somebody_else_is_noticed(tmp_path, target, monkeypatch):
     (tmp_path / "raw" / "train" / "cat" / "000.png").unlink()
     commits, real = [], StoredSplit.commit
 
-    def commit_after_somebody(self, *arguments):
+    def commit_after_a_deletion(self, *arguments):
         if not commits:
             lance.dataset(target).delete("path = 'dog/000.png'")
         commits.append(self.dataset.version)
         return real(self, *arguments)
 
     monkeypatch.setattr(ingest, "_ATTEMPTS", 3)
-    monkeypatch.setattr(StoredSplit, "commit", commit_after_somebody)
+    monkeypatch.setattr(StoredSplit, "commit", commit_after_a_deletion)
     report = ingest_split(root, "train", target)
     assert commits == [1, 2]
     assert contents(target) == files_below(f"{root}/train")
@@ -251,7 +252,7 @@ def test_a_commit_of_somebody_else_is_noticed(tmp_path, target, monkeypatch):
     )
 
 
-def test_a_full_disk_leaves_the_previous_version(tmp_path, small_disk):
+def test_full_disk_leaves_the_previous_version(tmp_path, small_disk):
     rng = np.random.default_rng(0)
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 20, "dog": 20}})
     target = str(small_disk("3m") / "train.lance")
@@ -260,7 +261,7 @@ def test_a_full_disk_leaves_the_previous_version(tmp_path, small_disk):
     for number in range(12):
         path = tmp_path / "raw" / "train" / "cat" / f"big{number}.png"
         path.write_bytes(encoded(class_image(0, rng, 400)))
-    with pytest.raises(InputError, match=r"cannot write .*(No space|space).*disk has room.*previous version is intact"):
+    with pytest.raises(InputError, match=rf"{re.escape(target)}.*space"):
         ingest_split(root, "train", target)
     assert lance.dataset(target).version == first.version
     assert contents(target) == before
@@ -283,18 +284,18 @@ except InputError as error:
 """
 
 
-def test_a_full_disk_ends_all_writers_of_a_pass(tmp_path, small_disk):
+def test_full_disk_stops_all_writers_of_a_pass(tmp_path, small_disk):
     rng = np.random.default_rng(0)
     root = write_image_folder(tmp_path / "raw", {"": {"cat": 20, "dog": 20}})
     for number in range(12):
         (tmp_path / "raw" / "cat" / f"big{number}.png").write_bytes(encoded(class_image(0, rng, 400)))
     command = [sys.executable, "-c", _CUT_ON_A_SMALL_DISK, root, str(small_disk("3m"))]
     ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=60, check=True)
-    assert "cannot write" in ended.stdout
+    assert "pets_" in ended.stdout
 
 
-def test_a_failed_file_leaves_no_writer_waiting(tmp_path, monkeypatch):
-    """The first of three splits cannot be finished: the threads of the others end as well."""
+def test_failed_data_file_leaves_no_writer_thread(tmp_path, monkeypatch):
+    """If the data file of one of three splits fails, the writer threads of the others end too."""
     root = write_image_folder(tmp_path / "raw", {"": {"cat": 40, "dog": 40}})
     real, failed = FragmentWriter.finish, []
 
@@ -311,7 +312,7 @@ def test_a_failed_file_leaves_no_writer_waiting(tmp_path, monkeypatch):
     assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("fragment-writer")]
 
 
-def test_what_a_kill_left_of_any_kind_is_removed(tmp_path, target):
+def test_leftovers_of_a_kill_are_removed(tmp_path, target):
     root = write_image_folder(tmp_path / "raw", {"train": {"cat": 30, "dog": 30}})
     (tmp_path / "raw" / "train" / "cat" / "broken.png").write_bytes(b"no image")
     ingest_split(root, "train", target, limits=Limits(max_rejected_fraction=0.5))

@@ -14,7 +14,7 @@ NOW = timedelta(0)
 
 @pytest.fixture
 def target(tmp_path) -> str:
-    """A split of four versions, whose last lacks rows of the first's data file."""
+    """A split with four versions; the last one lacks some rows of the first data file."""
     root = tmp_path / "pets"
     uri = str(tmp_path / "train.lance")
     for number in range(4):
@@ -27,7 +27,7 @@ def target(tmp_path) -> str:
     return uri
 
 
-def test_old_versions_go_and_the_content_stays(target, tmp_path):
+def test_old_versions_are_removed_and_the_content_stays(target, tmp_path):
     before = LanceSplit(target)
     rows = before.to_table().sort_by("path")
     tidied = tidy(target, NOW)
@@ -41,7 +41,7 @@ def test_old_versions_go_and_the_content_stays(target, tmp_path):
     assert (report.version, report.added, report.removed) == (after.version, 0, 0)
 
 
-def test_a_tagged_version_is_never_cleaned_up(target):
+def test_tagged_version_is_kept(target):
     rows = LanceSplit(target, 2).to_table()
     keep_version(target, 2, "trained.run 1 / ü")
     keep_version(target, 2, "trained.run 1 / ü")
@@ -52,7 +52,7 @@ def test_a_tagged_version_is_never_cleaned_up(target):
         LanceSplit(target, 3)
 
 
-def test_a_tag_moves_to_the_latest_version_of_its_name(target):
+def test_tag_moves_to_the_latest_version_of_its_name(target):
     keep_version(target, 2, "latest")
     keep_version(target, 3, "latest")
     tidy(target, NOW)
@@ -61,18 +61,18 @@ def test_a_tag_moves_to_the_latest_version_of_its_name(target):
         LanceSplit(target, 2)
 
 
-def test_young_versions_stay(target):
+def test_recent_versions_are_kept(target):
     assert tidy(target, timedelta(days=1)).versions >= 4
     assert len(LanceSplit(target, 1)) == 20
 
 
-def test_nothing_is_done_while_an_ingest_waits_to_be_finished(target, tmp_path):
+def test_nothing_is_done_while_an_interrupted_ingest_is_unfinished(target, tmp_path):
     seen = tmp_path / "train_seen"
     (seen / "started").write_bytes(b"")
     tidied = tidy(target, NOW, str(seen))
     assert (tidied.versions, "interrupted" in tidied.note) == (4, True)
 
 
-def test_a_missing_version_cannot_be_kept(target):
+def test_missing_version_cannot_be_tagged(target):
     with pytest.raises(InputError, match="version 9"):
         keep_version(target, 9, "x")

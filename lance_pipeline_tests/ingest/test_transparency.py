@@ -1,4 +1,4 @@
-"""Transparent pixels become what was chosen, in every format and at every place where an image is seen."""
+"""Transparent pixels become what the setting says, in every format and everywhere an image is decoded."""
 
 import io
 import os
@@ -22,6 +22,7 @@ from lance_pipeline.sources.split_assignment import ByFractions
 from lance_pipeline.storage.tables import change_rows
 from lance_pipeline.storage.transparency import Transparency
 from lance_pipeline_tests.image_folders import encoded, write_image_folder
+from lance_pipeline_tests.quality.small_splits import noise
 
 SIDE = 12
 LEVELS: dict[Transparency, int] = {"white": 255, "black": 0, "grey": 128}
@@ -30,7 +31,7 @@ SHOWN: dict[Transparency, int] = {**LEVELS, "drop": HIDDEN}
 
 
 def drawing(shape: str = "disc", hidden: int = 0) -> Image.Image:
-    """A red shape on nothing; ``hidden`` is the colour beneath what is transparent."""
+    """A red shape on a transparent background; ``hidden`` is the colour stored beneath the transparent pixels."""
     pixels = np.full((SIDE, SIDE, 4), (hidden, hidden, hidden, 0), np.uint8)
     rows, columns = np.ogrid[:SIDE, :SIDE]
     inside = (rows - 6) ** 2 + (columns - 6) ** 2 < 20 if shape == "disc" else (rows < 6) & (columns < 6)
@@ -39,7 +40,7 @@ def drawing(shape: str = "disc", hidden: int = 0) -> Image.Image:
 
 
 def png(depth: int, colour: int, row: bytes, width: int, transparent: bytes) -> bytes:
-    """A PNG of one row, as no library writes it."""
+    """A PNG of one row, of kinds that no library writes."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -62,7 +63,7 @@ def test_pixels_are_blended_with_the_background(pixels, transparency):
 @pytest.mark.parametrize(
     "kind", ["PNG", "WEBP", "TIFF", "GIF", "ICO", "TGA", "SGI", "JPEG2000", *["AVIF"] * bool(features.check("avif"))]
 )
-def test_of_every_format_the_transparent_parts_are_seen(kind, transparency):
+def test_transparent_parts_are_blended_in_every_format(kind, transparency):
     options = {"lossless": True} if kind == "WEBP" else {}
     buffer = io.BytesIO()
     drawing().resize((16, 16), Image.Resampling.NEAREST).save(buffer, kind, **options)
@@ -83,22 +84,22 @@ def test_of_every_format_the_transparent_parts_are_seen(kind, transparency):
         ("sixteen bits of colour", png(16, 2, b"\x09\1" * 3 + b"\4\1" * 3, 2, b"\x09\1" * 3), [128, 4]),
     ],
 )
-def test_a_png_may_name_one_colour_that_is_transparent(name, data, seen):
+def test_png_with_one_transparent_colour(name, data, seen):
     pixels = decode_image(data, "grey").pixels
     assert pixels[0].tolist() == [[value] * 3 for value in seen], name
     assert 128 not in decode_image(data, "drop").pixels
 
 
 def write_drawings(root: Path) -> str:
-    """Two classes of drawings that differ in their alpha alone, a photo each, and a drawing that is opaque."""
-    for label, shape in (("disc", "disc"), ("square", "square")):
-        folder = root / "train" / label
+    """Two classes of drawings that differ only in alpha, each with a photo and an opaque drawing."""
+    for number, shape in enumerate(("disc", "square")):
+        folder = root / "train" / shape
         folder.mkdir(parents=True)
         drawing(shape, HIDDEN).save(folder / "drawing.png")
         drawing(shape, HIDDEN).save(folder / "drawing.webp", lossless=True, exact=True)
-        Image.effect_noise((SIDE, SIDE), 50).convert("RGB").save(folder / "photo.jpg")
-        Image.effect_noise((SIDE, SIDE), 60).convert("RGB").save(folder / "plain.png")
-        Image.effect_noise((SIDE, SIDE), 70).convert("RGBA").save(folder / "opaque.png")
+        noise(number, (SIDE, SIDE)).save(folder / "photo.jpg")
+        noise(10 + number, (SIDE, SIDE)).save(folder / "plain.png")
+        noise(20 + number, (SIDE, SIDE)).convert("RGBA").save(folder / "opaque.png")
     for path in root.rglob("*.*"):
         os.utime(path, ns=(10**18, 10**18))
     return str(root)
@@ -112,14 +113,14 @@ def digests(uri: str, version: int | None = None) -> dict[str, bytes]:
     return dict(zip(*(column.to_pylist() for column in table.columns), strict=True))
 
 
-def as_before_it_could_be_chosen(uri: str) -> None:
-    """Take out of a dataset what earlier versions did not note."""
+def remove_transparency_facts(uri: str) -> None:
+    """Remove the facts that datasets of earlier versions lack."""
     split = LanceSplit(uri)
     facts = {name: fact for name, fact in split.facts.items() if name not in ("transparency", "blended_on")}
     change_rows(split.dataset, {}, [], facts)
 
 
-def test_loaders_give_what_was_ingested(tmp_path):
+def test_loaders_use_the_transparency_of_the_ingest(tmp_path):
     root = write_drawings(tmp_path / "raw")
     for transparency, level in SHOWN.items():
         uri = str(tmp_path / f"{transparency}.lance")
@@ -142,7 +143,7 @@ def test_loaders_give_what_was_ingested(tmp_path):
             assert (level,) * 3 in seen
 
 
-def test_drawings_that_differ_in_alpha_alone_are_no_copies(tmp_path):
+def test_drawings_that_differ_only_in_alpha_are_not_duplicates(tmp_path):
     root = write_drawings(tmp_path / "raw")
     for label in ("disc", "square"):
         path = Path(root, "train", label, "drawing.png")
@@ -156,10 +157,10 @@ def test_drawings_that_differ_in_alpha_alone_are_no_copies(tmp_path):
         assert (found["disc/drawing.png"] == found["square/drawing.png"]) == (transparency == "drop")
 
 
-def test_an_older_dataset_stays_as_it_is_until_it_is_ingested_again(tmp_path):
+def test_older_dataset_is_unchanged_until_it_is_ingested_again(tmp_path):
     root, uri = write_drawings(tmp_path / "raw"), str(tmp_path / "train.lance")
     first = ingest_split(root, "train", uri, transparency="drop")
-    as_before_it_could_be_chosen(uri)
+    remove_transparency_facts(uri)
     assert LanceSplit(uri).transparency == "drop"
     row = LanceSplit(uri).paths().index("disc/drawing.png")
     assert ImageDataset(uri, image_size=SIDE)[row][0][:, 0, 0].tolist() == [HIDDEN] * 3
@@ -173,39 +174,39 @@ def test_an_older_dataset_stays_as_it_is_until_it_is_ingested_again(tmp_path):
     assert (ingest_split(root, "train", uri).version, LanceSplit(uri).transparency) == (3, "white")
 
 
-def test_without_transparent_images_a_choice_changes_nothing(tmp_path):
+def test_setting_changes_no_row_without_transparent_images(tmp_path):
     root, uri = write_image_folder(tmp_path / "raw", {"train": {"cat": 3, "dog": 3}}), str(tmp_path / "train.lance")
     first = ingest_split(root, "train", uri, transparency="drop")
-    as_before_it_could_be_chosen(uri)
+    remove_transparency_facts(uri)
     report = ingest_split(root, "train", uri)
     assert (report.added, report.removed, report.fingerprint) == (0, 0, first.fingerprint)
     assert report.blended_on == "drop"
     assert LanceSplit(uri).transparency == "white"
 
 
-def test_drawn_splits_follow_what_is_seen(tmp_path):
-    """The split of an image is drawn by its pixels: another choice may move it, and it is in one split all the same."""
+def test_drawn_splits_follow_the_blended_pixels(tmp_path):
+    """An image's split is drawn by its pixels, so another setting may move it; it is still in one split only."""
     root = Path(write_drawings(tmp_path / "raw"))
     for number in range(20):
         for label in ("disc", "square"):
             drawing(label, number).save(root / "train" / label / f"{number}.png")
 
-    def ingested(name: str, transparency: Transparency) -> dict[str, set[str]]:
+    def ingest_halves(name: str, transparency: Transparency) -> dict[str, set[str]]:
         listing, halves = list_unsplit_folders(str(root / "train")), ByFractions({"a": 0.5, "b": 0.5})
         source = IngestSource(listing.root, "", lambda: listing.files, None, halves, f"{name}_seen", transparency)
         uris = {split: f"{name}_{split}.lance" for split in ("a", "b")}
         ingest(source, uris)
         return {split: set(digests(uri)) for split, uri in uris.items()}
 
-    before = ingested(str(tmp_path / "one"), "drop")
-    after = ingested(str(tmp_path / "one"), "white")
-    assert after == ingested(str(tmp_path / "two"), "white")
+    before = ingest_halves(str(tmp_path / "one"), "drop")
+    after = ingest_halves(str(tmp_path / "one"), "white")
+    assert after == ingest_halves(str(tmp_path / "two"), "white")
     assert before != after
     assert not after["a"] & after["b"]
     assert len(after["a"] | after["b"]) == 40 + ALL
 
 
-def test_an_interrupted_ingest_with_another_choice_leaves_nothing(tmp_path, monkeypatch):
+def test_interrupted_ingest_with_another_setting_leaves_no_files(tmp_path, monkeypatch):
     root, uri = write_drawings(tmp_path / "raw"), str(tmp_path / "train.lance")
     with monkeypatch.context() as patch:
         patch.setattr(StoredSplit, "commit", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))

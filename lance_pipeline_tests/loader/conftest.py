@@ -1,4 +1,4 @@
-"""The dataset that loaders are tested on."""
+"""Fixtures: the dataset for tests of loaders."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,8 +13,8 @@ from lance_pipeline_tests.loader.loaders import COUNTS, ROWS
 
 
 @pytest.fixture(scope="package", autouse=True)
-def few_rows_together() -> Iterator[None]:
-    """The few rows of a test are made in as many groups as the many of others."""
+def small_groups() -> Iterator[None]:
+    """Make small groups, so that the few rows of a test form several groups."""
     with pytest.MonkeyPatch.context() as context:
         context.setattr("lance_pipeline.loader.epoch._GROUP_ROWS", 16)
         yield
@@ -22,7 +22,7 @@ def few_rows_together() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def uri(tmp_path_factory) -> str:
-    """Photos of several sizes, as PNG and JPEG, with rows that were removed and added later."""
+    """Photos of several sizes, as PNG and JPEG, after an ingest that removed rows."""
     root = Path(write_image_folder(tmp_path_factory.mktemp("raw"), {"train": COUNTS}, size=(32, 26)))
     for number, path in enumerate(sorted(root.rglob("*.png"))):
         if number % 3 == 0:

@@ -1,4 +1,4 @@
-"""Loaders of the test dataset, and what they give."""
+"""Loaders of the test dataset, and their batches."""
 
 import torch
 

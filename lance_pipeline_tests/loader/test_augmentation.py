@@ -13,7 +13,7 @@ def batch(n: int, height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def shifts(image: torch.Tensor, padding: int) -> dict[tuple[int, int], np.ndarray]:
-    """Every crop of the image with its edges mirrored, by its corner, as numpy makes it."""
+    """Every crop of the image with mirrored edges, by its corner, computed with numpy."""
     _, height, width = image.shape
     padded = np.pad(image.numpy(), ((0, 0), (padding, padding), (padding, padding)), mode="reflect")
     corners = range(2 * padding + 1)
@@ -28,8 +28,8 @@ def channels_last(images: torch.Tensor) -> np.ndarray:
     return images.permute(0, 2, 3, 1).contiguous().numpy()
 
 
-def done_both_ways(operation: Operation, images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
-    """The images changed on a device, which the threads that assemble batches change to the same pixels."""
+def apply_both_ways(operation: Operation, images: torch.Tensor, drawn: np.ndarray) -> torch.Tensor:
+    """Apply the operation to tensors and to arrays, check that the pixels are equal, and return them."""
     result = operation.on_tensors(images, torch.from_numpy(drawn))
     assert (result.shape, result.dtype) == (images.shape, torch.uint8)
     pixels = channels_last(images)
@@ -40,22 +40,22 @@ def done_both_ways(operation: Operation, images: torch.Tensor, drawn: np.ndarray
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(4, 9), st.integers(4, 9), st.integers(0, 3), st.integers(0, 1000))
-def test_a_shift_gives_each_image_a_part_of_itself(n, height, width, padding, seed):
+def test_shift_crops_each_image_at_its_corner(n, height, width, padding, seed):
     images, corners = batch(n, height, width, seed), Shift(padding).draw(key_of(seed), np.arange(n))
-    shifted = done_both_ways(Shift(padding), images, corners)
+    shifted = apply_both_ways(Shift(padding), images, corners)
     for image, result, (top, left) in zip(images, shifted, corners.tolist(), strict=True):
         assert np.array_equal(result.numpy(), shifts(image, padding)[top, left])
 
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 6), st.integers(1, 9), st.integers(2, 9), st.integers(0, 1000))
-def test_a_flip_gives_the_mirrors_of_the_chosen_images(n, height, width, seed):
+def test_flip_mirrors_the_chosen_images(n, height, width, seed):
     images, chosen = batch(n, height, width, seed), Flip().draw(key_of(seed), np.arange(n))
-    for image, other, mirrored in zip(images, done_both_ways(Flip(), images, chosen), chosen, strict=True):
+    for image, other, mirrored in zip(images, apply_both_ways(Flip(), images, chosen), chosen, strict=True):
         assert np.array_equal(other.numpy(), image.numpy()[:, :, ::-1] if mirrored else image.numpy())
 
 
-def test_what_is_drawn_is_spread_evenly():
+def test_draws_are_uniform_and_uncorrelated():
     many = draws(4000, padding=1, resized_crop=(0.1, 1.0))
     corners, chosen = many.batch
     assert 1800 < chosen.sum() < 2200
@@ -63,11 +63,11 @@ def test_what_is_drawn_is_spread_evenly():
     assert len(places) == 9
     assert min(counts) > 350
     assert abs(many.crop.mean(axis=0) - 0.5).max() < 0.03
-    # None of them tells anything of another.
+    # No draw is correlated with another.
     assert abs(np.corrcoef(many.crop.T) - np.eye(many.crop.shape[1])).max() < 0.08
 
 
-def test_a_row_s_draws_depend_on_seeds_and_row_alone():
+def test_draws_depend_only_on_seeds_and_row():
     whole = draws(50, seed=3, padding=2, resized_crop=(0.1, 1.0))
     part = Augment(padding=2, resized_crop=(0.1, 1.0)).draw(key_of(3), np.array([7, 41]))
     chosen = whole.of(np.isin(np.arange(50), [7, 41]))
@@ -79,7 +79,7 @@ def test_a_row_s_draws_depend_on_seeds_and_row_alone():
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.integers(0, 10**6), st.sampled_from([(0.08, 1.0), (0.5, 0.6)]))
-def test_crop_boxes_lie_in_the_image(height, width, seed, area):
+def test_crop_boxes_are_within_the_image(height, width, seed, area):
     for draw in draws(20, seed, resized_crop=area).crop:
         box = crop_box(draw, height, width, area)
         assert box.top >= 0
@@ -88,7 +88,7 @@ def test_crop_boxes_lie_in_the_image(height, width, seed, area):
         assert 0 < box.width <= width - box.left
 
 
-def test_crop_boxes_are_spread_as_torchvisions():
+def test_crop_boxes_have_the_distribution_of_torchvision():
     area, ratio = (0.08, 1.0), (3 / 4, 4 / 3)
     image = torch.empty(3, 375, 500)
     torch.manual_seed(0)
@@ -107,7 +107,7 @@ def test_crop_boxes_are_spread_as_torchvisions():
         ((0.0, 0.5, 1.0), (1.0, 0.05, 0.3)),
     ],
 )
-def test_normalized_is_torchvisions(mean, std):
+def test_normalized_equals_torchvision(mean, std):
     images = torch.cat([batch(4, 5, 7), torch.zeros(1, 3, 5, 7).byte(), torch.full((1, 3, 5, 7), 255).byte()])
     expected = v2.Compose([v2.ToDtype(torch.float32, scale=True), v2.Normalize(list(mean), list(std))])(images)
     result = normalized(images, mean, std)

@@ -1,4 +1,4 @@
-"""Batches on their way to a device: in page-locked memory, which is not used again before it has been read."""
+"""Copying batches to a device from page-locked memory, which is not reused before the device has read it."""
 
 import ctypes
 import gc
@@ -20,7 +20,7 @@ STILL, EPOCHS = Augment(flip=False), range(6)
 
 
 class LateEvent:
-    """Happens once it has been asked often enough, or is waited for."""
+    """An event that completes after a number of queries, or when it is waited for."""
 
     def __init__(self, copies: list[tuple[int, torch.Tensor]], patience: int) -> None:
         self._copies, self._patience = copies, patience
@@ -38,15 +38,15 @@ class LateEvent:
 
 
 class LateStream(CopyStream):
-    """Reads memory when the event happens and not when the copy is queued, and holds nothing until then: as a card."""
+    """Like a GPU: reads memory when the event completes, not when the copy is queued, and keeps no reference to it."""
 
     def __init__(self, patience: int) -> None:
         self._patience, self._queued, self.events = patience, [], []
 
-    def current(self):
+    def activate(self):
         return nullcontext()
 
-    def copied(self, tensor):
+    def copy(self, tensor):
         if tensor.ndim < 4:
             return tensor.clone()
         target = torch.full_like(tensor, 255)
@@ -58,19 +58,19 @@ class LateStream(CopyStream):
         self._queued = []
         return self.events[-1]
 
-    def hand_over(self, batch, done) -> None:
+    def wait_for(self, batch, done) -> None:
         pass
 
 
 def epochs_of(loader: ImageLoader):
-    """What the loader's threads assemble, for several epochs on end."""
+    """The batches that the loader's threads assemble, for several epochs."""
     for epoch in EPOCHS:
         loader.set_epoch(epoch)
         yield loader._epoch_batches().of(range(len(loader)))
 
 
 @pytest.mark.parametrize("patience", [0, 2, 1000])
-def test_memory_is_not_used_again_before_the_device_has_read_it(uri, patience):
+def test_memory_is_not_reused_before_the_device_has_read_it(uri, patience):
     options = {"normalize": None, "augment": STILL, "threads": 1}
     ahead = chain.from_iterable(epochs_of(make(uri, **options)))
     expected = [(one.images.clone(), one.labels) for one in ahead]
@@ -81,7 +81,7 @@ def test_memory_is_not_used_again_before_the_device_has_read_it(uri, patience):
     assert_same(found, expected)
 
 
-def test_few_batches_are_kept_for_a_device_that_is_late(uri):
+def test_few_batches_are_kept_for_a_slow_device(uri):
     loader, stream = make(uri, normalize=None, augment=STILL, threads=1), LateStream(10**6)
     batches_ahead = chain.from_iterable(epochs_of(loader))
     upload = Upload(torch.device("cpu"), STILL.operations, None, stream)(batches_ahead)
@@ -92,31 +92,31 @@ def test_few_batches_are_kept_for_a_device_that_is_late(uri):
     upload.close()
     assert not any(event._copies for event in stream.events)
     gc.collect()
-    # Two batches are made together: those in flight, in the making and in the hand.
+    # Batches are assembled in pairs: those in flight, a pair being assembled, and a pair being used.
     assert len(loader._buffers.pixels._buffers) <= _IN_FLIGHT + 4
 
 
-def test_buffers_are_made_by_what_they_are_given():
-    made: list[int] = []
+def test_buffers_are_reused_and_allocated_as_configured():
+    allocated: list[int] = []
 
     def allocate(nbytes: int) -> np.ndarray:
         memory = torch.empty(nbytes, dtype=torch.uint8).numpy()
-        made.append(memory.ctypes.data)
+        allocated.append(memory.ctypes.data)
         return memory
 
     buffers = Buffers(48, allocate)
     for _ in range(3):
         array = buffers.empty((2, 6), np.float32)
-        assert array.ctypes.data == made[0]
+        assert array.ctypes.data == allocated[0]
         del array
-    held = [buffers.empty((48,), np.uint8) for _ in range(2)]
-    assert [array.ctypes.data for array in held] == made
+    arrays = [buffers.empty((48,), np.uint8) for _ in range(2)]
+    assert [array.ctypes.data for array in arrays] == allocated
     assert buffers.empty((49,), np.uint8).shape == (49,)
-    assert len(made) == 2
+    assert len(allocated) == 2
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is page-locked memory")
-def test_without_page_locked_memory_there_is_one_warning_and_ordinary_memory(caplog):
+def test_without_page_locked_memory_there_is_one_warning_and_pageable_memory(caplog):
     buffers = Buffers(12, PageLocked())
     with caplog.at_level(logging.WARNING):
         arrays = [buffers.empty((12,), np.uint8) for _ in range(3)]
@@ -126,15 +126,15 @@ def test_without_page_locked_memory_there_is_one_warning_and_ordinary_memory(cap
 
 @pytest.mark.parametrize("pause", [0.0, 0.02])
 @pytest.mark.cuda
-def test_batches_on_a_card_are_those_on_the_cpu_for_many_epochs(uri, pause):
+def test_batches_on_the_gpu_equal_those_on_the_cpu(uri, pause):
     options = {"augment": Augment(padding=2), "normalize": NORMALIZE}
-    card, cpu = make(uri, **options, device="cuda:0"), make(uri, **options)
+    gpu, cpu = make(uri, **options, device="cuda:0"), make(uri, **options)
     for epoch in EPOCHS:
-        for loader in (card, cpu):
+        for loader in (gpu, cpu):
             loader.set_epoch(epoch)
         found = []
-        for images, labels in card:
-            # The computation is late, or the consumer is.
+        for images, labels in gpu:
+            # Delays the computation and the consumer.
             torch.cuda._sleep(20_000_000)
             time.sleep(pause)
             found.append((images.clone(), labels.clone()))
@@ -144,9 +144,9 @@ def test_batches_on_a_card_are_those_on_the_cpu_for_many_epochs(uri, pause):
 
 
 @pytest.mark.cuda
-def test_batches_for_a_card_are_assembled_in_page_locked_memory(uri, caplog):
+def test_batches_for_the_gpu_are_assembled_in_page_locked_memory(uri, caplog):
     loader = make(uri, device="cuda:0")
-    # What the loader does first: memory is locked for the card that the process uses.
+    # The loader initialises CUDA first: memory is page-locked for the GPU that the process uses.
     torch.cuda.init()
     torch.zeros(1, device="cuda:0")
     assembled = list(loader._epoch_batches().of(range(len(loader))))

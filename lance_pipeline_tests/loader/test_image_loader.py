@@ -24,7 +24,7 @@ def loader(uri: str, **options) -> ImageLoader:
 
 
 def rows(batches) -> list[bytes]:
-    """Each image's pixels: no two rows have the same, so they tell the rows apart."""
+    """The pixels of each image, which identify the row, because no two rows have the same pixels."""
     return [image.numpy().tobytes() for images, _ in batches for image in images]
 
 
@@ -35,7 +35,7 @@ def uri(train_uri) -> str:
 
 @pytest.fixture(scope="session")
 def stored(uri) -> dict[bytes, int]:
-    """The class index by pixels of each row, in the stored order."""
+    """The class index of each row by its pixels, in the stored order."""
     split = LanceSplit(uri)
     table = split.to_table(["image", "label"])
     pixels = [
@@ -46,7 +46,7 @@ def stored(uri) -> dict[bytes, int]:
     return result
 
 
-def test_batches(uri, stored):
+def test_batches_have_the_right_shapes_types_and_labels(uri, stored):
     batches = list(loader(uri))
     assert [len(labels) for _, labels in batches] == [5, 5, 5, 5, 3]
     for images, labels in batches:
@@ -56,12 +56,12 @@ def test_batches(uri, stored):
 
 
 @pytest.mark.parametrize("share", [{"rank": 2, "world_size": 2}, {"rank": 1}, {"rank": -1}, {"world_size": 0}])
-def test_a_rank_outside_of_the_world_is_refused(uri, share):
-    with pytest.raises(ValueError, match=f"rank {share.get('rank', 0)} of world_size {share.get('world_size', 1)}"):
+def test_rank_must_be_below_world_size(uri, share):
+    with pytest.raises(ValueError, match=rf"rank {share.get('rank', 0)}\b.*world_size {share.get('world_size', 1)}\b"):
         loader(uri, **share)
 
 
-def test_an_empty_batch_is_refused(uri):
+def test_batch_size_must_be_positive(uri):
     with pytest.raises(ValueError, match="batch_size 0"):
         loader(uri, batch_size=0)
 
@@ -77,16 +77,14 @@ def test_without_training_the_order_is_the_stored_one(uri, stored):
 
 @few
 @given(batch_size=st.integers(1, ROWS + 2), seed=st.integers(0, 5), epoch=st.integers(0, 4), threads=st.integers(1, 3))
-def test_every_row_comes_once_per_epoch_in_an_order_of_seed_and_epoch_alone(
-    uri, stored, batch_size, seed, epoch, threads
-):
+def test_every_row_comes_once_per_epoch_in_an_order_of_seed_and_epoch(uri, stored, batch_size, seed, epoch, threads):
     one = loader(uri, batch_size=batch_size, seed=seed, threads=threads)
     one.set_epoch(epoch)
-    given_out = rows(one)
-    assert sorted(given_out) == sorted(stored)
+    found = rows(one)
+    assert sorted(found) == sorted(stored)
     other = loader(uri, batch_size=7, seed=seed, threads=2)
     other.set_epoch(epoch)
-    assert rows(other) == given_out
+    assert rows(other) == found
 
 
 def test_seed_epoch_and_version_change_the_order(tmp_path, uri, train_folder):
@@ -106,7 +104,7 @@ def test_seed_epoch_and_version_change_the_order(tmp_path, uri, train_folder):
 
 @few
 @given(world_size=st.integers(1, 6), batch_size=st.integers(1, 9), training=st.booleans())
-def test_the_ranks_share_each_global_batch(uri, world_size, batch_size, training):
+def test_ranks_share_each_global_batch(uri, world_size, batch_size, training):
     options = {"batch_size": batch_size, "training": training, "seed": 4}
     whole = list(loader(uri, **options))
     shares = [list(loader(uri, rank=rank, world_size=world_size, **options)) for rank in range(world_size)]
@@ -120,7 +118,7 @@ def test_the_ranks_share_each_global_batch(uri, world_size, batch_size, training
 
 @few
 @given(taken=st.integers(0, 6), epoch=st.integers(0, 3), threads=st.integers(1, 3))
-def test_a_loaded_state_goes_on_with_the_next_batch(uri, taken, epoch, threads):
+def test_loaded_state_resumes_with_the_next_batch(uri, taken, epoch, threads):
     whole = loader(uri, batch_size=4, seed=2)
     whole.set_epoch(epoch)
     expected = rows(whole)
@@ -138,7 +136,7 @@ def test_a_loaded_state_goes_on_with_the_next_batch(uri, taken, epoch, threads):
         assert head == tail == expected
 
 
-def test_an_epoch_that_was_left_early_begins_anew(uri):
+def test_set_epoch_restarts_an_unfinished_epoch(uri):
     one = loader(uri)
     first = rows(one)
     one.set_epoch(0)
@@ -149,13 +147,13 @@ def test_an_epoch_that_was_left_early_begins_anew(uri):
 
 
 @pytest.mark.parametrize("change", [{"seed": 9}, {"version": 5}])
-def test_a_state_of_another_order_is_refused(uri, change):
+def test_state_with_other_batches_is_refused(uri, change):
     state = loader(uri).state_dict() | change
     with pytest.raises(ValueError, match=next(iter(change))):
         loader(uri).load_state_dict(state)
 
 
-def test_deleted_rows_leave_the_others_as_well_mixed(tmp_path):
+def test_deleted_rows_do_not_change_the_windows(tmp_path):
     uri = str(tmp_path / "thinned.lance")
     rng = np.random.default_rng(0)
     rows = {"image": [rng.bytes(50_000) for _ in range(400)], "label": ["cat"] * 400}
@@ -181,12 +179,12 @@ def test_images_are_resized_as_configured(tmp_path, fit):
 
 def test_classes_may_be_given(uri, stored):
     batches = list(loader(uri, training=False, classes=["gnu", "fox", "dog", "cat"]))
-    given_out = torch.cat([labels for _, labels in batches]).tolist()
-    assert given_out == [3 - index for index in stored.values()]
+    found = torch.cat([labels for _, labels in batches]).tolist()
+    assert found == [3 - index for index in stored.values()]
 
 
-def test_labels_outside_of_the_classes(uri):
-    with pytest.raises(InputError, match=r"labels outside of the model's classes: \['fox'\]"):
+def test_label_that_is_not_among_the_classes(uri):
+    with pytest.raises(InputError, match=r"\['fox'\]"):
         loader(uri, classes=["cat", "dog"])
 
 

@@ -1,4 +1,4 @@
-"""Cached or streamed, in whatever threads, ranks and processes: the same batches."""
+"""Batches are the same whether cached or streamed, with any number of threads, ranks and processes."""
 
 import io
 import multiprocessing
@@ -43,13 +43,13 @@ def test_cached_and_streamed_epochs_are_the_same(uri, tmp_path, name):
         expected = batches(streamed)
         assert_same(batches(cached), expected)
         cached.take_stats()
-        # Again from the same loader, and by a loader of a later run, as far as anything could be kept.
+        # A second epoch of the same loader and a loader of a later run use the cache, if there can be one.
         for loader in (cached, make(uri, **options, cache=place)):
             loader.set_epoch(epoch)
-            kept = augment.resized_crop is None or cache_size is not None
-            assert loader.mode.startswith("cached" if kept else "streamed")
+            cacheable = augment.resized_crop is None or cache_size is not None
+            assert loader.mode.startswith("cached" if cacheable else "streamed")
             assert_same(batches(loader), expected)
-            assert (loader.take_stats().decoding == 0) == (kept and cache_size is None)
+            assert (loader.take_stats().decoding == 0) == (cacheable and cache_size is None)
 
 
 @pytest.mark.parametrize(
@@ -61,7 +61,7 @@ def test_cached_and_streamed_epochs_are_the_same(uri, tmp_path, name):
         (300, 40, "none"),
     ],
 )
-def test_groups_of_batches_and_batches_ahead_are_the_same(uri, tmp_path, image_size, batch_size, name):
+def test_batches_assembled_on_demand_and_ahead_are_the_same(uri, tmp_path, image_size, batch_size, name):
     augment, cache_size = AUGMENTS[name]
     options = {"image_size": image_size, "batch_size": batch_size, "augment": augment, "cache_size": cache_size}
     for rank in (0, 1):
@@ -74,21 +74,21 @@ def test_groups_of_batches_and_batches_ahead_are_the_same(uri, tmp_path, image_s
 
 
 @pytest.mark.parametrize(
-    ("size", "batch_size", "together"),
+    ("size", "batch_size", "group_size"),
     [(32, 64, 8), (32, 512, 1), (32, 1000, 1), (224, 2, 13), (224, 16, 1), (224, 64, 1)],
 )
-def test_so_many_batches_are_made_together(size, batch_size, together, monkeypatch):
+def test_group_size(size, batch_size, group_size, monkeypatch):
     monkeypatch.setattr("lance_pipeline.loader.epoch._GROUP_ROWS", 512)
     share = Share(batch_size, 0, 1)
-    assert share.together(size) == together
-    assert together == 1 or together * share.nbytes(size) <= 4 << 20
+    assert share.group_size(size) == group_size
+    assert group_size == 1 or group_size * share.nbytes(size) <= 4 << 20
 
 
-def test_what_nobody_has_read_is_not_given_out(uri, tmp_path):
+def test_row_that_was_not_read_is_an_error(uri, tmp_path):
     loader = make(uri, cache=CachePlace(str(tmp_path)))
     epoch = loader._epoch_batches()
     work = epoch.assembler.begin(np.arange(4))
-    with pytest.raises(LookupError, match="row 0 was not read"):
+    with pytest.raises(LookupError, match="row 0 "):
         epoch.assembler.fill(work, slice(None), lambda places: iter([None] * len(places)))
 
 
@@ -124,7 +124,7 @@ def test_global_batches_are_the_same_for_every_world_size(uri, batch_size, world
     cached=st.booleans(),
     batch_size=st.integers(2, 11),
 )
-def test_a_state_goes_on_under_another_world_size(uri, taken, before, world, cached, batch_size):
+def test_state_resumes_under_another_world_size(uri, taken, before, world, cached, batch_size):
     options = {"batch_size": batch_size, "augment": Augment(padding=2), "cache": CachePlace() if cached else None}
     whole = make(uri, **options)
     whole.set_epoch(2)
@@ -143,12 +143,12 @@ def test_a_state_goes_on_under_another_world_size(uri, taken, before, world, cac
         assert_same(batches(resumed), [(x[rank::world], y[rank::world]) for x, y in expected[taken:]])
 
 
-def test_another_batch_size_is_another_state(uri):
+def test_state_of_another_batch_size_is_refused(uri):
     with pytest.raises(ValueError, match="batch_size"):
         make(uri).load_state_dict(make(uri, batch_size=9).state_dict())
 
 
-def test_the_readme_s_types_and_shapes(uri):
+def test_types_and_shapes_of_the_readme(uri):
     images, labels = next(iter(make(uri)))
     assert (images.shape, images.dtype) == ((8, 3, 16, 16), torch.float32)
     assert images.is_contiguous(memory_format=torch.channels_last)
@@ -158,7 +158,7 @@ def test_the_readme_s_types_and_shapes(uri):
     torch.testing.assert_close(images, (raw / 255 - mean) / std, atol=1e-5, rtol=0)
 
 
-def test_batches_that_are_kept_stay_as_they_were(uri, tmp_path):
+def test_retained_batches_do_not_change(uri, tmp_path):
     loader = make(uri, cache=CachePlace(str(tmp_path)))
     for _ in range(3):
         loader.set_epoch(0)
@@ -168,7 +168,7 @@ def test_batches_that_are_kept_stay_as_they_were(uri, tmp_path):
         assert all(torch.equal(images, copy) for (images, _), copy in zip(kept, copies, strict=True))
 
 
-def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path):
+def test_bad_image_is_named_or_skipped_and_counted(tmp_path):
     images = [("cat", f"cat/{n}.png", class_image(0, np.random.default_rng(n))) for n in range(6)]
     split = small_split(tmp_path, "whole", images)
     table = split.to_table()
@@ -177,11 +177,11 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path):
     import lance
 
     broken = str(tmp_path / "broken.lance")
-    # As another tool writes them: of ours the digests would tell.
+    # Like a dataset of another tool: with digests, the loader would report damage.
     table = table.set_column(0, table.schema.field("image"), [data]).drop(["image_digest", "row_digest"])
     lance.write_dataset(table, broken)
     for cache in (None, CachePlace(str(tmp_path / "cache"))):
-        with pytest.raises(InputError, match=r"image 'cat/2\.png' of .*broken\.lance cannot be decoded"):
+        with pytest.raises(InputError, match=r"'cat/2\.png' of .*broken\.lance"):
             list(make(broken, batch_size=6, training=False, cache=cache))
         loader = make(broken, batch_size=3, training=False, cache=cache, on_bad_image="skip")
         for _ in range(2):
@@ -191,7 +191,7 @@ def test_a_bad_row_is_named_or_skipped_and_counted(tmp_path):
             assert (stats.images, stats.skipped) == (4, 2)
 
 
-def test_it_measures_itself(uri):
+def test_statistics_are_plausible(uri):
     loader = make(uri)
     list(loader)
     stats = loader.take_stats()
@@ -203,10 +203,10 @@ def test_it_measures_itself(uri):
     assert loader.take_stats().images == 0
 
 
-def test_what_is_done_with_the_batches_is_no_waiting(uri, tmp_path):
+def test_time_of_the_consumer_is_not_counted_as_waiting(uri, tmp_path):
     place, pause = CachePlace(str(tmp_path)), 0.05
     list(make(uri, cache=place))
-    # From a whole cache several batches are assembled at once.
+    # With a complete cache, several batches are assembled as a group.
     for cache in (place, None):
         loader = make(uri, cache=cache)
         for _ in loader:
@@ -215,8 +215,8 @@ def test_what_is_done_with_the_batches_is_no_waiting(uri, tmp_path):
         assert stats.elapsed - stats.waiting >= len(loader) * pause
 
 
-def test_pixels_of_evaluation_are_those_of_torchvision(uri):
-    """To within one level of 255, which is what torchvision's own two ways differ by."""
+def test_evaluation_pixels_equal_torchvision(uri):
+    """To within one level of 255, the difference between torchvision's own two implementations."""
     from torchvision.transforms import v2
 
     reference = v2.Compose([v2.Resize(16), v2.CenterCrop(16), v2.PILToTensor()])
@@ -229,7 +229,7 @@ def test_pixels_of_evaluation_are_those_of_torchvision(uri):
             assert (image.int() - expected.int()).abs().max() <= 1
 
 
-def test_a_dataloader_with_spawned_workers_gives_the_same_batches(uri, tmp_path):
+def test_dataloader_with_spawned_workers_gives_the_same_batches(uri, tmp_path):
     options = {"batch_size": 10, "augment": Augment(padding=2)}
     expected = batches(make(uri, **options))
     for workers in (0, 2):
@@ -243,7 +243,7 @@ def test_a_dataloader_with_spawned_workers_gives_the_same_batches(uri, tmp_path)
     assert_same(batches(spawned), batches(make(uri, batch_size=10, training=False, normalize=None)))
 
 
-def test_workers_that_persist_are_refused_a_second_epoch_of_training(uri):
+def test_persistent_workers_refuse_a_second_epoch_of_training(uri):
     more = {"batch_size": None, "num_workers": 1, "multiprocessing_context": "spawn", "persistent_workers": True}
     evaluation = DataLoader(make(uri, training=False), **more)
     assert_same(batches(evaluation), batches(evaluation))
@@ -253,9 +253,9 @@ def test_workers_that_persist_are_refused_a_second_epoch_of_training(uri):
         batches(training)
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="the platform has no fork")
 @pytest.mark.parametrize("kind", ["loader", "dataset"])
-def test_a_forked_dataloader_says_so_at_once(uri, kind):
+def test_forked_dataloader_is_an_error_instead_of_a_hang(uri, kind):
     script = f"""
 from torch.utils.data import DataLoader
 from lance_pipeline.images import ImageDataset, ImageLoader
@@ -274,7 +274,7 @@ list(loader)
     assert "multiprocessing_context='spawn'" in done.stderr
 
 
-def test_a_map_style_dataset(uri):
+def test_map_style_dataset(uri):
     dataset = ImageDataset(uri, image_size=16, transform=lambda image: image.float())
     assert len(dataset) == ROWS
     image, label = dataset[-1]

@@ -1,4 +1,4 @@
-"""Every row once, in an order that is a pure function of its seeds, shuffled well."""
+"""An epoch has every row once, well shuffled, in an order that depends only on the seeds."""
 
 import numpy as np
 from hypothesis import given, settings
@@ -22,7 +22,7 @@ def all_rows(order: Order) -> np.ndarray:
 
 @settings(max_examples=200, deadline=None)
 @given(orders)
-def test_every_row_comes_once_and_windows_start_where_they_say(order):
+def test_every_row_comes_once_and_starts_are_correct(order):
     assert sorted(all_rows(order)) == list(range(order.rows))
     sizes = [len(order.rows_in(window)) for window in range(len(order.starts) - 1)]
     assert np.array_equal(order.starts, np.cumsum([0, *sizes]))
@@ -31,22 +31,22 @@ def test_every_row_comes_once_and_windows_start_where_they_say(order):
         assert order.starts[window] <= position < order.starts[window + 1]
 
 
-def test_without_seeds_it_is_the_stored_one():
+def test_without_seeds_the_order_is_the_stored_one():
     assert np.array_equal(all_rows(Order.of(1000, 3000, None)), np.arange(1000))
 
 
-def test_each_seed_gives_another_order_and_always_the_same():
+def test_each_seed_gives_its_own_reproducible_order():
     orders = [all_rows(Order.of(5000, 3000, seeds)) for seeds in ((1, 0, 0), (1, 0, 1), (1, 1, 0), (2, 0, 0))]
     assert len({tuple(order) for order in orders}) == 4
     assert np.array_equal(orders[0], all_rows(Order.of(5000, 3000, (1, 0, 0))))
 
 
-def test_batches_are_as_mixed_as_of_a_full_shuffle():
-    """Of rows that are shuffled at rest: the spread of a class over batches, and what two epochs have in common."""
+def test_batches_are_as_mixed_as_with_a_full_shuffle():
+    """For rows stored in random order: the spread of a class over batches, and the correlation of two epochs."""
     labels = np.random.default_rng(0).integers(0, 10, 50_000)
     epochs = [all_rows(Order.of(50_000, 2500, (1, 0, epoch))) for epoch in range(2)]
     counts = np.array([(labels[epochs[0][i : i + 64]] == 0).sum() for i in range(0, 49_984, 64)])
-    # 64 draws with probability 0.1.
+    # The standard deviation of 64 draws with probability 0.1.
     assert abs(counts.std() / np.sqrt(64 * 0.1 * 0.9) - 1) < 0.1
     assert abs(np.corrcoef(counts[1:], counts[:-1])[0, 1]) < 0.1
     places = [np.argsort(epoch) for epoch in epochs]

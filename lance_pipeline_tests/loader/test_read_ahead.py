@@ -1,4 +1,4 @@
-"""Windows of encoded images."""
+"""Reading windows of encoded images, in parallel and ahead."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -33,20 +33,20 @@ def column(*values: bytes) -> pa.ChunkedArray:
         [column(b"one", b"three", b"five").slice(0)],
     ],
 )
-def test_rows_are_found_and_others_are_told(images: list[pa.ChunkedArray]):
+def test_included_rows_are_found_and_others_are_none(images: list[pa.ChunkedArray]):
     rows = EncodedRows(np.array([1, 3, 5]), images)
     assert rows.take(np.array([3, 5, 1, 3])) == [b"three", b"five", b"one", b"three"]
-    # What another process has put into the cache meanwhile is not there, and must not be taken for its neighbour.
+    # Rows that another process has cached meanwhile are not included, and must not be confused with their neighbours.
     assert rows.take(np.array([3, 0, 5, 4, 1, 6])) == [b"three", None, b"five", None, b"one", None]
 
 
-def test_nothing_was_asked_for():
+def test_empty_rows():
     assert EncodedRows(np.empty(0, np.int64), []).take(np.array([2, 0])) == [None, None]
 
 
 @pytest.fixture
 def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
-    """To a store with the table ``s3://bucket/train.lance``."""
+    """A slow link to a store with the table ``s3://bucket/train.lance``."""
     with object_store(tmp_path) as store, slow_link(store.endpoint) as link:
         for name, value in store.environment.items():
             monkeypatch.setenv(name, value)
@@ -57,28 +57,28 @@ def link(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Link]:
         yield link
 
 
-def test_what_is_far_away_is_read_side_by_side_and_ahead(link: Link):
+def test_remote_rows_are_read_in_parallel_and_ahead(link: Link):
     def rows_of(window: int) -> Indices:
         return np.arange(window * WINDOW, min(window + 1, WINDOWS) * WINDOW)
 
-    def taken(window: int) -> list[int]:
+    def values_of(window: int) -> list[int]:
         return [image[0] for image in reader[window].take(rows_of(window)) if image]
 
     reader = WindowReader(StoredImages(LanceSplit("s3://bucket/train.lance"), None), rows_of, LoadMeter())
-    # Where the rows lie in the file is asked for once.
-    assert taken(WINDOWS - 1) == rows_of(WINDOWS - 1).tolist()
+    # Reads the file's metadata, which is requested only once.
+    assert values_of(WINDOWS - 1) == rows_of(WINDOWS - 1).tolist()
     with ThreadPoolExecutor(1) as pool:
         link.hold()
-        first = pool.submit(taken, 0)
-        await_condition(lambda: link.waiting >= WINDOW, 30, "each row of the window is asked for")
+        first = pool.submit(values_of, 0)
+        await_condition(lambda: link.waiting >= WINDOW, 30, "each row of the window is requested")
         link.let_go()
         assert first.result() == rows_of(0).tolist()
-        # Between two of its requests the link is idle too: only the reader knows when it has all.
-        await_condition(lambda: all(one.done() for one in reader._windows.values()), 30, "what comes next is read")
+        # The link is also idle between two requests, so only the reader knows when it has everything.
+        await_condition(lambda: all(one.done() for one in reader._windows.values()), 30, "the next windows are read")
         link.hold()
         try:
-            # Both were read while nobody asked for them.
-            others = pool.submit(lambda: [taken(1), taken(2)]).result(timeout=30)
+            # Both were read ahead.
+            others = pool.submit(lambda: [values_of(1), values_of(2)]).result(timeout=30)
         finally:
             link.let_go()
     assert others == [rows_of(1).tolist(), rows_of(2).tolist()]

@@ -1,4 +1,4 @@
-"""Crops and smaller images look as torchvision's, and no more of a JPEG is decoded than they need."""
+"""Crops and shrunk images look like torchvision's, and no more of a JPEG is decoded than necessary."""
 
 import io
 
@@ -20,7 +20,7 @@ AREA = (0.08, 1.0)
 
 
 def photo(width: int, height: int, seed: int = 0) -> Image.Image:
-    """Blotches of several sizes and a little grain, as photographs have them."""
+    """An image like a photograph: blotches of several sizes and a little grain."""
     rng = np.random.default_rng(seed)
     layers = [
         cv2.resize(rng.integers(0, 256, (size, size, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
@@ -42,7 +42,7 @@ def draw(seed: int) -> np.ndarray:
 
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from([(500, 375), (1600, 1200), (300, 300), (90, 200)]), st.integers(0, 10**6))
-def test_a_random_crop_looks_as_torchvision_s(size, seed):
+def test_random_crop_looks_like_torchvision(size, seed):
     image = photo(*size, seed=seed % 7)
     data = as_jpeg(image)
     box = crop_box(draw(seed), size[1], size[0], AREA)
@@ -52,11 +52,11 @@ def test_a_random_crop_looks_as_torchvision_s(size, seed):
     for source in (data, np.asarray(decoded)):
         found = random_crop(source, draw(seed), AREA, 112)
         assert (found.shape, found.dtype) == ((112, 112, 3), np.uint8)
-        # A crop of another place differs by tens of levels.
+        # A crop at another position differs by tens of levels.
         assert np.abs(found.astype(int) - expected).mean() < 5
 
 
-def test_a_rotated_or_unusual_image_is_cropped_upright():
+def test_image_with_exif_rotation_is_cropped_upright():
     image = photo(300, 200)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -66,7 +66,7 @@ def test_a_rotated_or_unusual_image_is_cropped_upright():
 
 
 @pytest.mark.parametrize(("least", "scale"), [(301, 1), (300, 2), (151, 2), (150, 4), (75, 8), (10, 8)])
-def test_a_jpeg_is_decoded_at_the_smallest_scale_that_is_enough(least, scale):
+def test_jpeg_is_decoded_at_the_smallest_sufficient_scale(least, scale):
     pixels = decode_scaled(as_jpeg(photo(1200, 600)), PlainHeader(1200, 600), least, least)
     assert pixels.shape == (600 // scale, 1200 // scale, 3)
 
@@ -88,7 +88,7 @@ def header_of(data: bytes) -> PlainHeader:
     ),
     mode=st.sampled_from(["RGB", "L"]),
 )
-def test_the_top_of_a_jpeg_is_that_of_the_whole(size, bottom, least, options, mode):
+def test_top_of_a_jpeg_equals_that_of_the_whole(size, bottom, least, options, mode):
     data = as_jpeg(photo(*size).convert(mode), **options)
     header, bottom = header_of(data), min(bottom, size[1])
     whole = decode_scaled(data, header, least, least)
@@ -98,31 +98,31 @@ def test_the_top_of_a_jpeg_is_that_of_the_whole(size, bottom, least, options, mo
     assert np.array_equal(top.pixels[:rows], whole[:rows])
 
 
-def test_no_more_rows_are_decoded_than_are_needed():
+def test_only_necessary_rows_are_decoded():
     data = as_jpeg(photo(600, 400))
     assert decode_top(data, header_of(data), 400, 600, 100).pixels.shape == (104, 600, 3)
     data = as_jpeg(photo(600, 400), progressive=True)
     assert decode_top(data, header_of(data), 400, 600, 100).pixels.shape == (400, 600, 3)
 
 
-def test_a_jpeg_that_is_broken_where_it_is_needed_is_left_to_pillow():
+def test_truncated_jpeg_is_an_error_and_trailing_garbage_is_accepted():
     data = as_jpeg(photo(600, 400))
     cut = data[: data.index(b"\xff\xda") + 2000]
-    with pytest.raises(UndecodableImageError, match="truncated"):
-        decode_top(cut, header_of(cut), 400, 600, 200)
     ended = cut + b"\xff\xd9"
-    with pytest.raises(UndecodableImageError, match="truncated"):
-        decode_top(ended, header_of(ended), 400, 600, 200)
-    taken = data[:-2] + b"\0" * 9 + data[-2:]
+    for broken in (cut, ended):
+        with pytest.raises(UndecodableImageError) as caught:
+            decode_top(broken, header_of(broken), 400, 600, 200)
+        assert caught.value.reason == "truncated"
+    padded = data[:-2] + b"\0" * 9 + data[-2:]
     for bottom in (200, 400):
-        rows = decode_top(taken, header_of(taken), 400, 600, bottom).pixels[:bottom]
-        expected = np.asarray(Image.open(io.BytesIO(taken)).convert("RGB"))[:bottom]
+        rows = decode_top(padded, header_of(padded), 400, 600, bottom).pixels[:bottom]
+        expected = np.asarray(Image.open(io.BytesIO(padded)).convert("RGB"))[:bottom]
         assert np.array_equal(rows, expected)
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.integers(1, 400), st.integers(1, 400), st.integers(1, 300))
-def test_the_shape_of_a_smaller_image_is_known_before_it_is_decoded(width, height, size):
+def test_shape_of_a_shrunk_image_follows_from_its_size(width, height, size):
     view = Shrunk(size)
     image = Image.new("RGB", (width, height), (200, 30, 90))
     for data in (as_jpeg(image), as_jpeg(image, progressive=True)):
@@ -132,21 +132,22 @@ def test_the_shape_of_a_smaller_image_is_known_before_it_is_decoded(width, heigh
 
 
 def as_sized(height: int, width: int) -> bytes:
-    """A JPEG of 16 by 16 pixels whose frame header tells another size."""
+    """A JPEG of 16 by 16 pixels whose frame header has another size."""
     small = as_jpeg(Image.new("RGB", (16, 16)))
     frame = small.index(b"\xff\xc0")
     return small[: frame + 5] + height.to_bytes(2, "big") + width.to_bytes(2, "big") + small[frame + 9 :]
 
 
-def test_a_bomb_is_refused_from_its_header():
+def test_decompression_bomb_is_rejected_by_its_header():
     bomb = as_sized(65500, 65500)
     for read in (lambda data: random_crop(data, draw(0), AREA, 32), Shrunk(64).of):
-        with pytest.raises(UndecodableImageError, match="more than the limit"):
+        with pytest.raises(UndecodableImageError) as caught:
             read(bomb)
+        assert caught.value.reason == "too_large"
 
 
-def test_what_is_broken_says_so():
-    # No height, no width, neither.
+def test_broken_image_is_an_error():
+    # Without height, without width, without either.
     empty = [as_sized(height, width) for height, width in ((0, 16), (16, 0), (0, 0))]
     for data in (b"", b"no image", as_jpeg(photo(300, 200))[:500], *empty):
         with pytest.raises(UndecodableImageError):

@@ -139,7 +139,9 @@ def test_one_bad_file_in_twenty_is_within_the_default(graph: Graph):
     assert graph.materialize(*DATA).success
     assert graph.metadata("lance_val")["rejected"] == 1
     spoil(graph, "val/cat", "nn")
-    assert "more than the 5.00% of `max_rejected_fraction`" in failure_of(graph.materialize(*DATA))
+    message = failure_of(graph.materialize(*DATA))
+    assert "`max_rejected_fraction`" in message
+    assert "5.00%" in message
 
 
 def test_on_bad_image_fail_names_all_bad_files(graph: Graph):
@@ -186,7 +188,8 @@ def test_too_many_bad_files_fail_and_leave_what_was(graph: Graph):
     result = graph.materialize(*DATA)
     message = failure_of(result)
     assert f"at least 2 of 8 files of {graph.images / 'val'} cannot be read as images" in message
-    assert "more than the 20.00% of `max_rejected_fraction`" in message
+    assert "`max_rejected_fraction`" in message
+    assert "20.00%" in message
     assert "not_an_image: 1\n    cat/n0.png: " in message
     assert "empty: 1\n    cat/e1.png: the file is empty" in message
     details = failure_details(result)
@@ -347,7 +350,7 @@ def test_what_was_read_before_a_failure_is_kept(graph: Graph, strictness: dict[s
     spoil(graph, "train/cat", "nnnnn")
     for file in graph.images.rglob("*.png"):
         os.utime(file, (OLD, OLD))
-    assert "what has been read is kept" in failure_of(graph.materialize("raw_images", "lance_train"))
+    assert f"`{next(iter(strictness))}`" in failure_of(graph.materialize("raw_images", "lance_train"))
     first = progress_of(graph, "lance_train")
     graph.attributes["ingest"] = {"max_rejected_fraction": 1}
     assert graph.materialize("lance_train").success

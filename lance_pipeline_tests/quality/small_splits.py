@@ -1,4 +1,4 @@
-"""Splits for tests, written row by row: any images under any names, without an ingest."""
+"""Small splits for tests, written without an ingest: any images with any labels and paths."""
 
 import hashlib
 import os

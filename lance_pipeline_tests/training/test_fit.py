@@ -83,5 +83,5 @@ def test_the_versions_of_the_splits_are_the_ones_trained_on(tmp_path):
 def test_a_class_of_val_that_train_lacks(splits, tmp_path):
     root = write_image_folder(tmp_path / "root", {"val": {"cat": 2, "wolf": 2}})
     val = LanceSplit(ingest_folder(root, tmp_path / "lance")["val"])
-    with pytest.raises(InputError, match=r"outside of the model's classes: \['wolf'\]"):
+    with pytest.raises(InputError, match=r"\['wolf'\]"):
         fit({"train": splits["train"], "val": val}, Recipe(epochs=1))

@@ -133,13 +133,13 @@ def _checked(
 ) -> "list[Outcome]":
     """The outcomes of the checks of these names on one split; of all checks when None."""
     from lance_pipeline.quality.check_outcomes import outcomes
-    from lance_pipeline.quality.split_checks import Examined, FileCounts
+    from lance_pipeline.quality.split_checks import CheckTarget, FileCounts
 
     quarantine, attributes = record.quarantine, dataset.attributes
     files = FileCounts(record.scanned, record.rows, record.rejected, quarantine.uri, quarantine.version)
-    examined = Examined(split, splits, files, record.counts, attributes.image_size, attributes.checks)
+    target = CheckTarget(split, splits, files, record.counts, attributes.image_size, attributes.checks)
     checks = [check for check in dataset.checks if names is None or check.name in names]
-    return list(outcomes(examined, checks, store.reports_folder(dataset.name)))
+    return list(outcomes(target, checks, store.reports_folder(dataset.name)))
 
 
 def _ingested(

@@ -20,7 +20,7 @@ from lance_pipeline.orchestration.runtime.supervision import interruptible
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 
 if TYPE_CHECKING:
-    from lance_pipeline.ingest.maintenance import Tidied
+    from lance_pipeline.ingest.maintenance import TidyResult
 
 SETTINGS = "maintenance"
 """On the asset: the settings of its dataset."""
@@ -108,7 +108,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
     return maintenance
 
 
-def _table_row(one: "Tidied") -> dict[str, str | int]:
+def _table_row(one: "TidyResult") -> dict[str, str | int]:
     """A line that fits the page: the name of the table without its place."""
     return {
         "table": one.uri.rstrip("/").rpartition("/")[2],
@@ -159,7 +159,7 @@ def table_names(name: str) -> list[str]:
 
 def _tidied(
     context: dg.AssetExecutionContext, dataset: Dataset, store: LanceStore, keep: timedelta
-) -> "Iterator[Tidied]":
+) -> "Iterator[TidyResult]":
     from lance_pipeline.ingest.maintenance import tidy
 
     for uri, seen_uri in _tables(dataset, store):
