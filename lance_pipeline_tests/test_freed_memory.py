@@ -11,7 +11,7 @@ _KEPT = """
 import json, resource
 from contextlib import nullcontext
 import psutil, torch
-from lance_pipeline.freed_memory import freed_memory_kept
+from lance_pipeline.freed_memory import keep_freed_memory
 
 def faults(context):
     with context:
@@ -25,7 +25,7 @@ def faults(context):
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, inside
 
 plain, _ = faults(nullcontext())
-kept, inside = faults(freed_memory_kept())
+kept, inside = faults(keep_freed_memory())
 outside = psutil.Process().memory_info().rss
 print(json.dumps({"plain": plain, "kept": kept, "given_back": inside - outside}))
 """

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.freed_memory import freed_memory_kept, give_back_freed_memory
+from lance_pipeline.freed_memory import give_back_freed_memory, keep_freed_memory
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.ingest.backlog import Backlog
 from lance_pipeline.ingest.crew import outcomes
@@ -217,7 +217,7 @@ def _ingest_once(
             seen.begin()
         if backlog.files:
             give_back_freed_memory()
-            with freed_memory_kept():
+            with keep_freed_memory():
                 _work(source, stored, plan, backlog, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)

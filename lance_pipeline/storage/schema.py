@@ -1,4 +1,4 @@
-"""The columns of the datasets that an ingest writes, and of what it remembers beside them."""
+"""The columns of the datasets that an ingest writes, and of its record of seen files."""
 
 from typing import Literal, get_args
 
@@ -13,7 +13,7 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 LATEST_NS = 2**63 - 1
-"""The last time that a column holds, in nanoseconds since 1970: in 2262. Later ones become this."""
+"""The latest time that a column can store, in nanoseconds since 1970: in 2262. Later ones are clamped to it."""
 _SUMS = pa.list_(pa.int64(), 3)
 _PATH = "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"
 _SPLIT: list[tuple[str, pa.DataType, str]] = [
@@ -44,7 +44,7 @@ _REJECTED: list[tuple[str, pa.DataType, str]] = [
 ]
 
 
-# Image files are compressed already: trying again would take several times as long as writing them.
+# Image files are already compressed: another attempt would take several times as long as writing them.
 _ENCODING = {"image": {"lance-encoding:compression": "none"}}
 
 
@@ -58,23 +58,23 @@ def _schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
 
 
 SPLIT_SCHEMA = _schema(_SPLIT)
-"""One row an image: the article's four columns first."""
+"""One row per image: the article's four columns first."""
 REJECTED_SCHEMA = _schema(_REJECTED)
-"""One row a file that could not become an image."""
+"""One row per file that was rejected."""
 SEEN_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("mtime_ns", pa.int64(), nullable=False),
         pa.field("sha256", pa.binary(32), nullable=False),
-        # Null where the bytes were rejected; then reason and detail say why.
+        # Null if the file was rejected; reason and detail then say why.
         pa.field("pixel_digest", pa.binary(16)),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
-        # The decoders that rejected it: others may judge otherwise.
+        # The decoder versions that rejected it: other versions may accept it.
         pa.field("decoders", pa.string()),
-        # The split whose data files of this step got the row, if one did.
+        # The split whose data files the row was written to in this step, if any.
         pa.field("written", pa.string()),
     ]
 )
-"""What an ingest remembers of each file that it could read."""
+"""One row per file that an ingest has read."""
