@@ -16,7 +16,7 @@ _LARGEST_THRESHOLD, _DEFAULT_MAX = 32 << 20, 65536
 
 
 def give_back_freed_memory() -> None:
-    """Return freed memory to the system: Arrow's and, with glibc, everybody else's.
+    """Return freed memory to the system: Arrow's and, with glibc, that of all other allocations.
 
     Without it each stage of a long job leaves some behind, because every thread keeps its own freed memory.
     """

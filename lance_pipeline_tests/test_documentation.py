@@ -1,4 +1,4 @@
-"""What the documentation shows runs as it stands there."""
+"""The examples in the documentation run as written."""
 
 import math
 import os

@@ -25,7 +25,7 @@ from lance_pipeline.ingest.stored_split import StoredSplit
 from lance_pipeline.ingest.totals import Totals
 from lance_pipeline.sources.listing import files_to_ingest, list_split_folders
 from lance_pipeline.sources.raw_files import FileReader
-from lance_pipeline.sources.split_assignment import Assignment, OfFolder
+from lance_pipeline.sources.split_assignment import Assignment, FixedSplit
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.object_store import join_uri
@@ -165,7 +165,7 @@ def ingest_split(
         return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
 
     seen_uri = f"{uri.removesuffix('.lance')}_seen"
-    source = IngestSource(root, folder, listed, classes, OfFolder(split), seen_uri, transparency)
+    source = IngestSource(root, folder, listed, classes, FixedSplit(split), seen_uri, transparency)
     return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads, repair=repair)[split]
 
 

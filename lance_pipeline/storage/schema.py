@@ -15,32 +15,32 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 LATEST_NS = 2**63 - 1
 """The latest time that a column can store, in nanoseconds since 1970: in 2262. Later ones are clamped to it."""
 _SUMS = pa.list_(pa.int64(), 3)
-_PATH = "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"
+_PATH = "Relative to the split's folder, unique; % becomes %25, a byte that is not UTF-8 %XX"
 _SPLIT: list[tuple[str, pa.DataType, str]] = [
     ("image", pa.binary(), "The file's bytes, unchanged"),
     ("filename", pa.string(), "The file's name"),
     ("label", pa.string(), "The class: the name of the class folder"),
     ("split", pa.string(), "train, val or test"),
     ("path", pa.string(), _PATH),
-    ("width", pa.int32(), "In pixels, upright by the EXIF orientation"),
-    ("height", pa.int32(), "In pixels, upright by the EXIF orientation"),
-    ("format", pa.string(), "The encoding as the content tells it, by Pillow's name, such as PNG or JPEG"),
+    ("width", pa.int32(), "In pixels, after applying the EXIF orientation"),
+    ("height", pa.int32(), "In pixels, after applying the EXIF orientation"),
+    ("format", pa.string(), "The encoding detected from the content, by Pillow's name, such as PNG or JPEG"),
     ("sha256", pa.binary(32), "SHA-256 of the file's bytes"),
     ("pixel_digest", pa.binary(16), "XXH3-128 of the RGB pixels: equal for images of equal size and pixels"),
-    ("perceptual_hash", pa.uint64(), "64-bit dHash: few bits differ where images look alike"),
-    ("size", pa.int64(), "Of the file, in bytes"),
+    ("perceptual_hash", pa.uint64(), "64-bit dHash: few bits differ between images that look alike"),
+    ("size", pa.int64(), "Size of the file in bytes"),
     ("mtime", pa.timestamp("ns", "UTC"), "The file's modification time when it was read"),
-    ("channel_sum", _SUMS, "Sum over the pixels of red, green and blue, each 0 to 255"),
-    ("channel_square_sum", _SUMS, "Sum of the squares of the same"),
+    ("channel_sum", _SUMS, "Sums of red, green and blue over all pixels, each 0 to 255"),
+    ("channel_square_sum", _SUMS, "Sums of their squares"),
     (IMAGE_DIGEST, pa.uint64(), "XXH3-64 of the file's bytes, checked whenever the image is read"),
-    (ROW_DIGEST, pa.uint64(), "XXH3-64 of all other columns but the image"),
+    (ROW_DIGEST, pa.uint64(), "XXH3-64 of all other columns except the image"),
 ]
 _REJECTED: list[tuple[str, pa.DataType, str]] = [
     ("path", pa.string(), _PATH),
     ("label", pa.string(), "The class: the name of the class folder"),
-    ("size", pa.int64(), "Of the file, in bytes"),
+    ("size", pa.int64(), "Size of the file in bytes"),
     ("reason", pa.string(), "One of: " + ", ".join(REASONS)),
-    ("detail", pa.string(), "What exactly is wrong, for people"),
+    ("detail", pa.string(), "A description of the problem"),
 ]
 
 

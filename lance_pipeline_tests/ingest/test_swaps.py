@@ -236,7 +236,7 @@ def test_a_file_that_changes_each_time_that_it_is_read_is_given_up(tmp_path):
 
         file.seek(0, os.SEEK_END)
         with FileReader(str(tmp_path), "") as reader:
-            with repeated(grow), pytest.raises(RejectedFileError, match="changed each of the 3 times") as caught:
+            with repeated(grow), pytest.raises(RejectedFileError, match=r"\b3\b") as caught:
                 reader.read("x.png", 64 << 20, 0)
             assert caught.value.reason == "unreadable"
             status = path.stat()

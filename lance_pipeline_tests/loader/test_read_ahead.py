@@ -71,7 +71,7 @@ def test_what_is_far_away_is_read_side_by_side_and_ahead(link: Link):
         link.hold()
         first = pool.submit(taken, 0)
         await_condition(lambda: link.waiting >= WINDOW, 30, "each row of the window is asked for")
-        link.let_go()
+        link.release()
         assert first.result() == rows_of(0).tolist()
         # Between two of its requests the link is idle too: only the reader knows when it has all.
         await_condition(lambda: all(one.done() for one in reader._windows.values()), 30, "what comes next is read")
@@ -80,6 +80,6 @@ def test_what_is_far_away_is_read_side_by_side_and_ahead(link: Link):
             # Both were read while nobody asked for them.
             others = pool.submit(lambda: [taken(1), taken(2)]).result(timeout=30)
         finally:
-            link.let_go()
+            link.release()
     assert others == [rows_of(1).tolist(), rows_of(2).tolist()]
     reader.close()

@@ -103,11 +103,11 @@ def check_scans(data: bytes, frame_at: int) -> None:
     # For each component a bit mask of the coefficients whose lowest bit has not been sent.
     missing = dict.fromkeys(frame.components, _ALL_COEFFICIENTS)
     scans = 0
-    for begin, behind in _scan_headers(data, end):
+    for begin, scan_data in _scan_headers(data, end):
         scans += 1
-        first, last, bits = _WHOLE_BLOCKS if kind in _SEQUENTIAL else data[behind - 3 : behind]
+        first, last, bits = _WHOLE_BLOCKS if kind in _SEQUENTIAL else data[scan_data - 3 : scan_data]
         sent = (2 << last) - (1 << first)
-        for component in data[begin + 1 : behind - 3 : 2]:
+        for component in data[begin + 1 : scan_data - 3 : 2]:
             before = missing.get(component, 0)
             missing[component] = before | sent if bits & 15 else before & ~sent
     if scans > _USUAL_SCANS and scans * frame.width * frame.height > _MAX_SCANNED_PIXELS:
