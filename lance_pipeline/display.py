@@ -1,30 +1,30 @@
-"""Text from outside (names of files, classes and members, addresses, answers of servers) as it is shown.
+"""Displaying text from outside: names of files, classes and archive members, addresses, server responses.
 
-The data keep such text as it is; only what people look at goes through here. Each function is one-to-one: two
+Stored data keep such text unchanged; only what people see passes through here. Each function is one-to-one: two
 different texts are never shown as the same one.
 """
 
 import hashlib
 import re
 
-# A backslash only where it would look like an escape: most of them are a part of a name, or an escape of ``repr``.
 _ESCAPE = re.compile(r"\\u\{([0-9a-f]{1,6})\}")
-# Characters that take no room or look like a space, though Python calls them printable: fillers, variation selectors.
+# Zero-width characters and lookalikes of spaces that Python considers printable: fillers, variation selectors. A
+# backslash is escaped only where it would look like an escape; others are part of a name or come from ``repr``.
 _HIDDEN = re.compile(
     r"\\(?=u\{)|[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
 )
-# What a spreadsheet takes for the beginning of a formula, in half and full width; and our own mark.
+# Characters that start a formula in a spreadsheet, in half and full width, and our own escape character.
 _FORMULA = tuple("=+-@\uff1d\uff0b\uff0d\uff20'")
-# What stands in for the middle of a long text. One that has it itself is treated as long: it could pose as another.
+# Replaces the middle of a long text. A text that contains it is treated as long, or it could pass for a shortened one.
 _CUT = "…["
 _UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def printable(text: str) -> str:
-    r"""The text on one line, without anything that a terminal, a log or a page would obey or hide.
+    r"""The text on one line, without anything that a terminal, log or page would interpret or hide.
 
-    Control characters (line breaks and escape codes too), characters that turn the direction of writing, take no room
-    or look like a space, and bytes that are not UTF-8 become ``\u{1b}`` and the like. All other letters stay.
+    Control characters (including line breaks and escape codes), zero-width characters, lookalikes of spaces, characters
+    that change the writing direction and bytes that are not UTF-8 become ``\u{1b}`` and the like. Other letters stay.
     """
     if text.isprintable() and not _HIDDEN.search(text):
         return text
@@ -33,9 +33,9 @@ def printable(text: str) -> str:
 
 
 def shortened(text: str, limit: int = 300) -> str:
-    """The text or, if it would be shown as more than about ``limit`` characters, its ends, its length and its digest.
+    """The text or, if it would take more than about ``limit`` characters when shown, its ends, length and digest.
 
-    It is not escaped yet: what is put into an ``InputError`` is escaped by that.
+    The result is not escaped; ``InputError`` escapes its message itself.
     """
     sample = text[:limit]
     room = limit * len(sample) // max(len(printable(sample)), 1)
@@ -47,15 +47,15 @@ def shortened(text: str, limit: int = 300) -> str:
 
 
 def markdown_code(text: str) -> str:
-    """The text as a Markdown code span, in which nothing is a link, a picture or HTML."""
+    """The text as a Markdown code span, where links, pictures and HTML have no effect."""
     shown = printable(text)
     fence = "`" * (1 + max(map(len, re.findall("`+", shown)), default=0))
-    # Spaces that Markdown takes away again keep a backtick at either end apart from the fence.
+    # The spaces, which Markdown strips, separate a backtick at either end from the fence.
     return f"{fence} {shown} {fence}" if fence != "`" else f"`{shown}`"
 
 
 def count(number: int) -> str:
-    """A number of things.
+    """An integer with thousands separators.
 
     >>> count(1257)
     '1,257'
@@ -64,7 +64,7 @@ def count(number: int) -> str:
 
 
 def percent(share: float) -> str:
-    """A share of 1 in percent; what is not all or nothing is never shown as ``100 %`` or ``0 %``.
+    """A fraction in percent; only 0 and 1 themselves are shown as ``0 %`` and ``100 %``.
 
     >>> percent(0.0957), percent(0.99999), percent(1)
     ('9.6 %', '99.999 %', '100.0 %')
@@ -89,17 +89,17 @@ def size(bytes_: int) -> str:
 
 
 def csv_cell(text: str) -> str:
-    """The text as a CSV cell that no spreadsheet takes for a formula or for more than one cell.
+    """The text as a CSV cell that no spreadsheet interprets as a formula or as several cells.
 
-    :func:`printable`, with semicolons escaped too (some countries separate cells by them), and with an apostrophe
-    before what looks like the beginning of a formula. :func:`from_csv_cell` gives the text back.
+    Like :func:`printable`, but also escapes semicolons, which separate cells in some locales, and puts an apostrophe
+    before anything that looks like the start of a formula. :func:`from_csv_cell` reverses it.
     """
     shown = printable(text).replace(";", r"\u{3b}")
     return f"'{shown}" if shown.startswith(_FORMULA) else shown
 
 
 def from_csv_cell(cell: str) -> str:
-    """The text that :func:`csv_cell` was given."""
+    """The text that was passed to :func:`csv_cell`."""
     return _ESCAPE.sub(lambda match: chr(int(match.group(1), 16)), cell.removeprefix("'"))
 
 

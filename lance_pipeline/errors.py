@@ -1,10 +1,10 @@
-"""Errors for problems the user can fix, and the end that the user asked for."""
+"""Errors for problems the user can fix, and the exception for a requested stop."""
 
 from collections.abc import Sequence
 
 from lance_pipeline.display import printable, shortened
 
-# Of one line; what a library or a server says could have any length, and messages are kept in the event log.
+# Characters per line. Texts from libraries and servers can have any length, and the event log stores messages.
 _LONGEST_LINE = 4000
 
 
@@ -12,16 +12,16 @@ class InputError(ValueError):
     """Something outside the code is wrong: a folder, a file, a setting or a missing device.
 
     The message names the file or field, says what was expected and what to do next. Dagster shows
-    it as the failure's description, without a stack trace. As names in it may hold anything, each
-    line is shown through :func:`lance_pipeline.display.printable`: a line break inside of one is escaped.
+    it as the failure's description, without a stack trace. Names in it may contain any character, so each
+    line passes through :func:`lance_pipeline.display.printable`, which escapes line breaks.
 
     Args:
         message: for people; a few examples are enough. A list is shown as lines.
-        details: all of what the message gives examples of, a line each.
+        details: everything that the message gives examples of, one line each.
     """
 
     def __init__(self, message: str | Sequence[str], details: Sequence[str] = ()) -> None:
-        # As it was given, as exceptions are pickled by their arguments.
+        # Unchanged, because exceptions are pickled by their arguments.
         super().__init__(message)
         self.details = [_shown(line) for line in details]
 
@@ -36,14 +36,14 @@ def _shown(line: str) -> str:
 
 
 class DamagedError(InputError):
-    """A file or table does not hold what was written to it."""
+    """The content of a file or table differs from what was written."""
 
 
 class Stopped(Exception):  # noqa: N818 - nothing went wrong
-    """Somebody asked for the end of what was running, and it has ended where it can go on.
+    """A requested stop; the work ended at a point from which it can resume.
 
     Args:
-        reason: who or what, such as ``SIGTERM``.
+        reason: what requested it, such as ``SIGTERM``.
     """
 
     def __init__(self, reason: str) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of memory that is freed: glibc keeps some of it, by rules that suit neither an ingest nor a training."""
+"""Control over freed memory: glibc's default rules for keeping it suit neither ingestion nor training."""
 
 import ctypes
 import os
@@ -8,16 +8,17 @@ from contextlib import contextmanager
 
 import pyarrow as pa
 
-# Of glibc's malloc.h.
+# From glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -3, -4, -8
-# Where glibc's own adjustment ends on 64 bits, which the first of these calls turns off for good; and its default.
+# The first of these calls turns off glibc's dynamic threshold for good: its upper bound on 64 bits replaces it
+# afterwards. The second value is the default of M_MMAP_MAX.
 _LARGEST_THRESHOLD, _DEFAULT_MAX = 32 << 20, 65536
 
 
 def give_back_freed_memory() -> None:
-    """Give the memory that Arrow and, with glibc, all others have freed back to the system.
+    """Return freed memory to the system: Arrow's and, with glibc, that of all other allocations.
 
-    Otherwise each stretch of a long work leaves some behind, as the threads that free it do not know of each other.
+    Without it each stage of a long job leaves some behind, because every thread keeps its own freed memory.
     """
     pa.default_memory_pool().release_unused()
     if libc := _glibc():
@@ -25,22 +26,22 @@ def give_back_freed_memory() -> None:
 
 
 def share_freed_memory() -> None:
-    """From now on have threads use what others have freed: as many arenas as cores, where glibc has eight times that.
+    """Let threads reuse each other's freed memory: one arena per core instead of glibc's eight.
 
     Each arena keeps what is freed in it, and memory that one thread allocates and another frees fills them all in turn.
-    The setting is the process's, and stays; threads that have an arena keep it.
+    The setting applies to the whole process and is permanent; threads that already have an arena keep it.
     """
     if libc := _glibc():
         libc.mallopt(_M_ARENA_MAX, os.cpu_count() or 1)
 
 
 @contextmanager
-def freed_memory_kept() -> Iterator[None]:
-    """Within, memory that is freed is not given back to the system, which would clear each page anew.
+def keep_freed_memory() -> Iterator[None]:
+    """Within the context, keep freed memory instead of returning it to the system, which would clear each page again.
 
-    On the CPU a network allocates and frees the same large tensors at every step; glibc hands each of them to the
-    system and takes it back, at some 5 % of the time of a training. Outside of glibc this changes nothing. The setting
-    is the process's; what was kept is given back at the end.
+    On the CPU a network allocates and frees the same large tensors at every step; glibc returns each of them to the
+    system and requests it again, which costs about 5 % of the training time. Without glibc this has no effect. The
+    setting applies to the whole process; the memory is returned at the end.
     """
     libc = _glibc()
     if libc is None:

@@ -1,6 +1,6 @@
-"""The public names of the library: image folders to Lance datasets to training batches, without Dagster or MLflow.
+"""Public names of the library: image folders to Lance datasets to training batches, without Dagster or MLflow.
 
-They load on first use, so that importing one does not pay for the others.
+Each name is imported on first use, so that using one does not pay for the others.
 """
 
 from importlib import import_module

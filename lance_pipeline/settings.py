@@ -1,4 +1,4 @@
-"""The base of all models of settings."""
+"""Base class of all settings models."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, ValidationInfo, field_validator
 
 
 class StrictModel(BaseModel):
-    """Settings: no unknown field, no yes or no where a number is expected, nothing else where yes or no is."""
+    """Immutable settings that reject unknown fields and never convert between booleans and other types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 

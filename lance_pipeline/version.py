@@ -1,3 +1,3 @@
-"""The version of this package."""
+"""The package version."""
 
 __version__ = "0.2.0"

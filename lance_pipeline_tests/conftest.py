@@ -1,4 +1,4 @@
-"""What several kinds of tests share: a data folder of their own, and one real run of the demo."""
+"""Fixtures shared by all tests: isolated data folders, and one real run of the demo."""
 
 import gc
 import os
@@ -25,7 +25,7 @@ _UNSET = ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "LANCE_PIPELINE_MLFLOW_UI", "PY
 
 @dataclass(frozen=True)
 class Shell:
-    """A shell in a folder of its own, whose runs write to a data folder of their own."""
+    """Runs commands in its own working folder, with its own data folder."""
 
     folder: Path
     data: Path
@@ -42,7 +42,7 @@ class Shell:
     @property
     def environment(self) -> dict[str, str]:
         own = {"LANCE_PIPELINE_DATA": str(self.data), "DAGSTER_HOME": str(self.data / "dagster")}
-        # Libraries that tests use in this process, such as MLflow, set variables too.
+        # Libraries used by tests in this process, such as MLflow, set variables as well.
         inherited = {name: value for name, value in os.environ.items() if name not in _UNSET}
         return {**inherited, **own, **self.variables}
 
@@ -66,7 +66,7 @@ class Shell:
         try:
             output, errors = process.communicate(timeout=timeout)
         finally:
-            # With all its children: a training left behind would slow down everything after it.
+            # With all its children: a leftover training would slow down all following tests.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         return subprocess.CompletedProcess(process.args, process.returncode, output, errors)
@@ -106,7 +106,7 @@ def _cuda_is_there() -> bool:
 
 
 def new_shell(folder: Path, data: Path, variables: Mapping[str, str] | None = None) -> Shell:
-    """A shell whose folders are there, and whose instance has the project's settings."""
+    """A shell with existing folders, whose Dagster instance has the project's settings."""
     for made in (folder, data / "dagster"):
         made.mkdir(parents=True, exist_ok=True)
     (data / "dagster" / "dagster.yaml").write_text((PROJECT / "dagster.yaml").read_text())
@@ -115,12 +115,12 @@ def new_shell(folder: Path, data: Path, variables: Mapping[str, str] | None = No
 
 @pytest.fixture(scope="session", autouse=True)
 def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """No test writes to the user's MLflow or Dagster instance, keeps images in their folder, or waits for their GPU."""
+    """Isolates all tests from the user's MLflow, Dagster instance, image cache and device locks."""
     for name in _UNSET:
         os.environ.pop(name, None)
     os.environ["LANCE_PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("host"))
-    # Where devices are held.
+    # The folder of device locks.
     os.environ["XDG_RUNTIME_DIR"] = str(tmp_path_factory.mktemp("runtime"))
 
 
@@ -132,28 +132,28 @@ def shell(tmp_path: Path) -> Shell:
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Callable[[str], Path]]:
-    """Makes an empty disk of a size such as "4m"; asked again, it gives that disk another size."""
+    """Creates an empty disk of a size such as "4m"; another call resizes the disk."""
     disk = tmp_path / "disk"
 
     def of_size(size: str) -> Path:
-        there = os.path.ismount(disk)
+        exists = os.path.ismount(disk)
         disk.mkdir(exist_ok=True)
-        options = f"{'remount,' * there}size={size}"
+        options = f"{'remount,' * exists}size={size}"
         mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", disk], check=False)
         if mounted.returncode:
-            pytest.skip("needs the right to mount a small disk")
+            pytest.skip("needs permission to mount a small disk")
         return disk
 
     yield of_size
     if os.path.ismount(disk):
-        # Loaders refer to each other in circles, and keep their files mapped until they are found.
+        # Loaders are in reference cycles, and keep their files mapped until they are collected.
         gc.collect()
         subprocess.run(["umount", disk], check=True)
 
 
 @dataclass(frozen=True)
 class Demo:
-    """The demo's run: the shell that it ran in and what it printed."""
+    """The run of the demo: its shell and its output."""
 
     shell: Shell
     output: str
@@ -161,7 +161,7 @@ class Demo:
 
 @pytest.fixture(scope="session")
 def train_folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A folder with a train split of three classes, which tests only read."""
+    """A folder with a train split of three classes; tests must not change it."""
     return write_image_folder(tmp_path_factory.mktemp("folder"), {"train": TRAIN_COUNTS})
 
 
@@ -173,14 +173,14 @@ def train_uri(train_folder: str, tmp_path_factory: pytest.TempPathFactory) -> st
 
 @pytest.fixture
 def below_a_file(tmp_path: Path) -> str:
-    """A path that nobody, not even root, can write to."""
+    """A path that cannot be written, even by root."""
     (tmp_path / "file").write_text("")
     return str(tmp_path / "file" / "below")
 
 
 @pytest.fixture(scope="session")
 def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanceSplit]:
-    """Two small splits that tests only read."""
+    """Two small splits; tests must not change them."""
     root = write_image_folder(tmp_path_factory.mktemp("folder"), SPLIT_COUNTS)
     uris = ingest_folder(root, tmp_path_factory.mktemp("lance"))
     return {split: LanceSplit(uri) for split, uri in uris.items()}
@@ -188,7 +188,7 @@ def splits(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanceSplit]:
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
-    """The demo as a user runs it from the shell, once for all tests that look at what came of it."""
+    """The demo, run once from the shell as by a user, for all tests that examine its results."""
     folder = tmp_path_factory.mktemp("demo")
     shell = new_shell(folder / "elsewhere", folder / "data")
     finished = shell.materialize("group:digits")

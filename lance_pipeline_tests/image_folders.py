@@ -1,4 +1,4 @@
-"""Image folders for tests: tiny, random, and each class in a colour of its own."""
+"""Image folders for tests: tiny random images, with a distinct colour for each class."""
 
 import io
 import os
@@ -11,7 +11,7 @@ from PIL import Image
 _COLOURS = ((220, 40, 40), (40, 200, 60), (50, 70, 220), (220, 210, 60), (200, 60, 210), (60, 210, 210))
 _NOISE = 25
 TRAIN_COUNTS = {"cat": 9, "dog": 8, "fox": 6}
-"""Images of each class in the split that tests share."""
+"""Images per class in the split that tests share."""
 
 
 def class_image(label_index: int, rng: np.random.Generator, size: int | tuple[int, int] = 12) -> Image.Image:
@@ -23,7 +23,7 @@ def class_image(label_index: int, rng: np.random.Generator, size: int | tuple[in
 
 
 def encoded(image: Image.Image, kind: str = "PNG") -> bytes:
-    """The image as the bytes of a file."""
+    """The image, encoded as a file."""
     buffer = io.BytesIO()
     image.save(buffer, kind)
     return buffer.getvalue()
@@ -37,8 +37,8 @@ def write_image_folder(
 ) -> str:
     """Write ``<root>/<split>/<class>/<number>.png`` and return the root as text.
 
-    ``counts`` has the images of each class by split, as in ``{"train": {"cat": 6, "dog": 5}}``; a
-    count of 0 makes an empty class folder, and the split ``""`` puts the classes right below the
+    ``counts`` contains the images per split and class, as in ``{"train": {"cat": 6, "dog": 5}}``; a
+    count of 0 creates an empty class folder, and the split ``""`` puts the classes directly below the
     root. A class has the same colour in all splits, and no two images are equal.
     """
     rng = np.random.default_rng(seed)

@@ -14,7 +14,7 @@ _SECONDS = 120
 
 
 class MlflowServer:
-    """Keeps runs and artifacts in a folder, so that what it was told survives a stop."""
+    """An MLflow server that stores runs and artifacts in a folder, so that they survive a stop."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -26,7 +26,7 @@ class MlflowServer:
         return f"http://{HOST}:{self._port}"
 
     def start(self) -> None:
-        """Start it, and return once it answers."""
+        """Start it, and return once it responds."""
         self.folder.mkdir(parents=True, exist_ok=True)
         store = ["--backend-store-uri", f"sqlite:///{self.folder / 'mlflow.db'}"]
         store += ["--artifacts-destination", str(self.folder / "artifacts")]
@@ -49,17 +49,17 @@ class MlflowServer:
             return False
 
     def freeze(self) -> None:
-        """Have it take connections, and answer nobody."""
+        """Make it accept connections without responding."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Have it answer again."""
+        """Make it respond again."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGCONT)
 
     def stop(self) -> None:
-        """Kill it, with all its processes."""
+        """Kill it and all its processes."""
         if self._process is not None:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()

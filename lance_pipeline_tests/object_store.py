@@ -25,17 +25,17 @@ from pathlib import Path
 from pyarrow import fs
 
 _LISTENERS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
-# SeaweedFS talks to itself through these; it neither lets one choose their place nor removes them.
+# SeaweedFS uses these sockets internally; their path cannot be changed, and it does not remove them.
 _GRPC_SOCKETS = "/tmp/seaweedfs-{}-grpc-{}.sock"
-# The server becomes the process that Popen knows. The watcher beside it ends the group when the tests' end of the
-# pipe closes, so that even tests that were killed leave no server behind.
+# The shell is replaced by the server. A background process kills the group when the tests' end of the pipe closes, so
+# that even killed tests leave no server behind.
 _LAUNCH = 'exec 3<&0; (cat <&3 >/dev/null; kill -9 0) & exec "$0" "$@" </dev/null 3<&-'
 _READY_SECONDS = 60
 _POLL_SECONDS = 0.05
 
 
 def _free_ports(count: int) -> list[int]:
-    """Ports that nothing listens on, below those of outgoing connections: none is taken while the server is down."""
+    """Unused ports below the range of outgoing connections, so that none is taken while the server is down."""
     first_outgoing = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     ports: list[int] = []
     for port in random.sample(range(max(1024, first_outgoing - 20_000), first_outgoing), k=1000):
@@ -49,10 +49,10 @@ def _free_ports(count: int) -> list[int]:
 
 @dataclass
 class ObjectStore:
-    """A server with one bucket, its keys and its data; it can be killed and started again where it was.
+    """A server with one bucket; it can be killed and restarted with the same address and data.
 
-    Beside the owner, whose keys are ``access_key`` and ``secret_key``, it knows a guest with a ``guest_key`` and the
-    same secret, who may list everything but read only what begins with one of ``guest_reads``.
+    In addition to the owner, with the keys ``access_key`` and ``secret_key``, there is a guest with ``guest_key`` and
+    the same secret, who may list everything but read only objects that start with one of ``guest_reads``.
     """
 
     folder: Path
@@ -72,7 +72,7 @@ class ObjectStore:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that a user of such a server sets."""
+        """The environment variables for clients of the server."""
         return {
             "AWS_ACCESS_KEY_ID": self.access_key,
             "AWS_SECRET_ACCESS_KEY": self.secret_key,
@@ -84,11 +84,11 @@ class ObjectStore:
         }
 
     def uri(self, path: str) -> str:
-        """The URI of what is at this path of the bucket."""
+        """The URI of a path in the bucket."""
         return f"s3://{self.bucket}/{path}"
 
     def filesystem(self, secret_key: str | None = None, attempts: int = 3) -> fs.S3FileSystem:
-        """The server as pyarrow's file system, independent of the environment."""
+        """A pyarrow file system for the server, independent of the environment."""
         return fs.S3FileSystem(
             access_key=self.access_key,
             secret_key=secret_key or self.secret_key,
@@ -99,15 +99,15 @@ class ObjectStore:
         )
 
     def start(self) -> None:
-        """Start the server on its port and data, and return once the bucket can be written to and read."""
+        """Start the server on its ports and data, and return once the bucket can be written and read."""
         if self._process:
-            raise RuntimeError("The server runs already.")
+            raise RuntimeError("The server is already running.")
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "log.txt").open("ab") as log:
             self._process = subprocess.Popen(
                 ["/bin/sh", "-c", _LAUNCH, *self._command()],
                 cwd=self.folder,
-                # Neither the user's keys nor the user's configuration reach the server.
+                # Without the user's keys and configuration.
                 env={"PATH": os.defpath, "HOME": str(self.folder)},
                 stdin=subprocess.PIPE,
                 stdout=log,
@@ -121,7 +121,7 @@ class ObjectStore:
             raise
 
     def kill(self) -> None:
-        """End the server at once, as a crash does; what it had confirmed stays in its folder."""
+        """Kill the server, like a crash; confirmed writes remain in its folder."""
         if not self._process:
             return
         process, self._process = self._process, None
@@ -170,7 +170,7 @@ class ObjectStore:
             "-s3.iam=false",
             "-s3.autoCreateBucket=false",
             f"-s3.config={identities}",
-            # Relative, for a socket's path may have 107 characters and a test's folder has more.
+            # Relative, because the path of a socket is limited to 107 characters and tests' folders exceed that.
             "-filer.localSocket=filer.sock",
             "-s3.localSocket=s3.sock",
         ]
@@ -178,7 +178,7 @@ class ObjectStore:
     def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         filesystem, deadline = self.filesystem(attempts=1), time.monotonic() + _READY_SECONDS
         while process.poll() is None and time.monotonic() < deadline:
-            # A refused connection is cheap to find out; pyarrow waits for a while before it tells of one.
+            # Connecting first detects a refused connection at once; pyarrow would wait before it reports one.
             with suppress(OSError):
                 socket.create_connection(("127.0.0.1", self._ports["s3"]), timeout=1).close()
                 self._write_and_read(filesystem)
@@ -195,13 +195,13 @@ class ObjectStore:
             file.write(content)
         with filesystem.open_input_file(probe) as file:
             if file.read() != content:
-                raise OSError(f"{probe} was written but reads otherwise.")
+                raise OSError(f"{probe} reads differently from what was written.")
         filesystem.delete_file(probe)
 
 
 @contextmanager
 def object_store(folder: Path, bucket: str = "bucket", guest_reads: tuple[str, ...] = ()) -> Iterator[ObjectStore]:
-    """A running S3 server with an empty bucket, whose data, keys and log are in the folder."""
+    """Run an S3 server with an empty bucket; its data, keys and log are in the folder."""
     store = ObjectStore(folder, bucket, guest_reads)
     store.start()
     try:

@@ -1,4 +1,4 @@
-"""A way to a server of the loopback interface on which requests can be held, as on one that is far away."""
+"""A proxy for a loopback server that can hold requests, to simulate a slow connection."""
 
 import http.client
 import threading
@@ -11,14 +11,14 @@ _HOP_BY_HOP = {"connection", "transfer-encoding"}
 
 
 class Link:
-    """Passes on requests to read.
+    """Forwards GET and HEAD requests.
 
     Args:
         server: the address of the server.
 
     Attributes:
-        url: the address of this end.
-        waiting: requests that are under way.
+        url: the address of the proxy.
+        waiting: the number of pending requests.
     """
 
     def __init__(self, server: str) -> None:
@@ -28,15 +28,15 @@ class Link:
         self._open.set()
 
     def hold(self) -> None:
-        """From now on no request gets through."""
+        """Hold all requests from now on."""
         self._open.clear()
 
-    def let_go(self) -> None:
-        """All go on."""
+    def release(self) -> None:
+        """Forward all held requests and later ones."""
         self._open.set()
 
-    def pass_on(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer a request as the server does."""
+    def forward(self, handler: BaseHTTPRequestHandler) -> None:
+        """Forward a request to the server and return its response."""
         with self._lock:
             self.waiting += 1
         self._open.wait()
@@ -57,17 +57,17 @@ class Link:
 
 @contextmanager
 def slow_link(server: str) -> Iterator[Link]:
-    """A link to the server, which lets all through until it is told to hold."""
+    """Run a proxy for the server, which forwards all requests until ``hold`` is called."""
     link = Link(server)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_GET(self) -> None:
-            link.pass_on(self)
+            link.forward(self)
 
         def do_HEAD(self) -> None:
-            link.pass_on(self)
+            link.forward(self)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             pass
@@ -79,6 +79,6 @@ def slow_link(server: str) -> Iterator[Link]:
     try:
         yield link
     finally:
-        link.let_go()
+        link.release()
         near.shutdown()
         near.server_close()

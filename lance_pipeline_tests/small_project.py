@@ -1,4 +1,4 @@
-"""A Dagster project of its own that uses this package as a library, with a tiny dataset."""
+"""A separate Dagster project that uses this package as a library, with a tiny dataset."""
 
 import json
 import os
@@ -10,7 +10,7 @@ from lance_pipeline_tests.image_folders import write_image_folder
 CLASSES: tuple[str, ...] = ("dog rose", "Gänseblümchen", "tulip")
 IMAGES = {"train": 4, "val": 2, "test": 2}
 LEAK = {"train": "tulip/000.png", "test": "tulip/001.png"}
-"""The one image that two splits share, pixel by pixel: its file in each of them."""
+"""The only image with equal pixels in two splits: its file in each of them."""
 
 _FILES = {
     "pyproject.toml": """\
@@ -53,7 +53,7 @@ def defs() -> dg.Definitions:
 ''',
     "small/defs/__init__.py": "",
     "small/defs/resources.py": '''\
-"""The library's resources, as they are."""
+"""The library's resources, unchanged."""
 
 import dagster as dg
 
@@ -70,7 +70,7 @@ def resources() -> dg.Definitions:
     "small/defs/flowers/defs.yaml": """\
 type: lance_pipeline.ImageClassifier
 attributes:
-  description: Flowers that are no more than colours.
+  description: Flowers that consist only of colours.
   source: {folder: images/flowers}
   image_size: 32
   recipe: {epochs: 2, batch_size: 8, weights: none}
@@ -80,7 +80,7 @@ attributes:
 
 
 def write_small_project(root: Path) -> Path:
-    """Write the project below ``root``, its images included; returns its ``workspace.yaml``.
+    """Write the project and its images below ``root``; returns its ``workspace.yaml``.
 
     The workspace serves two code locations: this package's own, and ``small`` with the one
     dataset ``flowers``.
@@ -88,7 +88,7 @@ def write_small_project(root: Path) -> Path:
     for name, text in _FILES.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        # As JSON, which quotes any path: servers take relative ones from where they were started.
+        # As JSON, to quote any path; absolute, because servers resolve paths relative to their working folder.
         path.write_text(text.replace("{root}", json.dumps(os.path.abspath(root))), encoding="utf-8")
     counts = {split: dict.fromkeys(CLASSES, number) for split, number in IMAGES.items()}
     images = root / "images" / "flowers"

@@ -1,4 +1,4 @@
-"""Text from outside as it is shown."""
+"""Displaying text from outside."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lance_pipeline.display import count, csv_cell, from_csv_cell, markdown_code, percent, printable, shortened, size
 from lance_pipeline.errors import InputError
 
-# Letters that are likely to be mistaken for an escape, a formula, a fence or a quote, among any others.
+# Arbitrary texts, and texts of characters that are likely to be mistaken for an escape, formula, fence or quote.
 _TEXTS = st.one_of(
     st.text(max_size=20),
     st.text(st.sampled_from("\\u{}5c1b=+-@'`;\"\n\r\t\x1b\u202e\u200b\ufe0f\udcff a"), max_size=12),
@@ -39,7 +39,7 @@ def is_plain(text: str) -> bool:
         "a_b*c",
     ],
 )
-def test_readable_names_stay(name):
+def test_readable_names_are_unchanged(name):
     assert printable(name) == name
 
 
@@ -58,7 +58,7 @@ def test_readable_names_stay(name):
         (r"\u{a}", r"\u{5c}u{a}"),
     ],
 )
-def test_what_a_terminal_would_obey_or_hide_is_escaped(name, shown):
+def test_characters_that_a_terminal_would_interpret_or_hide_are_escaped(name, shown):
     assert printable(name) == shown
 
 
@@ -72,7 +72,7 @@ def test_different_texts_are_shown_differently(one, other, limit):
 
 @settings(max_examples=300, deadline=None)
 @given(_TEXTS)
-def test_csv_cells_give_back_the_text(text):
+def test_csv_cells_restore_the_text(text):
     cell = csv_cell(text)
     assert from_csv_cell(cell) == text
     assert is_plain(cell)
@@ -88,22 +88,22 @@ def test_a_spreadsheet_that_separates_by_semicolons_finds_no_formula():
 
 @pytest.mark.parametrize("length", [10**3, 10**7])
 @pytest.mark.parametrize("letter", ["n", "\x1b", "日"])
-def test_long_texts_are_cut(letter, length):
+def test_long_texts_are_shortened(letter, length):
     shown = printable(shortened(letter * length, 200))
     assert len(shown) <= 250
     assert f"{length:,} characters" in shown
     assert shown != printable(shortened(letter * (length - 1) + "!", 200))
 
 
-def test_a_text_cannot_pose_as_a_cut_one():
-    cut = shortened("n" * 1000)
-    assert shortened(cut) != cut
+def test_a_text_cannot_pass_for_a_shortened_one():
+    short = shortened("n" * 1000)
+    assert shortened(short) != short
     assert shortened("n" * 260) == "n" * 260
 
 
 @settings(max_examples=300, deadline=None)
 @given(_TEXTS)
-def test_a_code_span_holds_all_of_the_text(text):
+def test_a_code_span_contains_the_whole_text(text):
     code = markdown_code(text)
     (fence,) = re.findall("^`+", code)
     assert fence not in re.findall("`+", code[len(fence) : -len(fence)])
@@ -111,7 +111,7 @@ def test_a_code_span_holds_all_of_the_text(text):
     assert printable(text) in code
 
 
-def test_an_error_is_one_line_unless_it_is_given_as_several():
+def test_an_error_is_one_line_unless_given_as_several():
     forged = "cat\n2026-01-01 00:00:00 - dagster - INFO - all is well"
     assert "\n" not in str(InputError(f"no folder {forged}"))
     error = InputError([f"no folder {forged}", "Make it."], [forged])
@@ -119,13 +119,13 @@ def test_an_error_is_one_line_unless_it_is_given_as_several():
     assert error.details == [printable(forged)]
 
 
-def test_an_error_of_another_process_is_the_same():
+def test_an_error_is_unchanged_by_pickling():
     error = InputError(["\x1b \\u{1b}", "second"], ["\n"])
     copy = pickle.loads(pickle.dumps(error))
     assert (str(copy), copy.details) == (str(error), error.details)
 
 
-def test_an_error_is_bounded():
+def test_the_length_of_an_error_is_bounded():
     assert len(str(InputError("x" * 10**6))) < 5000
 
 
@@ -145,11 +145,11 @@ def test_an_error_is_bounded():
         (size(123_400_000_000), "123 GB"),
     ],
 )
-def test_figures_for_people(shown: str, expected: str):
+def test_figures_are_formatted(shown: str, expected: str):
     assert shown == expected
 
 
 @given(st.floats(0, 1))
-def test_only_all_is_all_and_only_nothing_is_nothing(share: float):
+def test_only_one_is_shown_as_100_percent_and_only_zero_as_0(share: float):
     assert (percent(share) == "100.0 %") == (share == 1)
     assert (percent(share) == "0.0 %") == (share == 0)

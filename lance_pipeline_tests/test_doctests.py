@@ -1,4 +1,4 @@
-"""The examples in docstrings run as they stand there."""
+"""The examples in docstrings run as written."""
 
 import doctest
 import importlib
@@ -20,7 +20,7 @@ MODULES = sorted(
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder as a checkout is after the demo: with raw images and the train split of digits below ``data``."""
+    """A folder like a checkout after the demo: raw images and the train split of digits are below ``data``."""
     folder = tmp_path_factory.mktemp("checkout")
     make_sample("digits", str(folder / "data/raw/digits"))
     ingest_split(str(folder / "data/raw/digits"), "train", str(folder / "data/lance/digits_train.lance"))

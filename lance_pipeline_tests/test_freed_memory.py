@@ -1,4 +1,4 @@
-"""Freed memory: kept while a training uses it again and again, given back where something else needs it."""
+"""Freed memory is kept while a training reuses it, and returned to the system afterwards."""
 
 import json
 import platform
@@ -11,11 +11,11 @@ _KEPT = """
 import json, resource
 from contextlib import nullcontext
 import psutil, torch
-from lance_pipeline.freed_memory import freed_memory_kept
+from lance_pipeline.freed_memory import keep_freed_memory
 
 def faults(context):
     with context:
-        # The first few still find their place.
+        # Warm up.
         for _ in range(10):
             torch.ones(16 << 20)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -25,9 +25,9 @@ def faults(context):
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, inside
 
 plain, _ = faults(nullcontext())
-kept, inside = faults(freed_memory_kept())
+kept, inside = faults(keep_freed_memory())
 outside = psutil.Process().memory_info().rss
-print(json.dumps({"plain": plain, "kept": kept, "given_back": inside - outside}))
+print(json.dumps({"plain": plain, "kept": kept, "returned": inside - outside}))
 """
 _GIVEN_BACK = """
 import json
@@ -35,12 +35,12 @@ import psutil
 from lance_pipeline.freed_memory import give_back_freed_memory
 
 blocks = [bytes(1000) for _ in range(100_000)]
-# It lies behind the others, so that they are not at the end of the heap.
+# Allocated after the others, so that they are not at the end of the heap.
 last = bytes(1000)
 blocks.clear()
 before = psutil.Process().memory_info().rss
 give_back_freed_memory()
-print(json.dumps({"given_back": before - psutil.Process().memory_info().rss}))
+print(json.dumps({"returned": before - psutil.Process().memory_info().rss}))
 """
 _SHARED = """
 import ctypes, json, os, tempfile, threading
@@ -69,24 +69,24 @@ done.set()
 print(json.dumps({"arenas": arenas, "cores": os.cpu_count()}))
 """
 
-pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told")
+pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="affects only glibc")
 
 
-def _told(program: str) -> dict[str, int]:
+def _output(program: str) -> dict[str, int]:
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     return json.loads(ended.stdout)
 
 
-def test_freed_memory_is_kept_and_given_back_in_the_end() -> None:
-    found = _told(_KEPT)
+def test_freed_memory_is_kept_and_returned_at_the_end() -> None:
+    found = _output(_KEPT)
     assert found["kept"] < found["plain"] / 10
-    assert found["given_back"] > 60e6
+    assert found["returned"] > 60e6
 
 
-def test_freed_memory_is_given_back_when_asked_for() -> None:
-    assert _told(_GIVEN_BACK)["given_back"] > 60e6
+def test_freed_memory_is_returned_on_request() -> None:
+    assert _output(_GIVEN_BACK)["returned"] > 60e6
 
 
-def test_threads_share_as_many_arenas_as_there_are_cores() -> None:
-    found = _told(_SHARED)
+def test_threads_share_one_arena_per_core() -> None:
+    found = _output(_SHARED)
     assert 1 <= found["arenas"] <= found["cores"]

@@ -20,7 +20,7 @@ import dagster as dg
 from benchmarks.measure import own_peak
 from benchmarks.training.bare import train_bare
 from benchmarks.training.instance import first, last, make_instance, moments_of
-from lance_pipeline.freed_memory import freed_memory_kept
+from lance_pipeline.freed_memory import keep_freed_memory
 from lance_pipeline.images import CachePlace, LanceSplit
 from lance_pipeline.orchestration.assets.lance_splits import build_lance_splits
 from lance_pipeline.orchestration.assets.model import build_model
@@ -82,7 +82,7 @@ def _bare(job: Job) -> Facts:
 
 def _kept(job: Job) -> Facts:
     """Keep freed memory, as our loop does; this saves time instead of costing it."""
-    with freed_memory_kept():
+    with keep_freed_memory():
         return _bare(job)
 
 

@@ -1,1 +1,1 @@
-"""Encoded bytes to pixels: formats, headers, decoding, channel sums, and small pictures for people."""
+"""Encoded bytes to pixels: formats, headers, decoding, channel sums, and thumbnails."""

@@ -1,9 +1,9 @@
-"""Encoded bytes to RGB pixels: the one place where an image is decoded.
+"""Decoding of encoded bytes to RGB pixels; all images are decoded here.
 
-Pillow is the reference for what the pixels are. Plain JPEG and PNG files, recognised by their
-headers, go through faster decoders that give the same pixels; whatever those refuse or might see
-otherwise is Pillow's to judge. What Pillow would take although it ends early, or costs far more than
-its bytes can be worth, is refused by what :mod:`lance_pipeline.imaging.formats` knows of its format.
+Pillow defines the correct pixels. Plain JPEG and PNG files, recognised by their headers, are decoded
+by faster decoders that give the same pixels; files that those reject, or might decode differently, are
+decoded by Pillow. Files that Pillow would accept although they are truncated or cost far more to decode
+than their size justifies are rejected by the format-specific checks in :mod:`lance_pipeline.imaging.formats`.
 """
 
 import io
@@ -36,10 +36,10 @@ from lance_pipeline.imaging.rgb import to_rgb
 from lance_pipeline.imaging.scratch import Scratch
 from lance_pipeline.storage.transparency import TRANSPARENCY, Transparency
 
-# Changes where other files are rejected than before: what other rules rejected is judged again.
+# Incremented whenever the set of rejected files changes: files rejected under other rules are examined again.
 _RULES = 2
 DECODERS = f"pillow {PIL.__version__}, opencv {cv2.__version__}, simplejpeg {simplejpeg.__version__}, rules {_RULES}"
-# How OpenCV turns an image of each EXIF orientation upright. Source: JEITA CP-3451 (Exif 2.3), 4.6.4.
+# How to rotate an image of each EXIF orientation upright. Source: JEITA CP-3451 (Exif 2.3), 4.6.4.
 _TURNS: dict[int, Callable[[MatLike], MatLike]] = {
     2: lambda pixels: cv2.flip(pixels, 1),
     3: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_180),
@@ -49,50 +49,50 @@ _TURNS: dict[int, Callable[[MatLike], MatLike]] = {
     7: lambda pixels: cv2.rotate(cv2.transpose(pixels), cv2.ROTATE_180),
     8: lambda pixels: cv2.rotate(pixels, cv2.ROTATE_90_COUNTERCLOCKWISE),
 }
-# Of Pillow's formats those that hold one picture in pixels; EPS, for one, would start Ghostscript.
+# Pillow's raster formats; others are excluded, because EPS, for example, would start Ghostscript.
 _FORMATS = (
     "JPEG", "MPO", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "JPEG2000", "PPM", "PCX", "TGA", "ICO", "SGI",
 )  # fmt: skip
-# The most memory that decoding takes, in bytes a pixel: by the fast decoders, where libjpeg keeps all coefficients, and
-# by Pillow, whose plugins and conversions keep copies. Measuring the pixels afterwards takes no more.
+# Peak memory of decoding in bytes per pixel: by the fast decoders, by libjpeg when it keeps all coefficients, and by
+# Pillow, whose plugins and conversions keep copies. Measuring the pixels afterwards takes no more.
 _FAST_BYTES, _COEFFICIENTS_BYTES, _PILLOW_BYTES = 7, 13, 20
 _COSTLY_BYTES: dict[str, int] = dict.fromkeys(("WEBP", "AVIF", "JPEG2000"), 28)
 
-# libjpeg leaves out frequencies to decode at these fractions of the size; others are slower than the whole.
+# Reduction factors at which libjpeg skips frequencies; other factors are slower than decoding at full size.
 _SCALES = (8, 4, 2)
-# Rows below those that are needed: of colours at half the resolution the last ones are interpolated with the next.
+# Extra rows to decode: with subsampled colours, the last rows are interpolated with the following ones.
 _MARGIN = 4
-# libjpeg's warning of data after the last row.
-_TOO_MUCH = "extraneous bytes before marker"
+# libjpeg's warning about data after the last row.
+_EXTRA_DATA = "extraneous bytes before marker"
 
-# The threads of an ingest or a loader are the parallelism; OpenCV's own would get in their way.
+# Ingest and loader run their own threads; OpenCV's would compete with them.
 cv2.setNumThreads(1)
 Image.init()
-# For pixels, and for encoded images whose header is changed.
-_scratch, _changed = Scratch(), Scratch()
+# Buffers for pixels, and for encoded images with a modified header.
+_pixel_scratch, _encoded_scratch = Scratch(), Scratch()
 _memory = default_budget()
 KNOWN_FORMATS = [name for name in _FORMATS if name in Image.OPEN]
-"""Pillow's names of the formats that are read."""
+"""The supported formats, by Pillow's names."""
 _T = TypeVar("_T")
 
 
 class DecodedImage(NamedTuple):
-    """``pixels`` is uint8 RGB of shape (height, width, 3); ``format`` is Pillow's name of the encoding."""
+    """``pixels`` is uint8 RGB of shape (height, width, 3); ``format`` is Pillow's name for the encoding."""
 
     pixels: NDArray[np.uint8]
     format: str
 
 
 def decode_image(data: Encoded, transparency: Transparency = TRANSPARENCY) -> DecodedImage:
-    """Decode an encoded image to 8-bit RGB, upright by its EXIF orientation.
+    """Decode an encoded image to 8-bit RGB, rotated upright by its EXIF orientation.
 
-    Greyscale, palette and other modes are converted to RGB as Pillow does, 16 bits are scaled to 8; of an animation the
-    first frame is taken. What is too large, or claims more pixels than its bytes can hold, is refused before it is
-    decoded; large images wait until others leave memory for them.
+    Greyscale, palette and other modes are converted to RGB as in Pillow, and 16 bits are scaled to 8. Of an animation,
+    only the first frame is decoded. Images that are too large, or claim more pixels than their bytes can encode, are
+    rejected before decoding; large images wait until there is memory for them.
 
     Args:
-        data: of the file.
-        transparency: what transparent pixels become.
+        data: the content of the file.
+        transparency: how to treat transparent pixels.
 
     Raises:
         UndecodableImageError: empty, not an image, truncated, corrupt, unsupported, suspicious or too large.
@@ -101,15 +101,15 @@ def decode_image(data: Encoded, transparency: Transparency = TRANSPARENCY) -> De
 
 
 def decode_and_use(data: Encoded, use: Callable[[DecodedImage], _T], transparency: Transparency = TRANSPARENCY) -> _T:
-    """Decode as :func:`decode_image`, and hand the image over while the memory for it is still reserved.
+    """Decode like :func:`decode_image`, and call ``use`` while the memory for the image is still reserved.
 
     Args:
-        data: of the file.
-        use: is given the image; it must not decode another.
-        transparency: what transparent pixels become.
+        data: the content of the file.
+        use: called with the image; it must not decode another large image.
+        transparency: how to treat transparent pixels.
 
     Returns:
-        What ``use`` returns.
+        The result of ``use``.
 
     Raises:
         UndecodableImageError: as :func:`decode_image`.
@@ -139,14 +139,14 @@ def _unchanged(image: DecodedImage) -> DecodedImage:
 
 
 def _room_for(data: Encoded, header: PlainHeader, kind: str) -> AbstractContextManager[None]:
-    """Reserve the memory for a large plain image whose header can be true."""
+    """Check the header of a large plain image, and reserve the memory to decode it."""
     check_header(bytes(data))
     nbytes = _COEFFICIENTS_BYTES if kind == "JPEG" and not header.height_at else _FAST_BYTES
-    return _memory.reserved(nbytes * header.width * header.height)
+    return _memory.reserve(nbytes * header.width * header.height)
 
 
 def decode_scaled(data: Encoded, header: PlainHeader, least_height: float, least_width: float) -> NDArray[np.uint8]:
-    """A plain JPEG at the smallest of the cheap scales that leaves it at least so large: uint8 (height, width, 3).
+    """Decode a plain JPEG at the smallest efficient scale that has at least this size: uint8 (height, width, 3).
 
     Raises:
         UndecodableImageError: as :func:`decode_image`.
@@ -161,11 +161,11 @@ def decode_scaled(data: Encoded, header: PlainHeader, least_height: float, least
 
 
 class Top(NamedTuple):
-    """The upper part of an image at a fraction of its size.
+    """The upper part of an image at a reduced scale.
 
     Attributes:
-        pixels: uint8 RGB (rows, width, 3), in memory that the thread's next top is decoded to.
-        height: of the whole image at that fraction, in pixels.
+        pixels: uint8 RGB (rows, width, 3), in a buffer that the thread's next ``decode_top`` overwrites.
+        height: of the whole image at that scale, in pixels.
         width: likewise.
     """
 
@@ -175,7 +175,7 @@ class Top(NamedTuple):
 
 
 def decode_top(data: Encoded, header: PlainHeader, least_height: float, least_width: float, bottom: int) -> Top:
-    """As :func:`decode_scaled`, but only the rows of the image above ``bottom``; what is below need not be sound.
+    """Like :func:`decode_scaled`, but decodes only the rows above ``bottom``; rows below it may be damaged.
 
     Raises:
         UndecodableImageError: as :func:`decode_image`.
@@ -202,7 +202,7 @@ def _scale(header: PlainHeader, least_height: float, least_width: float) -> int:
 
 
 def decode_rgb(data: Encoded, transparency: Transparency = TRANSPARENCY) -> Image.Image:
-    """The same as a Pillow image of mode RGB.
+    """Decode like :func:`decode_image`, to a Pillow image of mode RGB.
 
     Raises:
         UndecodableImageError: as :func:`decode_image`.
@@ -220,29 +220,29 @@ def _decode_strictly(data: Encoded, height: int, width: int) -> NDArray[np.uint8
     try:
         return simplejpeg.decode_jpeg(data, "RGB", min_height=height, min_width=width)
     except ValueError:
-        # It is strict about whatever libjpeg warns of: others tell the harmless from the broken.
+        # simplejpeg fails on every libjpeg warning: later checks distinguish harmless ones from damage.
         return None
 
 
 def _decode_rows(
     data: Encoded, header: PlainHeader, rows: int, shape: tuple[int, int, int]
 ) -> NDArray[np.uint8] | None:
-    """So many rows, at the scale that gives them this shape; None where Pillow is to judge."""
+    """The first ``rows`` rows, at the scale that gives them this shape; None if Pillow must decode the image."""
     source: Encoded | NDArray[np.uint8] = data
     if header.frame_at and not header.height_at:
         check_scans(bytes(data), header.frame_at)
     elif rows < header.height:
-        # If the header says that the image has no others, libjpeg stops there: in a baseline JPEG they come in order.
-        source = _changed.array(len(data))
-        # Unlike a copy of bytes, this leaves Python's lock to others.
+        # Rows of a baseline JPEG are stored in order: with a smaller height in the header, libjpeg stops there.
+        source = _encoded_scratch.array(len(data))
+        # Unlike copying bytes, this releases the GIL.
         np.copyto(source, np.frombuffer(data, np.uint8))
         source[header.height_at], source[header.height_at + 1] = divmod(rows, 256)
-    pixels = _scratch.array(*shape)
+    pixels = _pixel_scratch.array(*shape)
     try:
         simplejpeg.decode_jpeg(source, "RGB", min_height=shape[0], min_width=shape[1], buffer=pixels)
     except ValueError as error:
-        # It tells of the first warning: nothing is wrong with the rows before those that are too many.
-        return pixels if rows < header.height and _TOO_MUCH in str(error) else None
+        # The error is the first warning: if it is about extra data, the decoded rows are intact.
+        return pixels if rows < header.height and _EXTRA_DATA in str(error) else None
     return pixels
 
 
@@ -266,13 +266,13 @@ def _pillow_image(data: bytes, room: ExitStack, transparency: Transparency) -> D
     width, height = check_header(data)
     try:
         if width * height > SMALL_PIXELS:
-            room.enter_context(_memory.reserved(_COSTLY_BYTES["WEBP"] * width * height))
+            room.enter_context(_memory.reserve(_COSTLY_BYTES["WEBP"] * width * height))
         with Image.open(io.BytesIO(for_pillow(data)), formats=KNOWN_FORMATS) as image:
             check_opened(data, image)
             kind = image.format or ""
             if not width and image.width * image.height > SMALL_PIXELS:
                 nbytes = _COSTLY_BYTES.get(kind, _PILLOW_BYTES)
-                room.enter_context(_memory.reserved(nbytes * image.width * image.height))
+                room.enter_context(_memory.reserve(nbytes * image.width * image.height))
             pixels = _jpeg_of_pillow(data, image) if kind in ("JPEG", "MPO") else None
             if pixels is None:
                 image.load()
@@ -283,10 +283,10 @@ def _pillow_image(data: bytes, room: ExitStack, transparency: Transparency) -> D
         raise
     except UnidentifiedImageError as error:
         if not begins_like_image(data):
-            raise UndecodableImageError("not_an_image", "not an image in a format that is read here") from error
+            raise UndecodableImageError("not_an_image", "not an image in a supported format") from error
         if is_short(data, error):
             raise UndecodableImageError("truncated", f"its {len(data)} bytes end within its header") from error
-        raise UndecodableImageError("corrupt", "it begins like an image, but its header cannot be read") from error
+        raise UndecodableImageError("corrupt", "it starts like an image, but its header cannot be read") from error
     except (Image.DecompressionBombError, MemoryError) as error:
         raise UndecodableImageError("too_large", str(error) or "there is not enough memory for it") from error
     except BROKEN as error:
@@ -295,7 +295,7 @@ def _pillow_image(data: bytes, room: ExitStack, transparency: Transparency) -> D
 
 
 def _jpeg_of_pillow(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None:
-    """The pixels of a JPEG that Pillow has opened, without its orientation; None where Pillow must decode it."""
+    """The pixels of a JPEG opened by Pillow, not yet rotated; None if Pillow must decode it."""
     if image.mode != "CMYK":
         pixels = _decode_strictly(data, image.height, image.width)
         if pixels is not None:
@@ -305,7 +305,7 @@ def _jpeg_of_pillow(data: bytes, image: Image.Image) -> NDArray[np.uint8] | None
 
 
 def _upright(pixels: NDArray[np.uint8], image: Image.Image) -> NDArray[np.uint8]:
-    """The pixels turned as the EXIF orientation says; as they lie where that cannot be read, as viewers show it."""
+    """The pixels rotated by the EXIF orientation; unchanged if it cannot be read, as in image viewers."""
     try:
         turn = _TURNS.get(image.getexif().get(ORIENTATION, 1))
     except BROKEN:
@@ -324,7 +324,7 @@ def resize_rgb(image: Image.Image, size: int, fit: str) -> Image.Image:
     shorter = min(image.size)
     width, height = (int(size * side / shorter) for side in image.size)
     left, top = round((width - size) / 2), round((height - size) / 2)
-    # The part of the image that the crop shows: of a long strip the rest would take all memory.
+    # Resize only the part that the crop shows: the rest of a very long image would take all memory.
     across, down = image.width / width, image.height / height
     box = (left * across, top * down, (left + size) * across, (top + size) * down)
     return image.resize((size, size), Image.Resampling.BILINEAR, box=box)

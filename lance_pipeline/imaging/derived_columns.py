@@ -1,7 +1,7 @@
-"""Columns of a split that follow from its other columns: the place to add one.
+"""Columns of a split that are computed from its other columns. New ones are added here.
 
-An ingest computes them for new rows, and adds one that a stored dataset lacks to all of its rows, from what is stored:
-no file is read again, and the content, its fingerprint and what was trained on it stay as they are.
+An ingest computes them for new rows. If a stored dataset lacks one, the ingest adds it to all rows from the stored
+columns: no file is read again, and the content, its fingerprint and models trained on it are not affected.
 """
 
 from collections.abc import Callable
@@ -18,9 +18,9 @@ class DerivedColumn(NamedTuple):
     """A column and how it is computed.
 
     Attributes:
-        field: its name, type and, as metadata ``description``, what it holds; never null.
-        reads: the columns of SPLIT_SCHEMA that it follows from, such as ``image``.
-        compute: takes a batch with these columns, gives a value for each row.
+        field: its name, type and, as metadata ``description``, its meaning; never null.
+        reads: the columns of SPLIT_SCHEMA that it is computed from, such as ``image``.
+        compute: takes a batch of these columns and returns one value per row.
     """
 
     field: pa.Field
@@ -29,11 +29,11 @@ class DerivedColumn(NamedTuple):
 
 
 DERIVED_COLUMNS: tuple[DerivedColumn, ...] = ()
-"""All there are, in the order of the columns."""
+"""All derived columns, in column order."""
 
 
 def split_schema() -> pa.Schema:
-    """SPLIT_SCHEMA with the derived columns: what an ingest writes."""
+    """The schema that an ingest writes: SPLIT_SCHEMA with the derived columns."""
     schema = SPLIT_SCHEMA
     for column in DERIVED_COLUMNS:
         schema = schema.append(column.field)
@@ -41,20 +41,23 @@ def split_schema() -> pa.Schema:
 
 
 def with_derived_columns(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """A batch of SPLIT_SCHEMA as one of :func:`split_schema`."""
+    """Extend a batch of SPLIT_SCHEMA to :func:`split_schema`."""
     for column in DERIVED_COLUMNS:
         rows = rows.append_column(column.field, column.compute(rows.select(column.reads)))
     return rows
 
 
 def add_missing_columns(dataset: lance.LanceDataset) -> bool:
-    """Add the derived columns that a stored split lacks, each as one commit; whether there were any.
+    """Add the derived columns that a stored split lacks, each in its own commit.
 
     The caller holds the lock of the dataset.
 
+    Returns:
+        Whether any were missing.
+
     Raises:
-        DamagedError: what they follow from cannot be read.
-        ConflictError: somebody else committed in between.
+        DamagedError: the columns that they are computed from cannot be read.
+        ConflictError: another writer committed in between.
         InputError: the dataset cannot be written.
     """
     missing = [column for column in DERIVED_COLUMNS if column.field.name not in dataset.schema.names]

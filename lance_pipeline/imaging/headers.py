@@ -1,7 +1,7 @@
-"""Which JPEG and PNG files are plain: any decoder gives the same pixels for them.
+"""Recognition of plain JPEG and PNG files, for which every decoder gives the same pixels.
 
-A file is plain when nothing in its header asks for more than decoding to RGB: no orientation, no
-transparency, no colour space but YCbCr, RGB or grey, no depth but 8 bits. In doubt it is not.
+A file is plain if its header requires nothing beyond decoding to RGB: no orientation, no
+transparency, no colour space other than YCbCr, RGB or grey, no depth other than 8 bits. In doubt it is not plain.
 """
 
 import struct
@@ -14,45 +14,45 @@ from lance_pipeline.imaging.limits import MAX_CHUNKS
 from lance_pipeline.imaging.rejection import UndecodableImageError
 
 Encoded = bytes | memoryview
-"""The bytes of an image file; to look at them does not copy them."""
+"""The bytes of an image file."""
 
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-# Chunks that say nothing of the pixels as Pillow converts them.
+# Chunks that do not affect Pillow's conversion to RGB.
 _HARMLESS_CHUNKS = {
     b"IDAT", b"IEND", b"PLTE", b"gAMA", b"cHRM", b"sRGB", b"iCCP", b"pHYs", b"tIME", b"bKGD", b"tEXt",
 }  # fmt: skip
-# ImageMagick keeps EXIF, hence perhaps an orientation, in such texts.
+# ImageMagick stores EXIF data, which may contain an orientation, in such texts.
 _RAW_PROFILE = b"Raw profile type"
 _CHUNK_HEAD = struct.Struct(">I4s")
-# Of a JPEG: the beginning of a segment, and of the content of a frame header.
+# JPEG: the start of a segment, and of the content of a frame header.
 _SEGMENT_HEAD, _FRAME_HEAD = struct.Struct(">BBH"), struct.Struct(">BHHB")
-# From the signature over the whole first chunk to the head of the second.
+# PNG: from the signature through the first chunk to the head of the second.
 _PNG_HEAD = struct.Struct(">16sIIBB7xI4s")
 _PNG_BEGINNING, _PNG_END = _PNG_SIGNATURE + b"\0\0\0\rIHDR", b"\0\0\0\0IEND\xaeB`\x82"
 _GREY, _RGB, _PALETTE = 0, 2, 3
 
 _BASELINE, _EXTENDED, _PROGRESSIVE = 0xC0, 0xC1, 0xC2
 _SCAN, _APP1, _APP2, _ADOBE = 0xDA, 0xE1, 0xE2, 0xEE
-_TELLING = (_APP1, _APP2, _ADOBE)
+_RELEVANT_MARKERS = (_APP1, _APP2, _ADOBE)
 _ADOBE_YCBCR = 1
 _SHORT = 3
 ORIENTATION = 0x0112
-"""The EXIF tag."""
+"""The EXIF tag of the orientation."""
 BROKEN = (
     OSError, ValueError, SyntaxError, EOFError, RuntimeError, TypeError, LookupError, AttributeError, ArithmeticError,
     AssertionError, struct.error,
 )  # fmt: skip
-"""What Pillow raises of broken bytes."""
+"""The errors that Pillow raises for damaged files."""
 
 
 class PlainHeader(NamedTuple):
-    """What is known of a plain image before it is decoded.
+    """The header of a plain image.
 
     Attributes:
         width: in pixels.
         height: in pixels.
-        height_at: where the two bytes of the height are, in a JPEG whose rows come one after the other; 0 in others.
-        frame_at: where the content of the frame header begins, in a JPEG.
+        height_at: position of the two bytes of the height in a JPEG whose rows are stored in order; otherwise 0.
+        frame_at: position of the frame header's content in a JPEG; otherwise 0.
     """
 
     width: int
@@ -72,13 +72,13 @@ def plain_png(data: Encoded) -> PlainHeader | None:
     if beginning != _PNG_BEGINNING or depth != 8 or colour not in (_GREY, _RGB, _PALETTE):
         return None
     position = _PNG_HEAD.size - _CHUNK_HEAD.size
-    # Most small images have these three chunks alone. The checksums of header and pixels are the decoder's to compare.
+    # Most small images have only these three chunks. The decoder verifies the checksums of header and pixels.
     plain = kind == b"IDAT" and position + 12 + size + len(_PNG_END) == len(data) and data[-len(_PNG_END) :] == _PNG_END
     return PlainHeader(width, height) if plain or _harmless_chunks(bytes(data), position) else None
 
 
 def _harmless_chunks(data: bytes, position: int) -> bool:
-    """Whether the chunks from ``position`` to the end are sound and leave the pixels as they are."""
+    """Whether the chunks from ``position`` to the end are intact and do not affect the pixels."""
     for _ in range(MAX_CHUNKS):
         if position + 8 > len(data):
             return False
@@ -119,14 +119,14 @@ def plain_jpeg(data: Encoded) -> PlainHeader | None:
                 return None
             height_at = 0 if marker == _PROGRESSIVE else position + 5
             header = PlainHeader(width, height, height_at, position + 4)
-        elif marker in _TELLING and not _harmless(marker, bytes(data[position + 4 : position + 2 + size])):
+        elif marker in _RELEVANT_MARKERS and not _harmless(marker, bytes(data[position + 4 : position + 2 + size])):
             return None
         position += 2 + size
     return None
 
 
 def _harmless(marker: int, segment: bytes) -> bool:
-    """Whether an application segment leaves the pixels as they are."""
+    """Whether an application segment does not affect the pixels."""
     if marker == _ADOBE:
         return not segment.startswith(b"Adobe") or (len(segment) >= 12 and segment[11] == _ADOBE_YCBCR)
     if marker == _APP2:

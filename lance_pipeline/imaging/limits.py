@@ -1,48 +1,46 @@
-"""How large an image may be, and how many pixels so many bytes can hold: judged from the header, before decoding."""
+"""Limits of image size and of pixels per byte, checked by the header before decoding."""
 
 from lance_pipeline.imaging.rejection import UndecodableImageError
 
 MAX_PIXELS = 178_956_970
-"""A 16-bit RGB image of this size takes about 1 GB; larger ones are refused from the header."""
+"""A 16-bit RGB image of this size takes about 1 GB; larger images are rejected by their header."""
 MAX_SIDE = 1 << 20
-"""OpenCV's limit too. Decoders keep some 24 bytes for each row, however short it is."""
+"""Also OpenCV's limit. Decoders keep about 24 bytes per row, even for short rows."""
 SMALL_PIXELS = 1 << 20
-"""Images of so many pixels are decoded whatever their header claims: that takes milliseconds and some 20 MB."""
+"""Images of up to this many pixels are decoded without checks: that takes milliseconds and about 20 MB."""
 MAX_CHUNKS = 1 << 19
-"""Parts of a file that are passed over one by one, by Python and by decoders; each takes about a microsecond."""
+"""Limit of file parts that Python and decoders skip one by one; each takes about a microsecond."""
 
-# Up to so many pixels it is cheaper to decode than to doubt: the decoder says more precisely what is missing.
+# Up to this many pixels the claim is not checked: decoding is cheap, and the decoder reports missing data better.
 _FREE_PIXELS = 1 << 24
-# Coders that describe any uniform image in a few bytes may claim so many, 8192 x 8192, without more bytes to show.
+# The same for encodings that describe any uniform image in a few bytes: 8192 x 8192.
 _UNIFORM_PIXELS = 1 << 26
 DEFLATE_RATIO = 1032
-"""Bytes that a byte of deflate can unpack to: 258 for two bits. Source: zlib.net, "zlib Technical Details"."""
+"""Maximum expansion of deflate: 258 bytes for two bits. Source: zlib.net, "zlib Technical Details"."""
 
 
 def check_size(width: int, height: int) -> None:
-    """Refuse what is larger than any image may be.
+    """Reject an image that exceeds the size limits.
 
     Raises:
         UndecodableImageError: ``too_large``.
     """
     if width * height > MAX_PIXELS:
-        raise UndecodableImageError(
-            "too_large", f"{width}x{height} pixels are more than the limit of {MAX_PIXELS} pixels"
-        )
+        raise UndecodableImageError("too_large", f"{width}x{height} pixels exceed the limit of {MAX_PIXELS} pixels")
     if max(width, height) > MAX_SIDE:
         raise UndecodableImageError(
-            "too_large", f"{width}x{height} pixels: a side is longer than the limit of {MAX_SIDE} pixels"
+            "too_large", f"{width}x{height} pixels: a side exceeds the limit of {MAX_SIDE} pixels"
         )
 
 
 def check_plausible(width: int, height: int, size: int, ratio: float | None) -> None:
-    """Refuse a claim that the file cannot hold.
+    """Reject an image whose header claims more pixels than its bytes can encode.
 
     Args:
-        width: as the header claims.
+        width: as claimed by the header, in pixels.
         height: likewise.
         size: of the file, in bytes.
-        ratio: the most pixels that a byte can stand for in this encoding; None where there is no such bound.
+        ratio: upper bound of pixels per byte in this encoding; None if there is no bound.
 
     Raises:
         UndecodableImageError: ``suspicious``.
@@ -52,6 +50,6 @@ def check_plausible(width: int, height: int, size: int, ratio: float | None) -> 
     if width * height > max(free, ratio * size):
         raise UndecodableImageError(
             "suspicious",
-            f"the header claims {width}x{height} pixels, but {size} bytes hold at most {round(ratio * size)} of them "
-            f"in this format; from {free} pixels on such claims are not decoded",
+            f"the header claims {width}x{height} pixels, but {size} bytes can encode at most {round(ratio * size)} of "
+            f"them in this format; above {free} pixels such files are not decoded",
         )

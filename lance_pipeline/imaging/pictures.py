@@ -1,4 +1,4 @@
-"""Pictures of a split for people, as encoded bytes."""
+"""Pictures of a split, as encoded bytes."""
 
 import io
 import math
@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageDraw
 
 from lance_pipeline.display import printable
-from lance_pipeline.imaging.thumbnails import Sample, caption_font, fitted, jpeg, rows_of_each_class, samples
+from lance_pipeline.imaging.thumbnails import Sample, caption_font, fit_text, jpeg, rows_of_each_class, samples
 from lance_pipeline.storage.lance_split import LanceSplit
 
 _SAMPLES, _FEW_SAMPLES = 96, 24
@@ -19,17 +19,17 @@ _GAP, _LINE = 6, 20
 _FONT_SIZE = 11
 _PAPER, _INK = (255, 255, 255), (60, 60, 60)
 _LONGEST_LABEL = 20
-# Enough for the shades of one colour map and the edges of letters.
+# Enough colours for one colour map and antialiased text.
 _PALETTE = 256
 
 
 class SplitPictures(NamedTuple):
-    """Pictures of a split, made once.
+    """Pictures of a split.
 
     Attributes:
-        samples: up to 96 images, of each class as many as of the others.
+        samples: up to 96 images, balanced over the classes.
         contact_sheet: a JPEG of up to 24 of them.
-        classes: a PNG of the images per class.
+        classes: a PNG bar chart of images per class.
     """
 
     samples: list[Sample]
@@ -38,15 +38,15 @@ class SplitPictures(NamedTuple):
 
 
 def split_pictures(split: LanceSplit, counts: Mapping[str, int], title: str) -> SplitPictures:
-    """Pictures of a split.
+    """Draw the pictures of a split.
 
     Args:
         split: the split.
         counts: its images per class.
-        title: of the picture of these.
+        title: of the bar chart.
 
     Raises:
-        DamagedError: an image is not what was ingested.
+        DamagedError: an image has changed since it was ingested.
     """
     shown, few = samples(split, rows_of_each_class(split, _SAMPLES)), set(rows_of_each_class(split, _FEW_SAMPLES))
     sheet = contact_sheet([one for one in shown if one.row in few])
@@ -54,7 +54,7 @@ def split_pictures(split: LanceSplit, counts: Mapping[str, int], title: str) -> 
 
 
 def contact_sheet(shown: list[Sample]) -> bytes:
-    """A JPEG of thumbnails, each with its label below."""
+    """A JPEG of thumbnails with their labels below."""
     width, height = _THUMBNAIL + _GAP, _THUMBNAIL + _LINE
     columns = min(_COLUMNS, max(len(shown), 1))
     sheet = Image.new("RGB", (columns * width, max(math.ceil(len(shown) / columns), 1) * height), _PAPER)
@@ -63,12 +63,12 @@ def contact_sheet(shown: list[Sample]) -> bytes:
         x, y = position % columns * width, position // columns * height
         method = Image.Resampling.BILINEAR
         sheet.paste(one.image.resize((_THUMBNAIL, _THUMBNAIL), method), (x, y))
-        draw.text((x, y + _THUMBNAIL), fitted(one.label, font, _THUMBNAIL), _INK, font)
+        draw.text((x, y + _THUMBNAIL), fit_text(one.label, font, _THUMBNAIL), _INK, font)
     return jpeg(sheet)
 
 
 def class_counts_picture(counts: Mapping[str, int], title: str) -> bytes:
-    """A PNG of a bar for each class; of many classes the bars stand without names."""
+    """A PNG bar chart of images per class; with many classes, the bars are not named."""
     figure = Figure(figsize=(7, 2.6), layout="constrained")
     axes = figure.subplots()
     axes.bar(range(len(counts)), list(counts.values()), color="#4c78a8")
@@ -89,13 +89,13 @@ def class_counts_picture(counts: Mapping[str, int], title: str) -> bytes:
 
 
 def shortened(label: str) -> str:
-    """The label as it fits beside a plot."""
+    """The label, shortened to fit beside a plot."""
     label = printable(label)
     return label if len(label) <= _LONGEST_LABEL else f"{label[: _LONGEST_LABEL - 1]}…"
 
 
 def figure_png(figure: Figure) -> bytes:
-    """The figure as a PNG file, with a palette, which takes less than half the bytes."""
+    """The figure as a PNG with a palette, which takes less than half the bytes."""
     drawn, buffer = io.BytesIO(), io.BytesIO()
     figure.savefig(drawn, format="png", dpi=80)
     Image.open(drawn).convert("RGB").quantize(_PALETTE, Image.Quantize.MAXCOVERAGE).save(buffer, "PNG")

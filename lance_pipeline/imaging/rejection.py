@@ -1,4 +1,4 @@
-"""Why a file cannot become an image."""
+"""Rejected files and the reasons for rejecting them."""
 
 from typing import NamedTuple
 
@@ -6,7 +6,7 @@ from lance_pipeline.storage.schema import Reason
 
 
 class RejectedFileError(ValueError):
-    """The file cannot become a row; ``reason`` is from the closed list, the message is for people."""
+    """The file cannot become a row; ``reason`` is one of a fixed list, the message is for people."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(message)
@@ -14,11 +14,11 @@ class RejectedFileError(ValueError):
 
 
 class UndecodableImageError(RejectedFileError):
-    """The bytes are not an image that can be decoded whole."""
+    """The bytes are not an image that can be decoded completely."""
 
 
 class Rejected(NamedTuple):
-    """A file that could not become a row, as in REJECTED_SCHEMA."""
+    """A rejected file, with the fields of REJECTED_SCHEMA."""
 
     path: str
     label: str

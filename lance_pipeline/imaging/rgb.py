@@ -1,4 +1,4 @@
-"""What Pillow has decoded, as 8-bit RGB."""
+"""Conversion of images decoded by Pillow to 8-bit RGB."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,20 +8,20 @@ from lance_pipeline.imaging.rejection import UndecodableImageError
 from lance_pipeline.storage.transparency import Transparency
 
 _BACKGROUNDS = {"white": 255, "black": 0, "grey": 128}
-# Where a PNG has its bits a sample, after the signature, the head of its first chunk, width and height.
+# Position of the bits per sample in a PNG, after the signature, the head of the first chunk, width and height.
 _PNG_DEPTH = 24
 
 
 def to_rgb(data: bytes, image: Image.Image, transparency: Transparency) -> NDArray[np.uint8]:
-    """The 8-bit RGB pixels of an image that is loaded: uint8 (height, width, 3), not turned upright.
+    """The 8-bit RGB pixels of a loaded image: uint8 (height, width, 3), not rotated upright.
 
     Args:
-        data: the file that the image is of.
-        image: the same, as Pillow has decoded it.
-        transparency: what transparent pixels become.
+        data: the content of the file.
+        image: the image decoded by Pillow.
+        transparency: how to treat transparent pixels.
 
     Raises:
-        UndecodableImageError: its pixels have an unknown range.
+        UndecodableImageError: the value range of its pixels is unknown.
     """
     hidden = None if transparency == "drop" else _transparent_grey(data, image)
     image = _eight_bit(image)
@@ -37,7 +37,7 @@ def to_rgb(data: bytes, image: Image.Image, transparency: Transparency) -> NDArr
 
 
 def _transparent_grey(data: bytes, image: Image.Image) -> NDArray[np.bool_] | None:
-    """Where a grey PNG is transparent whose transparent value Pillow compares with pixels of another range."""
+    """The transparent pixels of a grey PNG whose transparent value Pillow compares with pixels of another range."""
     value = image.info.get("transparency")
     if image.format != "PNG" or not isinstance(value, int):
         return None
@@ -53,15 +53,15 @@ def _with_alpha(data: bytes, image: Image.Image) -> Image.Image:
     """The image in mode RGBA, its colours not multiplied by alpha."""
     value = image.info.get("transparency")
     if image.mode == "RGB" and image.format == "PNG" and data[_PNG_DEPTH] == 16 and isinstance(value, tuple):
-        # Pillow has cut the pixels to 8 bits, but not the value.
+        # Pillow has reduced the pixels to 8 bits, but not the transparent value.
         image.info["transparency"] = tuple(one >> 8 for one in value)
-    # Pillow takes a step at a time.
+    # Pillow cannot convert premultiplied modes to RGBA directly.
     straight = {"La": "LA", "RGBa": "RGBA"}.get(image.mode)
     return (image if straight is None else image.convert(straight)).convert("RGBA")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit grey scaled to 8 bits, which Pillow's own conversion would clip to white."""
+    """The image, with 16-bit grey scaled to 8 bits; Pillow's own conversion would clip it to white."""
     if image.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
     if image.mode in ("I", "F"):

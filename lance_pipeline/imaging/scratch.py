@@ -1,4 +1,4 @@
-"""Memory that each thread uses again and again: fresh memory costs as much as the work on it."""
+"""Reusable buffers per thread: allocating new memory costs as much as the work on it."""
 
 import math
 import threading
@@ -6,18 +6,18 @@ import threading
 import numpy as np
 from numpy.typing import NDArray
 
-# What a thread keeps: enough for a photograph.
+# Maximum size of a thread's buffer: enough for a photograph.
 _KEPT_BYTES = 64 << 20
 
 
 class Scratch(threading.local):
-    """Hands out the thread's memory; what it gave before is then overwritten."""
+    """Returns arrays in the thread's buffer; each one overwrites the previous one."""
 
     def __init__(self) -> None:
         self._buffer = np.empty(0, np.uint8)
 
     def array(self, *shape: int) -> NDArray[np.uint8]:
-        """A uint8 array with whatever values are there."""
+        """An uninitialised uint8 array."""
         size = math.prod(shape)
         if size > _KEPT_BYTES:
             return np.empty(shape, np.uint8)

@@ -1,4 +1,4 @@
-"""Small pictures of images, and samples of a split, for people."""
+"""Thumbnails, and samples of a split."""
 
 import io
 import os
@@ -14,9 +14,9 @@ from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.storage.transparency import Transparency
 
 SIDE = 112
-"""Height and width of the square that a thumbnail fits into, in pixels."""
+"""Side of a thumbnail's square, in pixels."""
 _FRAME = (236, 236, 236)
-# The font of the plots: it comes with matplotlib and knows more letters than Pillow's own.
+# The font of the plots, which comes with matplotlib and has more letters than Pillow's own.
 _FONT = os.path.join(get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 _QUALITY = 85
 
@@ -31,7 +31,7 @@ class Sample(NamedTuple):
 
 
 def thumbnail(data: bytes, transparency: Transparency, side: int = SIDE) -> Image.Image:
-    """The image within a square; a small one is enlarged pixel by pixel, so that one sees what the model gets."""
+    """The image padded to a square; small images are enlarged without smoothing, to show what the model sees."""
     image = decode_rgb(data, transparency)
     method = Image.Resampling.NEAREST if max(image.size) < side else Image.Resampling.BILINEAR
     return ImageOps.pad(image, (side, side), method, color=_FRAME)
@@ -45,10 +45,10 @@ def jpeg(image: Image.Image, quality: int = _QUALITY) -> bytes:
 
 
 def rows_of_each_class(split: LanceSplit, count: int) -> list[int]:
-    """The positions of up to ``count`` rows, class by class, of each class as many as of the others where it has them.
+    """The positions of up to ``count`` rows, balanced over the classes as far as possible, in class order.
 
-    As rows are stored in random order, those of a class are a random sample. Of more classes than ``count`` the first
-    ones have a row each.
+    Because rows are stored in random order, those of a class are a random sample. If there are more classes than
+    ``count``, each of the first ones has one row.
     """
     labels = split.to_table(["label"])["label"].combine_chunks()
     classes = {label: number for number, label in enumerate(split.classes)}
@@ -66,7 +66,7 @@ def samples(split: LanceSplit, rows: list[int]) -> list[Sample]:
     """The images of these rows.
 
     Raises:
-        DamagedError: an image is not what was ingested.
+        DamagedError: an image has changed since it was ingested.
     """
     found = split.take(rows, ["label", "path", "image"]) if rows else None
     if found is None:
@@ -83,12 +83,12 @@ def caption_font(size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(_FONT, size)
 
 
-def fitted(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
-    """As much of the text's beginning, as it is shown, as is so many pixels wide."""
+def fit_text(text: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """The printable text, cut to fit ``width`` pixels."""
     text = printable(text)
     if font.getlength(text) <= width:
         return text
-    # There is no room for more letters than pixels.
+    # A letter is at least one pixel wide.
     return next(
         (short for end in range(width, 0, -1) if font.getlength(short := f"{text[:end]}…") <= width),
         "…",

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.freed_memory import freed_memory_kept, give_back_freed_memory
+from lance_pipeline.freed_memory import give_back_freed_memory, keep_freed_memory
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.ingest.backlog import Backlog
 from lance_pipeline.ingest.crew import outcomes
@@ -25,7 +25,7 @@ from lance_pipeline.ingest.stored_split import StoredSplit
 from lance_pipeline.ingest.totals import Totals
 from lance_pipeline.sources.listing import files_to_ingest, list_split_folders
 from lance_pipeline.sources.raw_files import FileReader
-from lance_pipeline.sources.split_assignment import Assignment, OfFolder
+from lance_pipeline.sources.split_assignment import Assignment, FixedSplit
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.object_store import join_uri
@@ -165,7 +165,7 @@ def ingest_split(
         return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
 
     seen_uri = f"{uri.removesuffix('.lance')}_seen"
-    source = IngestSource(root, folder, list_files, classes, OfFolder(split), seen_uri, transparency)
+    source = IngestSource(root, folder, list_files, classes, FixedSplit(split), seen_uri, transparency)
     return ingest(source, {split: uri}, limits=limits, watch=watch, threads=threads, repair=repair)[split]
 
 
@@ -217,7 +217,7 @@ def _ingest_once(
             seen.mark_started()
         if backlog.files:
             give_back_freed_memory()
-            with freed_memory_kept():
+            with keep_freed_memory():
                 _read_backlog(source, stored, plan, backlog, seen, limits, watch, threads)
     _check_limits(source, plan, limits, complete=True)
     _check_classes(source, plan)

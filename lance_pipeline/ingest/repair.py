@@ -19,7 +19,7 @@ from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.ingest.writing import SplitWriter
 from lance_pipeline.storage.columns import Mask, positions
 from lance_pipeline.storage.facts import read_facts
-from lance_pipeline.storage.recovery import recovered_table
+from lance_pipeline.storage.recovery import recover_table
 from lance_pipeline.storage.table_errors import reading
 from lance_pipeline.storage.table_lock import locked
 from lance_pipeline.storage.tables import open_table
@@ -50,7 +50,7 @@ def repair_from_versions(uri: str) -> RepairResult:
         InputError: no version can be read, or the dataset was not written by an ingest.
     """
     with locked([uri]):
-        table = recovered_table(uri)
+        table = recover_table(uri)
         if table is None or "digests" not in (facts := read_facts(table)):
             raise InputError(
                 f"cannot repair {uri}: no version of it that an ingest wrote can be read. "

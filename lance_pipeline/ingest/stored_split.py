@@ -14,11 +14,11 @@ from lance_pipeline.imaging.derived_columns import add_missing_columns, split_sc
 from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.facts import Facts, read_facts
-from lance_pipeline.storage.recovery import recovered_table, set_aside_remains
+from lance_pipeline.storage.recovery import recover_table, set_aside_remains
 from lance_pipeline.storage.row_addresses import take_addresses
 from lance_pipeline.storage.row_digests import DESCRIBED, ROW_DIGEST, row_digests
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
-from lance_pipeline.storage.table_errors import damaged_set, reading
+from lance_pipeline.storage.table_errors import damaged_version, reading
 from lance_pipeline.storage.tables import change_rows, find_table, open_table, replace_rows
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.verification import DamagedRow, verify_rows
@@ -56,7 +56,7 @@ class StoredSplit:
 
     def __init__(self, split: str, uri: str, *, transparency: Transparency | None = None, repair: bool = False) -> None:
         self.split, self.uri = split, uri
-        found = recovered_table(uri) if repair else find_table(uri)
+        found = recover_table(uri) if repair else find_table(uri)
         if found is None:
             set_aside_remains(uri)
         facts = {} if found is None else read_facts(found)
@@ -171,7 +171,7 @@ class StoredSplit:
                 return Totals.model_validate(self.facts).plus(removed, -1)
         totals, intact = self._totals(kept)
         if not intact:
-            raise damaged_set(self.uri, self.dataset.version, "rows are not what was ingested")
+            raise damaged_version(self.uri, self.dataset.version, "rows are not what was ingested")
         return totals
 
     def _totals(self, wanted: NDArray[np.bool_]) -> tuple[Totals, bool]:

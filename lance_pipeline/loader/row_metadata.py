@@ -12,7 +12,7 @@ from lance_pipeline.imaging.rejection import UndecodableImageError
 from lance_pipeline.storage.columns import Indices
 from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.storage.row_digests import IMAGE_DIGEST, Digests, image_digests, sums_by_class
-from lance_pipeline.storage.table_errors import damaged_set
+from lance_pipeline.storage.table_errors import damaged_version
 
 _log = logging.getLogger(__name__)
 _EXAMPLES = 5
@@ -70,7 +70,7 @@ def _require_sums(split: LanceSplit, names: list[str], labels: Indices, digests:
     expected: dict[str, int] = split.facts["digests"]["images"]
     if wrong := [label for label in {*found, *expected} if found.get(label, 0) != expected.get(label, 0)]:
         shown = ", ".join(sorted(wrong)[:_EXAMPLES])
-        raise damaged_set(split.uri, split.version, f"the images labelled {shown} are not those that were ingested")
+        raise damaged_version(split.uri, split.version, f"the images labelled {shown} are not those that were ingested")
 
 
 class StoredImages:

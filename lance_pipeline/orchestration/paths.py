@@ -7,7 +7,7 @@ from pathlib import Path
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.addresses import require_no_user
-from lance_pipeline.storage.private import is_shared, narrow_folder
+from lance_pipeline.storage.private import is_shared, restrict_folder
 
 DATA_VARIABLE = "LANCE_PIPELINE_DATA"
 HOME_VARIABLE = "DAGSTER_HOME"
@@ -118,7 +118,7 @@ def narrow_data(root: Path) -> None:
         and os.path.isdir(root)
         and {entry.name for entry in os.scandir(root)} <= IN_DATA
     ):
-        narrow_folder(root)
+        restrict_folder(root)
 
 
 def _make_first(root: Path, path: Path) -> None:
@@ -128,7 +128,7 @@ def _make_first(root: Path, path: Path) -> None:
         _make_own(first)
         # A link or a mounted disk is a folder of the user's choice.
         if not first.is_symlink() and first.stat().st_dev == root.stat().st_dev and not is_shared(root.stat()):
-            narrow_folder(first)
+            restrict_folder(first)
 
 
 def _make_own(folder: Path) -> None:

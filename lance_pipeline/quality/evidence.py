@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pyarrow as pa
 from PIL import Image, ImageDraw
 
-from lance_pipeline.imaging.thumbnails import SIDE, caption_font, fitted, jpeg, thumbnail
+from lance_pipeline.imaging.thumbnails import SIDE, caption_font, fit_text, jpeg, thumbnail
 from lance_pipeline.storage.lance_split import LanceSplit
 
 MAX_BYTES = 40_000
@@ -84,9 +84,9 @@ def _sheet(examples: list[tuple[_Tile, ...]], images: dict[_Tile, Image.Image]) 
 
 def _write_caption(sheet: Image.Image, tile: _Tile, corner: tuple[int, int], colour: tuple[int, int, int]) -> None:
     draw, font, (x, y) = ImageDraw.Draw(sheet), caption_font(_FONT_SIZE), corner
-    draw.text((x, y + SIDE + 2), fitted(f"{tile.split} · {tile.label}", font, SIDE), colour, font)
+    draw.text((x, y + SIDE + 2), fit_text(f"{tile.split} · {tile.label}", font, SIDE), colour, font)
     # Long file names are shortened at the start, because they differ at the end.
-    name = fitted(tile.path.rsplit("/", 1)[-1][::-1], font, SIDE)[::-1]
+    name = fit_text(tile.path.rsplit("/", 1)[-1][::-1], font, SIDE)[::-1]
     draw.text((x, y + SIDE + _LINE), name, _INK, font)
 
 

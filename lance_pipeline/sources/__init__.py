@@ -1,1 +1,1 @@
-"""Where images come from: folders, archives and samples; how they are listed and assigned to splits."""
+"""Sources of images: folders, archives and samples, their listing and their assignment to splits."""

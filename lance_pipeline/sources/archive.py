@@ -1,4 +1,4 @@
-"""Datasets published as an archive: fetched once and unpacked."""
+"""Downloading and unpacking datasets that are published as archives."""
 
 import gzip
 import lzma
@@ -27,7 +27,7 @@ from lance_pipeline.storage.addresses import Address
 from lance_pipeline.storage.locking import locked_file
 from lance_pipeline.storage.redaction import redact
 
-# What the libraries raise on a damaged archive; of OSError only gzip's own.
+# Raised by the libraries for a damaged archive. Of OSError only gzip's subclass, as others are errors of the disk.
 _DAMAGED = (
     EOFError,
     RuntimeError,
@@ -51,28 +51,27 @@ def make_from_archive(
     on_progress: Progress,
     min_bytes_per_second: int = MIN_BYTES_PER_SECOND,
 ) -> bool:
-    """Make ``folder`` of what an archive holds unless a folder is there; returns whether it was made.
+    """Create ``folder`` from an archive unless it exists; returns whether it was created.
 
-    The folder appears whole or not at all. An archive with one folder at its top gives that folder's
-    content. A download that was cut off, even by the end of the process, waits in
-    ``.<name>.download`` beside the folder and the next call goes on with it; it is removed once the
-    folder is made, or if it cannot be used. An archive on disk (``file://``) is only read. Of several
-    calls at once one makes the folder and the others wait; the empty ``.<name>.lock`` stays.
+    The folder is created atomically. If the archive has a single folder at its top, the content of that
+    folder is used. An interrupted download, even one interrupted by the end of the process, is kept in
+    ``.<name>.download`` beside the folder and the next call resumes it; it is removed once the folder is
+    created, or if it cannot be used. An archive on disk (``file://``) is only read. Of several concurrent
+    calls one creates the folder and the others wait; the empty ``.<name>.lock`` remains.
 
     Args:
-        url: an address, or its text: a .tar, .tar.gz, .tar.xz or .zip archive at an http, https or file address.
-        checksum: ``sha256:…`` or ``md5:…`` in hexadecimal digits; ``None`` trusts what comes.
-        folder: the folder to make.
-        max_bytes: the most that the archive, and also what it unpacks to, may measure.
-        max_members: the most files and folders that it may hold.
-        on_progress: told the bytes that are here and, if the server says, the bytes in all.
-        min_bytes_per_second: a download ends when less than that comes, on average over a minute; the next call
-            continues it.
+        url: the http, https or file address of a .tar, .tar.gz, .tar.xz or .zip archive.
+        checksum: ``sha256:…`` or ``md5:…`` in hexadecimal digits; ``None`` skips the check.
+        folder: the folder to create.
+        max_bytes: maximum size of the archive, and also of its unpacked content.
+        max_members: maximum number of files and folders in the archive.
+        on_progress: called with the bytes received so far and the total, which is None if unknown.
+        min_bytes_per_second: a download that is slower on average over a minute is aborted; the next call
+            resumes it.
 
     Raises:
-        InputError: the address or the checksum has no known form, the download fails or is not what
-            the checksum says, the archive is damaged, too large or not safe to unpack, or the
-            folder cannot be written.
+        InputError: the address or the checksum is malformed, the download fails or does not match the
+            checksum, the archive is damaged, too large or not safe to unpack, or the folder cannot be written.
     """
     url = Address(url)
     require_address(url)
@@ -85,7 +84,7 @@ def make_from_archive(
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         with locked_file(target.parent / f".{target.name}.lock", "LANCE_PIPELINE_DATA"):
-            if target.exists():  # another process made it meanwhile
+            if target.exists():  # another process has created it in the meantime
                 return False
             work.mkdir(exist_ok=True)
             archive = fetch(
@@ -105,15 +104,15 @@ def make_from_archive(
             shutil.rmtree(work, ignore_errors=True)
     except OSError as error:
         raise InputError(
-            f"cannot make {folder} from {url}: {redact(error)}. Free space on the disk or choose a folder that you may "
-            f"write to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run resumes with what {work} holds."
+            f"cannot create {folder} from {url}: {redact(error)}. Free space on the disk or choose a folder that you "
+            f"may write to; LANCE_PIPELINE_DATA moves all data elsewhere. The next run resumes the download in {work}."
         ) from error
     return True
 
 
 def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: LimitedReader) -> None:
-    """Unpack beside the target, then move what came out into its place in one step."""
-    shutil.rmtree(unpacked, ignore_errors=True)  # a process may have been killed while it unpacked
+    """Unpack beside the target, then move the result into place atomically."""
+    shutil.rmtree(unpacked, ignore_errors=True)  # may be left over from a killed process
     try:
         unpacked.mkdir()
         _unpack(archive, unpacked, meter)
@@ -126,7 +125,7 @@ def _make_from_file(archive: Path, target: Path, unpacked: Path, meter: LimitedR
 
 
 def _unpack(archive: Path, folder: Path, meter: LimitedReader) -> None:
-    """Write the archive's files below ``folder``."""
+    """Unpack the archive into ``folder``."""
     with open(archive, "rb") as file:
         is_zip = file.read(2) == b"PK"
     tree = Tree(folder, meter)
@@ -137,6 +136,6 @@ def _unpack(archive: Path, folder: Path, meter: LimitedReader) -> None:
         raise
     except _DAMAGED as error:
         raise UnusableArchiveError(
-            f"cannot be read to its end as .tar, .tar.gz, .tar.xz or .zip: {shortened(str(error), 200)}. Run this "
-            "again to fetch it again; if it comes out the same, correct the address or ask its publisher."
+            f"cannot be read completely as .tar, .tar.gz, .tar.xz or .zip: {shortened(str(error), 200)}. Run this "
+            "again to download it again; if the result is the same, correct the address or ask its publisher."
         ) from error

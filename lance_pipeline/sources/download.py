@@ -1,4 +1,4 @@
-"""Files fetched over an address: gone on with after a loss, and checked."""
+"""Resumable downloads with verification."""
 
 import hashlib
 import os
@@ -23,10 +23,10 @@ from lance_pipeline.storage.addresses import Address
 from lance_pipeline.storage.redacted_errors import redacted
 from lance_pipeline.storage.redaction import redact
 
-# For a connection that cannot be made or gives no answer: after 0, 2, 4 and 8 seconds. Not for an answer, the body of
-# which would be read into memory.
+# Retries connections that fail or receive no response after 0, 2, 4 and 8 seconds. Responses are not retried here:
+# urllib3 would read their bodies into memory.
 _RETRY = Retry(total=4, backoff_factor=1, respect_retry_after_header=False)
-# Waits for a busy server. Its wish for more is no reason to stand still: a later run continues.
+# Waits for a busy server. Longer waits requested by it are ignored: a later run resumes the download.
 _BUSY = (429, 500, 502, 503, 504)
 _BUSY_SECONDS = (0, 2, 4, 8)
 _REDIRECTS = 10
@@ -39,18 +39,18 @@ _VERSION = re.compile(r"[ -~]{1,200}")
 _CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
-# Told the bytes that are here and, if the server says, the bytes in all.
+# Called with the bytes received so far and the total, which is None if unknown.
 Progress = Callable[[int, int | None], None]
 
 MIN_BYTES_PER_SECOND = 10_000
-"""The least speed of a download, on average over a minute."""
+"""The minimum speed of a download, on average over a minute."""
 
 
 def require_address(url: Address) -> None:
-    """Check the form of an address; whether anything is there, only the attempt can show.
+    """Check the form of an address, without connecting to it.
 
     Raises:
-        InputError: it is no http, https or file address, or it is not clear where its user part ends.
+        InputError: it is not an http, https or file address, or the end of its user part is ambiguous.
     """
     if not _URL.fullmatch(url.full()):
         raise InputError(
@@ -68,20 +68,20 @@ def require_checksum_form(checksum: str) -> None:
     if not _CHECKSUM.fullmatch(checksum.lower()):
         raise InputError(
             f"the archive's checksum is {checksum!r}. Expected `sha256:` and 64 hexadecimal digits, or `md5:` and 32, "
-            "as the archive's publisher or `sha256sum <file>` tells them."
+            "as given by the archive's publisher or by `sha256sum <file>`."
         )
 
 
 def require_within(number: int, limit: int, what: str, name: str, url: Address) -> None:
-    """Refuse what is larger than the setting ``name`` allows.
+    """Check that an archive does not exceed the setting ``name``.
 
     Raises:
-        InputError: the archive has more than ``limit`` of ``what``.
+        InputError: it has more than ``limit`` of ``what``.
     """
     if number > limit:
         raise InputError(
-            f"the archive {url} has more than {limit:,} {what}, the limit `{name}`. If that is as it should be, raise "
-            "the limit; else correct the address."
+            f"the archive {url} has more than {limit:,} {what}, the limit `{name}`. If that is expected, raise the "
+            "limit; otherwise correct the address."
         )
 
 
@@ -94,22 +94,24 @@ def fetch(
     on_progress: Progress,
     min_bytes_per_second: int = MIN_BYTES_PER_SECOND,
 ) -> Path:
-    """The checked file of an address, downloaded into ``work`` unless the address is one on disk.
+    """Download and verify a file; a file on disk is only verified.
 
-    A download resumes with what an earlier one left in ``work``. One that comes out other than
-    expected is removed.
+    A download resumes an unfinished one in ``work``. It is removed if it does not match the checksum.
 
     Args:
         url: an http, https or file address.
-        checksum: ``sha256:…`` or ``md5:…`` in hexadecimal digits; ``None`` trusts what comes.
-        work: a folder that exists.
-        max_bytes: the most that a download may measure.
-        on_progress: told the bytes that are here and, if the server says, the bytes in all.
-        min_bytes_per_second: a download ends when less than that comes, on average over a minute.
+        checksum: ``sha256:…`` or ``md5:…`` in hexadecimal digits; ``None`` skips the check.
+        work: an existing folder for downloads.
+        max_bytes: maximum size of the file.
+        on_progress: called with the bytes received so far and the total, which is None if unknown.
+        min_bytes_per_second: a download that is slower on average over a minute is aborted.
+
+    Returns:
+        The path of the file.
 
     Raises:
-        InputError: there is no such file, it is too large, the download fails or is too slow, or it is not what the
-            checksum says.
+        InputError: the file does not exist, is too large or does not match the checksum, or the download fails or is
+            too slow.
     """
     file = _local_file(url, max_bytes)
     if file is None:
@@ -122,14 +124,14 @@ def fetch(
                 file.unlink()
             raise InputError(
                 f"the archive {url} is not the expected one: its {name} is {got}, expected {expected}. Run this again "
-                "to download it anew; if it comes out the same, correct the address or the checksum."
+                "to download it again; if the result is the same, correct the address or the checksum."
             )
     return file
 
 
 def _checksum(path: Path, name: str) -> str:
     with open(path, "rb") as file:
-        # MD5 guards against damage only; it is what many publishers give.
+        # MD5 protects against damage only, but many publishers provide it.
         return hashlib.file_digest(file, partial(hashlib.new, name, usedforsecurity=False)).hexdigest()
 
 
@@ -139,11 +141,11 @@ class _Limits(NamedTuple):
 
 
 class _BusyError(Exception):
-    """The server may answer better in a moment."""
+    """The server is temporarily busy."""
 
 
 def _local_file(url: Address, max_bytes: int) -> Path | None:
-    """The file of a ``file://`` address."""
+    """The file of a ``file://`` address; None for other addresses."""
     if not url.full().startswith("file:"):
         return None
     path = Path(url2pathname(urlsplit(url.full()).path))
@@ -154,8 +156,8 @@ def _local_file(url: Address, max_bytes: int) -> Path | None:
 
 
 def _downloaded_file(url: Address, work: Path, limits: _Limits, on_progress: Progress) -> Path:
-    """The whole file in ``work``, going on with what an earlier call left there."""
-    # Another address may hold another file: the two must not be mixed.
+    """Download the file into ``work``, resuming an unfinished download."""
+    # Named by the address, so that files of different addresses are not mixed.
     whole = work / hashlib.sha256(url.full().encode()).hexdigest()[:16]
     if not whole.exists():
         unfinished, validator = whole.with_suffix(".part"), whole.with_suffix(".validator")
@@ -169,7 +171,7 @@ def _downloaded_file(url: Address, work: Path, limits: _Limits, on_progress: Pro
 
 
 def _download(url: Address, file: IO[bytes], validator: Path, limits: _Limits, on_progress: Progress) -> None:
-    """Append what ``file`` lacks; a lost connection is made again."""
+    """Append the rest of the file to ``file``, reconnecting if the connection is lost."""
     waits = iter(_BUSY_SECONDS)
     with Pace(limits.bytes_per_second) as pace, PacedSession(pace, _RETRY) as session:
         for left in reversed(range(_CONNECTIONS)):
@@ -181,24 +183,24 @@ def _download(url: Address, file: IO[bytes], validator: Path, limits: _Limits, o
                     raise InputError(str(busy)) from busy
                 time.sleep(seconds)
             except (requests.RequestException, HTTPError, TooSlowError) as error:
-                here = f"the {file.tell():,} bytes that are here"
+                resumes = f"it continues after the {file.tell():,} bytes already received"
                 if pace.too_slow:
                     raise InputError(
-                        f"cannot download {url}: less than {limits.bytes_per_second:,} bytes a second came over a "
-                        f"minute, the limit `min_bytes_per_second`. Run this again later: it continues after {here}. "
-                        "If the network is that slow, lower the limit."
+                        f"cannot download {url}: fewer than {limits.bytes_per_second:,} bytes per second were received "
+                        f"over a minute, the limit `min_bytes_per_second`. Run this again later: {resumes}. If the "
+                        "network is always that slow, lower the limit."
                     ) from error
-                # The former could not connect in spite of its own tries, the latter was cut off.
+                # A RequestException means that all retries to connect failed; otherwise the connection was lost.
                 if isinstance(error, requests.RequestException) or not left:
                     raise InputError(
                         f"cannot download {url}: {shortened(redact(error))}. Check the address and the network, then "
-                        f"run this again: it continues after {here}."
+                        f"run this again: {resumes}."
                     ) from redacted(error)
     return None
 
 
-def _answer(session: PacedSession, url: str, headers: dict[str, str]) -> requests.Response:
-    """The answer to a request, after redirects, of which no body is read."""
+def _request(session: PacedSession, url: str, headers: dict[str, str]) -> requests.Response:
+    """Send a request and follow redirects without reading their bodies."""
     for _ in range(_REDIRECTS):
         response = session.get(
             url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS, allow_redirects=False
@@ -223,32 +225,32 @@ def _receive(
     max_bytes: int,
     on_progress: Progress,
 ) -> None:
-    """Append what one answer of the server brings, which must be the rest of the file or the whole.
+    """Send one request and write its response, either the rest of the file or the whole file.
 
     Raises:
-        HTTPError: the connection was lost, or the answer goes on elsewhere; another request may do better.
+        HTTPError: the connection was lost, or the response starts at a wrong position; another request may succeed.
     """
     start = file.seek(0, os.SEEK_END)
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
-        if validator.exists():  # the rest of another version of the file is of no use
+        if validator.exists():  # only resume the same version of the file
             headers["If-Range"] = validator.read_text()
-    with _answer(session, url.full(), headers) as response:
-        # The headers of a connection that was ended look as if they were complete.
+    with _request(session, url.full(), headers) as response:
+        # If the connection was shut down by the pace, incomplete headers look complete.
         pace.require()
         first, total = _extent(response, url)
         if first != start:
             file.truncate(0)
             file.seek(0)
             if first != 0:
-                raise ProtocolError(f"bytes from {start:,} were asked for, and the answer starts at {first}")
+                raise ProtocolError(f"requested bytes from {start:,} on, but the response starts at {first}")
         if first == 0:
-            _remember_version(response, validator)
+            _store_version(response, validator)
         require_within(total or 0, max_bytes, "bytes", "max_bytes", url)
         on_progress(file.tell(), total)
         if response.status_code != _NOTHING_LEFT:
-            # As sent: some servers declare gzip, the archive's own compression, to be the transfer's.
+            # Not decoded: some servers declare the archive's own gzip compression as a content encoding.
             while block := response.raw.read1(_BLOCK_BYTES, decode_content=False):
                 file.write(block)
                 pace.count(len(block))
@@ -259,8 +261,8 @@ def _receive(
             raise ProtocolError(f"the connection ended after {file.tell():,} of {total:,} bytes")
 
 
-def _remember_version(response: requests.Response, validator: Path) -> None:
-    """Keep what names this version of the file; a weak tag does not tell versions apart byte by byte."""
+def _store_version(response: requests.Response, validator: Path) -> None:
+    """Store the validator of this version of the file; weak tags do not identify the exact bytes."""
     version = response.headers.get("ETag") or response.headers.get("Last-Modified") or "W/"
     if version.startswith("W/") or not _VERSION.fullmatch(version):
         validator.unlink(missing_ok=True)
@@ -269,7 +271,7 @@ def _remember_version(response: requests.Response, validator: Path) -> None:
 
 
 def _extent(response: requests.Response, url: Address) -> tuple[int | None, int | None]:
-    """The position of the answer's first byte in the file, and the file's size; None is unknown."""
+    """The position of the response's first byte in the file, and the file's size; None if unknown."""
     length = response.headers.get("Content-Length", "")
     match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
     first, size = match.groups() if match else (None, None)
@@ -281,7 +283,7 @@ def _extent(response: requests.Response, url: Address) -> tuple[int | None, int 
     if response.status_code == _NOTHING_LEFT:
         return total, total
     message = (
-        f"cannot download {url}: the server answers {response.status_code} {shortened(str(response.reason))}. Open the "
-        "address in a browser to see whether it has moved; if the server is at fault, try again later."
+        f"cannot download {url}: the server responded {response.status_code} {shortened(str(response.reason))}. Open "
+        "the address in a browser to see whether it has moved; if the server is at fault, try again later."
     )
     raise _BusyError(message) if response.status_code in _BUSY else InputError(message)

@@ -1,4 +1,4 @@
-"""The least speed of a download: connections end when too little comes, whatever they are waiting for."""
+"""Enforcement of a minimum download speed, in every phase of a connection."""
 
 import socket
 import threading
@@ -14,17 +14,17 @@ _WINDOW_SECONDS = 60
 
 
 class TooSlowError(Exception):
-    """Less has come than the least speed."""
+    """The download is slower than the minimum speed."""
 
 
 class Pace:
-    """Watches the connections of one download, and ends them when too little has come in a minute.
+    """Watches the connections of one download, and shuts them down if too few bytes are received in a minute.
 
-    Time-outs cannot see to that: each is for one answer of the operating system, and a byte now and then, of headers
-    too, meets all of them.
+    Socket timeouts do not suffice: they apply to a single system call, and a byte now and then, even of a header,
+    satisfies them.
 
     Args:
-        rate: the least bytes a second.
+        rate: minimum bytes per second.
     """
 
     def __init__(self, rate: int) -> None:
@@ -46,24 +46,24 @@ class Pace:
             one.close()
 
     def count(self, number: int) -> None:
-        """So many bytes of the file have come."""
+        """Count received bytes of the file."""
         self._bytes += number
 
     def watch(self, connection: socket.socket) -> None:
-        """Include a connection.
+        """Watch a connection.
 
         Raises:
-            TooSlowError: the connections were ended.
+            TooSlowError: the connections were shut down.
         """
-        # One that is wrapped for TLS is another object, of the same connection.
+        # A duplicate, because wrapping the socket for TLS replaces the object.
         self._sockets.append(connection.dup())
         self.require()
 
     def require(self) -> None:
-        """Continue only while enough comes.
+        """Check that the download was fast enough so far.
 
         Raises:
-            TooSlowError: the connections were ended.
+            TooSlowError: the connections were shut down.
         """
         if self.too_slow:
             raise TooSlowError
@@ -82,11 +82,11 @@ class Pace:
 
 
 class PacedSession(requests.Session):
-    """A session all connections of which are watched, and which leaves redirects to its user.
+    """A session that has all its connections watched and does not follow redirects.
 
     Args:
-        pace: watches.
-        retry: of connections that cannot be made or give no answer.
+        pace: watches the connections.
+        retry: for connections that fail or receive no response.
     """
 
     def __init__(self, pace: Pace, retry: Retry) -> None:
@@ -95,7 +95,7 @@ class PacedSession(requests.Session):
             self.mount(scheme, _PacedAdapter(pace, retry))
 
     def resolve_redirects(self, *_: Any, **__: Any) -> Any:
-        """None: requests would read the body of each, however long, into memory."""
+        """Follow no redirects: requests would read their bodies, of any length, into memory."""
         return iter(())
 
 
@@ -121,7 +121,7 @@ def _paced(connection_class: Any, pace: Pace) -> Any:
     class Paced(connection_class):
         paced = True
 
-        # Such as before TLS, which may take as long as it likes too.
+        # Watched from here on, because the TLS handshake may also take forever.
         def _new_conn(self) -> socket.socket:
             made = super()._new_conn()
             pace.watch(made)

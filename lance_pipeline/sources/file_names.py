@@ -1,4 +1,4 @@
-"""File names of any bytes as text that Arrow can hold, and back."""
+"""Reversible conversion of arbitrary file names to UTF-8 text."""
 
 import os
 import re
@@ -20,10 +20,10 @@ def escape_name(name: bytes) -> str:
 
 
 def escape_names(names: list[str]) -> list[str]:
-    """:func:`escape_name` of each, given as ``os`` gives names, in one go: no name has a NUL."""
+    """Apply :func:`escape_name` to names as returned by ``os``, all at once: no name contains NUL."""
     return escape_name(os.fsencode("\0".join(names))).split("\0") if names else []
 
 
 def unescape_name(name: str) -> bytes:
-    """The bytes that :func:`escape_name` was given."""
+    """The bytes that were passed to :func:`escape_name`."""
     return unquote_to_bytes(name)

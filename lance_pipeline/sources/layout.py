@@ -1,4 +1,4 @@
-"""What a folder of images looks like at first sight: its splits, its classes, how large its images are."""
+"""A quick look at a folder of images: its splits, classes and image sizes."""
 
 import os
 import warnings
@@ -19,19 +19,19 @@ SPLIT_NAMES = {
     "val": ("val", "valid", "validation", "dev"),
     "test": ("test", "testing"),
 }
-"""What people call the folders of the splits, in small letters."""
+"""Common names of split folders, in lower case."""
 _PER_CLASS = 20
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What was found.
+    """The layout of a folder of images.
 
     Attributes:
-        folder: that was looked at, a path or an object-store URI.
-        splits: the folder of each split, as far as there are any.
-        classes: the folders of classes; those of train where there are splits.
-        side: the median of the shorter sides of some of the images, in pixels; None where none could be looked at.
+        folder: its path or object-store URI.
+        splits: the folder of each split that was found.
+        classes: the class folders; those of train if there are splits.
+        side: the median of the shorter sides of a sample of images, in pixels; None if none could be read.
     """
 
     folder: str
@@ -41,24 +41,23 @@ class Layout:
 
 
 def layout_of(folder: str) -> Layout:
-    """Look at a folder, without reading more than the headers of a few images.
+    """Examine a folder, reading only the headers of a few images.
 
     Args:
-        folder: a path or an object-store URI; of the latter no images are looked at.
+        folder: a path or an object-store URI; in an object store no images are read.
 
     Raises:
-        InputError: there is no such folder, or no folders in it.
+        InputError: the folder does not exist, or has no subfolders.
     """
     if not folder_exists(folder):
-        raise InputError(f"there is no folder {folder}. Expected one that holds a folder of images for each class.")
+        raise InputError(f"there is no folder {folder}. Expected a folder with one folder of images per class.")
     found = subfolders(folder)
     splits = {split: name for split, names in SPLIT_NAMES.items() for name in found if name.lower() in names}
     of_classes = join_uri(folder, splits["train"]) if "train" in splits else folder
     classes = subfolders(of_classes)
     if not classes:
         raise InputError(
-            f"{of_classes} holds no folders. Expected one for each class, with its images: "
-            f"{of_classes}/<class>/<image>."
+            f"{of_classes} contains no folders. Expected one per class, with its images: {of_classes}/<class>/<image>."
         )
     return Layout(folder, splits, classes, None if is_remote(folder) else _usual_side(of_classes, classes))
 
@@ -75,12 +74,12 @@ def _files(folder: str) -> Iterator[str]:
 
 
 def _side(path: str) -> int | None:
-    """The shorter side of an image, by its header; None where that is none."""
+    """The shorter side of an image by its header; None if it cannot be read."""
     try:
         with warnings.catch_warnings():
-            # An image that is too large is refused when it is ingested.
+            # Images that are too large are rejected later, by the ingest.
             warnings.simplefilter("ignore")
             with Image.open(path, formats=KNOWN_FORMATS) as image:
                 return min(image.size)
-    except Exception:  # noqa: BLE001 - whatever Pillow raises of broken bytes: the ingest says what is wrong with a file
+    except Exception:  # noqa: BLE001 - Pillow raises many types for damaged files; the ingest reports what is wrong
         return None

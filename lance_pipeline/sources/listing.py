@@ -1,4 +1,4 @@
-"""List a folder of images once: every file with its split, label, size and time."""
+"""Listing of a folder of images: every file with its split, label, size and modification time."""
 
 import hashlib
 import os
@@ -18,24 +18,24 @@ from lance_pipeline.storage.table_lock import locked
 from lance_pipeline.storage.tables import commit_table, find_replaceable, open_table, remove_orphans
 
 UNSPLIT = ""
-"""The split of a file that is not assigned to one before its pixels are seen."""
+"""The split of files that are assigned to one only when their pixels are known."""
 _EXAMPLES = 5
 _INGESTED = ["path", "label", "size", "mtime_ns"]
 
 
 @dataclass
 class Listing:
-    """What a dataset's folder holds.
+    """The files in a dataset's folder.
 
     Attributes:
         root: the folder, a path or an object-store URI.
-        folders: for each split its folder below ``root``; of files that are not yet split,
-            ``UNSPLIT`` and ``""``.
+        folders: the folder of each split below ``root``; for files that are not yet split,
+            ``UNSPLIT`` with the folder ``""``.
         files: a table of ``LISTING_SCHEMA``, sorted by split, label and path. ``path`` is relative
             to the split's folder and escaped as in ``lance_pipeline.sources.file_names``; ``size`` is in
             bytes, ``mtime_ns`` in nanoseconds since 1970.
         classes: the labels of train in alphabetical order; the position is the class index.
-        ignored: hidden files and files outside of class folders, which are not images of a class.
+        ignored: hidden files and files outside of class folders.
     """
 
     root: str
@@ -53,7 +53,7 @@ class Listing:
         return counts
 
     def fingerprint(self) -> str:
-        """Changes with any file's split, label, path, size or time."""
+        """A digest that changes with any file's split, label, path, size or time."""
         return _fingerprint(self.files)
 
 
@@ -61,7 +61,7 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
     """List ``<root>/<folder>/<label>/…/<file>`` for each split's folder.
 
     Raises:
-        InputError: a folder is missing or holds no classes or no images, a class folder of train
+        InputError: a folder is missing or has no classes or no images, a class folder of train
             is empty, or a split has a class that train lacks.
     """
     _require_root(root)
@@ -72,7 +72,7 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
             raise InputError(
                 f"the folder of split {split!r} is missing: {path}. {root} holds "
                 f"{_names(subfolders(root)) or 'no folders'}. Name the split's folder under `splits`, such as "
-                "`splits: {val: valid}`, or cut one folder of classes into splits with "
+                "`splits: {val: valid}`, or have one folder of classes split with "
                 "`splits: {fractions: {train: 0.7, val: 0.15, test: 0.15}}`."
             )
         tables.append(_classes_of(FolderScan(root, folder, split), path, ignored))
@@ -81,17 +81,17 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
         if unknown := [label for label in labels if label not in listing.classes]:
             raise InputError(
                 f"split {split!r} in {root} has classes that train lacks: {_names(unknown)}. "
-                f"train has {_names(listing.classes)}. Rename or remove them, or add them to train; where the splits "
-                "have different classes on purpose, cut them anew: `splits: {fractions: {pool: [train, …]}}`."
+                f"train has {_names(listing.classes)}. Rename or remove them, or add them to train; if the splits have "
+                "different classes on purpose, split the images again: `splits: {fractions: {pool: [train, …]}}`."
             )
-    return _checked(listing)
+    return _with_two_classes(listing)
 
 
 def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
-    """List ``<root>/<label>/…/<file>``, or the same below each folder of ``pool`` as if they were one.
+    """List ``<root>/<label>/…/<file>``, or the same below each folder of ``pool``, merged.
 
     Raises:
-        InputError: a folder is missing or holds no classes or no images, or a class folder is empty.
+        InputError: a folder is missing or has no classes or no images, or a class folder is empty.
     """
     _require_root(root)
     tables, ignored = [], []
@@ -104,13 +104,16 @@ def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
             )
         tables.append(_classes_of(FolderScan(root, folder, UNSPLIT, from_root=True), path, ignored))
     table = _sorted(tables) if len(tables) > 1 else tables[0].combine_chunks()
-    return _checked(Listing(root, {UNSPLIT: ""}, table, _labels(table), ignored))
+    return _with_two_classes(Listing(root, {UNSPLIT: ""}, table, _labels(table), ignored))
 
 
 def store_listing(listing: Listing, uri: str) -> tuple[int, str]:
-    """Keep the listing as a Lance dataset; returns its version, new only if it changed, and fingerprint.
+    """Store the listing as a Lance dataset, with a new version only if it has changed.
 
-    A damaged one is replaced.
+    A damaged dataset is replaced.
+
+    Returns:
+        The version and the fingerprint of the listing.
 
     Raises:
         InputError: the dataset cannot be written.
@@ -121,23 +124,23 @@ def store_listing(listing: Listing, uri: str) -> tuple[int, str]:
         kept = find_replaceable(uri, _is_intact)
         if kept is None or read_facts(kept)["fingerprint"] != fingerprint:
             kept = commit_table(uri, LISTING_SCHEMA, listing.files.to_batches(), facts)
-        # Of a run that was killed, even if what it found has changed back since.
+        # Left over from a killed run; removed even if the listing has not changed.
         remove_orphans(uri)
     return kept.version, fingerprint
 
 
 def files_of_split(uri: str, version: int, split: str, fingerprint: str) -> pa.Table:
-    """One split's files of a stored listing, as :func:`files_to_ingest`.
+    """The files of one split in a stored listing, as :func:`files_to_ingest`.
 
     Args:
         uri: the listing.
         version: of the listing.
         split: the split.
-        fingerprint: of the whole listing, as :func:`store_listing` gave it.
+        fingerprint: of the whole listing, as returned by :func:`store_listing`.
 
     Raises:
-        DamagedError: the listing is not what was stored.
-        InputError: no such listing is at ``uri``.
+        DamagedError: the listing differs from what was stored.
+        InputError: there is no such listing.
     """
     try:
         files = _files(open_table(uri, version))
@@ -145,16 +148,16 @@ def files_of_split(uri: str, version: int, split: str, fingerprint: str) -> pa.T
     except BaseException as error:
         if not is_damage(error):
             raise
-        raise DamagedError(f"{_not_what_was_stored(uri, version)} ({error})") from error
+        raise DamagedError(f"{_damage_message(uri, version)} ({error})") from error
     if not intact:
-        raise DamagedError(_not_what_was_stored(uri, version))
+        raise DamagedError(_damage_message(uri, version))
     return files_to_ingest(files.filter(pc.field("split") == split))
 
 
-def _not_what_was_stored(uri: str, version: int) -> str:
+def _damage_message(uri: str, version: int) -> str:
     return (
-        f"version {version} of the listing {uri} is damaged or gone. Materialize raw_images again, which lists the "
-        "images and replaces it"
+        f"version {version} of the listing {uri} is damaged or missing. Materialize raw_images again to list the "
+        "images and replace it"
     )
 
 
@@ -170,7 +173,7 @@ def _fingerprint(files: pa.Table) -> str:
     digest = hashlib.sha256()
     for name in ("split", "label", "path"):
         for number, texts in enumerate(slices_of(files[name])):
-            # No name holds a NUL, so that names cannot run together.
+            # No name contains NUL, so that adjacent names cannot be confused.
             digest.update(b"\0" * bool(number) + "\0".join(texts).encode())
     for name in ("size", "mtime_ns"):
         digest.update(files[name].to_numpy().tobytes())
@@ -178,7 +181,7 @@ def _fingerprint(files: pa.Table) -> str:
 
 
 def files_to_ingest(files: pa.Table) -> pa.Table:
-    """Of a table of LISTING_SCHEMA what an ingest holds of each file until its end; labels as numbers."""
+    """The columns of a LISTING_SCHEMA table that an ingest keeps in memory, with dictionary-encoded labels."""
     kept = files.select(_INGESTED)
     return kept.set_column(_INGESTED.index("label"), "label", kept["label"].combine_chunks().dictionary_encode())
 
@@ -187,9 +190,9 @@ def _classes_of(scan: FolderScan, path: str, ignored: list[str]) -> pa.Table:
     table = scan.table()
     ignored += scan.ignored
     if not table.num_rows and not scan.empty:
-        passed_over = f" Passed over as hidden, or no folder: {_names(sorted(scan.ignored))}." if scan.ignored else ""
+        ignored_here = f" Hidden or not a folder: {_names(sorted(scan.ignored))}." if scan.ignored else ""
         raise InputError(
-            f"{path} has no class folders. Expected one folder for each class, with its images inside.{passed_over}"
+            f"{path} has no class folders. Expected one folder for each class, with its images inside.{ignored_here}"
         )
     if not table.num_rows:
         raise InputError(f"{path} has class folders but no images in them. Add images, or correct the path.")
@@ -214,10 +217,10 @@ def _sorted(tables: list[pa.Table]) -> pa.Table:
     return pa.concat_tables(tables).combine_chunks().sort_by([("label", "ascending"), ("path", "ascending")])
 
 
-def _checked(listing: Listing) -> Listing:
+def _with_two_classes(listing: Listing) -> Listing:
     if len(listing.classes) < 2:
         raise InputError(
-            f"{listing.root} has one class only, {_names(listing.classes)}; a classifier needs at least two. "
+            f"{listing.root} has only one class, {_names(listing.classes)}; a classifier needs at least two. "
             "Expected <split>/<label>/<file>."
         )
     return listing

@@ -1,4 +1,4 @@
-"""The bytes of one raw file, from a folder or an object store."""
+"""Reading raw files from a folder or an object store."""
 
 import errno
 import hashlib
@@ -21,18 +21,18 @@ from lance_pipeline.storage.confined import ConfinedFolder, LinkError
 from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri
 from lance_pipeline.storage.schema import LATEST_NS
 
-# The name that Arrow gives to a store's refusal; its errors have no numbers.
+# Arrow's name for denied access in its messages; its errors have no numbers.
 _REFUSED = "ACCESS_DENIED"
-# Larger files are refused unread: no picture of MAX_PIXELS needs as much.
+# Larger files are rejected without reading them: no image of MAX_PIXELS needs as much.
 MAX_BYTES = 1 << 30
-# How often a file is read that changes meanwhile.
+# Attempts to read a file that changes while it is read.
 _ATTEMPTS = 3
 _PART = 1 << 20
 _SECOND, _SETTLED_SECONDS = 10**9, 2
 
 
 class Content(NamedTuple):
-    """A file's bytes, with its size in bytes and its time in nanoseconds since 1970 when they were read."""
+    """A file's bytes, with its size in bytes and its modification time in nanoseconds since 1970 when read."""
 
     data: bytes
     size: int
@@ -43,8 +43,8 @@ class FileReader:
     """Reads the files of one folder by their escaped paths; safe to share between threads, and to pickle.
 
     Args:
-        root: the dataset's folder or URI, which no link may leave.
-        folder: the folder below ``root`` that the paths are relative to.
+        root: the dataset's folder or URI; no link may lead out of it.
+        folder: the folder below ``root`` that paths are relative to.
 
     Raises:
         InputError: the folder cannot be opened, or is a link that leaves ``root``.
@@ -63,7 +63,7 @@ class FileReader:
             raise InputError(f"the folder {self.base} is {error}. Put the folder itself there.") from error
         except OSError as error:
             raise InputError(
-                f"cannot read the folder {self.base}: {error.strerror}. Repair the storage or the access to it and run "
+                f"cannot read the folder {self.base}: {error.strerror}. Repair the storage or access to it, and run "
                 "again."
             ) from error
 
@@ -71,13 +71,13 @@ class FileReader:
         """The file's content.
 
         Args:
-            path: where it is.
-            size: of the file as listed.
-            mtime_ns: its time as listed.
-            growth: by how many bytes it may have grown since.
+            path: of the file, escaped.
+            size: of the file as listed, in bytes.
+            mtime_ns: its modification time as listed.
+            growth: the number of bytes by which it may have grown since.
 
         Raises:
-            RejectedFileError: there is no such file, or one that may not be read.
+            RejectedFileError: the file does not exist, or may not be read.
             InputError: the storage failed.
         """
         if isinstance(self._place, pafs.FileSystem):
@@ -96,7 +96,7 @@ class FileReader:
             os.close(descriptor)
 
     def close(self) -> None:
-        """Close what is open."""
+        """Close the open descriptors."""
         if isinstance(self._place, ConfinedFolder):
             self._place.close()
 
@@ -118,13 +118,13 @@ class FileReader:
         try:
             for attempt in range(_ATTEMPTS):
                 if attempt == _ATTEMPTS - 1:
-                    # Long enough for another writing to show in the object's time.
+                    # Long enough for another write to change the object's time.
                     time.sleep(_SETTLED_SECONDS + 1)
                 with store.open_input_file(name) as file:
                     found = _Version.of(file)
                     _require_size(found.size, size, growth)
                     data = file.read()
-                # An object that is young may have been replaced twice within the second that the store tells.
+                # Stores report whole seconds: a recent object may have been replaced twice with the same time.
                 calm = found.is_settled() or (data == before and not found.is_named_by_digest())
                 if found.is_of(data) or (calm and _Version.at(store, name) == found):
                     return Content(data, len(data), found.mtime_ns(size, mtime_ns))
@@ -133,12 +133,12 @@ class FileReader:
             raise _missing() from error
         except OSError as error:
             if self._refuses_alone(store, error):
-                raise RejectedFileError("unreadable", "the store refuses to give it out") from error
+                raise RejectedFileError("unreadable", "the object store denies access to it") from error
             raise self._storage_failure(path, error) from error
         raise _changing()
 
     def _refuses_alone(self, store: pafs.FileSystem, error: OSError) -> bool:
-        """Whether the store refuses one object, and not everything by now, as when a key has expired."""
+        """Whether the store denies access to this object only, and not to everything, such as with an expired key."""
         if _REFUSED not in str(error):
             return False
         with suppress(OSError):
@@ -146,26 +146,26 @@ class FileReader:
         return False
 
     def _rejection(self, path: str, error: OSError) -> Exception:
-        """What an error says of the file alone; an error of the storage is no reason to reject a file."""
+        """The rejection if the error concerns only this file; errors of the storage do not reject a file."""
         if isinstance(error, PermissionError):
             return RejectedFileError("unreadable", f"{error.strerror}: the file may not be read")
         if isinstance(error, FileNotFoundError | IsADirectoryError | NotADirectoryError):
             return _missing()
         if isinstance(error, BlockingIOError):
-            return RejectedFileError("unreadable", "another program has reserved it for itself")
+            return RejectedFileError("unreadable", "another program has locked it")
         if error.errno == errno.ENXIO:
             return _not_a_file()
         return self._storage_failure(path, error)
 
     def _storage_failure(self, path: str, error: OSError) -> InputError:
         return InputError(
-            f"cannot read {join_uri(self.base, path)}: {error.strerror or error}. Repair the storage or the access "
-            "to it and run again; what has been read so far is kept."
+            f"cannot read {join_uri(self.base, path)}: {error.strerror or error}. Repair the storage or access to "
+            "it, and run again; everything read so far is kept."
         )
 
 
 class _Version(NamedTuple):
-    """What a store says of an object when it is opened."""
+    """The size and headers of an object when it was opened."""
 
     size: int
     headers: dict[str, bytes]
@@ -180,23 +180,23 @@ class _Version(NamedTuple):
             return cls.of(file)
 
     def is_of(self, data: bytes) -> bool:
-        """Whether these are its bytes for certain: stores mostly name an object by its MD5."""
+        """Whether these are certainly its bytes: in most stores the ETag is the MD5."""
         digest = hashlib.md5(data, usedforsecurity=False).hexdigest()
         return self.headers.get("ETag", b"").strip(b'"') == digest.encode()
 
     def is_named_by_digest(self) -> bool:
-        """Whether the store's name for it looks like an MD5; that of an encrypted object may, and be none."""
+        """Whether the ETag looks like an MD5; that of an encrypted object may look like one without being one."""
         return re.fullmatch(rb'"?[0-9a-f]{32}"?', self.headers.get("ETag", b"")) is not None
 
     def mtime_ns(self, size: int, listed_ns: int) -> int:
-        """The time that the listing says, unless the object has changed since; stores say the seconds alone."""
+        """The listed time, unless the object has changed since; stores report whole seconds only."""
         seconds = self._modified()
         if seconds is None or (self.size, seconds) == (size, listed_ns // _SECOND):
             return listed_ns
         return seconds * _SECOND
 
     def is_settled(self) -> bool:
-        """Whether it was last written so long ago that another writing would show in its time."""
+        """Whether the last write was long enough ago that another write would change its time."""
         seconds = self._modified()
         return seconds is not None and time.time() - seconds > _SETTLED_SECONDS
 
@@ -206,14 +206,14 @@ class _Version(NamedTuple):
 
 
 def _read_unchanged(descriptor: int, size: int, mtime_ns: int) -> Content | None:
-    """The content of a file that is as it was listed, None of any other."""
+    """The content of a file that has not changed since it was listed; None if it has."""
     if size > MAX_BYTES:
         return None
     try:
         data = os.read(descriptor, size + 1)
     except OSError:
         return None
-    # Asked afterwards, so that nothing has changed while it was read.
+    # Examined after reading, to detect changes during the read.
     status = os.fstat(descriptor)
     if len(data) == size == status.st_size and status.st_mtime_ns == mtime_ns and stat.S_ISREG(status.st_mode):
         return Content(data, size, mtime_ns)
@@ -221,10 +221,10 @@ def _read_unchanged(descriptor: int, size: int, mtime_ns: int) -> Content | None
 
 
 def _read_settled(descriptor: int, listed: int, growth: int) -> Content:
-    """A file's content at one moment: one that changes while it is read is read again.
+    """The consistent content of a file: it is read again if it changes while it is read.
 
     Raises:
-        RejectedFileError: it is no file, too large, or never stays the same.
+        RejectedFileError: it is not a regular file, is too large, or keeps changing.
         OSError: it cannot be read.
     """
     before = os.fstat(descriptor)
@@ -236,7 +236,7 @@ def _read_settled(descriptor: int, listed: int, growth: int) -> Content:
         data = os.read(descriptor, before.st_size + 1)
         after = os.fstat(descriptor)
         if len(data) != before.st_size and _same(before, after):
-            # The file system reads in parts, or does not know the size.
+            # The file system returns partial reads, or does not know the size.
             data = _read_rest(descriptor, data)
             after = os.fstat(descriptor)
         if _same(before, after):
@@ -264,19 +264,19 @@ def _read_rest(descriptor: int, data: bytes) -> bytes:
 
 
 def _require_size(size: int, listed: int, growth: int) -> None:
-    """Raise RejectedFileError for a file of more bytes than may be read."""
+    """Raise RejectedFileError if the file has more bytes than may be read."""
     if size > MAX_BYTES:
         raise _too_large(size)
     if size > listed + growth:
         raise RejectedFileError(
             "unreadable",
-            f"it has grown from {listed} to {size} bytes since it was listed, more than there is memory for beside "
-            "others; list the folder again",
+            f"it has grown from {listed} to {size} bytes since it was listed, beyond the memory reserved for it; list "
+            "the folder again",
         )
 
 
 def _missing() -> RejectedFileError:
-    return RejectedFileError("missing", "it was listed, but is gone")
+    return RejectedFileError("missing", "it was listed, but no longer exists")
 
 
 def _not_a_file() -> RejectedFileError:
@@ -284,8 +284,8 @@ def _not_a_file() -> RejectedFileError:
 
 
 def _changing() -> RejectedFileError:
-    return RejectedFileError("unreadable", f"it changed each of the {_ATTEMPTS} times that it was read")
+    return RejectedFileError("unreadable", f"it changed during each of {_ATTEMPTS} attempts to read it")
 
 
 def _too_large(size: int) -> RejectedFileError:
-    return RejectedFileError("too_large", f"{size} bytes are more than the limit of {MAX_BYTES} bytes")
+    return RejectedFileError("too_large", f"{size} bytes exceed the limit of {MAX_BYTES} bytes")

@@ -1,6 +1,6 @@
-"""Sample datasets that need no network.
+"""Sample datasets that require no network.
 
-Run by hand: ``python -m lance_pipeline.sources.sample digits data/raw/digits``
+Can also be run by hand: ``python -m lance_pipeline.sources.sample digits data/raw/digits``
 """
 
 import argparse
@@ -17,7 +17,7 @@ _DIGITS_MAXIMUM = 16
 
 
 def export_digits(folder: Path) -> int:
-    """Write scikit-learn's 1,797 handwritten digits as 8x8 greyscale PNG; returns their number.
+    """Write scikit-learn's 1,797 handwritten digits as 8x8 greyscale PNG files; returns their number.
 
     The layout is ``<folder>/<train|val|test>/<digit>/<number>.png``, split 70/15/15 within each
     digit. Source: the test set of the UCI "Optical Recognition of Handwritten Digits" data.
@@ -43,9 +43,9 @@ SAMPLES: dict[str, Callable[[Path], int]] = {"digits": export_digits}
 
 
 def make_sample(name: str, folder: str) -> bool:
-    """Make the sample at ``folder`` unless a folder is there; returns whether it was made.
+    """Create the sample at ``folder`` unless it exists; returns whether it was created.
 
-    The folder appears whole or not at all.
+    The folder is created atomically.
 
     Raises:
         InputError: the folder cannot be written.

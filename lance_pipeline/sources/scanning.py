@@ -1,4 +1,4 @@
-"""The files of one folder of classes, from a disk or an object store, as columns."""
+"""Scanning a folder of classes, on disk or in an object store, into Arrow columns."""
 
 import errno
 import os
@@ -18,28 +18,28 @@ from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remo
 from lance_pipeline.storage.schema import LATEST_NS
 
 _COLUMNS: list[tuple[str, pa.DataType, str]] = [
-    ("split", pa.string(), "train, val or test; empty where it is yet to be drawn"),
+    ("split", pa.string(), "train, val or test; empty if not yet assigned"),
     ("label", pa.string(), "The class: the name of the class folder"),
-    ("path", pa.string(), "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"),
-    ("size", pa.int64(), "Of the file, in bytes"),
+    ("path", pa.string(), "Relative to the split's folder, unique; % becomes %25, a byte that is not UTF-8 %XX"),
+    ("size", pa.int64(), "Size of the file in bytes"),
     ("mtime_ns", pa.int64(), "The file's modification time, in nanoseconds since 1970"),
 ]
 LISTING_SCHEMA = pa.schema(
     [pa.field(name, kind, nullable=False, metadata={"description": text}) for name, kind, text in _COLUMNS]
 )
-# Files that file managers leave behind; everything hidden is passed over as well.
+# Files created by file managers; hidden files are ignored as well.
 _LITTER = {"thumbs.db", "desktop.ini"}
-# Python objects take ten times the memory of Arrow's columns: they live for this many files, few enough for the caches.
+# Files per batch. Python objects take ten times the memory of Arrow columns; this few fit into the CPU caches.
 _CHUNK = 1 << 8
-# What the system says of a folder that was removed, or replaced by a file or a link.
+# Errors for a folder that was removed, or replaced by a file or a link.
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
 def folder_exists(folder: str) -> bool:
-    """Whether a folder, or an object-store prefix with anything below it, is there.
+    """Whether a folder, or a non-empty object-store prefix, exists.
 
     Raises:
-        InputError: the store cannot be asked, or has no such bucket.
+        InputError: the store is unreachable, or has no such bucket.
     """
     if not is_remote(folder):
         return os.path.isdir(folder)
@@ -54,7 +54,7 @@ def folder_exists(folder: str) -> bool:
 
 
 def subfolders(folder: str) -> list[str]:
-    """The names of the folders in ``folder``, for people."""
+    """The names of the visible folders in ``folder``."""
     if is_remote(folder):
         found = [
             info.base_name for info in _remote_files(folder, recursive=False) if info.type == pafs.FileType.Directory
@@ -65,16 +65,16 @@ def subfolders(folder: str) -> list[str]:
 
 
 class FolderScan:
-    """Lists ``<root>/<folder>/<label>/…/<file>`` with sizes and times.
+    """Lists ``<root>/<folder>/<label>/…/<file>`` with sizes and modification times.
 
     Args:
-        root: the dataset's folder, which no link may leave.
+        root: the dataset's folder; no link may lead out of it.
         folder: the folder of classes, relative to ``root``.
-        split: goes into the column of that name.
-        from_root: whether the paths are relative to ``root`` instead of to ``folder``.
+        split: the value of the column ``split``.
+        from_root: whether paths are relative to ``root`` instead of ``folder``.
 
     Attributes:
-        ignored: hidden files and files outside of class folders, found so far, by escaped path.
+        ignored: escaped paths of the hidden files and files outside of class folders found so far.
         empty: class folders without files.
     """
 
@@ -86,14 +86,14 @@ class FolderScan:
         self._prefix = escape_name(os.fsencode(folder.strip("/"))) + "/" if from_root and folder.strip("/") else ""
 
     def table(self) -> pa.Table:
-        """All files as a table of LISTING_SCHEMA, in the order of label and path.
+        """All files as a table of LISTING_SCHEMA, sorted by label and path.
 
         Raises:
-            InputError: a folder cannot be read, a class has a name that is not UTF-8, a class
-                folder is a link, or the folder is one that leaves the root.
+            InputError: a folder cannot be read, the name of a class is not UTF-8, a class
+                folder is a link, or the folder is a link that leaves the root.
         """
         batches = self._remote() if is_remote(self._folder) else self._local()
-        # Class by class: sorting all at once would take a multiple of the memory.
+        # Sorted class by class: sorting all rows at once would take several times the memory.
         classes = [
             pa.Table.from_batches(members, LISTING_SCHEMA).sort_by("path")
             for _, members in groupby(batches, key=lambda batch: batch["label"][0].as_py())
@@ -107,7 +107,7 @@ class FolderScan:
 
     def _local(self) -> Iterator[pa.RecordBatch]:
         links = []
-        with _confined(self._root, self._below) as confined, self._listed(confined, "") as (_, entries):
+        with _confined(self._root, self._below) as confined, self._open_folder(confined, "") as (_, entries):
             for entry in entries:
                 path = os.path.join(self._folder, entry.name)
                 if _is_litter(entry.name) or not _is_folder(entry):
@@ -140,9 +140,9 @@ class FolderScan:
             self.empty.append(label)
 
     def _walk(self, confined: ConfinedFolder, name: str) -> Iterator[tuple[list[str], list[int], list[int]]]:
-        """Paths, sizes and times of everything but folders below the class folder; reading finds out what it is.
+        """Paths, sizes and times of everything except folders below the class folder, whatever kind of file it is.
 
-        Whatever is done for each file is done for many in one go: the rest is hardly more than asking the system.
+        Files are processed in batches, so that most of the time is spent in system calls.
         """
         below = [name]
         while below:
@@ -150,26 +150,26 @@ class FolderScan:
             try:
                 yield from self._files(confined, folder, below)
             except _GoneError as error:
-                # A folder that became a link must not hide what it held: reading rejects it by name.
+                # Listed, so that reading rejects it by name: a folder replaced by a link must not hide its files.
                 if error.is_link:
                     yield [self._escaped(folder)], [0], [0]
 
     def _files(
         self, confined: ConfinedFolder, folder: str, below: list[str]
     ) -> Iterator[tuple[list[str], list[int], list[int]]]:
-        """The same of one folder alone; the folders in it are added to ``below``."""
+        """The same for a single folder; its subfolders are added to ``below``."""
         prefix = self._escaped(folder) + "/"
-        with self._listed(confined, folder) as (descriptor, entries):
+        with self._open_folder(confined, folder) as (descriptor, entries):
             while chunk := list(islice(entries, _CHUNK)):
                 found = [entry for entry in chunk if not _is_litter(entry.name)]
                 if len(found) < len(chunk):
                     litter = escape_names([entry.name for entry in chunk if _is_litter(entry.name)])
                     self.ignored += [prefix + name for name in litter]
-                found, statuses = self._examined(folder, descriptor, found)
+                found, statuses = self._statuses(folder, descriptor, found)
                 kinds = {stat.S_IFMT(status.st_mode) for status in statuses}
                 if stat.S_IFLNK in kinds:
                     statuses = [
-                        _followed(confined, f"{folder}/{entry.name}", status)
+                        _resolved_status(confined, f"{folder}/{entry.name}", status)
                         for entry, status in zip(found, statuses, strict=True)
                     ]
                 names = escape_names([entry.name for entry in found])
@@ -186,12 +186,12 @@ class FolderScan:
         return self._prefix + escape_name(os.fsencode(path))
 
     @contextmanager
-    def _listed(self, confined: ConfinedFolder, path: str) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
+    def _open_folder(self, confined: ConfinedFolder, path: str) -> Iterator[tuple[int, Iterator[os.DirEntry[str]]]]:
         """A folder's descriptor and its entries.
 
         Raises:
             InputError: the folder cannot be read.
-            _GoneError: it lies in a class and is no folder any more.
+            _GoneError: it lies below a class folder and is no longer a folder.
         """
         try:
             descriptor = confined.open_folder(os.fsencode(path))
@@ -205,10 +205,10 @@ class FolderScan:
                 raise _GoneError(is_link=error.errno == errno.ELOOP) from error
             raise self._unreadable(path, error) from error
 
-    def _examined(
+    def _statuses(
         self, folder: str, descriptor: int, entries: list[os.DirEntry[str]]
     ) -> tuple[list[os.DirEntry[str]], list[os.stat_result]]:
-        """The entries with what the system says of each, without those that are gone since they were listed."""
+        """The entries and their statuses, without entries removed since they were listed."""
         try:
             try:
                 return entries, [entry.stat(follow_symlinks=False) for entry in entries]
@@ -247,7 +247,7 @@ class FolderScan:
 
 
 def _nanoseconds(times: list[int]) -> pa.Array:
-    """As int64, which ends in 2262."""
+    """The times as int64, clamped to its maximum in 2262."""
     try:
         return pa.array(times, pa.int64())
     except (OverflowError, pa.ArrowInvalid):
@@ -267,7 +267,7 @@ def _remote_files(folder: str, *, recursive: bool) -> list[pafs.FileInfo]:
 
 
 class _GoneError(Exception):
-    """A folder was removed, or replaced by something else, after it was listed."""
+    """A folder was removed or replaced after it was listed."""
 
     def __init__(self, *, is_link: bool) -> None:
         super().__init__()
@@ -290,7 +290,7 @@ def _confined(root: str, folder: str) -> ConfinedFolder:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    """Also of a link; one that leads nowhere, or where nobody may look, is none."""
+    """Whether it is a folder or a link to one; False if the link is broken or inaccessible."""
     try:
         return entry.is_dir()
     except OSError:
@@ -305,8 +305,8 @@ def _is_there(folder: int, name: str) -> bool:
     return True
 
 
-def _followed(confined: ConfinedFolder, path: str, status: os.stat_result) -> os.stat_result:
-    """Size and time of the file; for a link to a file those of its target. Any other link counts as itself."""
+def _resolved_status(confined: ConfinedFolder, path: str, status: os.stat_result) -> os.stat_result:
+    """The status of a file; for a link to a regular file that of its target, for other links their own."""
     if stat.S_ISLNK(status.st_mode):
         with suppress(OSError, LinkError):
             target = confined.status_of_target(os.fsencode(path))

@@ -1,4 +1,4 @@
-"""Which split an image belongs to: the one of its folder, or one drawn by what it shows."""
+"""Assignment of images to splits: by folder, or randomly by a hash of their pixels."""
 
 from collections.abc import Mapping
 from typing import Protocol
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lance_pipeline.storage.columns import slices_of
 
 UNKNOWN = -1
-"""The code of an image whose pixels are not known yet."""
+"""The code of an image whose pixels are not yet known."""
 
 
 class Assignment(Protocol):
@@ -21,40 +21,40 @@ class Assignment(Protocol):
     """The splits; a split's code is its position here."""
 
     def code(self, digest: bytes) -> int:
-        """The code of the split of one image, by its pixel digest (of a rejected file: any digest)."""
+        """The split code of one image, by its pixel digest; for a rejected file any digest."""
         ...
 
     def codes(self, digests: pa.Array) -> NDArray[np.int8]:
-        """The codes of many; ``UNKNOWN`` where a digest is null."""
+        """The split codes of many images, int8; ``UNKNOWN`` for null digests."""
         ...
 
 
-class OfFolder:
-    """All images belong to one split."""
+class FixedSplit:
+    """Assigns all images to one split."""
 
     def __init__(self, split: str) -> None:
         self.splits = (split,)
 
     def code(self, digest: bytes) -> int:
-        """Always that split."""
+        """The code of that split."""
         del digest
         return 0
 
     def codes(self, digests: pa.Array) -> NDArray[np.int8]:
-        """Always that split, of pixels unknown as well."""
+        """The code of that split for all, even if the pixels are unknown."""
         return np.zeros(len(digests), np.int8)
 
 
 class ByFractions:
-    """Draws the split by a hash of salt and pixel digest.
+    """Assigns images randomly, by a hash of the salt and the pixel digest.
 
-    A pure function of these: copies of an image share a split whatever they are called, added
-    images move none of the others, and as the hash knows nothing of the label, each class gets the
-    fractions in expectation.
+    The assignment depends on nothing else: copies of an image are in the same split under any name, adding
+    images does not move others, and because the hash does not depend on the label, each class is split by
+    the fractions in expectation.
 
     Args:
         fractions: the share of each split; they add up to 1.
-        salt: another one draws anew.
+        salt: a different salt gives an independent assignment.
     """
 
     def __init__(self, fractions: Mapping[str, float], salt: str = "") -> None:
@@ -64,12 +64,12 @@ class ByFractions:
         self._bounds = bounds[:-1] / bounds[-1]
 
     def code(self, digest: bytes) -> int:
-        """The split's position on [0, 1) is where the first 53 bits of the hash, as a fraction, lie."""
+        """The split whose interval of [0, 1) contains the first 53 bits of the hash, as a fraction."""
         position = (xxhash.xxh3_64_intdigest(self._salt + b"\0" + digest) >> 11) / (1 << 53)
         return int(np.searchsorted(self._bounds, position, side="right"))
 
     def codes(self, digests: pa.Array) -> NDArray[np.int8]:
-        """One code an image."""
+        """The split codes of many images, int8."""
         return np.concatenate([np.empty(0, np.int8), *map(self._codes, slices_of(digests))])
 
     def _codes(self, digests: list[bytes | None]) -> NDArray[np.int8]:

@@ -1,1 +1,1 @@
-"""Lance tables and their versions, object stores, locks, private folders, files written whole or not at all."""
+"""Lance tables and their versions, object stores, locks, private folders, atomic file writes."""

@@ -1,4 +1,4 @@
-"""Addresses that may hold secrets: shown without them, used in full only where a connection is made."""
+"""Addresses that may contain secrets: shown without them, used in full only to connect."""
 
 import os
 import re
@@ -12,19 +12,19 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.storage.redaction import MARK, redact, remember, remember_address, user_part, without_user
 
 IN_FULL = {"addresses": "in full"}
-"""Context for ``model_dump`` that keeps the secrets of addresses, for what is never stored."""
+"""Context for ``model_dump`` that keeps the secrets of addresses; never store the result."""
 _VARIABLE = re.compile(r"\benv\s*(?:\.\s*|\(\s*['\"])(\w+)")
 _KEPT = "%!$&'()*+,;=:~-._"
 
 
 class Address:
-    """A URL whose text, however it is formatted, quotes no user part and no secret parameter.
+    """A URL that never shows its user part or secret parameters, however it is formatted.
 
-    Its secrets are known from now on: ``redact`` takes them out of every text. As a pydantic field it takes a string,
-    and is serialized as what is shown, unless the context is ``IN_FULL``.
+    Creating one registers its secrets: ``redact`` removes them from every text. As a pydantic field it is validated
+    from a string and serialized without secrets, unless the context is ``IN_FULL``.
 
     Args:
-        text: the URL, or a path, which is shown as it is.
+        text: the URL, or a path, which is shown unchanged.
     """
 
     __slots__ = ("_text",)
@@ -36,14 +36,14 @@ class Address:
 
     @property
     def is_template(self) -> bool:
-        """Whether it has variables, such as ``{{ env.TOKEN }}``, that are yet to be filled in."""
+        """Whether it contains unresolved variables, such as ``{{ env.TOKEN }}``."""
         return "{{" in self._text
 
     def full(self) -> str:
-        """The URL to connect to, with a user part that libraries read as it is meant.
+        """The URL to connect to, with the user part percent-encoded.
 
         Raises:
-            InputError: it is not clear where the user part ends.
+            InputError: the end of the user part is ambiguous.
         """
         part = user_part(self._text)
         if part is None:
@@ -51,13 +51,13 @@ class Address:
         start, end, ambiguous = part
         if ambiguous:
             raise InputError(
-                f"the address {self} can be read in several ways, as it holds several `@`, or one behind what may "
-                "be a port. Write `@` as %40, `/` as %2F and `:` as %3A in name and password, and `@` as %40 elsewhere."
+                f"the address {self} is ambiguous: it has more than one `@`, or an `@` after what looks like a port. "
+                "Write `@` as %40, `/` as %2F and `:` as %3A in name and password, and `@` as %40 elsewhere."
             )
         return f"{self._text[:start]}{quote(self._text[start : end - 1], safe=_KEPT)}@{self._text[end:]}"
 
     def without_user(self) -> str:
-        """The URL to connect to for a client that is given name and password apart."""
+        """The URL to connect to for a client that receives name and password separately."""
         self.full()
         return without_user(self._text)
 
@@ -97,20 +97,20 @@ class Address:
 
 
 def require_no_user(uri: str) -> None:
-    """Check that an object-store URI, which is shown and stored as it is, holds no credentials.
+    """Check that an object-store URI contains no credentials: it is shown and stored unchanged.
 
     Raises:
-        InputError: it does.
+        InputError: it contains a user part.
     """
     if user_part(uri):
         raise InputError(
-            f"{Address(uri)} was given with a user part. Leave it out, and set AWS_ACCESS_KEY_ID and "
+            f"{Address(uri)} was given with credentials. Remove them from the address, and set AWS_ACCESS_KEY_ID and "
             "AWS_SECRET_ACCESS_KEY in the environment."
         )
 
 
 def remember_variables(template: Address) -> None:
-    """Remember the values of the environment's variables that a template names, as secrets of its address."""
+    """Register the values of the environment variables that a template names as secrets."""
     for name in _VARIABLE.findall(template._text):  # noqa: SLF001
         value = os.environ.get(name, "")
         if "://" in value:
@@ -120,4 +120,4 @@ def remember_variables(template: Address) -> None:
 
 
 def _serialized(address: Address, info: SerializationInfo) -> str:
-    return address._text if info.context == IN_FULL else str(address)  # noqa: SLF001 - a template is no URL yet
+    return address._text if info.context == IN_FULL else str(address)  # noqa: SLF001 - full() would reject a template

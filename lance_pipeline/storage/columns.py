@@ -1,4 +1,4 @@
-"""Arrow columns of digests and paths, joined."""
+"""Lookups and comparisons on Arrow columns of digests and paths."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -11,21 +11,21 @@ from numpy.typing import NDArray
 
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
-# By name, for the functions of pyarrow.compute are made at run time, unseen by type checkers.
+# Called by name: pyarrow.compute creates its functions at run time, where type checkers cannot see them.
 _compute = pc.call_function
-# Python objects take ten times the memory of Arrow's columns, and are not always given back: few at a time.
+# Values per slice. Python objects take ten times the memory of Arrow columns, and their memory is not always released.
 _SLICE = 1 << 14
 
 
 def positions(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Indices:
-    """Where each value stands first in ``among``, -1 where it does not."""
+    """The first position of each value in ``among``, or -1 if it is absent."""
     if isinstance(among, pa.ChunkedArray):
         among = among.combine_chunks()
     return _compute("index_in", [values], pc.SetLookupOptions(among)).fill_null(-1).to_numpy().astype(np.int64)
 
 
 def equal(one: pa.ChunkedArray, other: pa.Array | pa.ChunkedArray) -> Mask:
-    """Where two columns are equal; a null equals nothing."""
+    """Whether each pair of values is equal; a null equals nothing."""
     return _compute("equal", [one, other]).fill_null(False).to_numpy()
 
 
@@ -35,7 +35,7 @@ def slices_of(column: pa.Array | pa.ChunkedArray) -> Iterator[list[Any]]:
 
 
 def order_of_path_hash(paths: pa.ChunkedArray) -> Indices:
-    """The order in which rows are stored: any stretch of it is a fair sample."""
+    """The order in which rows are stored: any slice of it is a random sample."""
     keys = [
         np.array([xxhash.xxh3_64_intdigest(path.encode()) for path in some], dtype=np.uint64)
         for some in slices_of(paths)
@@ -44,6 +44,6 @@ def order_of_path_hash(paths: pa.ChunkedArray) -> Indices:
 
 
 def first_valid(*columns: pa.Array | pa.ChunkedArray) -> pa.Array:
-    """Of each row the first value that is not null, as binary."""
+    """The first value of each row that is not null, as binary."""
     found = _compute("coalesce", [column.cast(pa.binary()) for column in columns])
     return found.combine_chunks() if isinstance(found, pa.ChunkedArray) else found

@@ -1,8 +1,8 @@
-"""Open what lies below a folder and nothing else, whatever happens to links and folders meanwhile.
+"""Open files below a folder and nowhere else, even while other processes replace folders and links.
 
-A path that was checked may lead elsewhere a moment later, as others swap its folders or files for links. Hence
-everything is opened from the descriptor of a folder: by one system call where Linux has ``openat2``, else part by
-part. File systems that are mounted below the folder belong to it.
+A checked path may lead elsewhere a moment later, when somebody replaces one of its folders or files by a link.
+Therefore everything is opened relative to the descriptor of a folder: by one system call where Linux has ``openat2``,
+otherwise component by component. File systems mounted below the folder count as part of it.
 """
 
 import ctypes
@@ -16,33 +16,33 @@ from contextlib import suppress
 from types import TracebackType
 from typing import Self
 
-# From Linux's fcntl.h and openat2.h; the number of the call is the same on these machines.
+# From Linux's fcntl.h and openat2.h; the system call has the same number on these machines.
 _MACHINES = {"x86_64", "aarch64", "riscv64", "ppc64le", "s390x"}
 _CALL, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 437, 0x02, 0x04, 0x08
 _LONGEST = 4095
-# As many folders stay open; one process may mostly have a thousand descriptors.
+# Folders kept open; a process can usually have a thousand descriptors.
 _MOST_FOLDERS = 128
 _NO_NAMES = (b"", b".", b"..")
-# A folder that is only gone through needs no right to list it, where the system knows the difference.
+# Traversing a folder needs no permission to list it, where the system has O_PATH.
 _PASSED = getattr(os, "O_PATH", os.O_RDONLY) | os.O_DIRECTORY | os.O_CLOEXEC
 _LISTED = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
-# Without O_NONBLOCK opening a pipe would wait for its writer.
+# Without O_NONBLOCK, opening a pipe would wait for its writer.
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 _LOOK = os.O_PATH | os.O_CLOEXEC if hasattr(os, "O_PATH") else _FILE
 
 
 class LinkError(Exception):
-    """A link leads where nothing may be opened; the message, such as "a link that leaves …", says where."""
+    """A link leads outside of the root, to a folder or nowhere; the message continues "it is …"."""
 
 
 class ConfinedFolder:
-    """A folder from which only what lies below a root is opened; safe to share between threads.
+    """Opens files of a folder, confined to a root; safe to share between threads.
 
-    Links that lead to files below the root are followed.
+    Links to files below the root are followed.
 
     Args:
         root: the root; it may be a link.
-        folder: the folder, relative to the root; a link that leads below the root is followed.
+        folder: the folder, relative to the root; a link to a folder below the root is followed.
 
     Raises:
         LinkError: the folder is a link that leaves the root.
@@ -54,10 +54,10 @@ class ConfinedFolder:
         self._open: list[int] = []
         self._folders: dict[bytes, int] = {}
         try:
-            self._root = self._kept(os.open(root, _PASSED))
-            # Names what links lead to; what is opened depends on the descriptor alone.
+            self._root = self._keep_open(os.open(root, _PASSED))
+            # Used to resolve links; what is opened depends on the descriptor alone.
             self._real = os.path.realpath(os.fsencode(root))
-            self._folder = self._kept(self._follow(self._name, _PASSED))
+            self._folder = self._keep_open(self._follow(self._name, _PASSED))
         except BaseException:
             self.close()
             raise
@@ -66,12 +66,12 @@ class ConfinedFolder:
         """A descriptor of the file at ``path`` below the folder; opening a pipe does not wait.
 
         Raises:
-            LinkError: it is a link, or below one, that leads out of the root, to a folder or nowhere.
+            LinkError: it is, or lies below, a link that leads outside of the root, to a folder or nowhere.
             OSError: it cannot be opened.
         """
-        # Where the folder is open already, Python's own call is the faster one.
+        # Where the folder is already open, Python's own call is faster.
         folder, _, name = path.rpartition(b"/")
-        at = self._folders.get(folder) or self._kept_folder(folder)
+        at = self._folders.get(folder) or self._keep_folder(folder)
         if at and name not in _NO_NAMES:
             with suppress(OSError, ValueError):
                 return os.open(name, _FILE | os.O_NOFOLLOW, dir_fd=at)
@@ -79,24 +79,24 @@ class ConfinedFolder:
             return open_below(self._folder, path, _FILE)
         except OSError as error:
             if error.errno == errno.EXDEV:
-                raise LinkError(f"its path leaves the folder {_shown(self._real)}") from error
+                raise LinkError(f"a path that leaves the folder {_shown(self._real)}") from error
             if error.errno != errno.ELOOP:
                 raise
         return self._open_link(self._below_root(path))
 
     def open_folder(self, path: bytes) -> int:
-        """A descriptor of the folder at ``path`` below this one, for listing it; empty for this one itself.
+        """A descriptor for listing the folder at ``path`` below this one; an empty path is this folder.
 
         Raises:
-            OSError: it cannot be opened; ``ELOOP`` where it or a folder on the way is a link.
+            OSError: it cannot be opened; ``ELOOP`` if it or a parent is a link.
         """
         return open_below(self._folder, path, _LISTED)
 
     def status_of_target(self, path: bytes) -> os.stat_result:
-        """What the system says of the file that the link at ``path`` leads to; nothing is read.
+        """The status of the file that the link at ``path`` leads to; nothing is read.
 
         Raises:
-            LinkError: it leads out of the root.
+            LinkError: it leads outside of the root.
             OSError: it leads nowhere, or cannot be examined.
         """
         descriptor = self._follow(self._below_root(path), _LOOK)
@@ -119,12 +119,12 @@ class ConfinedFolder:
     ) -> None:
         self.close()
 
-    def _kept(self, descriptor: int) -> int:
+    def _keep_open(self, descriptor: int) -> int:
         self._open.append(descriptor)
         return descriptor
 
-    def _kept_folder(self, folder: bytes) -> int | None:
-        """The descriptor of a folder below this one, which stays open; None if it has none or too many are open."""
+    def _keep_folder(self, folder: bytes) -> int | None:
+        """The descriptor of a folder below this one, kept open; None if it cannot be opened or too many are open."""
         if len(self._folders) >= _MOST_FOLDERS:
             return None
         try:
@@ -132,7 +132,7 @@ class ConfinedFolder:
         except OSError:
             return None
         if self._folders.setdefault(folder, descriptor) == descriptor:
-            return self._kept(descriptor)
+            return self._keep_open(descriptor)
         os.close(descriptor)
         return self._folders[folder]
 
@@ -144,7 +144,7 @@ class ConfinedFolder:
         try:
             return os.path.realpath(whole)
         except OSError:
-            # A link that was replaced while it was read.
+            # The link was replaced while it was read.
             return whole
 
     def _leaves(self, target: bytes) -> bool:
@@ -163,16 +163,16 @@ class ConfinedFolder:
         return descriptor
 
     def _follow(self, path: bytes, flags: int) -> int:
-        """Open what ``path``, relative to the root, leads to by links that stay below the root.
+        """Open ``path``, relative to the root, following links that stay below the root.
 
         Raises:
-            LinkError: it leads out.
+            LinkError: it leads outside of the root.
             OSError: it cannot be opened.
         """
         if _openat2 is not None and len(path) <= _LONGEST:
             with suppress(OSError):
                 return _openat2(self._root, path or b".", flags, _BENEATH | _NO_MAGICLINKS)
-        # An absolute link that stays below, or an error, which the walk repeats.
+        # Either an absolute link that stays below the root, or an error that the call below raises again.
         target = self._target(path)
         if self._leaves(target):
             raise LinkError(f"a link that leaves the folder {_shown(self._real)}, to {_shown(target)}")
@@ -180,15 +180,15 @@ class ConfinedFolder:
 
 
 def open_below(folder: int, path: bytes, flags: int) -> int:
-    """Open what is at ``path`` below an open folder, through folders that are no links, and return its descriptor.
+    """Open ``path`` below an open folder without following any link, and return its descriptor.
 
     Args:
         folder: the descriptor of the folder.
-        path: may be longer than the system takes at once; empty for the folder itself.
-        flags: as of ``os.open``.
+        path: may exceed the system's maximum length; empty for the folder itself.
+        flags: as for ``os.open``.
 
     Raises:
-        OSError: it cannot be opened; ``ELOOP`` where a part of the path is a link, ``EXDEV`` where the path could
+        OSError: it cannot be opened; ``ELOOP`` if a component of the path is a link, ``EXDEV`` if the path could
             leave the folder.
     """
     if path.startswith(b"/") or (b".." in path and b".." in path.split(b"/")):
@@ -214,7 +214,7 @@ def _open_unlinked(folder: int, name: bytes, flags: int) -> int:
     try:
         return os.open(name or b".", flags | os.O_NOFOLLOW, dir_fd=folder)
     except NotADirectoryError as error:
-        # Asked for a folder, Linux does not say that it is a link; if it is a folder now, it was one.
+        # With O_DIRECTORY Linux reports a link as ENOTDIR. If it is a folder by now, it was a link before.
         kind = stat.S_IFMT(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
         if kind in (stat.S_IFLNK, stat.S_IFDIR):
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
@@ -225,8 +225,8 @@ class _How(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-def _openat2_here() -> Callable[[int, bytes, int, int], int] | None:
-    """Linux's call of that name, which Python lacks; None on other systems, older ones and where it is forbidden."""
+def _load_openat2() -> Callable[[int, bytes, int, int], int] | None:
+    """Linux's ``openat2``, which Python lacks; None where the system does not have it or forbids it."""
     if sys.platform != "linux" or platform.machine() not in _MACHINES:
         return None
     call = ctypes.CDLL(None, use_errno=True).syscall
@@ -253,8 +253,8 @@ def _openat2_here() -> Callable[[int, bytes, int, int], int] | None:
 
 
 def _shown(path: bytes) -> str:
-    """The path as text for people, also where its bytes are not UTF-8."""
+    """The path as text for people, even if its bytes are not UTF-8."""
     return path.decode("utf-8", "backslashreplace")
 
 
-_openat2 = _openat2_here()
+_openat2 = _load_openat2()

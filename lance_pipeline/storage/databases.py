@@ -1,4 +1,4 @@
-"""SQLite databases: whether one is damaged, and moving it out of the way."""
+"""SQLite databases: detecting damage and moving a damaged one aside."""
 
 import os
 import sqlite3
@@ -9,20 +9,20 @@ from pathlib import Path
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 
-# SQLite checks about 200 MB in a second; more would be felt at each start.
+# SQLite checks about 200 MB per second; larger databases would delay every start noticeably.
 _CHECKED_WHOLE = 1 << 27
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_IOERR)
-# A log that is left behind would be applied to the next database of that name.
+# A leftover log would be applied to the next database of that name.
 _PARTS = ("", "-wal", "-shm", "-journal")
 
 
 def damage_of(path: Path) -> str | None:
-    """What SQLite finds wrong with the structure of a database; None where it is sound, or not there.
+    """The structural damage that SQLite finds in a database; None if it is intact or absent.
 
-    Values are not covered, for SQLite keeps no checksums, and of a database beyond 128 MB only the schema is read.
+    Values are not checked, because SQLite keeps no checksums. For a database above 128 MB only the schema is read.
 
     Raises:
-        FullDiskError: it cannot be read for want of the space that SQLite needs beside it.
+        FullDiskError: the disk lacks the space that SQLite needs beside the database to read it.
     """
     if not path.exists():
         return None
@@ -40,9 +40,9 @@ def damage_of(path: Path) -> str | None:
 
 
 def set_database_aside(path: Path) -> Path:
-    """Move a damaged database out of the way of a new one; returns where it is now, ``<path>.damaged-<n>``.
+    """Move a damaged database aside and return its new path, ``<path>.damaged-<n>``.
 
-    Nothing is deleted. No process may have it open.
+    Nothing is deleted. No process may have the database open.
 
     Raises:
         InputError: it cannot be moved.

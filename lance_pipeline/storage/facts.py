@@ -18,25 +18,25 @@ Facts = dict[str, Any]
 
 
 def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
-    """The schema with these facts in its metadata, and their digest, as a manifest has no checksum."""
+    """The schema with these facts in its metadata, and their digest, because manifests have no checksum."""
     raw = json.dumps({FORMAT_KEY: FACTS_FORMAT} | facts).encode()
     return schema.with_metadata({FACTS_KEY: raw, _DIGEST_KEY: _digest(raw)})
 
 
 def read_facts(dataset: lance.LanceDataset) -> Facts:
-    """The facts of the dataset's version; empty when it was not written by this package.
+    """The facts of the dataset's version; empty if another tool wrote it.
 
     Raises:
-        DamagedError: they are not what was written.
+        DamagedError: they differ from what was written.
         LaterFormatError: a later version of this package has written them.
     """
     metadata = dataset.schema.metadata or {}
     raw = metadata.get(FACTS_KEY, b"{}")
-    # Tables of earlier releases have no digest.
+    # Earlier releases stored no digest.
     if metadata.get(_DIGEST_KEY, _digest(raw)) != _digest(raw):
         raise DamagedError(
-            f"the manifest of version {dataset.version} of {dataset.uri} is damaged: what it says of the rows is not "
-            f"what was written. To see how to repair it, run: {verify_command(dataset.uri)}"
+            f"the manifest of version {dataset.version} of {dataset.uri} is damaged: the metadata in it does not match "
+            f"its digest. To see how to repair it, run: {verify_command(dataset.uri)}"
         )
     facts = json.loads(raw)
     where = f"version {dataset.version} of the Lance dataset {dataset.uri}"

@@ -1,4 +1,4 @@
-"""Fingerprints of sets of rows that do not depend on the order of the rows."""
+"""Order-independent fingerprints of sets of rows."""
 
 import hashlib
 
@@ -8,8 +8,8 @@ _MODULUS = 1 << 256
 class Fingerprint:
     """The sum of the SHA-256 digests of the rows, modulo 2**256.
 
-    Order-free and incremental (AdHASH; Bellare and Micciancio, "A New Paradigm for Collision-Free
-    Hashing", 1997). It tells contents apart; it is no protection against an adversary.
+    Order-independent and incremental (AdHASH; Bellare and Micciancio, "A New Paradigm for Collision-Free
+    Hashing", 1997). It distinguishes contents; it does not protect against an adversary.
 
     >>> one, other = Fingerprint(), Fingerprint()
     >>> one.add("cat/1.png", "cat"), one.add("dog/2.png", "dog")
@@ -20,20 +20,20 @@ class Fingerprint:
     True
 
     Args:
-        hexdigest: of a fingerprint to go on from; that of no rows when empty.
+        hexdigest: the fingerprint to start from; empty for no rows.
     """
 
     def __init__(self, hexdigest: str = "") -> None:
         self._sum = int(hexdigest or "0", 16)
 
     def add(self, *fields: str | bytes | int) -> None:
-        """Count one row in; each field enters with its length, so that fields cannot run together."""
+        """Add one row; each field is hashed with its length, so that adjacent fields cannot be confused."""
         raw = [field if isinstance(field, bytes) else str(field).encode() for field in fields]
         row = b"".join([part for one in raw for part in (len(one).to_bytes(8, "big"), one)])
         self._sum = (self._sum + int.from_bytes(hashlib.sha256(row).digest(), "big")) % _MODULUS
 
     def plus(self, other: "Fingerprint", sign: int = 1) -> "Fingerprint":
-        """Of the rows of both, or of these without the other's where ``sign`` is -1."""
+        """The fingerprint of the rows of both; with ``sign`` -1, of these rows without the other's."""
         total = int(self.hexdigest(), 16) + sign * int(other.hexdigest(), 16)
         return Fingerprint(f"{total % _MODULUS:x}")
 

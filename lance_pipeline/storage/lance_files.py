@@ -1,4 +1,4 @@
-"""Lance's files on disk, where its own functions do not do: deletion files, manifests, orphans, damaged tables."""
+"""Lance's files on disk, where its API is not enough: deletion files, manifests, orphans, damaged tables."""
 
 import logging
 import os
@@ -24,22 +24,22 @@ _FOREVER = timedelta(days=36500)
 _NOT_FOUND = pafs.FileType.NotFound
 _DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
 _MANIFEST = re.compile(r"(\d+)\.manifest")
-# Lance numbers manifests down from here, so that the latest version comes first in a listing.
+# Lance counts the names of manifests down from here, so that the latest version comes first in a listing.
 _LAST = 2**64 - 1
 
 
 def has_manifests(uri: str) -> bool:
-    """Whether a folder has Lance's manifests, damaged or not."""
+    """Whether a folder contains Lance manifests, damaged or not."""
     return os.path.isdir(_versions(uri))
 
 
 def is_table_folder(uri: str) -> bool:
-    """Whether a folder is a table, damaged or not."""
+    """Whether a folder contains a table, damaged or not."""
     return has_manifests(uri) or os.path.isdir(os.path.join(uri, "data"))
 
 
 def manifests(uri: str) -> list[tuple[int, str]]:
-    """Version and file name of each manifest of a local table."""
+    """The version and file name of each manifest of a local table."""
     found = []
     for name in os.listdir(_versions(uri)) if has_manifests(uri) else []:
         if match := _MANIFEST.fullmatch(name):
@@ -49,12 +49,12 @@ def manifests(uri: str) -> list[tuple[int, str]]:
 
 
 def move_manifest(uri: str, name: str, target: str) -> None:
-    """Move one manifest of a local table to the folder of manifests of another one."""
+    """Move a manifest of a local table to the manifest folder of another one."""
     os.renames(os.path.join(_versions(uri), name), os.path.join(_versions(target), name))
 
 
 def was_committed(uri: str) -> bool:
-    """Whether a local table ever had a version, be all its manifests gone."""
+    """Whether a local table ever had a version, even if all its manifests are gone."""
     transactions = os.path.join(uri, "_transactions")
     return os.path.isdir(transactions) and bool(os.listdir(transactions))
 
@@ -64,19 +64,19 @@ def _versions(uri: str) -> str:
 
 
 def make_parent(uri: str) -> None:
-    """Make the folder that ``uri`` is in, where it is a path.
+    """Create the parent folder of ``uri`` if it is a path.
 
     Raises:
-        OSError: it cannot be made.
+        OSError: it cannot be created.
     """
     if not is_remote(uri):
         os.makedirs(os.path.dirname(os.path.abspath(uri)), exist_ok=True)
 
 
 def set_aside(uri: str) -> str:
-    """Move a damaged table out of the way of a new one; returns where it is now, ``<uri>.damaged-<n>``.
+    """Move a damaged table aside and return its new URI, ``<uri>.damaged-<n>``.
 
-    The caller holds the lock of the table, if it has one. Nothing is deleted.
+    The caller holds the table's lock, if it has one. Nothing is deleted.
 
     Raises:
         InputError: it cannot be moved.
@@ -96,7 +96,7 @@ def set_aside(uri: str) -> str:
 
 
 def free_place(uri: str) -> str:
-    """The first ``<uri>.damaged-<n>`` that is not there yet."""
+    """The first ``<uri>.damaged-<n>`` that does not exist yet."""
     places = (f"{uri}.damaged-{number}" for number in count(1))
     store, _ = filesystem(uri)
     return next(place for place in places if store.get_file_info(filesystem(place)[1]).type == _NOT_FOUND)
@@ -105,12 +105,12 @@ def free_place(uri: str) -> str:
 def fragment_with_rows(
     fragment: lance.LanceFragment, offsets: NDArray[np.uint32], dataset: lance.LanceDataset
 ) -> FragmentMetadata:
-    """The fragment with these rows only.
+    """The fragment reduced to these rows.
 
-    Its deletion file is written here, an Arrow file of row offsets as Lance's table format
-    describes it, for ``delete_rows`` reports success on a full disk although the file is cut off,
-    and has no answer for a fragment that loses all rows. A merge has to name such a fragment too;
-    the commit then leaves it out and its deletion file is never read.
+    The deletion file is written here, as an Arrow file of row offsets as in Lance's table format, because
+    ``delete_rows`` reports success on a full disk although the file is truncated, and does not support
+    deleting all rows of a fragment. A merge must still list such an empty fragment; the commit drops it, and
+    its deletion file is never read.
     """
     deleted = np.delete(np.arange(fragment.physical_rows, dtype=np.uint32), offsets)
     metadata = fragment.metadata
@@ -134,8 +134,8 @@ def fragment_with_rows(
 def remove_orphan_files(dataset: lance.LanceDataset) -> None:
     """Remove local files that belong to no version; the caller holds the dataset's lock.
 
-    In an object store writers on other hosts may be at work: there Lance itself removes such files
-    once they are a week old, when old versions are cleaned up.
+    In an object store, writers on other hosts may be active: there Lance itself removes such files
+    when it cleans up old versions, once they are a week old.
 
     Raises:
         InputError: the files cannot be removed.
@@ -150,13 +150,15 @@ def remove_orphan_files(dataset: lance.LanceDataset) -> None:
                 if name.startswith(".tmp") or name.endswith(TEMPORARY):
                     os.remove(path)
                 elif folder == "_deletions":
-                    # Lance looks for orphans of this kind only among files older than all versions.
+                    # Lance treats a deletion file as an orphan only if it is older than all versions.
                     os.utime(path, (0, 0))
         dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
     except BaseException as error:
         if is_damage(error) or "corrupt file" in str(error):
-            # The latest version can be read; damage to an older one is no reason to stop.
-            _logger.warning("Nothing of %s was tidied up, as a version of it is damaged: %s", uri, brief(error))
+            # The latest version is readable; damage to an older one is no reason to stop.
+            _logger.warning(
+                "Skipped removing orphaned files of %s: one of its versions is damaged: %s", uri, brief(error)
+            )
             return
         if isinstance(error, OSError):
             raise cannot_write(uri, error) from error

@@ -1,4 +1,4 @@
-"""Reading a split back."""
+"""Reading a stored split."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ _EXAMPLES = 5
 
 
 class LanceSplit:
-    """One version of one split, to look at or to hand to other tools.
+    """One version of a split, to inspect or to pass to other tools.
 
     Example:
         >>> split = LanceSplit("data/lance/digits_train.lance")
@@ -33,11 +33,11 @@ class LanceSplit:
     Args:
         uri: the Lance dataset, a path or an object-store URI.
         version: the version to read; the latest when None.
-        fingerprint: of its content, as an ingest reported it; None takes any.
+        fingerprint: the expected fingerprint, as reported by the ingest; None skips the check.
 
     Raises:
-        InputError: no dataset, or no such version, is at the URI.
-        DamagedError: it cannot be read, or has another fingerprint.
+        InputError: the dataset or the version does not exist.
+        DamagedError: it cannot be read, or has a different fingerprint.
     """
 
     def __init__(self, uri: str, version: int | None = None, fingerprint: str | None = None) -> None:
@@ -55,8 +55,8 @@ class LanceSplit:
         require_original(self.uri, self.version, self.facts)
         if self.facts.get("fingerprint") != fingerprint or self.facts["rows"] != len(self):
             raise DamagedError(
-                f"version {self.version} of {self.uri} is not the one that is asked for: its {len(self)} rows have "
-                f"another fingerprint. Either the dataset was deleted or lost and made again, or it is damaged: "
+                f"version {self.version} of {self.uri} is not the expected one: its {len(self)} rows have a different "
+                f"fingerprint. Either the dataset was deleted or lost and written again, or it is damaged: "
                 f"materialize the asset that writes it, or run: {verify_command(self.uri)}"
             )
 
@@ -70,7 +70,7 @@ class LanceSplit:
     def classes(self) -> list[str]:
         """The labels; the position of a label is its class index, as in training.
 
-        A dataset that another tool wrote has its labels in alphabetical order.
+        For a dataset written by another tool they are in alphabetical order.
         """
         if "classes" in self.facts:
             return self.facts["classes"]
@@ -78,7 +78,7 @@ class LanceSplit:
 
     @property
     def transparency(self) -> Transparency:
-        """What transparent pixels were when the images were ingested; in a dataset of another tool, the default."""
+        """How transparent pixels were treated at ingest; for a dataset written by another tool, the default."""
         return self.facts.get("transparency", EARLIER if "ingest_version" in self.facts else TRANSPARENCY)
 
     def to_table(self, columns: list[str] | None = None) -> pa.Table:
@@ -91,10 +91,10 @@ class LanceSplit:
             return self.dataset.to_table(columns=columns)
 
     def take(self, rows: Sequence[int], columns: list[str]) -> pa.Table:
-        """Some columns of some rows, given by their positions; images are compared with their digests.
+        """Columns of the rows at these positions; images are verified against their digests.
 
         Raises:
-            DamagedError: they cannot be read, or an image is not what was ingested.
+            DamagedError: they cannot be read, or an image has changed since it was ingested.
         """
         digests = [IMAGE_DIGEST] if "image" in columns and IMAGE_DIGEST in self.dataset.schema.names else []
         with reading(self.uri, self.version):
@@ -105,10 +105,10 @@ class LanceSplit:
         return table.select(columns)
 
     def paths(self) -> list[str]:
-        """The path of each row; all columns but the image are compared with their digests.
+        """The path of each row; all columns except the image are verified against their digests.
 
         Raises:
-            DamagedError: they cannot be read, or are not what was ingested.
+            DamagedError: they cannot be read, or have changed since they were ingested.
         """
         if ROW_DIGEST not in self.dataset.schema.names:
             return self.to_table(["path"])["path"].to_pylist()
@@ -117,13 +117,13 @@ class LanceSplit:
         for batch in self.to_batches([*DESCRIBED, ROW_DIGEST]):
             wrong = np.flatnonzero(row_digests(batch) != batch[ROW_DIGEST].to_numpy())
             damaged += (wrong + len(paths)).tolist()
-            # Damaged text need not be UTF-8.
+            # Damaged text may not be valid UTF-8.
             paths += [""] * len(batch) if len(wrong) else batch["path"].to_pylist()
         self.require_intact(damaged)
         return paths
 
     def paths_of(self, rows: Sequence[int]) -> list[str]:
-        """The path of each of these rows or, where the dataset has none, its file name."""
+        """The path of each of these rows, or its file name if the dataset has no paths."""
         names = [name for name in ("path", "filename") if name in self.dataset.schema.names]
         return self.take(rows, names[:1]).column(0).to_pylist()
 
@@ -131,7 +131,7 @@ class LanceSplit:
         """Raise if there are damaged rows.
 
         Raises:
-            DamagedError: there are; it names some by their paths.
+            DamagedError: there are some; the message names a few by their paths.
         """
         if not damaged:
             return
@@ -146,7 +146,7 @@ class LanceSplit:
         return self.to_table(columns).to_pandas()
 
     def to_batches(self, columns: list[str] | None = None, batch_size: int = 1024) -> Iterator[pa.RecordBatch]:
-        """The rows in their stored order, a batch at a time, in bounded memory.
+        """The rows in stored order, one batch at a time, in bounded memory.
 
         Raises:
             DamagedError: they cannot be read.

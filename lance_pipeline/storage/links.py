@@ -1,4 +1,4 @@
-"""One file under several names."""
+"""Hard links that replace their target atomically."""
 
 import errno
 import os
@@ -7,21 +7,21 @@ from pathlib import Path
 
 from lance_pipeline.storage.whole_files import whole_file
 
-# Another disk, a file system without hard links, or one that allows no more of them.
+# Different disks, a file system without hard links, or the limit of links per file.
 _NO_LINKS = (errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK, errno.EACCES)
 
 
 def link_file(source: Path, target: Path) -> None:
-    """Make ``target`` a hard link to ``source``, whole or not at all; a copy where there can be no link.
+    """Atomically make ``target`` a hard link to ``source``, or a copy where links are not possible.
 
-    What ``target`` was before is replaced, not written to: other links to that file keep its content.
+    An existing ``target`` is replaced, not written to: other links to it keep their content.
 
     Raises:
         OSError: ``target`` cannot be written.
     """
     with whole_file(target) as path:
         work = Path(path)
-        # Left by a process that was killed.
+        # May be left over from a killed process.
         work.unlink(missing_ok=True)
         try:
             os.link(source, work)
@@ -29,5 +29,5 @@ def link_file(source: Path, target: Path) -> None:
             if error.errno not in _NO_LINKS:
                 raise
             shutil.copyfile(source, work)
-    # Renaming a link over another link to the same file does nothing.
+    # Renaming a link over another link to the same file does nothing, and leaves it there.
     work.unlink(missing_ok=True)

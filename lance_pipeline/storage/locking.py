@@ -1,4 +1,4 @@
-"""Locks that die with their process: files that the operating system locks for the process that opened them."""
+"""File locks that the operating system releases when their process ends."""
 
 import errno
 import fcntl
@@ -12,17 +12,16 @@ from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.storage.full_disk import full_disk, is_full_disk
 from lance_pipeline.storage.private import open_private
 
-# Seconds.
-_LOOK_EVERY = 0.2
-_HELD = (errno.EAGAIN, errno.EACCES)
+_POLL_SECONDS = 0.2
+_ALREADY_LOCKED = (errno.EAGAIN, errno.EACCES)
 _LONGEST_NOTE = 4096
 
 
 class Lock:
-    """A lock that is held; it is free again when it is released or the process ends, however it ends.
+    """A held lock; it is released explicitly or when the process ends, however it ends.
 
     Attributes:
-        path: its file.
+        path: the lock file.
     """
 
     def __init__(self, path: str, descriptor: int) -> None:
@@ -30,7 +29,7 @@ class Lock:
         self._descriptor = descriptor
 
     def note(self, text: str) -> None:
-        """Write into the file who holds the lock, for `read_note`.
+        """Write a note about the holder into the lock file, for `read_note`.
 
         Raises:
             OSError: it cannot be written.
@@ -39,12 +38,12 @@ class Lock:
         os.pwrite(self._descriptor, text.encode(), 0)
 
     def release(self) -> None:
-        """Give it up."""
+        """Release the lock."""
         os.close(self._descriptor)
 
 
 def read_note(path: str) -> str:
-    """What the holder of a lock has written into its file; empty where it has not yet."""
+    """The note of a lock's holder; empty if there is none yet."""
     file = open_private(path)
     try:
         return os.pread(file, _LONGEST_NOTE, 0).decode(errors="replace")
@@ -53,14 +52,14 @@ def read_note(path: str) -> str:
 
 
 def try_lock(path: str | Path, variable: str) -> Lock | None:
-    """Lock a file, unless somebody holds its lock; threads of one process keep each other out as well.
+    """Lock a file without waiting; None if it is already locked, even by a thread of this process.
 
     Args:
-        path: made, with its folder, where it is missing, and never removed.
-        variable: the environment variable that moves it elsewhere, for the message.
+        path: the lock file; created with its folder if missing, and never removed.
+        variable: the environment variable that moves it elsewhere, for the error message.
 
     Raises:
-        InputError: the file cannot be used; it is never waited for then.
+        InputError: the file cannot be opened or locked.
     """
     name = os.fspath(path)
     try:
@@ -69,12 +68,12 @@ def try_lock(path: str | Path, variable: str) -> Lock | None:
             file = open_private(name)
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # A holder may have removed the file meanwhile: its lock keeps nobody out any more.
+                # If the file was removed in the meantime, its lock no longer excludes anybody.
                 if os.path.exists(name) and os.path.samestat(os.fstat(file), os.lstat(name)):
                     return Lock(name, file)
             except OSError as error:
                 os.close(file)
-                if error.errno in _HELD:
+                if error.errno in _ALREADY_LOCKED:
                     return None
                 raise
             os.close(file)
@@ -90,27 +89,27 @@ def first_free(
     on_wait: Callable[[str], None],
     stop: Callable[[], str | None] = lambda: None,
 ) -> Iterator[Lock]:
-    """Hold the first of these locks that is free, and yield it; sleep while others hold them all.
+    """Acquire the first free one of these locks and yield it; wait while all of them are held.
 
     Args:
-        paths: their files, the preferred one first; see `try_lock`.
-        variable: the environment variable that moves them elsewhere, for the message.
-        waits_for: asked, while others hold them, what is waited for.
-        on_wait: called with its answer, and again when that has changed.
-        stop: asked while it waits; a reason, such as ``SIGTERM``, ends the waiting.
+        paths: the lock files, preferred one first; see `try_lock`.
+        variable: the environment variable that moves them elsewhere, for the error message.
+        waits_for: called while waiting; returns a description of what holds the locks.
+        on_wait: called with that description, and again whenever it changes.
+        stop: polled while waiting; a returned reason, such as ``SIGTERM``, ends the wait.
 
     Raises:
         Stopped: ``stop`` gave a reason.
         InputError: a file cannot be used.
     """
-    told = None
+    reported = None
     while (lock := next(filter(None, (try_lock(path, variable) for path in paths)), None)) is None:
-        if (text := waits_for()) != told:
+        if (text := waits_for()) != reported:
             on_wait(text)
-            told = text
+            reported = text
         if reason := stop():
             raise Stopped(reason)
-        time.sleep(_LOOK_EVERY)
+        time.sleep(_POLL_SECONDS)
     try:
         yield lock
     finally:
@@ -119,7 +118,7 @@ def first_free(
 
 @contextmanager
 def locked_file(path: str | Path, variable: str) -> Iterator[None]:
-    """Hold one lock, for which others are waited for in silence; see `try_lock`.
+    """Hold a lock within the context, after waiting silently for it; see `try_lock`.
 
     Raises:
         InputError: the file cannot be used.
@@ -129,8 +128,8 @@ def locked_file(path: str | Path, variable: str) -> Iterator[None]:
 
 
 def unwritable(path: str, error: OSError, variable: str) -> InputError:
-    """The error for a file that cannot be written, below a folder that the environment variable sets."""
+    """The error for a file that cannot be written, in a folder set by an environment variable."""
     if is_full_disk(error, path):
         return full_disk(path)
-    todo = f"Give yourself the right to write there; {variable} moves it elsewhere."
+    todo = f"Give yourself write permission there, or set {variable} to move it elsewhere."
     return InputError(f"cannot write {path}: {error.strerror or error}. {todo}")

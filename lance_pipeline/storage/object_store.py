@@ -1,6 +1,6 @@
-"""Paths and object-store URIs alike: where they are, and how Arrow and Lance reach them.
+"""Uniform access to local paths and object-store URIs through Arrow and Lance.
 
-Credentials and the endpoint come from the environment, by the names that AWS's own tools read:
+Credentials and the endpoint come from the environment variables that AWS's own tools read:
 ``AWS_ACCESS_KEY_ID``, ``AWS_SECRET_ACCESS_KEY``, ``AWS_SESSION_TOKEN``, ``AWS_REGION`` and
 ``AWS_ENDPOINT_URL``.
 """
@@ -14,29 +14,29 @@ import pyarrow.fs as pafs
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage import whole_files
 
-# A store that restarts is away for longer than Lance's two or three seconds of patience.
+# A restarting store is unavailable for longer than the two or three seconds for which Lance retries by default.
 _RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
-# With Arrow's waits, each twice as long as the one before: 25 seconds in all.
+# With Arrow's exponential backoff this takes 25 seconds in all.
 _ATTEMPTS = 10
 CHECK_STORE = (
     "Check the bucket's name, AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for a store of your own, "
     "AWS_ENDPOINT_URL"
 )
-"""What may be at fault when an object store fails or refuses."""
+"""Advice for when an object store fails or denies access."""
 
 
 def is_remote(uri: str) -> bool:
-    """Whether this is an object-store URI, such as ``s3://bucket/folder``, and not a path."""
+    """Whether this is an object-store URI, such as ``s3://bucket/folder``, rather than a path."""
     return "://" in uri
 
 
 def join_uri(uri: str, *names: str) -> str:
-    """The URI or path of something below ``uri``; empty names add nothing."""
+    """``uri`` extended by these names; empty names are skipped."""
     return "/".join([uri.rstrip("/"), *(name.strip("/") for name in names if name)])
 
 
 def storage_options(uri: str) -> dict[str, str] | None:
-    """What Lance needs beyond the environment to work at ``uri``."""
+    """The options that Lance needs for ``uri`` in addition to the environment."""
     if not is_remote(uri):
         return None
     return _RETRIES | ({"allow_http": "true"} if _endpoint().startswith("http://") else {})
@@ -46,7 +46,7 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     """Arrow's file system for ``uri``, and the path on it.
 
     Raises:
-        InputError: no such kind of store is known.
+        InputError: the kind of store is unknown.
     """
     if not is_remote(uri):
         return pafs.LocalFileSystem(), os.path.abspath(uri)
@@ -59,11 +59,11 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
         raise InputError(f"{uri} cannot be reached: {error}. Expected a path or an s3:// URI.") from error
 
 
-def reach(uri: str) -> None:
-    """Ask for something at ``uri``: Lance asks many times over, for minutes, when a store does not answer.
+def require_reachable(uri: str) -> None:
+    """Fail early if the object store is unreachable, where Lance would retry for minutes.
 
     Raises:
-        OSError: the store does not answer, or refuses.
+        OSError: the store does not respond, or denies access.
     """
     if urlsplit(uri).scheme == "s3":
         store, path = filesystem(uri)
@@ -71,7 +71,7 @@ def reach(uri: str) -> None:
 
 
 def write_whole(uri: str, data: bytes | pa.Buffer) -> None:
-    """Write a file or object, whole or not at all; its folder is made.
+    """Write a file or object atomically; its folder is created.
 
     Raises:
         OSError: it cannot be written.
@@ -80,7 +80,7 @@ def write_whole(uri: str, data: bytes | pa.Buffer) -> None:
         whole_files.write_whole(uri, memoryview(data))
         return
     store, path = filesystem(uri)
-    # Even an error would publish what was written before it: hence in one go.
+    # In a single write: after an error, the store would publish what was written before it.
     with store.open_output_stream(path) as stream:
         stream.write(data)
 
@@ -91,7 +91,7 @@ def _s3() -> pafs.FileSystem:
         endpoint_override=endpoint.netloc or None,
         scheme=endpoint.scheme or "https",
         region=os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION") or "us-east-1",
-        # The standard strategy waits at random for up to minutes, and stops retrying after a hundred retries in all.
+        # The standard strategy waits for random times of up to minutes, and gives up after a hundred retries in all.
         retry_strategy=pafs.AwsDefaultS3RetryStrategy(max_attempts=_ATTEMPTS),
     )
 

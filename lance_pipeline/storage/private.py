@@ -1,4 +1,4 @@
-"""Folders and files that nobody but their user can read, and that nobody else has put in their place."""
+"""Folders and files that only their user can access, protected against ones planted by other users."""
 
 import logging
 import os
@@ -18,14 +18,14 @@ _APPLICATION = "lance-pipeline"
 
 
 def open_private(path: str | Path) -> int:
-    """Open a file to read and write, made where it is missing, with mode 0600; the caller closes the descriptor.
+    """Open a file for reading and writing; created with mode 0600 if missing. The caller closes the descriptor.
 
-    No link is followed and nothing is waited for. A file that others may open is narrowed; in a folder that is shared
-    by its group (`is_shared`) it is made for the group.
+    Links are not followed, and opening never blocks. A file that others may open loses those permissions; in a folder
+    shared by its group (`is_shared`) the file is accessible to the group.
 
     Raises:
         OSError: it cannot be opened.
-        InputError: it is a link, a folder or no plain file, or somebody else's.
+        InputError: it is not a regular file, or belongs to another user.
     """
     name, folder = os.fspath(path), os.stat(os.path.dirname(os.path.abspath(path)))
     mode = 0o660 if is_shared(folder) else 0o600
@@ -38,7 +38,7 @@ def open_private(path: str | Path) -> int:
         require_own_file(os.lstat(name), folder, name)
         file = os.open(name, flags)
     try:
-        # Another one may have come into its place.
+        # It may have been replaced since the check above.
         about = os.fstat(file)
         require_own_file(about, folder, name)
         if about.st_mode & 0o777 & ~mode and about.st_uid == os.geteuid():
@@ -50,7 +50,7 @@ def open_private(path: str | Path) -> int:
 
 
 def require_own_file(about: os.stat_result, folder: os.stat_result, name: str) -> None:
-    """Check that a file is plain and the user's, or of the owner of the folder, or of those who share it.
+    """Check that a file is regular and owned by the user or the owner of its folder; any owner in a shared folder.
 
     Raises:
         InputError: it is not.
@@ -58,26 +58,26 @@ def require_own_file(about: os.stat_result, folder: os.stat_result, name: str) -
     if not stat.S_ISREG(about.st_mode):
         kind = "a link" if stat.S_ISLNK(about.st_mode) else "a folder" if stat.S_ISDIR(about.st_mode) else "a device"
         raise InputError(
-            f"{name} is {kind}; expected a plain file of this program's. Find out who made it, and remove it."
+            f"{name} is {kind}; expected a regular file of this program. Find out who created it, and remove it."
         )
     if about.st_uid not in (os.geteuid(), folder.st_uid) and not is_shared(folder):
         raise InputError(
-            f"{name} belongs to {_user(about.st_uid)}; expected a file of {_user(os.geteuid())}'s. Find out who made "
-            "it, and remove it."
+            f"{name} belongs to {_user(about.st_uid)}; expected a file that belongs to {_user(os.geteuid())}. Find out "
+            "who created it, and remove it."
         )
 
 
 def is_shared(folder: os.stat_result) -> bool:
-    """Whether a folder is meant for its group: it has the setgid bit, its group may write, and others may not."""
+    """Whether a folder is shared by its group: setgid bit set, writable by the group, not writable by others."""
     return folder.st_mode & (stat.S_ISGID | 0o022) == stat.S_ISGID | 0o020
 
 
 def make_private(folder: Path) -> Path:
-    """Make a folder of the user's alone, or narrow it to that; returns it.
+    """Create a folder that only the user can access, or restrict an existing one; returns it.
 
     Raises:
-        OSError: it cannot be made.
-        InputError: it is a link or somebody else's.
+        OSError: it cannot be created.
+        InputError: it is a link, or belongs to another user.
     """
     folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     try:
@@ -86,42 +86,45 @@ def make_private(folder: Path) -> Path:
         about = folder.lstat()
         if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.geteuid():
             raise InputError(
-                f"{folder} is not a folder of {_user(os.geteuid())}'s, but is to keep locks. Find out who made it, and "
-                "remove it."
+                f"{folder}, the folder for lock files, is not a folder that belongs to {_user(os.geteuid())}. Find out "
+                "who created it, and remove it."
             ) from None
         if about.st_mode & _OTHERS:
             folder.chmod(0o700)
     return folder
 
 
-def narrow(folder: Path, *, look: bool = False) -> None:
-    """Take a folder that is the user's, and all in it, from everybody else.
+def restrict_tree(folder: Path, *, always_descend: bool = False) -> None:
+    """Remove everybody else's access to a folder of the user and to everything in it.
 
-    Links, other disks, folders that are shared by their group and those that are private already are left as they are.
+    Links, other disks, folders shared by their group and folders that are already private are left unchanged.
 
     Args:
         folder: the folder.
-        look: narrow what is in it even where it is private itself.
+        always_descend: restrict the content even if the folder itself is already private.
     """
     about = folder.lstat()
-    if not stat.S_ISDIR(about.st_mode) or not (narrow_folder(folder) or look):
+    if not stat.S_ISDIR(about.st_mode) or not (restrict_folder(folder) or always_descend):
         return
     for entry in os.scandir(folder):
-        # Databases come and go with files beside them.
+        # SQLite creates and removes files beside its databases.
         with suppress(FileNotFoundError):
             inner = entry.stat(follow_symlinks=False)
             if inner.st_uid != about.st_uid or inner.st_dev != about.st_dev:
                 continue
             if stat.S_ISDIR(inner.st_mode):
-                narrow(Path(entry.path))
+                restrict_tree(Path(entry.path))
             elif stat.S_ISREG(inner.st_mode) and inner.st_mode & _OTHERS:
                 os.chmod(entry.path, stat.S_IMODE(inner.st_mode) & ~_OTHERS)
 
 
-def narrow_folder(folder: Path) -> bool:
-    """Take a folder, or what a link to one leads to, from everybody else, if it is the user's; whether that was done.
+def restrict_folder(folder: Path) -> bool:
+    """Remove everybody else's access to a folder, or a link's target, that belongs to the user.
 
-    One that is shared by its group stays as it is.
+    A folder shared by its group is left unchanged.
+
+    Returns:
+        Whether its mode was changed.
     """
     about = folder.stat()
     if about.st_uid != os.geteuid() or not about.st_mode & _OTHERS or is_shared(about):
@@ -129,20 +132,21 @@ def narrow_folder(folder: Path) -> bool:
     try:
         os.chmod(folder, stat.S_IMODE(about.st_mode) & ~(_OTHERS | stat.S_ISGID))
     except OSError as error:
-        # Some file systems are read-only, or know no modes.
+        # Some file systems are read-only, or do not support modes.
         _logger.warning("Others may be able to read %s: its mode cannot be changed (%s).", folder, error.strerror)
         return False
     return True
 
 
 def user_folder() -> Path:
-    """The folder of this user's locks on this host, made with mode 0700.
+    """The folder for this user's locks on this host, created with mode 0700.
 
-    It is ``lance-pipeline`` in the first of these that is there and the user's own: ``$XDG_RUNTIME_DIR``;
-    ``/run/user/<number>``, the same for a job without that variable; ``.local/state`` in the user's home, with a folder
-    for each host, as a home may be shared. For users without a home it is ``lance-pipeline-<number>`` in the folder for
-    temporary files. Only this last one depends on TMPDIR, and none on LANCE_PIPELINE_DATA. Runs of one user find each
-    other unless the first two are there for some of them alone, such as a job that began before its user logged in.
+    It is ``lance-pipeline`` in the first of these that exists and is owned by the user: ``$XDG_RUNTIME_DIR``;
+    ``/run/user/<number>``, the same for a job without that variable; ``.local/state`` in the user's home, with one
+    folder per host, because homes may be shared. For users without a home it is ``lance-pipeline-<number>`` in the
+    folder for temporary files. Only this last one depends on TMPDIR, and none on LANCE_PIPELINE_DATA. All runs of a
+    user use the same folder, unless the first two exist for only some of them: a job may have started before its user
+    logged in.
 
     Raises:
         InputError: none of them can be used.
@@ -156,8 +160,8 @@ def user_folder() -> Path:
         except InputError as error:
             problems.append(str(error))
     raise InputError(
-        f"there is no folder for locks ({'; '.join(problems)}). Set XDG_RUNTIME_DIR to a folder of your own with mode "
-        "0700."
+        f"no folder for lock files can be used ({'; '.join(problems)}). Set XDG_RUNTIME_DIR to a folder of your own "
+        "with mode 0700."
     )
 
 

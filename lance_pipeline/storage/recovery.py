@@ -1,4 +1,4 @@
-"""Tables whose manifests are damaged: what cannot be read is moved aside, so that the rest can be."""
+"""Recovery of tables with damaged manifests: unreadable versions are moved aside so that the others can be read."""
 
 import logging
 
@@ -8,18 +8,21 @@ from lance_pipeline.errors import DamagedError
 from lance_pipeline.storage.facts import Facts, read_facts
 from lance_pipeline.storage.lance_files import free_place, manifests, move_manifest, set_aside, was_committed
 from lance_pipeline.storage.object_store import is_remote
-from lance_pipeline.storage.table_errors import damaged_set
+from lance_pipeline.storage.table_errors import damaged_version
 from lance_pipeline.storage.tables import change_rows, find_table
 
 _log = logging.getLogger(__name__)
 _REPLACEMENT = "replaces_lost_version"
 
 
-def recovered_table(uri: str) -> lance.LanceDataset | None:
-    """The latest version of a table that can be opened, once those behind it are moved aside; None if there is none.
+def recover_table(uri: str) -> lance.LanceDataset | None:
+    """Move aside the damaged manifests of the latest versions, and open the latest version that remains.
 
-    The numbers of lost versions are not used again: for each the version before is committed once more, marked as its
+    Lost version numbers are not reused: for each of them the remaining version is committed again, marked as a
     replacement.
+
+    Returns:
+        The dataset; None if no version can be read.
 
     Raises:
         DamagedError: the table is in an object store, where nothing is moved.
@@ -44,22 +47,22 @@ def recovered_table(uri: str) -> lance.LanceDataset | None:
 
 
 def set_aside_remains(uri: str) -> None:
-    """Move aside what is left of a table that has lost all its manifests; a table that was never committed stays.
+    """Move aside a table that has lost all its manifests; a table that was never committed is left in place.
 
     Raises:
         InputError: it cannot be moved.
     """
     if not is_remote(uri) and was_committed(uri):
         _log.warning(
-            "%s has no version that can be read; it is made again, and its files are now in %s.", uri, set_aside(uri)
+            "%s has no readable version. It will be written again; its files are now in %s.", uri, set_aside(uri)
         )
 
 
 def require_original(uri: str, version: int, facts: Facts) -> None:
-    """Raise if a version only takes the place of a lost one.
+    """Check that a version is not a replacement for a lost one.
 
     Raises:
-        DamagedError: it does.
+        DamagedError: it is.
     """
     if facts.get(_REPLACEMENT):
-        raise damaged_set(uri, version, "it was lost, and the version before it has taken its place")
+        raise damaged_version(uri, version, "it was lost, and the version before it was committed in its place")

@@ -1,4 +1,4 @@
-"""Errors without secrets, for whatever shows or stores them: their messages, and those of all that caused them."""
+"""Removing secrets from the messages of errors and of their causes before they are shown or stored."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,7 +8,7 @@ from lance_pipeline.storage.redaction import redact
 
 @contextmanager
 def without_secrets() -> Iterator[None]:
-    """What is raised within quotes no secrets when it leaves, and neither do its causes."""
+    """Remove secrets from errors raised within the context, and from their causes."""
     try:
         yield
     except Exception as error:
@@ -18,9 +18,9 @@ def without_secrets() -> Iterator[None]:
 
 
 def redacted(error: BaseException) -> BaseException:
-    """The error or, where it or one of its causes quotes a secret, a copy that does not.
+    """The error, or a copy without secrets if it or one of its causes quotes a secret.
 
-    The copy is of a subclass that looks like the error's class; it has the traceback, and none of the attributes.
+    The copy's class is a subclass that looks like the original; it has the traceback but none of the attributes.
     """
     return _copy(error, {}) if any(_quotes_secrets(one) for one in chain(error)) else error
 
@@ -30,12 +30,12 @@ def _quotes_secrets(error: BaseException) -> bool:
 
 
 def _cause(error: BaseException) -> BaseException | None:
-    """What a traceback shows above the error."""
+    """The error that a traceback shows above this one."""
     return error.__cause__ or (None if error.__suppress_context__ else error.__context__)
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
-    """The error, and all that a traceback shows with it: what caused it, and the members of a group."""
+    """The error and everything that a traceback shows with it: its causes and the members of groups."""
     return _related(error, set())
 
 
@@ -60,7 +60,7 @@ def _copy(error: BaseException, done: dict[int, BaseException]) -> BaseException
         like = type(kind.__name__, (kind,), looks)
         copy = like.__new__(like, *arguments)
     except TypeError:
-        # One that nobody may derive from or make, such as those of libraries in Rust.
+        # Some classes cannot be subclassed or instantiated, such as those of libraries in Rust.
         like = type(kind.__name__, (Exception,), looks)
         copy = like.__new__(like, *arguments)
     done[id(error)] = copy

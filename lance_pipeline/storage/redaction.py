@@ -1,7 +1,7 @@
-"""Texts without secrets: what is shown, logged or stored passes through here.
+"""Removing secrets from texts before they are shown, logged or stored.
 
-A secret is found by its place (the user part of a URL, the value of a parameter such as ``token``), or because it is
-known: the values of the environment's secret variables, and of every ``Address`` made in this process.
+A secret is recognized by its position (the user part of a URL, the value of a parameter such as ``token``), or because
+it is registered: the values of secret environment variables, and those of every ``Address`` created in this process.
 """
 
 import base64
@@ -12,14 +12,14 @@ from functools import lru_cache
 from urllib.parse import quote, quote_plus, unquote, unquote_plus
 
 MARK = "***"
-"""Stands for a secret; a user part is left out."""
+"""Replaces a secret; user parts are removed instead."""
 
 _URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://(?!/)[^\s\"<>]+")
 _ENCODED_USER = re.compile(r"(?i)(%3A%2F%2F)(?:(?!%2F|%3F|%23)[^\s\"<>&])*%40")
 _PARAMETER = re.compile(r"(?i)([?&;#]|%3F|%26|%23)([\w.~%+\[\]-]{1,100}?)(=|%3D)([^\s\"'<>&;#]*)")
 _ASSIGNMENT = re.compile(r"(?i)\b((?:\w+[_-])?(?:password|passwd|pwd|secret|token|signature)=)[^\s&;,)\"']+")
 _HEADER = re.compile(r"(?i)(authorization[\"']?\s*[:=]\s*[\"']?)(?:\w+\s+)?[^\s\"',}]+")
-# What pydantic quotes under a key that is not one of the model's, a misspelt `password` among them.
+# The value that pydantic quotes for an unknown key, which may be a misspelt `password`.
 _UNKNOWN_FIELD = re.compile(r"(?s)(type=extra_forbidden, input_value=).*?(?=, input_type=)")
 _SECRET_PARAMETER = re.compile(
     r"(x-amz-|x-goog-|x-ms-).*|.*(token|secret|passw|signature|credential|api[_-]?key|access[_-]?key).*"
@@ -28,9 +28,9 @@ _SECRET_PARAMETER = re.compile(
 _SECRET_VARIABLE = re.compile(
     r"(?i)(.*_)?(secret|token|password|passwd|pass|apikey|credential)(_.*)?|.*_pwd|(.*_)?key(_id)?"
 )
-# Shorter values of variables are more often words than secrets, such as `false`.
+# Shorter values of variables are usually words, such as `false`.
 _SHORTEST_VARIABLE = 8
-# Shorter secrets are replaced only where they are no part of a word.
+# Shorter secrets are replaced only as whole words.
 _LONG = 8
 _MOST_PASSES = 6
 _HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[\w.-]+)(:\d*)?(?=[/?#]|$)")
@@ -38,9 +38,9 @@ _known: set[str] = set()
 
 
 def redact(text: object) -> str:
-    """The text of an object, without secrets; a URL stays readable, and usable where it needs none."""
+    """The text of an object without secrets; URLs stay readable, and usable where they need no secret."""
     before, redacted = "", str(text)
-    # Without one secret, what is left may look like an address with another.
+    # Removing one secret may reveal an address with another.
     for _ in range(_MOST_PASSES):
         if redacted == before:
             break
@@ -49,7 +49,7 @@ def redact(text: object) -> str:
 
 
 def _redact_once(text: str) -> str:
-    # These first: a password with a space would be cut into a user part and a rest.
+    # Registered secrets first: the URL pattern would match only the first part of a password with a space.
     redacted = _pattern(frozenset(_known), tuple(os.environ.items())).sub(MARK, text)
     redacted = _UNKNOWN_FIELD.sub(rf"\1{MARK}", redacted)
     redacted = _URL.sub(lambda match: without_user(match[0]), redacted)
@@ -60,22 +60,22 @@ def _redact_once(text: str) -> str:
 
 
 def remember(secret: str) -> None:
-    """From now on replace this secret in every text, however it is encoded; short words are left alone."""
+    """Register a secret: from now on it is replaced in every text, in all its encodings. Short words are ignored."""
     _known.update(_forms(secret))
 
 
 def remember_address(address: str) -> None:
-    """Remember all that is secret in an address."""
+    """Register all secrets of an address."""
     for secret in _secrets(address):
         remember(secret)
 
 
 def user_part(address: str) -> tuple[int, int, bool] | None:
-    """Find the user part of an address, which may hold ``@``, ``/``, ``:`` or spaces that nobody has encoded.
+    """Find the user part of an address, which may contain unencoded ``@``, ``/``, ``:`` or spaces.
 
     Returns:
-        The positions of its first character and behind its ``@``, and whether it could be read in another way too;
-        None where there is no user part.
+        The position of its first character, the position after its ``@``, and whether it is ambiguous; None if there
+        is no user part.
     """
     scheme, found, rest = address.partition("://")
     if not found or rest.startswith("/"):
@@ -84,7 +84,7 @@ def user_part(address: str) -> tuple[int, int, bool] | None:
     path = re.split(r"[?#]", rest, maxsplit=1)[0]
     if "@" not in authority and ":" not in authority:
         return None
-    # Without it, what looks like a port may be the beginning of a password.
+    # Without an `@` in the authority, what looks like a port may be the start of a password.
     region = path if "@" in authority else rest
     ends = [match.end() for match in re.finditer("@", region)]
     if not ends:
@@ -101,7 +101,7 @@ def without_user(address: str) -> str:
 
 
 def _without_value(match: re.Match[str]) -> str:
-    """A parameter without its value, where that is secret or an address with secrets."""
+    """The parameter, without its value if that is a secret or an address with secrets."""
     before, value = match[0][: len(match[0]) - len(match[4])], match[4]
     plain = _decoded(value)
     nested = plain != value and "://" in plain and redact(plain) != plain
@@ -124,7 +124,7 @@ def _secrets(address: str) -> Iterator[str]:
         user = address[part[0] : part[1] - 1]
         name, found, password = user.partition(":")
         yield user
-        # Where the two are one, such as `postgres`, it is no secret, but a word of many texts.
+        # A password equal to the user name, such as `postgres`, is not a secret but a common word.
         if found and password != name:
             yield password
             yield base64.b64encode(f"{unquote(name)}:{unquote(password)}".encode()).decode()
@@ -135,15 +135,15 @@ def _secrets(address: str) -> Iterator[str]:
 
 
 def _forms(secret: str) -> set[str]:
-    """The secret as it is, decoded, encoded and as in quotes; nothing for a short word."""
+    """The secret unchanged, decoded, encoded and as in its ``repr``; nothing for a short word."""
     if len(secret) < 4 or (len(secret) < 6 and secret.isalpha()):
         return set()
     plain = {secret, unquote(secret), unquote_plus(secret)}
     return {form for one in plain for form in (one, quote(one), quote(one, safe=""), quote_plus(one), repr(one)[1:-1])}
 
 
-def _of_variable(name: str, value: str) -> Iterator[str]:
-    """What a variable of the environment keeps secret."""
+def _secrets_of_variable(name: str, value: str) -> Iterator[str]:
+    """The secrets in an environment variable."""
     if "://" in value:
         yield from _secrets(value)
     elif _SECRET_VARIABLE.fullmatch(name) and len(value) >= _SHORTEST_VARIABLE and not os.path.exists(value):
@@ -152,9 +152,9 @@ def _of_variable(name: str, value: str) -> Iterator[str]:
 
 @lru_cache(maxsize=4)
 def _pattern(known: frozenset[str], variables: tuple[tuple[str, str], ...]) -> re.Pattern[str]:
-    """Matches every known secret, the longest first."""
+    """A pattern that matches every known secret, longest first."""
     of_environment = {
-        form for name, value in variables for secret in _of_variable(name, value) for form in _forms(secret)
+        form for name, value in variables for secret in _secrets_of_variable(name, value) for form in _forms(secret)
     }
     alternatives = [
         re.escape(one) if len(one) >= _LONG else rf"(?<![A-Za-z0-9]){re.escape(one)}(?![A-Za-z0-9])"

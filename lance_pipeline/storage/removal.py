@@ -7,7 +7,7 @@ from lance_pipeline.errors import InputError
 
 
 def remove(path: Path) -> None:
-    """Remove a file, or a folder with all that is in it, where there is one; a link, but not what it leads to.
+    """Remove a file or a folder with its content, if it exists; of a link only the link itself.
 
     Raises:
         InputError: it cannot be removed.
@@ -18,9 +18,9 @@ def remove(path: Path) -> None:
         else:
             path.unlink(missing_ok=True)
     except FileNotFoundError:
-        # Somebody else was faster.
+        # Another process has already removed it.
         return
     except OSError as error:
         raise InputError(
-            f"cannot remove {path}: {error.strerror or error}. Remove it yourself, or give yourself the right to."
+            f"cannot remove {path}: {error.strerror or error}. Remove it yourself, or give yourself permission to."
         ) from error

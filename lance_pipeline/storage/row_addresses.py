@@ -1,4 +1,4 @@
-"""Rows of a Lance dataset found by their position or their address."""
+"""Random access to rows of a Lance dataset by position or address."""
 
 import lance
 import numpy as np
@@ -9,16 +9,16 @@ from lance_pipeline.storage.table_errors import reading
 
 
 def take_addresses(dataset: lance.LanceDataset, addresses: NDArray[np.uint64], columns: list[str]) -> pa.Table:
-    """Some columns of the rows at these addresses, in their order."""
-    # By address, which deletions leave as they are, there is no public way.
+    """Columns of the rows at these addresses, in the given order."""
+    # Addresses are stable under deletions, but there is no public API to read by address.
     return dataset._take_rows(pa.array(addresses), columns=columns)  # noqa: SLF001
 
 
 class RowAddresses:
-    """Finds rows by their position, as fast after deletions as before.
+    """Reads rows by position, as fast after deletions as before.
 
-    Lance's own ``take`` slows down tenfold once a fragment has lost rows, as it looks for the remaining ones again each
-    time. Here that is done once.
+    Lance's own ``take`` becomes ten times slower once a fragment has deletions, because it locates the remaining rows
+    on every call. This class locates them once.
 
     Args:
         dataset: the version to take from.
@@ -43,7 +43,7 @@ class RowAddresses:
                 self._left[place] = _row_ids(dataset, [fragment]) & np.uint64(0xFFFFFFFF)
 
     def take(self, rows: NDArray[np.int64], columns: list[str]) -> pa.Table:
-        """Some columns of these rows, in their order.
+        """Columns of these rows, in the given order.
 
         Raises:
             DamagedError: they cannot be read.

@@ -1,9 +1,9 @@
-"""Digests of stored rows, which expose damage on the disk: Lance keeps no checksums of its pages.
+"""Digests of stored rows, which detect damage on disk: Lance keeps no checksums of its pages.
 
-Two columns hold XXH3-64 digests of each row, one of the image's bytes and one of all other columns, so that a loader
-need not read what it has no use for. The dataset's facts hold their sums, which expose rows that are missing, doubled
-or under another label. XXH3 detects accidents and costs nearly nothing; SHA-256, in a column of its own, is what names
-the content.
+Two columns hold XXH3-64 digests of each row: one of the image's bytes and one of all other columns, so that a loader
+need not read columns that it does not use. The dataset's facts hold the sums of the digests, which detect rows that are
+missing, duplicated or under a different label. XXH3 detects accidental damage at almost no cost; SHA-256, in a column
+of its own, identifies the content.
 """
 
 from collections.abc import Iterable
@@ -23,7 +23,7 @@ _NUMBERS = (
     "channel_square_sum", IMAGE_DIGEST,
 )  # fmt: skip
 DESCRIBED = (*_TEXTS, *_NUMBERS)
-"""The columns that ``row_digest`` is computed from: all but itself and the image."""
+"""The columns that ``row_digest`` is computed from: all except itself and the image."""
 _MODULUS = 1 << 64
 
 
@@ -33,16 +33,16 @@ def image_digests(images: Iterable[bytes | memoryview]) -> Digests:
 
 
 def row_digests(rows: pa.RecordBatch) -> Digests:
-    """The XXH3-64 of each row's columns ``DESCRIBED``, numbers as little-endian bytes before texts with NUL between.
+    """The XXH3-64 of the columns ``DESCRIBED`` of each row: numbers as little-endian bytes, then NUL-separated texts.
 
     Args:
-        rows: with at least these columns, as in SPLIT_SCHEMA.
+        rows: contains at least these columns, as in SPLIT_SCHEMA.
     """
     if not len(rows):
         return np.empty(0, np.uint64)
     numbers = np.hstack([_bytes_of(rows[name]) for name in _NUMBERS])
     size, raw = numbers.shape[1], numbers.tobytes()
-    # As bytes: damaged text need not be UTF-8.
+    # As bytes, because damaged text may not be valid UTF-8.
     texts = zip(*(rows[name].cast(pa.binary()).to_pylist() for name in _TEXTS), strict=True)
     return np.fromiter(
         (
@@ -55,7 +55,7 @@ def row_digests(rows: pa.RecordBatch) -> Digests:
 
 
 def _bytes_of(column: pa.Array) -> NDArray[np.uint8]:
-    """The values of a column of fixed width, uint8 (rows, width)."""
+    """The values of a fixed-width column as uint8 (rows, width)."""
     if pa.types.is_fixed_size_list(column.type):
         values = column.flatten().to_numpy()
     elif pa.types.is_fixed_size_binary(column.type):
@@ -67,15 +67,15 @@ def _bytes_of(column: pa.Array) -> NDArray[np.uint8]:
 
 
 class DigestSums(BaseModel):
-    """Sums of digests modulo 2**64, which can be taken apart and put together in any order."""
+    """Sums of digests modulo 2**64, which can be added and subtracted in any order."""
 
     images: dict[str, int] = {}
-    """For each label the sum of its rows' ``image_digest``; labels whose sum is 0 are left out."""
+    """The sum of ``image_digest`` per label; labels whose sum is 0 are omitted."""
     rows: int = 0
     """The sum of all ``row_digest``."""
 
     def plus(self, other: "DigestSums", sign: int = 1) -> "DigestSums":
-        """Of the rows of both, or of these without the others where ``sign`` is -1."""
+        """The sums over the rows of both; with ``sign`` -1, over these rows without the others."""
         labels = dict.fromkeys([*self.images, *other.images])
         sums = {label: (self.images.get(label, 0) + sign * other.images.get(label, 0)) % _MODULUS for label in labels}
         rows = (self.rows + sign * other.rows) % _MODULUS
@@ -83,7 +83,7 @@ class DigestSums(BaseModel):
 
 
 def digest_sums(rows: pa.RecordBatch) -> DigestSums:
-    """The sums of some rows, which have both columns of digests and ``label``."""
+    """The sums over rows that contain ``label`` and both digest columns."""
     labels = rows["label"].dictionary_encode()
     names = labels.dictionary.to_pylist()
     sums = sums_by_class(labels.indices.to_numpy(), rows[IMAGE_DIGEST].to_numpy(), len(names))
@@ -92,7 +92,7 @@ def digest_sums(rows: pa.RecordBatch) -> DigestSums:
 
 
 def sums_by_class(codes: NDArray[np.integer], images: Digests, classes: int) -> list[int]:
-    """For each class the sum of its rows' digests modulo 2**64."""
+    """The sum of image digests per class, modulo 2**64."""
     sums = np.zeros(classes, np.uint64)
     np.add.at(sums, codes, images)
     return sums.tolist()

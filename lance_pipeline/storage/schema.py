@@ -1,4 +1,4 @@
-"""The columns of the datasets that an ingest writes, and of what it remembers beside them."""
+"""The columns of the datasets that an ingest writes, and of its record of seen files."""
 
 from typing import Literal, get_args
 
@@ -13,38 +13,38 @@ Reason = Literal[
 REASONS: tuple[Reason, ...] = get_args(Reason)
 
 LATEST_NS = 2**63 - 1
-"""The last time that a column holds, in nanoseconds since 1970: in 2262. Later ones become this."""
+"""The latest time that a column can store, in nanoseconds since 1970: in 2262. Later ones are clamped to it."""
 _SUMS = pa.list_(pa.int64(), 3)
-_PATH = "Below the split's folder, unique; % is %25, a byte that is not UTF-8 is %XX"
+_PATH = "Relative to the split's folder, unique; % becomes %25, a byte that is not UTF-8 %XX"
 _SPLIT: list[tuple[str, pa.DataType, str]] = [
     ("image", pa.binary(), "The file's bytes, unchanged"),
     ("filename", pa.string(), "The file's name"),
     ("label", pa.string(), "The class: the name of the class folder"),
     ("split", pa.string(), "train, val or test"),
     ("path", pa.string(), _PATH),
-    ("width", pa.int32(), "In pixels, upright by the EXIF orientation"),
-    ("height", pa.int32(), "In pixels, upright by the EXIF orientation"),
-    ("format", pa.string(), "The encoding as the content tells it, by Pillow's name, such as PNG or JPEG"),
+    ("width", pa.int32(), "In pixels, after applying the EXIF orientation"),
+    ("height", pa.int32(), "In pixels, after applying the EXIF orientation"),
+    ("format", pa.string(), "The encoding detected from the content, by Pillow's name, such as PNG or JPEG"),
     ("sha256", pa.binary(32), "SHA-256 of the file's bytes"),
     ("pixel_digest", pa.binary(16), "XXH3-128 of the RGB pixels: equal for images of equal size and pixels"),
-    ("perceptual_hash", pa.uint64(), "64-bit dHash: few bits differ where images look alike"),
-    ("size", pa.int64(), "Of the file, in bytes"),
+    ("perceptual_hash", pa.uint64(), "64-bit dHash: few bits differ between images that look alike"),
+    ("size", pa.int64(), "Size of the file in bytes"),
     ("mtime", pa.timestamp("ns", "UTC"), "The file's modification time when it was read"),
-    ("channel_sum", _SUMS, "Sum over the pixels of red, green and blue, each 0 to 255"),
-    ("channel_square_sum", _SUMS, "Sum of the squares of the same"),
+    ("channel_sum", _SUMS, "Sums of red, green and blue over all pixels, each 0 to 255"),
+    ("channel_square_sum", _SUMS, "Sums of their squares"),
     (IMAGE_DIGEST, pa.uint64(), "XXH3-64 of the file's bytes, checked whenever the image is read"),
-    (ROW_DIGEST, pa.uint64(), "XXH3-64 of all other columns but the image"),
+    (ROW_DIGEST, pa.uint64(), "XXH3-64 of all other columns except the image"),
 ]
 _REJECTED: list[tuple[str, pa.DataType, str]] = [
     ("path", pa.string(), _PATH),
     ("label", pa.string(), "The class: the name of the class folder"),
-    ("size", pa.int64(), "Of the file, in bytes"),
+    ("size", pa.int64(), "Size of the file in bytes"),
     ("reason", pa.string(), "One of: " + ", ".join(REASONS)),
-    ("detail", pa.string(), "What exactly is wrong, for people"),
+    ("detail", pa.string(), "A description of the problem"),
 ]
 
 
-# Image files are compressed already: trying again would take several times as long as writing them.
+# Image files are already compressed: another attempt would take several times as long as writing them.
 _ENCODING = {"image": {"lance-encoding:compression": "none"}}
 
 
@@ -58,23 +58,23 @@ def _schema(columns: list[tuple[str, pa.DataType, str]]) -> pa.Schema:
 
 
 SPLIT_SCHEMA = _schema(_SPLIT)
-"""One row an image: the article's four columns first."""
+"""One row per image: the article's four columns first."""
 REJECTED_SCHEMA = _schema(_REJECTED)
-"""One row a file that could not become an image."""
+"""One row per file that was rejected."""
 SEEN_SCHEMA = pa.schema(
     [
         pa.field("path", pa.string(), nullable=False),
         pa.field("size", pa.int64(), nullable=False),
         pa.field("mtime_ns", pa.int64(), nullable=False),
         pa.field("sha256", pa.binary(32), nullable=False),
-        # Null where the bytes were rejected; then reason and detail say why.
+        # Null if the file was rejected; reason and detail then say why.
         pa.field("pixel_digest", pa.binary(16)),
         pa.field("reason", pa.string()),
         pa.field("detail", pa.string()),
-        # The decoders that rejected it: others may judge otherwise.
+        # The decoder versions that rejected it: other versions may accept it.
         pa.field("decoders", pa.string()),
-        # The split whose data files of this step got the row, if one did.
+        # The split whose data files the row was written to in this step, if any.
         pa.field("written", pa.string()),
     ]
 )
-"""What an ingest remembers of each file that it could read."""
+"""One row per file that an ingest has read."""

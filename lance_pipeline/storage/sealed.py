@@ -1,7 +1,7 @@
-"""Content that carries a digest of itself, so that damage is noticed when it is read.
+"""Files that contain their own digest, so that damage is detected when they are read.
 
-A JSON document carries it as its last field. Other files end in a seal: XXH3-128 of all that comes before it, which is
-made for speed and finds damage, not forgery.
+A JSON document contains it as its last field. Other files end with a seal: the XXH3-128 of everything before it, which
+is fast and detects damage, not forgery.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from lance_pipeline.errors import DamagedError
 from lance_pipeline.storage.formats import FIRST_FORMAT, FORMAT_KEY, require_known_format
 
 FORMAT = 1
-"""The latest format of JSON documents."""
+"""The latest format of JSON documents. Adding a field does not change it: readers ignore unknown fields."""
 _DIGEST_KEY = "digest"
 _MARK = b"\x00lance_pipeline\n"
 _SEAL_SIZE = 16 + len(_MARK)
@@ -23,11 +23,11 @@ _CHUNK = 1 << 20
 
 
 class Document(NamedTuple):
-    """A JSON document as it was read.
+    """A parsed JSON document.
 
     Attributes:
-        fields: of the document.
-        verified: False where it has no digest, as those of earlier versions of this package.
+        fields: the content, without format number and digest.
+        verified: False if it has no digest, like documents of earlier versions of this package.
     """
 
     fields: dict[str, Any]
@@ -41,7 +41,7 @@ def to_json(fields: dict[str, Any]) -> bytes:
 
 
 def from_json(data: bytes, where: str, otherwise: str = "materialize again") -> Document:
-    """Read a JSON document that :func:`to_json` has made, or one without a digest.
+    """Read a JSON document that :func:`to_json` wrote, or one without a digest.
 
     Args:
         data: the document.
@@ -49,18 +49,18 @@ def from_json(data: bytes, where: str, otherwise: str = "materialize again") -> 
         otherwise: what to do about a document of a later version where this one cannot be upgraded.
 
     Raises:
-        DamagedError: it is not what was written.
+        DamagedError: it differs from what was written.
         LaterFormatError: a later version of this package has written it.
     """
     try:
         content = json.loads(data.decode())
     except ValueError as error:
-        raise DamagedError(f"{where} is damaged: it is no JSON ({error})") from error
+        raise DamagedError(f"{where} is damaged: it is not valid JSON ({error})") from error
     if not isinstance(content, dict):
-        raise DamagedError(f"{where} is damaged: it holds no JSON object")
+        raise DamagedError(f"{where} is damaged: it is not a JSON object")
     digest, sealed = content.pop(_DIGEST_KEY, None), FORMAT_KEY in content
     if (sealed or digest is not None) and digest != _digest(content):
-        raise DamagedError(f"{where} is damaged: its digest is not that of its content")
+        raise DamagedError(f"{where} is damaged: its digest does not match its content")
     require_known_format(content.pop(FORMAT_KEY, FIRST_FORMAT), FORMAT, where, otherwise)
     return Document(content, digest is not None)
 
@@ -70,13 +70,13 @@ def _digest(content: dict[str, Any]) -> str:
 
 
 class SealingWriter:
-    """Writes to a file and seals it at the end; nothing of the content is held.
+    """Writes to a file and seals it at the end, without keeping the content in memory.
 
     Args:
-        file: to write to.
+        file: the file to write to.
 
     Attributes:
-        error: why a write failed; some libraries raise an error of their own in its place.
+        error: the error of a failed write; some libraries raise an error of their own instead.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -93,16 +93,16 @@ class SealingWriter:
             raise
 
     def flush(self) -> None:
-        """Hand on to the operating system what was written."""
+        """Flush the file's buffer."""
         self._file.flush()
 
     def seal(self) -> None:
-        """Write the seal, behind which nothing may follow."""
+        """Write the seal; nothing may be written after it."""
         self._file.write(self._digest.digest() + _MARK)
 
 
 def file_is_intact(path: str | os.PathLike[str]) -> bool | None:
-    """Whether a sealed file is what was written; None where it has no seal.
+    """Whether a sealed file is intact; None if it has no seal.
 
     Raises:
         OSError: it cannot be read.
@@ -113,23 +113,23 @@ def file_is_intact(path: str | os.PathLike[str]) -> bool | None:
         while left > 0 and (chunk := file.read(min(left, _CHUNK))):
             digest.update(chunk)
             left -= len(chunk)
-        return _judged(digest, file.read())
+        return _seal_matches(digest, file.read())
 
 
 def sealed(data: bytes | memoryview) -> bytes:
-    """Some bytes with their seal behind them."""
+    """The bytes followed by their seal."""
     return b"".join((data, xxhash.xxh3_128(data).digest(), _MARK))
 
 
 def unsealed(data: bytes) -> tuple[memoryview, bool | None]:
-    """What was sealed, and whether it is intact; where there is no seal, all of it and None."""
+    """The content without its seal, and whether it is intact; if there is no seal, all bytes and None."""
     view = memoryview(data)
     content, seal = view[:-_SEAL_SIZE], view[-_SEAL_SIZE:]
-    intact = _judged(xxhash.xxh3_128(content), bytes(seal))
+    intact = _seal_matches(xxhash.xxh3_128(content), bytes(seal))
     return (view if intact is None else content), intact
 
 
-def _judged(digest: "xxhash.xxh3_128", seal: bytes) -> bool | None:
+def _seal_matches(digest: "xxhash.xxh3_128", seal: bytes) -> bool | None:
     if len(seal) != _SEAL_SIZE or not seal.endswith(_MARK):
         return None
     return seal == digest.digest() + _MARK

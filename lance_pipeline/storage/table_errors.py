@@ -1,4 +1,4 @@
-"""Errors of reading and writing Lance tables: what they mean, and what to do about them."""
+"""Classifying the errors of reading and writing Lance tables, and telling users what to do about them."""
 
 import re
 import shlex
@@ -13,16 +13,16 @@ from lance_pipeline.storage.object_store import CHECK_STORE, is_remote
 
 _LONGEST = 500
 _NO_ACCESS = ("permission denied", "too many open files")
-# What Lance and Arrow raise when they read bytes that make no sense.
+# Raised by Lance and Arrow when they read invalid bytes.
 _UNREADABLE = (OSError, ValueError, RuntimeError, LookupError, pa.ArrowException)
 
 
 class ConflictError(Exception):
-    """Somebody else committed a version in the meantime; what was planned is to be planned anew."""
+    """Another writer committed a version in the meantime; the change must be planned again."""
 
 
 class TableNotFoundError(InputError):
-    """There is no such dataset, or no such version of it."""
+    """The dataset or the version does not exist."""
 
     def __init__(self, uri: str, version: int | None) -> None:
         which = "no Lance dataset" if version is None else f"no version {version} of a Lance dataset"
@@ -30,17 +30,17 @@ class TableNotFoundError(InputError):
 
 
 def verify_command(uri: str) -> str:
-    """The command that says what is damaged in a table."""
+    """The command that lists the damage in a table."""
     return f"python -m lance_pipeline verify {shlex.quote(uri)}"
 
 
 def is_unreadable(error: BaseException) -> bool:
-    """Whether this is what a damaged or missing file raises; Lance's panics are no ``Exception``."""
+    """Whether a damaged or missing file raises this error; Lance's panics do not derive from ``Exception``."""
     return isinstance(error, _UNREADABLE) or type(error).__name__ == "PanicException"
 
 
 def is_damage(error: BaseException) -> bool:
-    """Whether an error says that a file does not hold what was written to it, and not that it cannot be reached."""
+    """Whether an error means that the content of a file is damaged, rather than that the file is inaccessible."""
     if isinstance(error, InputError):
         return isinstance(error, DamagedError) or (error.__cause__ is not None and is_damage(error.__cause__))
     return isinstance(error, ValueError | pa.ArrowException) or type(error).__name__ == "PanicException"
@@ -48,11 +48,11 @@ def is_damage(error: BaseException) -> bool:
 
 @contextmanager
 def reading(uri: str, version: int | None) -> Iterator[None]:
-    """Name the table in errors of reading it.
+    """Convert errors of reading a table to errors that name the table.
 
     Raises:
         DamagedError: a file of the table is missing or damaged.
-        InputError: it may not be read, or the object store fails.
+        InputError: access is denied, or the object store fails.
     """
     try:
         yield
@@ -65,28 +65,27 @@ def reading(uri: str, version: int | None) -> Iterator[None]:
 
 
 def damaged_rows(uri: str, version: int, count: int, names: Sequence[str]) -> DamagedError:
-    """The error for rows that are not what was ingested; ``names`` are examples of them."""
+    """The error for rows that have changed since they were ingested; ``names`` are examples."""
     others = f" and {count - len(names)} others" if count > len(names) else ""
     return DamagedError(
-        f"{count} rows of version {version} of {uri} are damaged on the disk, their bytes are not those that were "
-        f"ingested: {', '.join(names)}{others}. To see all of them and how to repair them, run: {verify_command(uri)}"
+        f"{count} rows of version {version} of {uri} are damaged on disk (they have changed since they were ingested): "
+        f"{', '.join(names)}{others}. To see all of them and how to repair them, run: {verify_command(uri)}"
     )
 
 
-def damaged_set(uri: str, version: int, what: str) -> DamagedError:
-    """The error for a version whose rows are not those that were ingested."""
+def damaged_version(uri: str, version: int, what: str) -> DamagedError:
+    """The error for a version whose set of rows has changed since it was ingested."""
     return DamagedError(
-        f"version {version} of {uri} is damaged on the disk: {what}. To see how to repair it, run: "
-        f"{verify_command(uri)}"
+        f"version {version} of {uri} is damaged on disk: {what}. To see how to repair it, run: {verify_command(uri)}"
     )
 
 
 def unreadable(uri: str, version: int | None, error: BaseException) -> InputError:
-    """The error for a table that cannot be read: a DamagedError, but where access to it is at fault."""
+    """The error for a table that cannot be read: a DamagedError, unless the cause is denied or failed access."""
     which = "the latest version" if version is None else f"version {version}"
     failure = f"cannot read {which} of the Lance dataset {uri}: {brief(error)}."
     if any(sign in str(error).lower() for sign in _NO_ACCESS):
-        return InputError(f"{failure} Give yourself the right to read it, and run again.")
+        return InputError(f"{failure} Give yourself permission to read it, and run again.")
     if is_remote(uri):
         return InputError(
             f"{failure} {CHECK_STORE}. If the store is up, a file may be damaged; to see which, run: "
@@ -99,14 +98,14 @@ def unreadable(uri: str, version: int | None, error: BaseException) -> InputErro
 
 
 def brief(error: BaseException) -> str:
-    """Lance's message without the places in its own source."""
+    """Lance's message without references to its source files."""
     text = re.sub(r",? /\S+\.rs:\d+:\d+", "", str(error))
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def write_error(uri: str, error: OSError) -> Exception:
-    """A conflict, or what keeps the table from being written."""
-    # Not every path raises Lance's own class; "already exists" and "0.manifest" are lost races to create it.
+    """A conflict, or the error for a table that cannot be written."""
+    # Lance does not raise its own class everywhere; "already exists" and "0.manifest" are lost races to create a table.
     signs = ("conflict", "already exists", "_versions/0.manifest")
     if isinstance(error, CommitConflictError) or any(sign in str(error).lower() for sign in signs):
         return ConflictError(str(error))
@@ -114,11 +113,10 @@ def write_error(uri: str, error: OSError) -> Exception:
 
 
 def cannot_write(uri: str, error: Exception) -> InputError:
-    """What to say when a dataset cannot be written."""
+    """The error for a dataset that cannot be written."""
     hint = (
         "Check the bucket's name, the AWS_… variables and that the store is up"
         if is_remote(uri)
-        else "Check that the disk has room and that the folder may be written; LANCE_PIPELINE_DATA moves all data "
-        "elsewhere"
+        else "Check free disk space and write permission on the folder; LANCE_PIPELINE_DATA moves all data elsewhere"
     )
     return InputError(f"cannot write the Lance dataset {uri}: {brief(error)}. {hint}. The previous version is intact.")

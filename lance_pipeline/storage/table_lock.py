@@ -1,4 +1,4 @@
-"""One writer at a time for each dataset on a host."""
+"""Locks that allow one writer per dataset and host."""
 
 import hashlib
 import os
@@ -11,10 +11,10 @@ from lance_pipeline.storage.private import user_folder
 
 
 def lock_path(uri: str) -> str:
-    """The lock file: hidden beside a local dataset, in the user's folder of locks for a remote one.
+    """The lock file: hidden beside a local dataset, in the user's lock folder for a remote one.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: the lock folder cannot be used.
     """
     if is_remote(uri):
         return str(user_folder() / f"{hashlib.sha256(uri.encode()).hexdigest()[:32]}.lock")
@@ -24,20 +24,20 @@ def lock_path(uri: str) -> str:
 
 @contextmanager
 def locked(uris: list[str], on_wait: Callable[[str], None] = lambda uri: None) -> Iterator[None]:
-    """Hold the locks of these datasets; they are free again when this process ends, however it ends.
+    """Hold the locks of these datasets; they are released when this process ends, however it ends.
 
-    Writers on other hosts, and other users' to a remote dataset, are not kept out: their commits conflict, and one of
-    them starts over.
+    Writers on other hosts, and other users' writers to a remote dataset, are not excluded: their commits conflict, and
+    one of them starts over.
 
     Args:
         uris: the datasets.
-        on_wait: called once with each dataset that somebody else is writing to.
+        on_wait: called once with each dataset that another process is writing to.
 
     Raises:
-        InputError: the folder cannot be written, or the lock's file is a link or somebody else's.
+        InputError: the folder cannot be written, or the lock file is a link or belongs to another user.
     """
     with ExitStack() as stack:
-        # In one order for everybody, or two could wait for each other.
+        # Always in the same order, to prevent deadlocks.
         for uri in sorted(uris):
             variable = "XDG_RUNTIME_DIR" if is_remote(uri) else "LANCE_PIPELINE_DATA"
             stack.enter_context(first_free([lock_path(uri)], variable, lambda uri=uri: uri, on_wait))

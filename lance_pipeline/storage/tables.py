@@ -1,4 +1,4 @@
-"""Versioned Lance tables that carry their own facts.
+"""Versioned Lance tables with facts in their metadata.
 
 Everything that this package writes (listings, splits, predictions) is such a table: rows, and a
 small JSON document of facts in the schema's metadata, committed together as one version.
@@ -24,7 +24,7 @@ from lance_pipeline.storage.lance_files import (
     remove_orphan_files,
     set_aside,
 )
-from lance_pipeline.storage.object_store import is_remote, reach, storage_options
+from lance_pipeline.storage.object_store import is_remote, require_reachable, storage_options
 from lance_pipeline.storage.table_errors import (
     ConflictError,
     TableNotFoundError,
@@ -43,8 +43,8 @@ _ATTEMPTS = 5
 def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> lance.LanceDataset:
     """Write ``batches`` as the new version of the table at ``uri``, in one atomic commit.
 
-    Memory holds a few batches at a time. Readers see the old version until the commit; of two
-    writers at once the later one's rows stay. A damaged table at ``uri`` is set aside.
+    Memory holds a few batches at a time. Readers see the old version until the commit; with two
+    concurrent writers, the later commit wins. A damaged table at ``uri`` is moved aside.
 
     Raises:
         InputError: the table cannot be written.
@@ -78,10 +78,10 @@ def _write(
 def replace_rows(
     uri: str, before: lance.LanceDataset | None, schema: pa.Schema, fragments: list[FragmentMetadata], facts: Facts
 ) -> lance.LanceDataset:
-    """Commit ``fragments`` as all that the table holds.
+    """Commit ``fragments`` as the whole content of the table.
 
     Raises:
-        ConflictError: ``before`` is not the latest version any more.
+        ConflictError: ``before`` is no longer the latest version.
         InputError: the table cannot be written.
     """
     operation = lance.LanceOperation.Overwrite(with_facts(schema, facts), fragments)
@@ -95,16 +95,16 @@ def replace_rows(
 def change_rows(
     dataset: lance.LanceDataset, left: dict[int, NDArray[np.uint32]], added: list[FragmentMetadata], facts: Facts
 ) -> lance.LanceDataset:
-    """Commit a version without some rows and with others, in one step.
+    """Remove and add rows in a single commit.
 
     Args:
-        dataset: the version that the change starts from.
-        left: for the id of each fragment that loses rows the physical offsets of those that it keeps.
+        dataset: the version to change.
+        left: for each fragment that loses rows, by id, the physical offsets of the rows that it keeps.
         added: fragments that :func:`lance.fragment.write_fragments` wrote for this dataset.
         facts: of the new version.
 
     Raises:
-        ConflictError: ``dataset`` is not the latest version any more.
+        ConflictError: ``dataset`` is no longer the latest version.
         InputError: the table cannot be written.
     """
     try:
@@ -124,7 +124,7 @@ def change_rows(
 
 
 def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) -> list[FragmentMetadata]:
-    """The new fragments with ids of their own, as a merge asks for."""
+    """The new fragments with unused ids, as a merge requires."""
     last = max((fragment.fragment_id for fragment in dataset.get_fragments()), default=-1)
     numbered = []
     for number, fragment in enumerate(fragments, last + 1):
@@ -134,16 +134,16 @@ def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) ->
 
 
 def find_table(uri: str) -> lance.LanceDataset | None:
-    """The latest version of the dataset at ``uri``, or None where there is none.
+    """The latest version of the dataset at ``uri``, or None if there is none.
 
     Raises:
-        InputError: the object store cannot be reached, or refuses.
+        InputError: the object store is unreachable, or denies access.
         DamagedError: the dataset cannot be read.
     """
     if not is_remote(uri) and not os.path.isdir(uri):
         return None
     try:
-        return _opened(uri, None)
+        return _open(uri, None)
     except TableNotFoundError:
         return None
 
@@ -151,30 +151,30 @@ def find_table(uri: str) -> lance.LanceDataset | None:
 def find_replaceable(
     uri: str, intact: Callable[[lance.LanceDataset], bool] = lambda stored: True
 ) -> lance.LanceDataset | None:
-    """As :func:`find_table`, for a table that its writer can make again: a damaged one is set aside.
+    """Like :func:`find_table`, for a table that can be rebuilt: a damaged one is moved aside.
 
     Args:
         uri: of the table.
-        intact: whether the latest version holds what was written; it may also raise what reading raises.
+        intact: checks the content of the latest version; may also raise the errors of reading it.
 
     Raises:
-        InputError: the table cannot be reached, or cannot be moved.
+        InputError: the table is inaccessible, or cannot be moved.
     """
     try:
         found = find_table(uri)
         if found is None and (is_remote(uri) or not has_manifests(uri)):
             return None
-        # Lance takes a table whose manifests were deleted for none, and opens one whose manifest was overwritten with
-        # zeros as one without columns.
+        # Lance does not find a table whose manifests were deleted, and opens one whose manifest was overwritten with
+        # zeros as a table without columns.
         if found is not None and found.schema.names and _rows(found) == found.count_rows() and intact(found):
             return found
-        reason = "it does not hold what was written"
+        reason = "its content differs from what was written"
     except BaseException as error:
         if not is_damage(error):
             raise
         reason = brief(error)
     _logger.warning(
-        "The Lance dataset %s is damaged (%s). It is made again; what was left of it is now at %s.",
+        "The Lance dataset %s is damaged (%s). It will be written again; the damaged one is now at %s.",
         uri,
         reason,
         set_aside(uri),
@@ -183,7 +183,7 @@ def find_replaceable(
 
 
 def _rows(stored: lance.LanceDataset) -> int:
-    """How many rows can be read."""
+    """The number of readable rows."""
     return sum(len(batch) for batch in stored.to_batches())
 
 
@@ -191,15 +191,15 @@ def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
     """Open the dataset at ``uri``, at ``version`` or the latest.
 
     Raises:
-        InputError: no dataset, or no such version, is there.
+        InputError: the dataset or the version does not exist.
         DamagedError: the dataset cannot be read.
     """
-    return _opened(uri, version)
+    return _open(uri, version)
 
 
-def _opened(uri: str, version: int | None) -> lance.LanceDataset:
+def _open(uri: str, version: int | None) -> lance.LanceDataset:
     try:
-        reach(uri)
+        require_reachable(uri)
         dataset = lance.dataset(uri, version=version, storage_options=storage_options(uri))
     except BaseException as error:
         if not is_unreadable(error):
@@ -208,16 +208,16 @@ def _opened(uri: str, version: int | None) -> lance.LanceDataset:
             raise TableNotFoundError(uri, version) from error
         raise unreadable(uri, version, error) from error
     if dataset.version < 1:
-        # What Lance makes of a manifest of zeros.
+        # Lance reads a manifest of zeros as version 0.
         raise unreadable(uri, version, ValueError("its manifest is empty"))
     return dataset
 
 
 def is_table(uri: str) -> bool:
-    """Whether there is a table, be it damaged.
+    """Whether there is a table, even a damaged one.
 
     Raises:
-        InputError: the object store cannot be reached, or refuses.
+        InputError: the object store is unreachable, or denies access.
     """
     return find_table(uri) is not None if is_remote(uri) else is_table_folder(uri)
 

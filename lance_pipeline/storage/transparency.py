@@ -1,10 +1,10 @@
-"""What transparent pixels become: the choice, and its names."""
+"""The options for handling transparent pixels."""
 
 from typing import Literal
 
 Transparency = Literal["white", "black", "grey", "drop"]
-"""What transparent pixels become: blended with a plain background or, with ``drop``, whatever colour hides in them."""
+"""Blend transparent pixels with a plain background or, with ``drop``, ignore transparency and use the hidden colour."""
 TRANSPARENCY: Transparency = "white"
-"""The default: the paper on which most drawings, logos and cut-out products are meant to be seen."""
+"""The default: most drawings, logos and cut-out products are meant to be seen on white."""
 EARLIER: Transparency = "drop"
-"""What was done before it could be chosen: data sets and models that say nothing of it were made so."""
+"""The behaviour before this option existed, for data sets and models that do not record it."""

@@ -1,4 +1,4 @@
-"""How much of the disk files take."""
+"""Disk usage of files and folders."""
 
 import os
 from collections.abc import Iterable
@@ -9,17 +9,17 @@ _BLOCK = 512
 
 
 class DiskUsage:
-    """Adds up what files take on the disk, each file once however many names it has.
+    """Sums the disk usage of files, counting each file once even if it has several hard links.
 
-    A file with several hard links counts where it is met first. Files that vanish meanwhile count nothing, so that a
-    folder can be measured while others write to it. Symbolic links are not followed.
+    A file with several hard links counts where it is first seen. Files that disappear in the meantime are skipped, so
+    that a folder can be measured while others write to it. Symbolic links are not followed.
     """
 
     def __init__(self) -> None:
         self._seen: set[tuple[int, int]] = set()
 
     def of(self, *paths: str | os.PathLike[str]) -> int:
-        """The bytes that these files and folders take, without what was counted before."""
+        """The bytes that these files and folders use, without files counted before."""
         return sum(self._file(entry) for path in paths for entry in _entries(path))
 
     def _file(self, stat: os.stat_result) -> int:
@@ -31,7 +31,7 @@ class DiskUsage:
 
 
 def freed_by_removing(*paths: str | os.PathLike[str]) -> int:
-    """The bytes that are free once these files and folders are gone: a file that has other names stays."""
+    """The bytes that removing these files and folders frees: a file with other hard links remains."""
     found: dict[tuple[int, int], tuple[int, os.stat_result]] = {}
     for stat in (stat for path in paths for stat in _entries(path)):
         names, _ = found.get((stat.st_dev, stat.st_ino), (0, stat))
@@ -39,7 +39,7 @@ def freed_by_removing(*paths: str | os.PathLike[str]) -> int:
     return sum(
         stat.st_blocks * _BLOCK
         for names, stat in found.values()
-        # The link count of a folder is that of its sub-folders.
+        # The link count of a folder counts its subfolders.
         if names >= stat.st_nlink or S_ISDIR(stat.st_mode)
     )
 
@@ -54,5 +54,5 @@ def _entries(path: str | os.PathLike[str]) -> Iterable[os.stat_result]:
             if S_ISDIR(stat.st_mode):
                 pending.extend(one.iterdir())
         except (FileNotFoundError, NotADirectoryError, PermissionError):
-            # Gone in the meantime, or not this user's: such as the lost+found of a disk.
+            # Removed in the meantime, or inaccessible to this user, such as lost+found.
             continue

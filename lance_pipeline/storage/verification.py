@@ -1,4 +1,4 @@
-"""Every stored row of a split read and compared with its digests."""
+"""Verification of every stored row of a split against its digests."""
 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
@@ -23,12 +23,12 @@ from lance_pipeline.storage.schema import SPLIT_SCHEMA
 from lance_pipeline.storage.table_errors import brief, is_unreadable
 
 Addresses = NDArray[np.uint64]
-# So many rows are held at a time, and so many decide whether a data file can be read at all.
-_ROWS, _SAMPLES = 256, 8
+# Rows in memory at a time, and rows that are probed to decide whether a data file is readable at all.
+_ROWS, _PROBES = 256, 8
 
 
 class DamagedRow(NamedTuple):
-    """A row that cannot be read, or is not what was ingested; path and label are empty where they are unknown."""
+    """A row that is unreadable or has changed since it was ingested; path and label are empty if unknown."""
 
     fragment: int
     path: str
@@ -37,13 +37,13 @@ class DamagedRow(NamedTuple):
 
 
 class Verification(NamedTuple):
-    """What was found in one version of a split.
+    """The result of verifying one version of a split.
 
     Attributes:
         uri, version: the version.
-        intact: the addresses of the rows that are what was ingested, uint64.
-        damaged: all other rows that the version names.
-        note: what else is wrong; empty where nothing is.
+        intact: the addresses of the intact rows, uint64.
+        damaged: all other rows of the version.
+        note: any other problem; empty if there is none.
     """
 
     uri: str
@@ -54,12 +54,12 @@ class Verification(NamedTuple):
 
     @property
     def passed(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether no problem was found."""
         return not self.damaged and not self.note
 
 
-class _Stretch(NamedTuple):
-    """Rows that were read, with the addresses of those that are intact."""
+class _VerifiedRows(NamedTuple):
+    """The result for some rows; ``intact`` are the addresses of the intact ones."""
 
     intact: Addresses
     damaged: list[DamagedRow]
@@ -69,13 +69,13 @@ class _Stretch(NamedTuple):
 def verify_rows(
     dataset: lance.LanceDataset, progress: Callable[[int, int], None] = lambda done, total: None
 ) -> Verification:
-    """Read all rows of a version and compare them with their digests, and these with their sums in the facts.
+    """Verify all rows of a version against their digests, and the digests against their sums in the facts.
 
     Memory holds a few hundred rows at a time.
 
     Args:
         dataset: a version that an ingest wrote.
-        progress: called with (rows read, rows) now and then.
+        progress: called from time to time with (rows read, total rows).
 
     Raises:
         InputError: the rows have no digests.
@@ -84,8 +84,8 @@ def verify_rows(
     facts = read_facts(dataset)
     if "digests" not in facts:
         raise InputError(
-            f"the rows of {dataset.uri} have no digests to compare with, as another tool or an earlier release wrote "
-            "them. Materialize the asset that writes it; then they have."
+            f"{dataset.uri} has no row digests to verify, because another tool or an earlier release wrote it. "
+            "Materialize the asset that writes it to add them."
         )
     fragments = dataset.get_fragments()
     total = sum(fragment.physical_rows - fragment.metadata.num_deletions for fragment in fragments)
@@ -93,7 +93,7 @@ def verify_rows(
     damaged: list[DamagedRow] = []
     sums, done = DigestSums(), 0
     for fragment in fragments:
-        for found in _stretches(dataset, fragment):
+        for found in _verify_fragment(dataset, fragment):
             intact.append(found.intact)
             damaged += found.damaged
             sums = sums.plus(found.sums)
@@ -101,13 +101,13 @@ def verify_rows(
             progress(done, total)
     rows, note = sum(map(len, intact)), ""
     if not damaged and facts["rows"] != rows:
-        note = f"it has {rows} rows and had {facts['rows']} when it was ingested: another tool has changed it"
+        note = f"it has {rows} rows, but had {facts['rows']} when it was ingested: another tool has changed it"
     elif not damaged and sums != DigestSums.model_validate(facts["digests"]):
-        note = "rows are missing, doubled, or not those that were ingested"
+        note = "rows are missing, duplicated or different from those that were ingested"
     return Verification(dataset.uri, dataset.version, np.concatenate(intact), damaged, note)
 
 
-def _stretches(dataset: lance.LanceDataset, fragment: lance.LanceFragment) -> Iterator[_Stretch]:
+def _verify_fragment(dataset: lance.LanceDataset, fragment: lance.LanceFragment) -> Iterator[_VerifiedRows]:
     number, count = fragment.fragment_id, fragment.physical_rows - fragment.metadata.num_deletions
     try:
         scanner = dataset.scanner(columns=[], with_row_address=True, fragments=[fragment])
@@ -119,15 +119,15 @@ def _stretches(dataset: lance.LanceDataset, fragment: lance.LanceFragment) -> It
         yield _unreadable(number, count, error)
         return
     for start in range(0, len(addresses), _ROWS):
-        yield _verified(dataset, addresses[start : start + _ROWS])
+        yield _verify(dataset, addresses[start : start + _ROWS])
 
 
 def _require_any(dataset: lance.LanceDataset, addresses: Addresses) -> None:
-    """Read some rows of a fragment one by one until one succeeds; raises the last one's error if none does.
+    """Probe a few rows of a fragment, and raise the last error if none can be read.
 
-    Of a data file that is gone or cut off no row can be read, and asking for each of them would take long.
+    If a data file is missing or truncated, no row is readable, and trying each of them would take long.
     """
-    samples = addresses[np.unique(np.linspace(0, len(addresses) - 1, _SAMPLES).astype(int))] if len(addresses) else []
+    samples = addresses[np.unique(np.linspace(0, len(addresses) - 1, _PROBES).astype(int))] if len(addresses) else []
     failure: BaseException | None = None
     for address in samples:
         try:
@@ -142,22 +142,22 @@ def _require_any(dataset: lance.LanceDataset, addresses: Addresses) -> None:
         raise failure
 
 
-def _unreadable(fragment: int, count: int, error: BaseException) -> _Stretch:
-    return _Stretch(
+def _unreadable(fragment: int, count: int, error: BaseException) -> _VerifiedRows:
+    return _VerifiedRows(
         np.empty(0, np.uint64), [DamagedRow(fragment, "", "", f"cannot be read: {brief(error)}")] * count, DigestSums()
     )
 
 
 def intact_rows(dataset: lance.LanceDataset, addresses: Addresses) -> Iterator[pa.RecordBatch]:
-    """Of the rows at these addresses those that are what was ingested, some at a time, with all columns of a split."""
+    """The intact rows among these addresses, some at a time, with all columns of a split."""
     for start in range(0, len(addresses), _ROWS):
-        good = _verified(dataset, addresses[start : start + _ROWS]).intact
+        good = _verify(dataset, addresses[start : start + _ROWS]).intact
         if len(good):
             yield from take_addresses(dataset, good, SPLIT_SCHEMA.names).combine_chunks().to_batches()
 
 
-def _verified(dataset: lance.LanceDataset, addresses: Addresses) -> _Stretch:
-    """Rows of one fragment; halves are tried where they cannot be read together."""
+def _verify(dataset: lance.LanceDataset, addresses: Addresses) -> _VerifiedRows:
+    """Verify rows of one fragment, bisecting where they cannot be read together."""
     try:
         rows = _take(dataset, addresses)
     except BaseException as error:
@@ -166,8 +166,8 @@ def _verified(dataset: lance.LanceDataset, addresses: Addresses) -> _Stretch:
         if len(addresses) == 1:
             return _unreadable(int(addresses[0] >> np.uint64(32)), 1, error)
         half = len(addresses) // 2
-        one, other = _verified(dataset, addresses[:half]), _verified(dataset, addresses[half:])
-        return _Stretch(
+        one, other = _verify(dataset, addresses[:half]), _verify(dataset, addresses[half:])
+        return _VerifiedRows(
             np.concatenate([one.intact, other.intact]), one.damaged + other.damaged, one.sums.plus(other.sums)
         )
     described = row_digests(rows) == rows[ROW_DIGEST].to_numpy()
@@ -177,14 +177,14 @@ def _verified(dataset: lance.LanceDataset, addresses: Addresses) -> _Stretch:
         DamagedRow(int(addresses[row] >> np.uint64(32)), *_names(rows, row, known=bool(described[row])))
         for row in np.flatnonzero(~good).tolist()
     ]
-    return _Stretch(addresses[good], damaged, digest_sums(rows.filter(pa.array(good))))
+    return _VerifiedRows(addresses[good], damaged, digest_sums(rows.filter(pa.array(good))))
 
 
 def _names(rows: pa.RecordBatch, row: int, *, known: bool) -> tuple[str, str, str]:
-    """Path, label, and what is wrong."""
+    """Path, label and a description of the damage."""
     if not known:
-        return "", "", "a column other than the image is not what was ingested"
-    return rows["path"][row].as_py(), rows["label"][row].as_py(), "the image's bytes are not those that were ingested"
+        return "", "", "a column other than the image has changed since it was ingested"
+    return rows["path"][row].as_py(), rows["label"][row].as_py(), "the image's bytes have changed since it was ingested"
 
 
 def _take(dataset: lance.LanceDataset, addresses: Addresses) -> pa.RecordBatch:

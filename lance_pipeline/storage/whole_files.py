@@ -1,26 +1,26 @@
-"""Local files that are written whole or not at all."""
+"""Atomic writes of local files."""
 
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 TEMPORARY = ".tmp"
-"""How the name of a file ends that is not yet whole."""
+"""Suffix of the names of unfinished files."""
 
 
 @contextmanager
 def whole_file(
     path: str | os.PathLike[str], check: Callable[[str], None] = lambda work: None, *, shared: bool = False
 ) -> Iterator[str]:
-    """Yield where to write the file that takes its place at ``path`` once the context ends without an error.
+    """Yield the path of a temporary file that replaces ``path`` when the context ends without an error.
 
-    It is safely on the disk before it replaces what was there. Its folder is made.
+    The file is synced to disk before it replaces an existing one. Its folder is created.
 
     Args:
         path: of the file.
-        check: called with the path of what was written before it takes its place; an error leaves what was there.
-        shared: whether several processes may write the file at once. Each then has a work file of its own, which
-            stays behind if it is killed.
+        check: called with the temporary path before the replacement; if it raises, the existing file stays.
+        shared: whether several processes may write the file at once. Each then has its own temporary file, which
+            remains if the process is killed.
 
     Raises:
         OSError: it cannot be written.
@@ -41,7 +41,7 @@ def whole_file(
 
 
 def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, shared: bool = False) -> None:
-    """Write a file, whole or not at all; ``shared`` as in :func:`whole_file`.
+    """Write a file atomically; ``shared`` as in :func:`whole_file`.
 
     Raises:
         OSError: it cannot be written.
@@ -51,7 +51,7 @@ def write_whole(path: str | os.PathLike[str], data: bytes | memoryview, *, share
 
 
 def _sync(path: str) -> None:
-    """Return once a file, or the names in a folder, would survive a power failure."""
+    """Sync a file, or the entries of a folder, so that they survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

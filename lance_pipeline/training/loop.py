@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from lance_pipeline.errors import InputError, Stopped
-from lance_pipeline.freed_memory import freed_memory_kept
+from lance_pipeline.freed_memory import keep_freed_memory
 from lance_pipeline.loader.devices import Batch
 from lance_pipeline.loader.image_loader import ImageLoader
 from lance_pipeline.storage.formats import known_fields
@@ -79,7 +79,7 @@ def train(
     training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, watch)
     with (
         reproducible(recipe.deterministic),
-        freed_memory_kept() if device.torch_device.type == "cpu" else nullcontext(),
+        keep_freed_memory() if device.torch_device.type == "cpu" else nullcontext(),
     ):
         return training.run()
 

@@ -1,4 +1,4 @@
-"""The faster decoders give Pillow's pixels, or leave the file to Pillow."""
+"""The faster decoders give the same pixels as Pillow, or leave the file to Pillow."""
 
 import io
 from typing import Any
@@ -28,7 +28,7 @@ def saved(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 def reference(data: bytes) -> np.ndarray:
-    """What Pillow alone makes of a file, in the words of its manual."""
+    """The pixels by Pillow alone, as its manual recommends."""
     with Image.open(io.BytesIO(data)) as image:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
@@ -85,7 +85,7 @@ _PLAIN = {name for name, data in FILES.items() if plain_jpeg(data) or plain_png(
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_pixels_are_pillows(name):
+def test_pixels_equal_pillows(name):
     pixels = decode_image(FILES[name], "drop").pixels
     expected = reference(FILES[name])
     assert pixels.dtype == np.uint8
@@ -93,8 +93,8 @@ def test_pixels_are_pillows(name):
     assert (pixels == expected).all()
 
 
-def test_a_ycck_jpeg_is_pillows_too():
-    """As Photoshop writes it: four components, of which three are YCbCr, all inverted."""
+def test_pixels_of_a_ycck_jpeg_equal_pillows():
+    """As Photoshop writes it: four inverted components, three of which are YCbCr."""
     data = bytearray(FILES["CMYK JPEG"])
     marker = data.index(b"Adobe")
     assert data[marker + 11] in (0, 2)
@@ -113,7 +113,7 @@ def test_sixteen_bit_colour_keeps_its_high_bits():
     assert abs(pixels.astype(int) - values // 257).max() <= 1
 
 
-def test_what_is_plain_takes_the_fast_way_and_what_is_not_does_not():
+def test_only_plain_files_are_decoded_by_the_fast_decoders():
     assert {"grey", "palette", "progressive JPEG", "grey JPEG", "JPEG with a profile"} <= _PLAIN
     assert {"JPEG of orientation 0", "JPEG of orientation 1"} & _PLAIN == {"JPEG of orientation 1"}
     assert not _PLAIN & {
@@ -122,7 +122,7 @@ def test_what_is_plain_takes_the_fast_way_and_what_is_not_does_not():
     }  # fmt: skip
 
 
-def test_format_is_told_by_content():
+def test_format_is_recognised_by_content():
     kinds = {name: decode_image(data).format for name, data in FILES.items()}
     assert kinds["grey"] == "PNG"
     assert kinds["progressive JPEG"] == "JPEG"
@@ -149,7 +149,7 @@ def photos(draw: st.DrawFn) -> bytes:
 
 @settings(max_examples=150, deadline=None)
 @given(photos())
-def test_any_plain_photo_decodes_as_by_pillow(data):
+def test_any_plain_photo_decodes_as_in_pillow(data):
     assert plain_jpeg(data) or plain_png(data)
     assert (decode_image(data).pixels == reference(data)).all()
 
@@ -163,7 +163,7 @@ def verdict(decode: Any, data: bytes) -> bytes | str:
 
 @settings(max_examples=200, deadline=None)
 @given(photos(), st.floats(0, 1), st.integers(0, 7), st.booleans())
-def test_damaged_files_are_judged_as_by_pillow(data, where, bit, cut):
+def test_damaged_files_give_the_same_result_as_with_pillow(data, where, bit, cut):
     place = int(where * (len(data) - 1))
     damaged = bytearray(data[: place + 1] if cut else data)
     if not cut:
@@ -171,7 +171,7 @@ def test_damaged_files_are_judged_as_by_pillow(data, where, bit, cut):
     assert verdict(decode_image, bytes(damaged)) == verdict(decoding._decode_by_pillow, bytes(damaged))
 
 
-def test_every_bit_of_a_png_s_header_and_checksums_is_judged_as_by_pillow():
+def test_every_flipped_bit_outside_of_a_pngs_pixels_gives_the_same_result_as_with_pillow():
     data = encoded(PHOTO)
     beside_pixels = [*range(45), *range(len(data) - 20, len(data))]
     for place in beside_pixels:
@@ -181,16 +181,16 @@ def test_every_bit_of_a_png_s_header_and_checksums_is_judged_as_by_pillow():
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_bytes_that_are_not_copied_give_the_same_pixels(name):
+def test_memory_views_give_the_same_pixels_as_bytes(name):
     (image,) = EncodedRows(np.array([0]), [pa.chunked_array([pa.array([FILES[name]], pa.large_binary())])]).images
     assert (decode_image(image).pixels == decode_image(FILES[name]).pixels).all()
 
 
-def test_every_cut_of_a_png_is_rejected_or_whole():
+def test_every_cut_of_a_png_is_rejected_or_complete():
     data = encoded(PHOTO)
     whole = reference(data).tobytes()
     verdicts = [verdict(decode_image, data[:length]) for length in range(len(data))]
     assert verdicts[0] == "empty"
-    # Only checksums and the closing chunk may be missing: all pixels are there by then.
+    # Only checksums and the closing chunk may be missing: then all pixels are present.
     assert min((place for place, one in enumerate(verdicts) if one == whole), default=len(data)) > len(data) - 24
     assert {one for one in verdicts if isinstance(one, str)} <= {"empty", "not_an_image", "truncated", "corrupt"}

@@ -19,7 +19,7 @@ def sums_of(images) -> ChannelSums:
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.lists(st.tuples(st.integers(1, 9), st.integers(1, 9)), min_size=1, max_size=6))
-def test_sums_are_numpys_and_do_not_depend_on_the_grouping(seed, shapes):
+def test_sums_equal_numpys_and_do_not_depend_on_the_grouping(seed, shapes):
     rng = np.random.default_rng(seed)
     images = [rng.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in shapes]
     sums = sums_of(images)
@@ -37,7 +37,7 @@ def test_sums_are_numpys_and_do_not_depend_on_the_grouping(seed, shapes):
     assert sums_of(reversed(images)) == sums
 
 
-def test_a_constant_channel_has_no_deviation():
+def test_a_constant_channel_has_zero_deviation():
     assert sums_of([np.full((7, 3, 3), 77, np.uint8)] * 5).std() == (0.0, 0.0, 0.0)
 
 

@@ -10,13 +10,14 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from lance_pipeline.imaging.decoding import UndecodableImageError, decode_rgb, resize_rgb
+from lance_pipeline.imaging.limits import MAX_PIXELS
 from lance_pipeline_tests.image_folders import class_image, encoded
 
 COLOUR = class_image(3, np.random.default_rng(0), (20, 14))
 
 
 def png_header(width: int, height: int) -> bytes:
-    """A PNG that claims a size and holds next to no pixels."""
+    """A PNG with this size in its header and no pixels."""
 
     def chunk(kind: bytes, body: bytes) -> bytes:
         return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
@@ -42,7 +43,7 @@ def png_header(width: int, height: int) -> bytes:
         ("RGB", "WEBP"),
     ],
 )
-def test_every_mode_becomes_rgb_as_pillow_converts_it(mode, kind):
+def test_every_mode_is_converted_to_rgb_as_in_pillow(mode, kind):
     data = encoded(COLOUR.convert(mode), kind)
     with Image.open(io.BytesIO(data)) as image:
         assert image.mode == mode
@@ -60,9 +61,10 @@ def test_sixteen_bit_grey_is_scaled_and_not_clipped(kind):
 
 
 @pytest.mark.parametrize("mode", ["I", "F"])
-def test_pixels_of_unknown_range_are_refused(mode):
-    with pytest.raises(UndecodableImageError, match=f"mode {mode}"):
+def test_pixels_of_unknown_range_are_rejected(mode):
+    with pytest.raises(UndecodableImageError) as caught:
         decode_rgb(encoded(Image.new(mode, (3, 2)), "TIFF"))
+    assert caught.value.reason == "unsupported"
 
 
 def test_exif_orientation_is_applied():
@@ -74,7 +76,7 @@ def test_exif_orientation_is_applied():
 
 
 @pytest.mark.parametrize("kind", ["PNG", "WEBP"])
-def test_exif_that_cannot_be_read_leaves_the_image_as_it_lies(kind):
+def test_unreadable_exif_data_do_not_rotate_the_image(kind):
     buffer = io.BytesIO()
     COLOUR.save(buffer, kind, exif=b"MM\0*")
     with pytest.raises(struct.error), Image.open(buffer) as image:
@@ -83,7 +85,7 @@ def test_exif_that_cannot_be_read_leaves_the_image_as_it_lies(kind):
         assert decode_rgb(buffer.getvalue()).tobytes() == image.convert("RGB").tobytes()
 
 
-def test_of_an_animation_the_first_frame_is_taken():
+def test_the_first_frame_of_an_animation_is_decoded():
     rng = np.random.default_rng(0)
     first, second = (class_image(index, rng, 9).convert("P") for index in (0, 2))
     buffer = io.BytesIO()
@@ -92,13 +94,15 @@ def test_of_an_animation_the_first_frame_is_taken():
 
 
 def test_empty_file():
-    with pytest.raises(UndecodableImageError, match="empty"):
+    with pytest.raises(UndecodableImageError) as caught:
         decode_rgb(b"")
+    assert caught.value.reason == "empty"
 
 
 def test_not_an_image():
-    with pytest.raises(UndecodableImageError, match="not an image"):
+    with pytest.raises(UndecodableImageError) as caught:
         decode_rgb(b"<html>404 Not Found</html>")
+    assert caught.value.reason == "not_an_image"
 
 
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP"])
@@ -109,21 +113,22 @@ def test_truncated(kind):
 
 
 @pytest.mark.parametrize("size", [(60_000, 60_000), (178_956_971, 1)])
-def test_too_many_pixels_are_refused_from_the_header(size):
-    with pytest.raises(UndecodableImageError, match=r"(?i)pixels.*limit"):
+def test_too_many_pixels_are_rejected_by_the_header(size):
+    with pytest.raises(UndecodableImageError, match=str(MAX_PIXELS)) as caught:
         decode_rgb(png_header(*size))
+    assert caught.value.reason == "too_large"
 
 
-def test_pillows_own_limit_may_be_off(monkeypatch):
+def test_the_limit_does_not_depend_on_pillows_own(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
-    with pytest.raises(UndecodableImageError, match="60000x60000 pixels are more than the limit"):
+    with pytest.raises(UndecodableImageError, match=f"60000x60000.*{MAX_PIXELS}"):
         decode_rgb(png_header(60_000, 60_000))
 
 
-def test_a_small_claim_with_missing_pixels_is_truncated_not_too_large():
+def test_a_small_image_with_missing_pixels_is_truncated():
     with pytest.raises(UndecodableImageError) as caught:
         decode_rgb(png_header(60, 60))
-    assert "limit" not in str(caught.value)
+    assert caught.value.reason == "truncated"
 
 
 _FILES = {kind: encoded(COLOUR, kind) for kind in ("PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM")}
@@ -132,7 +137,7 @@ _FILES = {kind: encoded(COLOUR, kind) for kind in ("PNG", "JPEG", "GIF", "TIFF",
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @settings(max_examples=100, deadline=None)
 @given(st.sampled_from(sorted(_FILES)), st.lists(st.tuples(st.integers(0, 199), st.integers(0, 255)), max_size=4))
-def test_damaged_bytes_give_an_image_or_the_one_error(kind, changes):
+def test_damaged_bytes_give_an_image_or_an_undecodable_image_error(kind, changes):
     data = bytearray(_FILES[kind])
     for position, value in changes:
         data[position % len(data)] = value
@@ -144,7 +149,7 @@ def test_damaged_bytes_give_an_image_or_the_one_error(kind, changes):
 
 
 @pytest.mark.parametrize("size", [(40, 20), (20, 40), (7, 31), (16, 16), (1, 50)])
-def test_squash_keeps_everything_and_crop_the_centre(size):
+def test_squash_keeps_the_whole_image_and_crop_its_centre(size):
     image = class_image(1, np.random.default_rng(0), size)
     squashed, cropped = resize_rgb(image, 16, "squash"), resize_rgb(image, 16, "crop")
     assert squashed.size == cropped.size == (16, 16)

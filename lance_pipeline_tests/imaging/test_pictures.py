@@ -31,18 +31,18 @@ def sheet_of(split: LanceSplit, count: int) -> bytes:
 def test_contact_sheet_shows_some_of_each_class_with_labels(train_uri):
     split = LanceSplit(train_uri)
     sheet = np.asarray(opened(sheet_of(split, 10), "JPEG")).astype(int)
-    # Two lines of eight places, each 80 pixels and a label below.
+    # Two rows of eight cells, each with an image of 80 pixels and a label below.
     assert sheet.shape == (2 * 100, 8 * 86, 3)
     for position in range(10):
         y, x = position // 8 * 100, position % 8 * 86
         colour = sheet[y + 10 : y + 70, x + 10 : x + 70].mean(axis=(0, 1))
-        # Class by class, of each as many as of the others.
+        # In class order, balanced over the classes.
         assert int(colour.argmax()) == [0, 0, 0, 0, 1, 1, 1, 2, 2, 2][position]
         assert (sheet[y + 82 : y + 98, x : x + 80] < 140).any()
     assert (sheet[110:, 2 * 86 + 8 :] > 230).all()
 
 
-def test_samples_are_spread_over_the_classes(tmp_path):
+def test_samples_are_balanced_over_the_classes(tmp_path):
     counts = {"rare": 2, "common": 50, "other": 9}
     split = LanceSplit(ingest_folder(write_image_folder(tmp_path / "root", {"train": counts}), tmp_path)["train"])
     labels = split.to_table(["label"])["label"].to_pylist()
@@ -75,5 +75,5 @@ def test_counts_of_any_number_of_classes(classes):
     assert dark_pixels(opened(class_counts_picture(counts, "train"), "PNG")) > 1000
 
 
-def test_names_are_not_taken_for_formulas():
+def test_names_are_not_parsed_as_formulas():
     assert dark_pixels(opened(class_counts_picture({"a$_x_$": 3, "$\\foo$": 2}, "train"), "PNG")) > 1000

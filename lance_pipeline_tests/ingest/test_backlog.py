@@ -12,7 +12,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.ingest import backlog as module
 from lance_pipeline.ingest.backlog import Backlog
 from lance_pipeline.ingest.ingestion import IngestSource, Watch, ingest
-from lance_pipeline.sources.split_assignment import OfFolder
+from lance_pipeline.sources.split_assignment import FixedSplit
 
 MAX_FILES, MAX_BYTES = 3, 1000
 
@@ -70,7 +70,7 @@ def test_file_names_are_freed_before_reading(tmp_path):
         assert (done, total) == (0, count)
         raise Started(pa.total_allocated_bytes())
 
-    source = IngestSource(str(tmp_path), "train", files, None, OfFolder("train"), str(tmp_path / "seen"))
+    source = IngestSource(str(tmp_path), "train", files, None, FixedSplit("train"), str(tmp_path / "seen"))
     before = pa.total_allocated_bytes()
     with pytest.raises(Started) as raised:
         ingest(source, {"train": str(tmp_path / "train.lance")}, watch=Watch(progress=stop_at_start))

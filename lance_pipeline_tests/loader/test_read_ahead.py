@@ -71,7 +71,7 @@ def test_remote_rows_are_read_in_parallel_and_ahead(link: Link):
         link.hold()
         first = pool.submit(values_of, 0)
         await_condition(lambda: link.waiting >= WINDOW, 30, "each row of the window is requested")
-        link.let_go()
+        link.release()
         assert first.result() == rows_of(0).tolist()
         # The link is also idle between two requests, so only the reader knows when it has everything.
         await_condition(lambda: all(one.done() for one in reader._windows.values()), 30, "the next windows are read")
@@ -80,6 +80,6 @@ def test_remote_rows_are_read_in_parallel_and_ahead(link: Link):
             # Both were read ahead.
             others = pool.submit(lambda: [values_of(1), values_of(2)]).result(timeout=30)
         finally:
-            link.let_go()
+            link.release()
     assert others == [rows_of(1).tolist(), rows_of(2).tolist()]
     reader.close()

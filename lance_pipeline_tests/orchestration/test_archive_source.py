@@ -87,7 +87,7 @@ def test_an_archive_is_downloaded_once(graph: Graph, server: Server):
     graph.attributes |= from_archive(server)
     assert graph.materialize("raw_images").success
     assert graph.materialize("raw_images").success
-    assert len(server.asked) == 1
+    assert len(server.requested_ranges) == 1
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,8 @@ def test_another_archive_than_expected_fails_clearly(graph: Graph, server: Serve
     graph.attributes |= from_archive(server, f"md5:{expected}")
     message = failure_of(graph.materialize(*RAW))
     assert server.url in message
-    assert f"its md5 is {hashlib.md5(server.content).hexdigest()}, expected {expected}" in message
+    assert hashlib.md5(server.content).hexdigest() in message
+    assert expected in message
     assert_nothing_is_made(graph, tmp_path)
 
 
@@ -127,7 +128,7 @@ def test_a_hostile_archive_fails_clearly(graph: Graph, server: Server, published
     server.content = packed(published, "../escaped.png")
     graph.attributes |= from_archive(server)
     message = failure_of(graph.materialize(*RAW))
-    assert "not safe to unpack: its member '../escaped.png' would leave the folder" in message
+    assert "'../escaped.png'" in message
     assert_nothing_is_made(graph, tmp_path)
 
 

@@ -1,4 +1,4 @@
-"""A web server of one archive on loopback, for tests."""
+"""A web server for one archive on loopback, for tests."""
 
 import socket
 import socketserver
@@ -12,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 @dataclass
 class Server:
-    """A web server of one file, at any address below ``url``, that fails as told."""
+    """A web server that serves one file at any address below ``url``, with configurable failures."""
 
     content: bytes = field(repr=False)
     ranges: bool = True
@@ -21,11 +21,11 @@ class Server:
     drop_after: list[int] = field(default_factory=list)
     headers: dict[str, str] = field(default_factory=dict)
     seconds_per_block: float = 0
-    # It says nothing more for so long: before its answers, or once after what it sent.
+    # Delays: before each response, and once after a body.
     seconds_before: float = 0
     seconds_after: float = 0
-    # Of each request: the range that it asked for, the bytes that were sent and its If-Range.
-    asked: list[str | None] = field(default_factory=list)
+    # For each request: its Range, the number of bytes sent and its If-Range.
+    requested_ranges: list[str | None] = field(default_factory=list)
     sent: list[int] = field(default_factory=list)
     conditions: list[str | None] = field(default_factory=list)
     authorizations: list[str | None] = field(default_factory=list)
@@ -33,7 +33,7 @@ class Server:
 
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
-        self.asked.append(wanted)
+        self.requested_ranges.append(wanted)
         self.sent.append(0)
         self.authorizations.append(handler.headers.get("Authorization"))
         request = len(self.sent) - 1
@@ -67,13 +67,13 @@ class Server:
 
 @contextmanager
 def serving(content: bytes) -> Iterator[Server]:
-    """The server, up and running, of this archive."""
-    told = Server(content)
+    """Run a server for this archive."""
+    server = Server(content)
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            with suppress(OSError):  # the client may have gone
-                told.answer(self)
+            with suppress(OSError):  # the client may have disconnected
+                server.answer(self)
             self.close_connection = True
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
@@ -82,9 +82,9 @@ def serving(content: bytes) -> Iterator[Server]:
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
         thread = threading.Thread(target=http.serve_forever, args=(0.01,))
         thread.start()
-        told.url = f"http://127.0.0.1:{http.server_port}/bitstreams/content?sequence=4"
+        server.url = f"http://127.0.0.1:{http.server_port}/bitstreams/content?sequence=4"
         try:
-            yield told
+            yield server
         finally:
             http.shutdown()
             thread.join()
@@ -92,11 +92,11 @@ def serving(content: bytes) -> Iterator[Server]:
 
 @contextmanager
 def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
-    """The address of a server on loopback that reads a request and has ``answer`` write to the connection."""
+    """Run a server on loopback that calls ``answer`` with the connection after each request; yields its address."""
 
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            with suppress(OSError):  # the client may have gone
+            with suppress(OSError):  # the client may have disconnected
                 while self.rfile.readline().strip():
                     pass
                 answer(self.connection)

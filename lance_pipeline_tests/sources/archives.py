@@ -1,4 +1,4 @@
-"""Archives for tests, and what tests make of them."""
+"""Archives for tests, and helpers to unpack them."""
 
 import hashlib
 import io
@@ -9,10 +9,12 @@ from pathlib import Path
 
 import numpy as np
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.sources.archive import make_from_archive
+from lance_pipeline.sources.unpacking.limited_reader import UnusableArchiveError
 
 NOISE = np.random.default_rng(0).bytes(3_000_000)
-# As in CINIC-10: splits of classes, and files beside them.
+# Like CINIC-10: splits of classes, and files beside the splits.
 FILES = {
     "README.md": b"about",
     "imagenet-contributors.csv": b"a, b",
@@ -25,8 +27,8 @@ LIMIT, MEMBERS = 10_000_000, 100_000
 FORMATS = ("tar", "tar.gz", "tar.xz", "zip")
 
 
-def packed(files: dict[str, bytes], form: str = "tar.gz") -> bytes:
-    """An archive of these files, and of their folders as tar and zip list them."""
+def pack(files: dict[str, bytes], form: str = "tar.gz") -> bytes:
+    """An archive of these files and their folders."""
     buffer = io.BytesIO()
     folders = sorted({str(parent) for name in files for parent in Path(name).parents} - {"."})
     if form == "zip":
@@ -60,8 +62,8 @@ def content_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-# Packing is most of what these tests take.
-PACKED = {form: packed(FILES, form) for form in FORMATS}
+# Packed once, because packing takes most of the time of these tests.
+PACKED = {form: pack(FILES, form) for form in FORMATS}
 
 
 def make(url: str, target: Path | str, checksum: str | None = None, limit: int = LIMIT, **more) -> bool:
@@ -69,11 +71,17 @@ def make(url: str, target: Path | str, checksum: str | None = None, limit: int =
     return make_from_archive(url, checksum, str(target), max_bytes=limit, **more)
 
 
-def kept(target: Path) -> list[str]:
-    """What waits for the next call; nothing else may be beside the target."""
-    waiting = target.parent / f".{target.name}.download"
-    assert set(os.listdir(target.parent)) <= {waiting.name, f".{target.name}.lock"}
-    return os.listdir(waiting)
+def unfinished_files(target: Path) -> list[str]:
+    """The files that are kept for the next call; checks that nothing else is beside the target."""
+    downloads = target.parent / f".{target.name}.download"
+    assert set(os.listdir(target.parent)) <= {downloads.name, f".{target.name}.lock"}
+    return os.listdir(downloads)
+
+
+def library_error(error: InputError) -> BaseException | None:
+    """The archive library's error behind a refusal; None if the archive was refused for another reason."""
+    cause = error.__cause__
+    return cause.__cause__ if isinstance(cause, UnusableArchiveError) else None
 
 
 def sha256(content: bytes) -> str:

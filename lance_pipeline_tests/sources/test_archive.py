@@ -1,5 +1,6 @@
-"""Archives that become folders."""
+"""Creating folders from archives."""
 
+import errno
 import hashlib
 import os
 import re
@@ -17,10 +18,11 @@ from lance_pipeline_tests.sources.archives import (
     FORMATS,
     PACKED,
     content_of,
-    kept,
+    library_error,
     make,
-    packed,
+    pack,
     sha256,
+    unfinished_files,
 )
 
 
@@ -35,34 +37,34 @@ def target(tmp_path: Path) -> Path:
     return tmp_path / "raw" / "cinic"
 
 
-def test_a_folder_comes_of_an_archive(server, target):
-    told = []
-    assert make(server.url, target, sha256(server.content), on_progress=lambda *progress: told.append(progress))
+def test_an_archive_becomes_a_folder(server, target):
+    progress = []
+    assert make(server.url, target, sha256(server.content), on_progress=lambda *counts: progress.append(counts))
     assert content_of(target) == FILES
     assert sorted(os.listdir(target.parent)) == [".cinic.lock", "cinic"]
-    assert server.asked == [None]
+    assert server.requested_ranges == [None]
     size = len(server.content)
-    assert told[0] == (0, size)
-    assert told[-1] == (size, size)
-    assert told == sorted(told)
-    assert len(told) > 5
+    assert progress[0] == (0, size)
+    assert progress[-1] == (size, size)
+    assert progress == sorted(progress)
+    assert len(progress) > 5
 
 
 @pytest.mark.parametrize("form", FORMATS)
 @pytest.mark.parametrize("top", ["", "CINIC-10/"])
-def test_each_form_with_and_without_one_folder_at_its_top(form, top, server, target):
-    server.content = packed({top + name: content for name, content in FILES.items()}, form) if top else PACKED[form]
+def test_each_format_with_and_without_a_top_folder(form, top, server, target):
+    server.content = pack({top + name: content for name, content in FILES.items()}, form) if top else PACKED[form]
     assert make(server.url, target, "md5:" + hashlib.md5(server.content).hexdigest().upper())
     assert content_of(target) == FILES
 
 
-def test_one_file_is_put_into_a_folder(server, target):
-    server.content = packed({"1.png": b"one"})
+def test_an_archive_of_one_file_becomes_a_folder(server, target):
+    server.content = pack({"1.png": b"one"})
     assert make(server.url, target)
     assert content_of(target) == {"1.png": b"one"}
 
 
-def test_files_have_the_rights_of_new_files(server, target):
+def test_files_have_default_permissions(server, target):
     make(server.url, target)
     new = target.parent / "new"
     new.mkdir()
@@ -71,29 +73,30 @@ def test_files_have_the_rights_of_new_files(server, target):
     assert stat.filemode((target / "README.md").stat().st_mode) == stat.filemode((new / "file").stat().st_mode)
 
 
-def test_a_folder_that_is_there_is_left_alone(server, target):
+def test_an_existing_folder_is_not_changed(server, target):
     target.mkdir(parents=True)
     assert not make(server.url, target)
-    assert (server.asked, os.listdir(target), os.listdir(target.parent)) == ([], [], ["cinic"])
+    assert (server.requested_ranges, os.listdir(target), os.listdir(target.parent)) == ([], [], ["cinic"])
 
 
-def test_an_archive_on_disk_is_read_where_it_is(tmp_path, target):
+def test_an_archive_on_disk_is_only_read(tmp_path, target):
     file = tmp_path / "of mine.data"
     file.write_bytes(PACKED["zip"])
     assert make(file.as_uri(), target, sha256(file.read_bytes()))
     assert content_of(target) == FILES
     file.write_bytes(b"no archive")
-    with pytest.raises(InputError, match="cannot be read"):
+    with pytest.raises(InputError) as caught:
         make(file.as_uri(), tmp_path / "other")
+    assert library_error(caught.value)
     assert file.read_bytes() == b"no archive"
 
 
 def test_no_archive_on_disk(tmp_path, target):
-    with pytest.raises(InputError, match=r"there is no file .*/missing\.zip"):
+    with pytest.raises(InputError, match=r"/missing\.zip"):
         make((tmp_path / "missing.zip").as_uri(), target)
 
 
-def test_what_a_killed_process_unpacked_is_not_taken(server, target):
+def test_leftovers_of_a_killed_process_are_removed(server, target):
     half = target.parent / ".cinic.download" / "unpacked"
     half.mkdir(parents=True)
     (half / "stray").touch()
@@ -101,7 +104,7 @@ def test_what_a_killed_process_unpacked_is_not_taken(server, target):
     assert content_of(target) == FILES
 
 
-def test_two_at_once_download_once(server, target):
+def test_concurrent_calls_download_once(server, target):
     server.seconds_per_block = 0.01
     made = []
     threads = [threading.Thread(target=lambda: made.append(make(server.url, target))) for _ in range(3)]
@@ -110,7 +113,7 @@ def test_two_at_once_download_once(server, target):
     for thread in threads:
         thread.join()
     assert sorted(made) == [False, False, True]
-    assert server.asked == [None]
+    assert server.requested_ranges == [None]
     assert content_of(target) == FILES
     assert sorted(os.listdir(target.parent)) == [".cinic.lock", "cinic"]
 
@@ -128,8 +131,8 @@ def test_two_at_once_download_once(server, target):
         "file://server/a.zip",
     ],
 )
-def test_addresses_that_are_refused(url, target):
-    with pytest.raises(InputError, match=re.escape(repr(url)) + ".*Expected https://"):
+def test_malformed_addresses_are_refused(url, target):
+    with pytest.raises(InputError, match=re.escape(repr(url))):
         make(url, target)
     assert not target.parent.exists()
 
@@ -137,16 +140,23 @@ def test_addresses_that_are_refused(url, target):
 @pytest.mark.parametrize(
     "checksum", ["", "6ee4d0c996905fe93221de577967a372", "md5:6ee4", "sha1:" + "0" * 40, "sha256:x"]
 )
-def test_checksums_that_are_refused(checksum, server, target):
-    with pytest.raises(InputError, match=f"the archive's checksum is {checksum!r}. Expected `sha256:`"):
+def test_malformed_checksums_are_refused(checksum, server, target):
+    with pytest.raises(InputError, match=f"{checksum!r}.*`sha256:`"):
         make(server.url, target, checksum)
-    assert server.asked == []
+    assert server.requested_ranges == []
 
 
 def test_unwritable(server, below_a_file):
-    with pytest.raises(InputError, match=r"cannot make .*below/cinic from http://.*LANCE_PIPELINE_DATA"):
+    with pytest.raises(InputError, match=r"below/cinic.*LANCE_PIPELINE_DATA"):
         make(server.url, below_a_file + "/cinic")
-    assert server.asked == []
+    assert server.requested_ranges == []
+
+
+def assert_full(server: Server, disk: Path) -> None:
+    with pytest.raises(InputError, match=str(disk / "cinic")) as caught:
+        make(server.url, disk / "cinic")
+    assert isinstance(caught.value.__cause__, OSError)
+    assert caught.value.__cause__.errno == errno.ENOSPC
 
 
 def enlarge(disk: Path, small_disk: Callable[[str], Path]) -> None:
@@ -154,24 +164,22 @@ def enlarge(disk: Path, small_disk: Callable[[str], Path]) -> None:
     small_disk("16m")
 
 
-def test_the_disk_is_full_while_downloading(server, small_disk):
+def test_a_full_disk_while_downloading(server, small_disk):
     disk = small_disk("4m")
     (disk / "other").write_bytes(bytes(3_000_000))
-    with pytest.raises(InputError, match=r"cannot make .* from http://.*No space left on device.*Free space"):
-        make(server.url, disk / "cinic")
+    assert_full(server, disk)
     enlarge(disk, small_disk)
-    assert len(kept(disk / "cinic")) == 1
+    assert len(unfinished_files(disk / "cinic")) == 1
     assert make(server.url, disk / "cinic", sha256(server.content))
     assert server.sent[1] < 2_500_000
 
 
-def test_the_disk_is_full_while_unpacking(server, small_disk):
+def test_a_full_disk_while_unpacking(server, small_disk):
     disk = small_disk("4m")
     (disk / "other").write_bytes(bytes(900_000))
-    with pytest.raises(InputError, match=r"cannot make .* from http://.*No space left on device.*Free space"):
-        make(server.url, disk / "cinic")
+    assert_full(server, disk)
     enlarge(disk, small_disk)
-    # The half that was unpacked is gone, the archive waits.
-    assert len(kept(disk / "cinic")) == 1
+    # The partly unpacked folder is removed, and the archive is kept.
+    assert len(unfinished_files(disk / "cinic")) == 1
     assert make(server.url, disk / "cinic", sha256(server.content))
-    assert server.asked == [None]
+    assert server.requested_ranges == [None]

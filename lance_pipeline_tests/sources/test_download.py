@@ -1,4 +1,4 @@
-"""Downloads that go on after a loss, and what is told of those that cannot."""
+"""Downloads that resume after a lost connection, and the errors of those that cannot."""
 
 import base64
 import os
@@ -23,10 +23,10 @@ from lance_pipeline_tests.sources.archives import (
     NOISE,
     PACKED,
     content_of,
-    kept,
     make,
-    packed,
+    pack,
     sha256,
+    unfinished_files,
 )
 
 
@@ -37,7 +37,7 @@ def server() -> Iterator[Server]:
 
 
 @pytest.fixture(autouse=True)
-def no_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_retry_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_RETRY", download._RETRY.new(backoff_factor=0))
     monkeypatch.setattr(download, "_BUSY_SECONDS", (0,) * 4)
 
@@ -48,7 +48,7 @@ def target(tmp_path: Path) -> Path:
 
 
 def make_until(url: str, target: Path, enough: int) -> int:
-    """Break off, as Ctrl-C does, when ``enough`` bytes are here; returns how many there are."""
+    """Interrupt a download, as Ctrl-C does, after ``enough`` bytes; returns the number of bytes received."""
     here = 0
 
     def interrupt(done: int, total: int | None) -> None:
@@ -62,98 +62,96 @@ def make_until(url: str, target: Path, enough: int) -> int:
     return here
 
 
-def test_a_lost_connection_is_made_anew(server, target):
+def test_a_lost_connection_is_reconnected(server, target):
     server.drop_after = [1_000_000, 0, 1_000_000]
     assert make(server.url, target, sha256(server.content))
     assert content_of(target) == FILES
-    first, *others = server.asked
+    first, *others = server.requested_ranges
     assert first is None
     assert others[0] == others[1]
     starts = [int(str(wanted)[6:-1]) for wanted in others]
-    # What the client had in hand when the connection went is asked for again, and no more.
+    # Only the bytes that the client had not yet written when the connection was lost are requested again.
     assert 1_000_000 - download._BLOCK_BYTES < starts[0] <= 1_000_000
     assert starts[1] < starts[2] <= starts[1] + 1_000_000
     assert sum(server.sent) < len(server.content) + 2 * download._BLOCK_BYTES
 
 
-def test_a_server_that_falls_silent_is_asked_again(server, target, monkeypatch):
+def test_a_server_that_stops_sending_is_requested_again(server, target, monkeypatch):
     monkeypatch.setattr(download, "_CONNECT_AND_READ_SECONDS", (5, 0.3))
     server.drop_after, server.seconds_after = [1_000_000], 6
     begin = time.monotonic()
     assert make(server.url, target, sha256(server.content))
     assert time.monotonic() - begin < 5
-    assert len(server.asked) == 2
+    assert len(server.requested_ranges) == 2
 
 
-def test_a_server_that_never_answers(server, target, monkeypatch):
+def test_a_server_that_never_responds(server, target, monkeypatch):
     monkeypatch.setattr(download, "_CONNECT_AND_READ_SECONDS", (5, 0.1))
     server.seconds_before = 1
-    with pytest.raises(InputError, match=r"cannot download http://.*timed out.*Check the address and the network"):
+    with pytest.raises(InputError, match=re.escape(server.url)):
         make(server.url, target)
-    assert len(server.asked) == 5
+    assert len(server.requested_ranges) == 5
 
 
-def test_a_loss_that_only_the_range_tells_of(server, target):
+def test_a_truncated_response_without_a_length_is_detected(server, target):
     make_until(server.url, target, 1_500_000)
     server.sized, server.drop_after = False, [500_000]
     assert make(server.url, target, sha256(server.content))
-    assert len(server.asked) == 3
+    assert len(server.requested_ranges) == 3
 
 
-def test_a_connection_that_is_lost_each_time(server, target):
+def test_a_connection_that_is_lost_every_time(server, target):
     server.drop_after = [300_000] + [0] * 1000
-    with pytest.raises(
-        InputError, match=r"cannot download http://.*run this again: it continues after the [23]\d\d,\d+ "
-    ):
+    with pytest.raises(InputError, match=rf"{re.escape(server.url)}.*\b[23]\d\d,\d\d\d\b"):
         make(server.url, target)
-    assert len(server.asked) == download._CONNECTIONS
-    assert len(kept(target)) == 1
+    assert len(server.requested_ranges) == download._CONNECTIONS
+    assert len(unfinished_files(target)) == 1
 
 
-def test_an_interrupted_download_goes_on(server, target):
+def test_an_interrupted_download_resumes(server, target):
     here = make_until(server.url, target, 1_500_000)
     assert 1_500_000 <= here < len(server.content)
     assert not target.exists()
-    told = []
-    assert make(server.url, target, sha256(server.content), on_progress=lambda *progress: told.append(progress))
-    assert server.asked[1:] == [f"bytes={here}-"]
+    progress = []
+    assert make(server.url, target, sha256(server.content), on_progress=lambda *counts: progress.append(counts))
+    assert server.requested_ranges[1:] == [f"bytes={here}-"]
     assert server.sent[1:] == [len(server.content) - here]
-    assert told[0] == (here, len(server.content))
-    assert told[-1] == (len(server.content), len(server.content))
+    assert progress[0] == (here, len(server.content))
+    assert progress[-1] == (len(server.content), len(server.content))
     assert content_of(target) == FILES
     assert sorted(os.listdir(target.parent)) == [".cinic.lock", "cinic"]
 
 
-def test_a_server_that_cannot_go_on_sends_all_again(server, target):
+def test_a_server_without_ranges_sends_everything_again(server, target):
     server.ranges = False
     make_until(server.url, target, 1_500_000)
-    told = []
-    assert make(server.url, target, sha256(server.content), on_progress=lambda *progress: told.append(progress))
-    assert len(server.asked) == 2
-    assert told[0] == (0, len(server.content))
+    progress = []
+    assert make(server.url, target, sha256(server.content), on_progress=lambda *counts: progress.append(counts))
+    assert len(server.requested_ranges) == 2
+    assert progress[0] == (0, len(server.content))
     assert content_of(target) == FILES
 
 
-def test_another_address_starts_anew(server, target):
+def test_a_different_address_starts_from_scratch(server, target):
     make_until(server.url, target, 1_500_000)
-    server.content = packed({"train/cat/other.png": NOISE[::-1]})
+    server.content = pack({"train/cat/other.png": NOISE[::-1]})
     assert make(server.url + "&other", target, sha256(server.content))
-    assert server.asked[1:] == [None]
+    assert server.requested_ranges[1:] == [None]
     assert sorted(os.listdir(target.parent)) == [".cinic.lock", "cinic"]
 
 
-def test_an_archive_that_became_smaller_starts_anew(server, target):
+def test_an_archive_that_became_smaller_starts_from_scratch(server, target):
     make_until(server.url, target, 1_500_000)
-    server.content = packed({"train/cat/small.png": b"small"})
+    server.content = pack({"train/cat/small.png": b"small"})
     assert make(server.url, target, sha256(server.content))
-    assert server.asked[2:] == [None]
+    assert server.requested_ranges[2:] == [None]
 
 
 @pytest.mark.parametrize("name", ["ETag", "Last-Modified"])
-def test_an_archive_that_became_another_starts_anew(name, server, target):
+def test_a_changed_archive_starts_from_scratch(name, server, target):
     server.headers = {name: '"one"'}
     make_until(server.url, target, 1_500_000)
-    server.content = packed({"train/cat/other.png": NOISE[::-1]})
+    server.content = pack({"train/cat/other.png": NOISE[::-1]})
     server.headers = {name: '"two"'}
     server.drop_after = [1_000_000]
     assert make(server.url, target, sha256(server.content))
@@ -163,7 +161,7 @@ def test_an_archive_that_became_another_starts_anew(name, server, target):
     assert sorted(os.listdir(target.parent)) == [".cinic.lock", "cinic"]
 
 
-def test_a_weak_tag_is_no_condition(server, target):
+def test_a_weak_tag_is_not_used_as_a_condition(server, target):
     server.headers = {"ETag": 'W/"one"', "Last-Modified": "Sun, 22 Nov 2026 12:00:00 GMT"}
     make_until(server.url, target, 1_500_000)
     assert make(server.url, target, sha256(server.content))
@@ -171,14 +169,14 @@ def test_a_weak_tag_is_no_condition(server, target):
     assert server.sent[1] < len(server.content) - 1_000_000
 
 
-def test_nothing_is_asked_for_again_when_all_is_here(server, target):
+def test_a_complete_download_is_not_sent_again(server, target):
     make_until(server.url, target, len(server.content))
     assert make(server.url, target, sha256(server.content))
-    assert server.asked[1:] == [f"bytes={len(server.content)}-"]
+    assert server.requested_ranges[1:] == [f"bytes={len(server.content)}-"]
     assert server.sent[1] < 100
 
 
-def test_a_killed_download_goes_on(server, target):
+def test_a_killed_download_resumes(server, target):
     server.seconds_per_block = 0.05
     script = (
         "from lance_pipeline.sources.archive import make_from_archive\n"
@@ -195,74 +193,74 @@ def test_a_killed_download_goes_on(server, target):
     process.stdout.close()
     server.seconds_per_block = 0
     assert make(server.url, target, sha256(server.content))
-    start = int(str(server.asked[1])[6:-1])
+    start = int(str(server.requested_ranges[1])[6:-1])
     assert here <= start < len(server.content)
     assert server.sent[1] == len(server.content) - start
     assert content_of(target) == FILES
     assert sorted(os.listdir(target.parent)) == [".cinic.lock", "cinic"]
 
 
-def test_a_server_that_says_no_size(server, target):
+def test_a_server_that_sends_no_length(server, target):
     server.sized = False
-    told = []
-    assert make(server.url, target, on_progress=lambda *progress: told.append(progress))
-    assert told[0] == (0, None)
-    assert told[-1] == (len(server.content), len(server.content))
+    progress = []
+    assert make(server.url, target, on_progress=lambda *counts: progress.append(counts))
+    assert progress[0] == (0, None)
+    assert progress[-1] == (len(server.content), len(server.content))
     assert content_of(target) == FILES
 
 
-def test_an_archive_is_taken_as_it_is_sent(server, target):
+def test_a_content_encoding_is_not_decoded(server, target):
     server.headers = {"Content-Encoding": "gzip"}
     assert make(server.url, target, sha256(server.content))
 
 
-def test_a_busy_server_is_asked_again(server, target):
+def test_a_busy_server_is_requested_again(server, target):
     server.statuses = [503, 429]
     assert make(server.url, target, sha256(server.content))
 
 
 @pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (500, 5)])
-def test_a_server_that_refuses(status, requests, server, target):
+def test_an_error_status(status, requests, server, target):
     server.statuses = [status] * 100
-    with pytest.raises(InputError, match=rf"cannot download http://.*content.*: the server answers {status} "):
+    with pytest.raises(InputError, match=rf"{re.escape(server.url)}.* {status} "):
         make(server.url, target)
-    assert len(server.asked) == requests
+    assert len(server.requested_ranges) == requests
     assert not target.exists()
     server.statuses = []
     assert make(server.url, target)
     assert content_of(target) == FILES
 
 
-def test_a_refusal_leaves_what_is_here(server, target):
+def test_an_error_status_keeps_the_unfinished_download(server, target):
     here = make_until(server.url, target, 1_500_000)
     server.statuses = [404]
     with pytest.raises(InputError, match="404"):
         make(server.url, target)
     assert make(server.url, target, sha256(server.content))
-    assert server.asked[-1] == f"bytes={here}-"
+    assert server.requested_ranges[-1] == f"bytes={here}-"
 
 
 @pytest.mark.parametrize("url", ["http://[1/a.zip", "http://:x/a.zip"])
-def test_a_server_that_cannot_be(url, target):
-    with pytest.raises(InputError, match=rf"cannot download {re.escape(url)}: .*Check the address"):
+def test_an_address_with_an_invalid_host(url, target):
+    with pytest.raises(InputError, match=re.escape(url)):
         make(url, target)
 
 
 def test_no_server(target):
-    with pytest.raises(InputError, match=r"cannot download http://127\.0\.0\.1:9/a\.zip: .*Check the address"):
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/a\.zip"):
         make("http://127.0.0.1:9/a.zip", target)
 
 
 @pytest.mark.parametrize("statuses", [[302] * 9, [403]])
-def test_no_secret_of_an_address_is_told(statuses, server, target):
+def test_errors_contain_no_secret_of_an_address(statuses, server, target):
     server.statuses = statuses
     server.headers = {"Location": "http://me:other-word@127.0.0.1:9/x.tar?X-Amz-Signature=third-word"}
     url = server.url.replace("://", "://me:one-word@") + "&token=fourth-word#fifth-word"
-    with pytest.raises(InputError, match=r"cannot download http://127\.0\.0\.1:") as caught:
+    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:") as caught:
         make(url, target)
     # As a notebook shows it, with all causes.
-    told = "".join(traceback.format_exception(caught.value))
-    assert [word for word in ("one", "other", "third", "fourth", "fifth") if f"{word}-word" in told] == []
+    shown = "".join(traceback.format_exception(caught.value))
+    assert [word for word in ("one", "other", "third", "fourth", "fifth") if f"{word}-word" in shown] == []
 
 
 def test_a_user_and_a_password_are_sent(server, target):

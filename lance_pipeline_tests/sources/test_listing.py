@@ -29,7 +29,7 @@ def root(tmp_path):
     return write_image_folder(tmp_path / "pets", COUNTS)
 
 
-def test_every_file_is_listed_with_its_facts(root):
+def test_every_file_is_listed(root):
     listing = list_split_folders(root, FOLDERS)
     assert listing.files.schema == LISTING_SCHEMA
     assert listing.classes == ["cat", "dog"]
@@ -63,7 +63,7 @@ def test_folders_inside_a_class_belong_to_it(root):
     assert "cat/siamese/young/x.png" in listing.files["path"].to_pylist()
 
 
-def test_litter_is_ignored_and_told(root):
+def test_files_of_file_managers_are_ignored_and_reported(root):
     litter = [
         "train/.DS_Store",
         "train/readme.txt",
@@ -77,8 +77,7 @@ def test_litter_is_ignored_and_told(root):
         path.write_text("litter")
     listing = list_split_folders(root, FOLDERS)
     assert listing.counts() == COUNTS
-    told = {".DS_Store", "readme.txt", "cat/Thumbs.db", "cat/.hidden", ".git"}
-    assert set(listing.ignored) == told
+    assert set(listing.ignored) == {".DS_Store", "readme.txt", "cat/Thumbs.db", "cat/.hidden", ".git"}
 
 
 def test_a_class_may_be_missing_outside_of_train(root):
@@ -90,7 +89,7 @@ def test_a_class_may_be_missing_outside_of_train(root):
     assert counts["test"] == {"cat": 1, "dog": 0}
 
 
-def test_fingerprint_changes_with_each_fact_and_not_with_the_place(root, tmp_path):
+def test_fingerprint_changes_with_each_property_of_a_file_but_not_with_the_root(root, tmp_path):
     first = list_split_folders(root, FOLDERS).fingerprint()
     moved = tmp_path / "moved"
     os.rename(root, moved)
@@ -110,7 +109,7 @@ def test_fingerprint_changes_with_each_fact_and_not_with_the_place(root, tmp_pat
     assert len(set(seen)) == len(seen)
 
 
-def test_storing_an_unchanged_listing_makes_no_version(root, tmp_path):
+def test_storing_an_unchanged_listing_creates_no_version(root, tmp_path):
     uri = str(tmp_path / "listing.lance")
     first = store_listing(list_split_folders(root, FOLDERS), uri)
     assert store_listing(list_split_folders(root, FOLDERS), uri) == first
@@ -120,12 +119,12 @@ def test_storing_an_unchanged_listing_makes_no_version(root, tmp_path):
     assert fingerprint != first[1]
 
 
-def test_what_a_kill_left_of_a_listing_goes_with_the_next(root, tmp_path):
+def test_leftovers_of_a_killed_run_are_removed_by_the_next(root, tmp_path):
     uri = tmp_path / "listing.lance"
     store_listing(list_split_folders(root, FOLDERS), str(uri))
     (whole,) = (uri / "data").iterdir()
     Path(root, "val", "cat", "000.png").unlink()
-    # The first finds another folder, the second the same.
+    # In the first run the folder has changed, in the second it has not.
     for _ in range(2):
         shutil.copy(whole, whole.with_name("left-behind.lance"))
         version, _ = store_listing(list_split_folders(root, FOLDERS), str(uri))
@@ -159,7 +158,7 @@ DAMAGES = {
 
 @pytest.mark.parametrize("part", ["data/*.lance", "_versions/*.manifest"])
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_listing_is_refused_and_the_next_one_is_whole(root, tmp_path, damage, part):
+def test_a_damaged_listing_is_refused_and_replaced_by_the_next(root, tmp_path, damage, part):
     uri, listing = str(tmp_path / "listing.lance"), list_split_folders(root, FOLDERS)
     version, fingerprint = store_listing(listing, uri)
     expected = files_of_split(uri, version, "val", fingerprint)
@@ -168,7 +167,7 @@ def test_a_damaged_listing_is_refused_and_the_next_one_is_whole(root, tmp_path, 
             path.write_bytes(change(path.read_bytes()))
         else:
             path.unlink()
-    # Not each bit says anything.
+    # Some bits do not affect the content.
     with suppress(InputError):
         assert files_of_split(uri, version, "val", fingerprint).equals(expected)
     again = store_listing(listing, uri)
@@ -177,29 +176,29 @@ def test_a_damaged_listing_is_refused_and_the_next_one_is_whole(root, tmp_path, 
     assert store_listing(listing, uri) == again
 
 
-def test_a_listing_that_is_not_there(tmp_path):
+def test_a_missing_listing(tmp_path):
     with pytest.raises(InputError, match=r"nothing\.lance"):
         files_of_split(str(tmp_path / "nothing.lance"), 1, "train", "")
 
 
-def test_storing_where_one_may_not_write(root, below_a_file):
-    with pytest.raises(InputError, match=r"cannot write .*/\.below\.lock: .*LANCE_PIPELINE_DATA moves it elsewhere"):
+def test_storing_in_an_unwritable_folder(root, below_a_file):
+    with pytest.raises(InputError, match=r"/\.below\.lock.*LANCE_PIPELINE_DATA"):
         store_listing(list_split_folders(root, FOLDERS), below_a_file)
 
 
-def test_missing_folder_names_what_is_there(root):
-    with pytest.raises(InputError, match=r"pest is missing; .* holds 'pets'.*source"):
+def test_the_error_of_a_missing_folder_names_its_siblings(root):
+    with pytest.raises(InputError, match=r"/pest\b.*'pets'.*source"):
         list_split_folders(root.replace("pets", "pest"), FOLDERS)
 
 
 def test_missing_folder_whose_parent_is_missing(tmp_path):
-    with pytest.raises(InputError, match=r"no/such is missing; .*no is missing too"):
+    with pytest.raises(InputError, match=rf"{tmp_path}/no/such\b.*{tmp_path}/no\b"):
         list_split_folders(str(tmp_path / "no" / "such"), FOLDERS)
 
 
 def test_missing_split_folder_suggests_splits(root):
     os.rename(Path(root, "val"), Path(root, "valid"))
-    with pytest.raises(InputError, match=r"split 'val' is missing.*'valid'.*`splits: {val: valid}`.*fractions"):
+    with pytest.raises(InputError, match=r"'val'.*'valid'.*`splits: {val: valid}`.*fractions"):
         list_split_folders(root, FOLDERS)
 
 
@@ -207,38 +206,38 @@ def test_split_without_classes(root):
     shutil.rmtree(Path(root, "val", "dog"))
     Path(root, "val", "cat").rename(Path(root, "val", ".cat"))
     Path(root, "val", "image.png").write_bytes(b"beside the classes")
-    with pytest.raises(InputError, match=r"val has no class folders.*hidden, or no folder: '\.cat', 'image\.png'\."):
+    with pytest.raises(InputError, match=r"/val\b.*'\.cat', 'image\.png'"):
         list_split_folders(root, FOLDERS)
 
 
 def test_split_without_images(root):
     shutil.rmtree(Path(root, "test"))
     write_image_folder(root, {"test": {"cat": 0, "dog": 0}})
-    with pytest.raises(InputError, match=r"test has class folders but no images"):
+    with pytest.raises(InputError, match=r"/test\b"):
         list_split_folders(root, FOLDERS)
 
 
 def test_empty_class_folder_in_train(root):
     Path(root, "train", "fox").mkdir()
-    with pytest.raises(InputError, match=r"train are empty: 'fox'"):
+    with pytest.raises(InputError, match=r"/train\b.*'fox'"):
         list_split_folders(root, FOLDERS)
 
 
 def test_class_that_train_lacks(root):
     write_image_folder(root, {"val": {"wolf": 1}})
-    with pytest.raises(InputError, match=r"split 'val' .*train lacks: 'wolf'.*train has 'cat', 'dog'"):
+    with pytest.raises(InputError, match=r"'val'.*'wolf'.*'cat', 'dog'"):
         list_split_folders(root, FOLDERS)
 
 
 def test_only_one_class(tmp_path):
     root = write_image_folder(tmp_path, {"train": {"cat": 2}, "val": {"cat": 1}})
-    with pytest.raises(InputError, match=r"one class only, 'cat'.*at least two"):
+    with pytest.raises(InputError, match="'cat'"):
         list_split_folders(root, {"train": "train", "val": "val"})
 
 
 def test_class_name_that_is_not_utf8(root):
     os.mkdir(os.path.join(os.fsencode(root), b"train", b"caf\xe9"))
-    with pytest.raises(InputError, match=r"caf\\xe9.*not UTF-8"):
+    with pytest.raises(InputError, match=r"caf\\xe9"):
         list_split_folders(root, FOLDERS)
 
 
@@ -246,14 +245,14 @@ def rows_of(listing) -> dict[str, dict]:
     return {row["path"]: row for row in listing.files.to_pylist()}
 
 
-def test_a_link_has_size_and_time_of_its_file(root):
+def test_a_link_has_the_size_and_time_of_its_target(root):
     os.symlink("../dog/000.png", Path(root, "train", "cat", "linked.png"))
     status = os.stat(Path(root, "train", "dog", "000.png"))
     row = rows_of(list_split_folders(root, FOLDERS))["cat/linked.png"]
     assert (row["size"], row["mtime_ns"]) == (status.st_size, status.st_mtime_ns)
 
 
-def test_whatever_is_no_folder_is_listed_and_judged_later(root):
+def test_special_files_and_broken_links_are_listed(root):
     cat = Path(root, "train", "cat")
     os.symlink("/etc", cat / "away")
     os.symlink("nowhere.png", cat / "nowhere.png")
@@ -264,10 +263,10 @@ def test_whatever_is_no_folder_is_listed_and_judged_later(root):
     assert not any(path.startswith("cat/away/") for path in rows_of(listing))
 
 
-def test_a_split_that_is_a_link_out_of_the_folder_is_refused(root, tmp_path):
+def test_a_split_that_is_a_link_out_of_the_root_is_refused(root, tmp_path):
     os.rename(Path(root, "val"), tmp_path / "elsewhere")
     os.symlink(tmp_path / "elsewhere", Path(root, "val"))
-    with pytest.raises(InputError, match=r"val is a link that leaves .*elsewhere"):
+    with pytest.raises(InputError, match=r"/val\b.*/elsewhere\b"):
         list_split_folders(root, FOLDERS)
     os.rename(tmp_path / "elsewhere", Path(root, "kept"))
     Path(root, "val").unlink()
@@ -275,7 +274,7 @@ def test_a_split_that_is_a_link_out_of_the_folder_is_refused(root, tmp_path):
     assert list_split_folders(root, FOLDERS).counts()["val"]
 
 
-def test_a_link_in_a_circle_among_the_classes_is_ignored(root):
+def test_a_circular_link_among_the_classes_is_ignored(root):
     os.symlink("circle", Path(root, "train", "circle"))
     assert list_split_folders(root, FOLDERS).ignored == ["circle"]
 
@@ -286,16 +285,16 @@ def test_folders_may_be_nested_deeply(root):
         os.mkdir(top.joinpath(*below[: depth + 1]))
     top.joinpath(*below, "deep.png").write_bytes(b"")
     found = rows_of(list_split_folders(root, FOLDERS))
-    # Python's own ways to remove it are recursive.
+    # Python's functions would exceed the recursion limit.
     subprocess.run(["rm", "-r", top / "a"], check=True)
     assert "/".join(["cat", *below, "deep.png"]) in found
 
 
-def test_a_time_that_no_column_holds_becomes_the_last_one(root, tmp_path):
+def test_times_beyond_the_limit_are_clamped(root, tmp_path):
     file = Path(root, "train", "cat", "000.png").rename(Path(root, "train", "cat", "future.png"))
     os.utime(file, (2**34, 2**34))
     if file.stat().st_mtime_ns <= LATEST_NS:
-        pytest.skip("this file system knows no such times")
+        pytest.skip("this file system does not support such times")
     assert rows_of(list_split_folders(root, FOLDERS))["cat/future.png"]["mtime_ns"] == LATEST_NS
     uri = str(tmp_path / "train.lance")
     ingest_split(str(root), "train", uri)
@@ -305,7 +304,7 @@ def test_a_time_that_no_column_holds_becomes_the_last_one(root, tmp_path):
 def test_linked_class_folders_are_all_named(root):
     for name in ("fox", "wolf"):
         os.symlink(Path(root, "val", "cat"), Path(root, "train", name))
-    with pytest.raises(InputError, match=r"2 class folders .*links(.|\n)*train/fox(.|\n)*train/wolf"):
+    with pytest.raises(InputError, match=r"\b2\b(.|\n)*train/fox(.|\n)*train/wolf"):
         list_split_folders(root, FOLDERS)
 
 
@@ -316,7 +315,7 @@ def test_messages_can_be_stored_as_utf8(root):
     str(caught.value).encode("utf-8")
 
 
-def test_a_folder_of_classes_is_not_split_before_its_pixels_are_seen(tmp_path):
+def test_a_folder_of_classes_is_listed_without_splits(tmp_path):
     root = write_image_folder(tmp_path, {"": {"cat": 6, "dog": 5}}, size=2)
     listing = list_unsplit_folders(root)
     assert (listing.classes, listing.folders) == (["cat", "dog"], {UNSPLIT: ""})
@@ -328,16 +327,16 @@ def test_pooled_folders_with_different_classes(tmp_path):
     listing = list_unsplit_folders(root, ["train", "test"])
     assert listing.counts() == {UNSPLIT: {"cat": 3, "dog": 3, "fox": 2}}
     assert {"train/dog/000.png", "test/dog/000.png"} <= rows_of(listing).keys()
-    with pytest.raises(InputError, match=r"pool.* is missing\. .* holds 'test', 'train'"):
+    with pytest.raises(InputError, match=r"/val\b.*pool.*'test', 'train'"):
         list_unsplit_folders(root, ["train", "val"])
 
 
-def test_unsplit_folder_of_one_class_only(tmp_path):
+def test_unsplit_folder_with_only_one_class(tmp_path):
     root = write_image_folder(tmp_path, {"": {"cat": 60}}, size=2)
-    with pytest.raises(InputError, match="one class only"):
+    with pytest.raises(InputError, match="'cat'"):
         list_unsplit_folders(root)
 
 
-def test_unsplit_folder_of_a_missing_folder(tmp_path):
-    with pytest.raises(InputError, match="nothing is missing"):
+def test_missing_unsplit_folder(tmp_path):
+    with pytest.raises(InputError, match=r"/nothing\b"):
         list_unsplit_folders(str(tmp_path / "nothing"))

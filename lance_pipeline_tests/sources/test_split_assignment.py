@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lance_pipeline.sources.split_assignment import UNKNOWN, ByFractions, OfFolder
+from lance_pipeline.sources.split_assignment import UNKNOWN, ByFractions, FixedSplit
 
 FRACTIONS = {"train": 0.7, "val": 0.15, "test": 0.15}
 _DIGESTS = st.lists(st.binary(min_size=16, max_size=16), max_size=20)
@@ -21,7 +21,7 @@ def codes(assignment: ByFractions, values: pa.Array) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(_DIGESTS, _DIGESTS, st.text(max_size=5))
-def test_a_split_depends_on_salt_and_digest_alone(before, added, salt):
+def test_a_split_depends_only_on_salt_and_digest(before, added, salt):
     assignment = ByFractions(FRACTIONS, salt)
     alone = codes(assignment, pa.array(before, pa.binary()))
     assert codes(ByFractions(FRACTIONS, salt), pa.array([*added, *before], pa.binary()))[len(added) :] == alone
@@ -33,7 +33,7 @@ def test_fractions_are_respected(fractions):
     count = 20_000
     found = codes(ByFractions(fractions), digests(count))
     for code, fraction in enumerate(fractions.values()):
-        # Five standard deviations of a binomial share.
+        # Five standard deviations of a binomial proportion.
         assert found.count(code) / count == pytest.approx(fraction, abs=5 * (fraction * (1 - fraction) / count) ** 0.5)
 
 
@@ -42,12 +42,12 @@ def test_only_the_ratio_of_the_fractions_matters():
     assert codes(doubled, digests(500)) == codes(ByFractions(FRACTIONS), digests(500))
 
 
-def test_another_salt_draws_independently():
+def test_a_different_salt_gives_an_independent_assignment():
     count = 20_000
     one, other = (ByFractions({"a": 0.5, "b": 0.5}, salt).codes(digests(count)) for salt in ("", "2"))
     assert (one == other).mean() == pytest.approx(0.5, abs=5 * 0.5 / count**0.5)
 
 
-def test_unknown_pixels_have_no_split_yet():
+def test_images_with_unknown_pixels_have_no_split():
     assert codes(ByFractions(FRACTIONS), pa.array([None, b"x"], pa.binary()))[0] == UNKNOWN
-    assert OfFolder("val").codes(pa.array([None, b"x"], pa.binary())).tolist() == [0, 0]
+    assert FixedSplit("val").codes(pa.array([None, b"x"], pa.binary())).tolist() == [0, 0]

@@ -1,4 +1,4 @@
-"""Ways in which a disk spoils a file."""
+"""Kinds of damage to files."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +7,7 @@ import numpy as np
 
 
 def flip(path: Path, seed: int = 0) -> None:
-    """One bit, anywhere."""
+    """Flip one random bit."""
     data = bytearray(path.read_bytes())
     place = int(np.random.default_rng(seed).integers(8 * len(data)))
     data[place // 8] ^= 1 << place % 8
@@ -15,18 +15,18 @@ def flip(path: Path, seed: int = 0) -> None:
 
 
 def cut(path: Path) -> None:
-    """The second half is missing."""
+    """Remove the second half."""
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
 
 
 def zero(path: Path) -> None:
-    """All bytes are 0."""
+    """Overwrite all bytes with zeros."""
     path.write_bytes(bytes(path.stat().st_size))
 
 
 def zero_sector(path: Path) -> None:
-    """512 bytes in the middle are 0."""
+    """Overwrite 512 bytes in the middle with zeros."""
     data = bytearray(path.read_bytes())
     middle = len(data) // 2
     data[middle : middle + 512] = bytes(len(data[middle : middle + 512]))
@@ -34,7 +34,7 @@ def zero_sector(path: Path) -> None:
 
 
 def delete(path: Path) -> None:
-    """The file is gone."""
+    """Delete the file."""
     path.unlink()
 
 

@@ -1,4 +1,4 @@
-"""Columns that are worked on slice by slice."""
+"""Processing columns slice by slice."""
 
 import numpy as np
 import pyarrow as pa

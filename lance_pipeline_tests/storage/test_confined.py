@@ -1,7 +1,9 @@
-"""Nothing outside of a root is opened, with Linux's openat2 and without, while others swap folders for links."""
+"""Nothing outside of a root is opened, with and without openat2, while other threads replace folders by links."""
 
 import ctypes
+import errno
 import os
+import re
 import stat
 import subprocess
 import sys
@@ -18,10 +20,10 @@ from hypothesis import strategies as st
 from lance_pipeline.storage import confined
 from lance_pipeline.storage.confined import ConfinedFolder, LinkError, open_below
 
-WAYS = ["openat2", "part by part"]
+WAYS = ["openat2", "component by component"]
 PATHS = st.lists(st.sampled_from([b"cat", b"dog", b"x", b"link", b"..", b".", b"", b"a\0b"]), min_size=1, max_size=5)
 TARGETS = ["..", "../..", "dog", "../dog/x", "x", "/etc", "{outside}/x", "{outside}", "{root}/dog", "{root}/dog/x", "."]
-# Denies openat2 as container runtimes do that do not know it, then tries all that is asked for.
+# Denies openat2, like container runtimes that do not know it, then opens a file and a link.
 FORBIDDEN = """
 import ctypes, errno, os, struct, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -44,7 +46,7 @@ with confined.ConfinedFolder(sys.argv[1]) as folder:
 @pytest.fixture(params=WAYS)
 def way(request, monkeypatch) -> str:
     """Both ways of opening."""
-    if request.param == "part by part":
+    if request.param == "component by component":
         monkeypatch.setattr(confined, "_openat2", None)
     elif confined._openat2 is None:
         pytest.skip("this system has no openat2")
@@ -74,7 +76,7 @@ def open_descriptors() -> int:
 
 @contextmanager
 def repeated(action: Callable[[], None]) -> Iterator[None]:
-    """Do it again and again beside what is tested."""
+    """Repeat the action in a thread while the context is active."""
     done = threading.Event()
 
     def repeat() -> None:
@@ -98,7 +100,7 @@ def exchange(one: Path, other: Path) -> None:
 
 
 @pytest.mark.usefixtures("way")
-def test_links_that_stay_below_are_followed_and_others_are_not(root):
+def test_only_links_that_stay_below_the_root_are_followed(root):
     (root / "cat" / "same").symlink_to("x")
     (root / "cat" / "sibling").symlink_to("../dog/x")
     (root / "cat" / "absolute").symlink_to(root / "dog" / "x")
@@ -116,14 +118,15 @@ def test_links_that_stay_below_are_followed_and_others_are_not(root):
             for name in (b"sibling", b"absolute", b"kennel/x"):
                 assert read(folder, name) == "pets/dog"
             for name in (b"away", b"far/x", b"process"):
-                with pytest.raises(LinkError, match="leaves the folder"):
+                with pytest.raises(LinkError, match=re.escape(str(root))):
                     folder.open(name)
             for name in (b"far", b"kennel", b"nowhere", b"circle"):
                 with pytest.raises(LinkError):
                     folder.open(name)
             assert folder.status_of_target(b"absolute").st_size == len("pets/dog")
-            with pytest.raises(OSError, match="symbolic links"):
+            with pytest.raises(OSError) as caught:  # noqa: PT011 - its number is checked
                 folder.open_folder(b"kennel")
+            assert caught.value.errno == errno.ELOOP
             for name in (b"../dog/x", b"/etc/passwd", b"x/../../../private/x"):
                 with pytest.raises(LinkError):
                     folder.open(name)
@@ -133,7 +136,7 @@ def test_links_that_stay_below_are_followed_and_others_are_not(root):
 
 
 @pytest.mark.usefixtures("way")
-def test_the_folder_itself_may_be_a_link_that_stays_below(root):
+def test_the_folder_itself_may_be_a_link_that_stays_below_the_root(root):
     (root / "pets").symlink_to("dog")
     (root / "private").symlink_to("../private")
     with ConfinedFolder(str(root), "pets") as folder:
@@ -150,7 +153,7 @@ def test_the_folder_itself_may_be_a_link_that_stays_below(root):
 
 @given(links=st.dictionaries(st.sampled_from(["cat/link", "link", "dog/link"]), st.sampled_from(TARGETS)), parts=PATHS)
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-def test_whatever_is_opened_is_below_the_root_and_both_ways_agree(links, parts, tmp_path_factory, monkeypatch):
+def test_opened_files_are_below_the_root_and_both_ways_agree(links, parts, tmp_path_factory, monkeypatch):
     top = tmp_path_factory.mktemp("tree")
     for name in ("pets/cat", "pets/dog", "private"):
         (top / name).mkdir(parents=True)
@@ -178,7 +181,7 @@ def test_whatever_is_opened_is_below_the_root_and_both_ways_agree(links, parts, 
 @pytest.mark.usefixtures("way")
 @pytest.mark.parametrize("swapped", ["cat", "cat/x"])
 @pytest.mark.parametrize("absolute", [False, True])
-def test_what_is_swapped_for_a_link_while_it_is_opened_never_leads_out(root, swapped, absolute):
+def test_a_path_replaced_by_a_link_while_it_is_opened_never_leaves_the_root(root, swapped, absolute):
     outside = root.parent / "private"
     target = outside / Path(swapped).relative_to("cat")
     link = root / "decoy"
@@ -189,7 +192,7 @@ def test_what_is_swapped_for_a_link_while_it_is_opened_never_leads_out(root, swa
         while sum(seen.values()) < 1000 or not {"pets/cat", "refused"} <= seen.keys():
             assert time.monotonic() < deadline, seen
             try:
-                # A new one each time, as it keeps folders open.
+                # A new one each time, because it keeps folders open.
                 with ConfinedFolder(str(root)) as folder:
                     found = read(folder, b"cat/x")
             except LinkError:
@@ -201,7 +204,7 @@ def test_what_is_swapped_for_a_link_while_it_is_opened_never_leads_out(root, swa
 
 
 @pytest.mark.usefixtures("way")
-def test_pipes_and_devices_are_not_waited_for(root):
+def test_opening_pipes_and_devices_does_not_block(root):
     os.mkfifo(root / "cat" / "pipe")
     names = [b"cat/pipe"]
     if os.getuid() == 0:
@@ -218,7 +221,7 @@ def test_pipes_and_devices_are_not_waited_for(root):
 
 
 @pytest.mark.usefixtures("way")
-def test_a_path_longer_than_the_system_takes(root):
+def test_a_path_longer_than_the_system_allows(root):
     parts, name = [b"cat"], b"d" * 250
     at = os.open(root / "cat", os.O_RDONLY)
     for _ in range(20):
@@ -242,17 +245,17 @@ def test_a_path_longer_than_the_system_takes(root):
         subprocess.run(["rm", "-r", root / "cat"], check=True)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
-def test_where_openat2_is_forbidden_files_are_opened_part_by_part(root):
+@pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's seccomp")
+def test_without_openat2_files_are_opened_component_by_component(root):
     (root / "cat" / "away").symlink_to("../../private/x")
     done = subprocess.run([sys.executable, "-c", FORBIDDEN, root], capture_output=True, text=True, check=False)
     lines = done.stdout.splitlines()
     assert lines[0] == "pets/cat", done.stderr
-    assert "leaves the folder" in lines[1]
+    assert str(root) in lines[1]
 
 
 @pytest.mark.usefixtures("way")
-def test_a_file_in_the_place_of_a_folder_is_no_link(root):
+def test_a_file_in_the_place_of_a_folder_is_not_mistaken_for_a_link(root):
     descriptor = os.open(root, os.O_RDONLY)
     with pytest.raises(NotADirectoryError):
         open_below(descriptor, b"cat/x/y", os.O_RDONLY)

@@ -30,11 +30,11 @@ def test_every_field_matters(rows, one, other):
 
 @settings(max_examples=30, deadline=None)
 @given(st.lists(_ROWS, max_size=5), _ROWS)
-def test_each_row_counts_even_if_it_is_there_already(rows, row):
+def test_duplicate_rows_count(rows, row):
     assert len({fingerprint(rows), fingerprint([*rows, row]), fingerprint([*rows, row, row])}) == 3
 
 
-def test_fields_cannot_run_together():
+def test_adjacent_fields_are_not_confused():
     assert fingerprint([("ab", "c")]) != fingerprint([("a", "bc")])
     assert fingerprint([("a", "")]) != fingerprint([("a",)])
 

@@ -10,7 +10,7 @@ from lance_pipeline_tests.image_folders import TRAIN_COUNTS, class_image, encode
 
 @pytest.fixture
 def foreign(tmp_path):
-    """A dataset with just the article's columns, as another tool writes it."""
+    """A dataset written by another tool, with only the article's columns."""
     rng = np.random.default_rng(0)
     labels = ["dog", "cat", "dog", "cat", "ant"]
     images = [encoded(class_image(index, rng)) for index in range(5)]
@@ -50,7 +50,7 @@ def test_size_covers_the_images(train_uri, train_folder):
     assert split.size_in_bytes() > sum(map(len, split.to_table(["image"])["image"].to_pylist()))
 
 
-def test_an_older_version_stays_as_it_was(tmp_path):
+def test_an_older_version_does_not_change(tmp_path):
     root = write_image_folder(tmp_path / "pets", {"train": {"cat": 2, "dog": 2}})
     uri = str(tmp_path / "train.lance")
     first = ingest_split(root, "train", uri)
@@ -67,7 +67,7 @@ def test_an_older_version_stays_as_it_was(tmp_path):
 def test_missing_dataset_and_version(train_uri, tmp_path):
     with pytest.raises(InputError, match=r"nothing\.lance"):
         LanceSplit(str(tmp_path / "nothing.lance"))
-    with pytest.raises(InputError, match="version 99"):
+    with pytest.raises(InputError, match=r"99\b.*train\.lance"):
         LanceSplit(train_uri, 99)
 
 
@@ -77,7 +77,7 @@ def test_a_dataset_of_another_tool(foreign):
     assert split.to_pandas()["label"].tolist() == ["dog", "cat", "dog", "cat", "ant"]
 
 
-def test_the_loader_takes_a_dataset_of_another_tool(foreign):
+def test_the_loader_reads_a_dataset_of_another_tool(foreign):
     loader = ImageLoader(foreign, batch_size=2, image_size=12, training=False)
     batches = list(loader)
     assert [labels.tolist() for _, labels in batches] == [[2, 1], [2, 1], [0]]
@@ -88,5 +88,5 @@ def test_an_undecodable_row_of_another_tool_is_named(tmp_path):
     uri = str(tmp_path / "bad.lance")
     table = pa.table({"image": [b"bad"], "filename": ["broken.png"], "label": ["cat"], "split": ["train"]})
     lance.write_dataset(table, uri)
-    with pytest.raises(InputError, match=r"'broken\.png' of .*bad\.lance cannot be decoded: not an image"):
+    with pytest.raises(InputError, match=r"broken\.png.*bad\.lance"):
         list(ImageLoader(uri, batch_size=2, image_size=8, training=False))

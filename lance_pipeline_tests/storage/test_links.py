@@ -24,7 +24,7 @@ def test_a_link_is_the_same_file(file: Path, tmp_path: Path):
     assert [path.name for path in target.parent.iterdir()] == ["weights"]
 
 
-def test_what_was_there_is_replaced_and_not_written_to(file: Path, tmp_path: Path):
+def test_an_existing_target_is_replaced_and_not_written_to(file: Path, tmp_path: Path):
     target, other = tmp_path / "target", tmp_path / "other"
     target.write_text("before")
     os.link(target, other)
@@ -40,7 +40,7 @@ def test_on_another_disk_it_is_a_copy(file: Path, small_disk):
     assert not target.samefile(file)
 
 
-def test_a_file_of_two_names_counts_once(file: Path, tmp_path: Path):
+def test_a_file_with_two_links_counts_once(file: Path, tmp_path: Path):
     os.link(file, tmp_path / "second")
     usage = DiskUsage()
     assert usage.of(file) == SIZE
@@ -48,7 +48,7 @@ def test_a_file_of_two_names_counts_once(file: Path, tmp_path: Path):
     assert DiskUsage().of(tmp_path / "nowhere") == 0
 
 
-def test_a_file_is_freed_with_its_last_name_only(file: Path, tmp_path: Path):
+def test_a_file_is_freed_with_its_last_link(file: Path, tmp_path: Path):
     second = tmp_path / "second"
     os.link(file, second)
     assert freed_by_removing(file) == 0

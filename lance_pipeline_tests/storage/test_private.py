@@ -1,4 +1,4 @@
-"""Lock files, and the folders that they are in, when somebody else was there first."""
+"""Lock files and their folders, if another user was there first."""
 
 import fcntl
 import os
@@ -14,13 +14,13 @@ import pytest
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.locking import read_note, try_lock
-from lance_pipeline.storage.private import make_private, narrow, open_private, user_folder
+from lance_pipeline.storage.private import make_private, open_private, restrict_tree, user_folder
 from lance_pipeline.storage.table_lock import lock_path, locked
 from lance_pipeline.training.occupancy import occupied
 from lance_pipeline_tests.browser.launcher import await_condition
 
 SOMEBODY = 12345
-as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can make files of somebody else's")
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can create files of other users")
 
 
 def mode(path: Path) -> int:
@@ -55,7 +55,7 @@ PLANTED = [link, dangling_link, folder, fifo, pytest.param(foreign, marks=as_roo
 
 @pytest.fixture
 def runtime(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A runtime folder of one's own."""
+    """A runtime folder owned by the user."""
     folder = tmp_path / "runtime"
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
@@ -67,7 +67,7 @@ def on_wait(text: str) -> None:
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_what_is_planted_for_a_device_is_named_and_untouched(plant: Callable[[Path], None], runtime: Path):
+def test_a_planted_device_lock_is_named_and_untouched(plant: Callable[[Path], None], runtime: Path):
     path = make_private(runtime / "lance-pipeline") / "cpu.lock"
     plant(path)
     with pytest.raises(InputError, match=str(path)), occupied({"cpu": "cpu"}, "a/resnet34", on_wait=on_wait):
@@ -78,7 +78,7 @@ def test_what_is_planted_for_a_device_is_named_and_untouched(plant: Callable[[Pa
 
 
 @pytest.mark.parametrize("plant", PLANTED)
-def test_what_is_planted_for_a_dataset_is_named_and_untouched(plant: Callable[[Path], None], tmp_path: Path):
+def test_a_planted_dataset_lock_is_named_and_untouched(plant: Callable[[Path], None], tmp_path: Path):
     uri = str(tmp_path / "train.lance")
     plant(Path(lock_path(uri)))
     with pytest.raises(InputError, match=lock_path(uri)), locked([uri], on_wait):
@@ -87,7 +87,7 @@ def test_what_is_planted_for_a_dataset_is_named_and_untouched(plant: Callable[[P
 
 
 def as_user(number: int, act: Callable[[], object]) -> int:
-    """Act in a process of that user's, which has loaded all it needs; returns its id."""
+    """Call ``act`` in a forked process of that user; returns its process id."""
     child = os.fork()
     if not child:
         try:
@@ -101,40 +101,40 @@ def as_user(number: int, act: Callable[[], object]) -> int:
 
 
 @as_root
-def test_in_a_sticky_folder_somebody_elses_lock_is_not_waited_for():
-    """Also by those whom the kernel refuses the file, and who can see that it is locked."""
+def test_another_users_lock_in_a_sticky_folder_is_refused_without_waiting():
+    """Also for users whom the kernel denies the file, and who only see that it is locked."""
     shared = Path(tempfile.mkdtemp(dir="/tmp"))
     shared.chmod(0o1777)
-    path, told = shared / ".train.lance.lock", shared / "told"
-    told.touch(mode=0o666)
-    told.chmod(0o666)
+    path, report = shared / ".train.lance.lock", shared / "report"
+    report.touch(mode=0o666)
+    report.chmod(0o666)
 
     def hold() -> None:
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            told.write_text("locked")
+            report.write_text("locked")
             time.sleep(60)
 
-    def ask() -> None:
+    def attempt() -> None:
         try:
             try_lock(path, "LANCE_PIPELINE_DATA")
         except InputError as error:
-            told.write_text(str(error))
+            report.write_text(str(error))
 
     holder = as_user(SOMEBODY, hold)
     try:
-        await_condition(lambda: told.read_text() == "locked", 30, "the lock is held")
-        with pytest.raises(InputError, match=f"{path} belongs to"):
+        await_condition(lambda: report.read_text() == "locked", 30, "the lock is held")
+        with pytest.raises(InputError, match=str(path)):
             try_lock(path, "LANCE_PIPELINE_DATA")
-        os.waitpid(as_user(SOMEBODY + 1, ask), 0)
-        assert told.read_text().startswith(f"{path} belongs to")
+        os.waitpid(as_user(SOMEBODY + 1, attempt), 0)
+        assert report.read_text().startswith(str(path))
     finally:
         os.kill(holder, signal.SIGKILL)
         os.waitpid(holder, 0)
         shutil.rmtree(shared)
 
 
-def test_a_lock_is_the_users_alone_whatever_the_umask(tmp_path: Path):
+def test_a_lock_is_private_to_its_user_under_any_umask(tmp_path: Path):
     before = os.umask(0)
     try:
         lock = try_lock(tmp_path / "a.lock", "HERE")
@@ -146,7 +146,7 @@ def test_a_lock_is_the_users_alone_whatever_the_umask(tmp_path: Path):
     lock.note("me")
     assert read_note(str(tmp_path / "a.lock")) == "me"
     lock.release()
-    # As an earlier version has left it.
+    # As earlier versions created it.
     (tmp_path / "a.lock").chmod(0o666)
     os.close(open_private(tmp_path / "a.lock"))
     assert mode(tmp_path / "a.lock") == 0o600
@@ -165,7 +165,7 @@ def test_a_group_that_shares_a_folder_shares_its_locks(tmp_path: Path):
     os.close(open_private(tmp_path / "a.lock"))
 
 
-def test_a_lock_whose_file_was_removed_keeps_nobody_out(tmp_path: Path):
+def test_a_lock_whose_file_was_removed_excludes_nobody(tmp_path: Path):
     path = tmp_path / "a.lock"
     first = try_lock(path, "HERE")
     path.unlink()
@@ -175,12 +175,12 @@ def test_a_lock_whose_file_was_removed_keeps_nobody_out(tmp_path: Path):
     assert try_lock(path, "HERE") is None
 
 
-def test_the_folder_of_locks_is_the_users_alone(runtime: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+def test_the_lock_folder_is_private_to_its_user(runtime: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     assert user_folder() == runtime / "lance-pipeline"
     assert mode(user_folder()) == 0o700
     user_folder().chmod(0o777)
     assert mode(user_folder()) == 0o700
-    # Neither depends on these.
+    # It does not depend on these.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setenv("LANCE_PIPELINE_DATA", str(tmp_path / "data"))
     assert user_folder() == runtime / "lance-pipeline"
@@ -200,7 +200,7 @@ def a_link_in_its_place(runtime: Path) -> None:
 
 
 @pytest.mark.parametrize("spoil", [open_to_all, pytest.param(somebody_elses, marks=as_root), a_link_in_its_place])
-def test_a_runtime_folder_that_is_no_ones_own_is_passed_over(
+def test_an_insecure_runtime_folder_is_skipped(
     spoil: Callable[[Path], None], runtime: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     spoil(runtime)
@@ -214,7 +214,7 @@ def test_a_runtime_folder_that_is_no_ones_own_is_passed_over(
 
 
 @as_root
-def test_no_folder_at_all_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_unusable_lock_folder_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("XDG_RUNTIME_DIR", "")
     monkeypatch.setenv("HOME", str(tmp_path / "missing"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
@@ -226,23 +226,23 @@ def test_no_folder_at_all_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         user_folder()
 
 
-def test_a_tree_is_narrowed_without_following_links(tmp_path: Path):
+def test_a_tree_is_restricted_without_following_links(tmp_path: Path):
     outside = tmp_path / "outside"
     outside.mkdir()
-    # Whatever the umask.
+    # Independent of the umask.
     outside.chmod(0o755)
     tree = tmp_path / "tree"
     (tree / "inner").mkdir(parents=True)
     (tree / "inner" / "file").touch(mode=0o644)
     (tree / "link").symlink_to(outside)
-    narrow(tree)
+    restrict_tree(tree)
     assert [mode(path) for path in (tree, tree / "inner", tree / "inner" / "file")] == [0o700, 0o700, 0o600]
     assert mode(outside) == 0o755
 
 
-def test_what_cannot_be_used_is_not_waited_for(tmp_path: Path):
+def test_an_unusable_lock_file_is_refused_without_waiting(tmp_path: Path):
     (tmp_path / "file").touch()
     began = time.monotonic()
-    with pytest.raises(InputError, match=r"file/a\.lock.*HERE moves it"):
+    with pytest.raises(InputError, match=r"file/a\.lock.*HERE"):
         try_lock(tmp_path / "file" / "a.lock", "HERE")
     assert time.monotonic() - began < 5

@@ -1,4 +1,4 @@
-"""Texts in which secrets are planted, as people, libraries and servers write them."""
+"""Redaction of secrets in texts such as people, libraries and servers write."""
 
 import base64
 from urllib.parse import quote
@@ -12,8 +12,8 @@ from lance_pipeline.storage.redaction import redact, remember, remember_address
 
 
 @pytest.fixture(autouse=True)
-def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What these tests make known stays among them."""
+def no_registered_secrets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Isolates the secrets that each test registers."""
     monkeypatch.setattr(redaction, "_known", set())
 
 
@@ -52,7 +52,7 @@ def nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
     ],
 )
-def test_a_secret_is_found_by_its_place(text: str, expected: str):
+def test_a_secret_is_recognized_by_its_position(text: str, expected: str):
     assert redact(text) == expected
 
 
@@ -69,11 +69,11 @@ def test_a_secret_is_found_by_its_place(text: str, expected: str):
         "/home/me/data/lance/digits_train.lance",
     ],
 )
-def test_what_is_no_secret_stays(text: str):
+def test_text_without_secrets_is_unchanged(text: str):
     assert redact(text) == text
 
 
-def test_what_is_known_is_found_anywhere():
+def test_registered_secrets_are_found_anywhere():
     remember_address("https://me:pa ss/wo@rd@host/x?token=abcd1234")
     for form in ("pa ss/wo@rd", quote("pa ss/wo@rd", safe=""), "pa%20ss/wo%40rd", "abcd1234"):
         assert redact(f"cannot log in with {form} there") == "cannot log in with *** there"
@@ -81,7 +81,7 @@ def test_what_is_known_is_found_anywhere():
     assert header not in redact(f"sent {header}")
 
 
-def test_short_words_are_no_secrets():
+def test_short_words_are_not_secrets():
     remember("test")
     assert redact("the test split") == "the test split"
     remember_address("postgresql://mlflow:mlflow@host/mlflow")
@@ -98,22 +98,22 @@ def test_short_words_are_no_secrets():
         ("HTTPS_PROXY", "http://me:letmein1@proxy:3128", "letmein1"),
         ("ANY_NAME", "postgresql://me:p@ss/1@db/x", "p@ss/1"),
     ],
-    # Pytest writes them into a variable.
+    # Pytest writes ids to an environment variable: they must not contain the secrets.
     ids=["key", "token", "proxy", "database"],
 )
-def test_variables_are_known(name: str, value: str, secret: str, monkeypatch: pytest.MonkeyPatch):
+def test_secrets_in_variables_are_redacted(name: str, value: str, secret: str, monkeypatch: pytest.MonkeyPatch):
     assert secret in redact(f"<{secret}>")
     monkeypatch.setenv(name, value)
     assert redact(f"<{secret}>") == "<***>"
 
 
 @pytest.mark.parametrize(("name", "value"), [("PWD", "/somewhere/else"), ("TOKENIZERS_PARALLELISM", "something")])
-def test_other_variables_are_not(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
+def test_other_variables_are_not_redacted(name: str, value: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(name, value)
     assert redact(value) == value
 
 
-# What a line and a shell can hold.
+# Any characters that a line and a shell can contain.
 PASSWORDS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude_categories=["Cs", "Cc"]), min_size=6)
 
 
@@ -126,7 +126,7 @@ PASSWORDS = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF, exclude
 @example("?12345")
 @example("12/3?45")
 def test_no_address_shows_its_password(password: str):
-    # Or it is part of what is no secret.
+    # Unless it is part of the rest of the text.
     assume(password not in "http://me:@host/x ***")
     text = f"http://me:{password}@host/x"
     remember_address(text)
@@ -135,13 +135,13 @@ def test_no_address_shows_its_password(password: str):
 
 @settings(deadline=None)
 @given(st.text())
-def test_once_is_enough(text: str):
+def test_redaction_is_idempotent(text: str):
     assert redact(redact(text)) == redact(text)
 
 
 @settings(deadline=None)
 @example(["?", "%40", "token=", "http://", "#", "http://", "@"])
 @given(st.lists(st.sampled_from(["http://", "a:b", "@", "/", "?", "token=", "%40", "%3A%2F%2F", "#", " ", "***"])))
-def test_once_is_enough_for_what_looks_like_addresses(parts: list[str]):
+def test_redaction_is_idempotent_for_texts_like_addresses(parts: list[str]):
     text = "".join(parts)
     assert redact(redact(text)) == redact(text)

@@ -1,4 +1,4 @@
-"""Digests of rows: what they depend on, and how their sums add up."""
+"""Digests of rows and their sums."""
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ def rows(tmp_path_factory) -> pa.RecordBatch:
 
 
 @pytest.mark.parametrize("name", DESCRIBED)
-def test_each_column_counts(name, rows):
+def test_each_column_changes_the_digest(name, rows):
     field = rows.schema.field(name)
     changed = [*rows[name].to_pylist()]
     changed[2] = OTHER[field.type]
@@ -36,7 +36,7 @@ def test_each_column_counts(name, rows):
 
 
 @given(st.integers(0, 5), st.integers(0, 6))
-def test_a_row_has_one_digest_wherever_it_stands(rows, start, count):
+def test_the_digest_of_a_row_does_not_depend_on_its_position(rows, start, count):
     part = rows.slice(start, count)
     assert row_digests(part).tolist() == row_digests(rows)[start : start + count].tolist()
     taken = rows.take(pa.array(range(start, min(start + count, 6)), pa.int64()))
@@ -44,13 +44,13 @@ def test_a_row_has_one_digest_wherever_it_stands(rows, start, count):
 
 
 @given(SUMS, SUMS)
-def test_sums_can_be_taken_apart(one, other):
+def test_sums_can_be_added_and_subtracted(one, other):
     assert one.plus(other) == other.plus(one)
     assert one.plus(other).plus(other, -1) == one
     assert one.plus(one, -1) == DigestSums()
 
 
-def test_what_is_stored_today_is_read_tomorrow(rows):
-    # Of releases to come: other digests would call all that is stored damaged.
+def test_digests_are_stable_across_releases(rows):
+    # With different digests, a later release would report all stored rows as damaged.
     assert image_digests([b"", b"lance"]).tolist() == [3244421341483603138, int(image_digests([b"lance"])[0])]
     assert row_digests(rows).tolist() == rows["row_digest"].to_pylist()

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.facts import read_facts
 from lance_pipeline.storage.row_addresses import RowAddresses
-from lance_pipeline.storage.table_errors import is_damage
+from lance_pipeline.storage.table_errors import TableNotFoundError, is_damage
 from lance_pipeline.storage.tables import commit_table, find_replaceable, find_table, open_table
 
 SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
@@ -49,16 +49,16 @@ def test_a_commit_replaces_and_the_old_version_stays_readable(uri):
 
 
 def test_unwritable(below_a_file):
-    with pytest.raises(InputError, match=r"cannot write the Lance dataset .*below.*LANCE_PIPELINE_DATA"):
+    with pytest.raises(InputError, match=r"file/below.*LANCE_PIPELINE_DATA"):
         commit_table(below_a_file, SCHEMA, batches([1]), {})
 
 
 def test_missing_dataset_and_missing_version(uri):
     assert find_table(uri) is None
-    with pytest.raises(InputError, match=r"no Lance dataset at .*table\.lance.*Materialize"):
+    with pytest.raises(TableNotFoundError, match=r"table\.lance"):
         open_table(uri)
     commit_table(uri, SCHEMA, batches([1]), {})
-    with pytest.raises(InputError, match=r"version 7 of .*table\.lance"):
+    with pytest.raises(TableNotFoundError, match=r"\b7\b.*table\.lance"):
         open_table(uri, 7)
 
 
@@ -72,17 +72,17 @@ def test_a_dataset_of_another_tool_has_no_facts(tmp_path):
     stable=st.booleans(),
     data=st.data(),
 )
-def test_rows_are_found_by_their_position_whatever_was_deleted(fragments, stable, data):
-    """``fragments`` tells of each row whether it stays."""
-    stays = [stay for rows in fragments for stay in rows]
+def test_rows_are_found_by_position_after_any_deletions(fragments, stable, data):
+    """``fragments`` contains, for each row of each fragment, whether it is kept."""
+    keeps = [keep for rows in fragments for keep in rows]
     with tempfile.TemporaryDirectory() as folder:
         for number, rows in enumerate(fragments):
             table = pa.table({"number": np.arange(len(rows)) + sum(map(len, fragments[:number]))}, SCHEMA)
             lance.write_dataset(table, folder, mode="append" if number else "create", enable_stable_row_ids=stable)
         dataset = lance.dataset(folder)
-        if not all(stays):
-            dataset.delete(f"number in ({', '.join(str(row) for row, stay in enumerate(stays) if not stay)})")
-        left = [row for row, stay in enumerate(stays) if stay]
+        if not all(keeps):
+            dataset.delete(f"number in ({', '.join(str(row) for row, keep in enumerate(keeps) if not keep)})")
+        left = [row for row, keep in enumerate(keeps) if keep]
         assert numbers(dataset) == left
         wanted = data.draw(st.lists(st.sampled_from(range(len(left))), max_size=12) if left else st.just([]))
         taken = RowAddresses(dataset).take(np.array(wanted, np.int64), ["number"])
@@ -93,13 +93,13 @@ DAMAGES = {
     "cut": lambda data: data[: len(data) // 2],
     "empty": lambda data: b"",
     "noise": lambda data: random.Random(len(data)).randbytes(len(data)),
-    # A length that goes beyond the end, by which Lance panics.
+    # A length beyond the end of the file makes Lance panic.
     "panic": lambda data: data.replace(b"\x0a", b"\xff"),
 }
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_table_that_cannot_be_opened_is_set_aside_for_a_new_one(uri, damage, caplog):
+def test_an_unreadable_table_is_moved_aside_and_replaced(uri, damage, caplog):
     for turn in (1, 2):
         commit_table(uri, SCHEMA, batches([turn]), {"turn": turn})
         latest = min(Path(uri, "_versions").glob("*.manifest"))
@@ -112,7 +112,7 @@ def test_a_table_that_cannot_be_opened_is_set_aside_for_a_new_one(uri, damage, c
 
 
 @pytest.mark.parametrize("damage", ["cut", "empty", "noise", "delete"])
-def test_a_table_whose_rows_are_lost_is_set_aside_for_a_new_one(uri, damage, caplog):
+def test_a_table_whose_rows_are_lost_is_moved_aside_and_replaced(uri, damage, caplog):
     commit_table(uri, SCHEMA, batches([1]), {"turn": 1})
     (rows,) = Path(uri, "data").iterdir()
     if damage == "delete":
@@ -123,7 +123,7 @@ def test_a_table_whose_rows_are_lost_is_set_aside_for_a_new_one(uri, damage, cap
     assert f"{uri}.damaged-1" in caplog.text
 
 
-def test_a_table_whose_manifests_are_gone_is_set_aside_for_a_new_one(uri, caplog):
+def test_a_table_whose_manifests_are_lost_is_moved_aside_and_replaced(uri, caplog):
     commit_table(uri, SCHEMA, batches([1]), {"turn": 1})
     for path in Path(uri, "_versions").iterdir():
         path.unlink()
@@ -131,15 +131,15 @@ def test_a_table_whose_manifests_are_gone_is_set_aside_for_a_new_one(uri, caplog
     assert f"{uri}.damaged-1" in caplog.text
 
 
-def test_a_table_that_may_not_be_read_is_not_set_aside(uri, tmp_path):
+def test_an_inaccessible_table_is_not_moved_aside(uri, tmp_path):
     commit_table(uri, SCHEMA, batches([1]), {})
-    assert not is_damage(InputError("the store is away"))
+    assert not is_damage(InputError("the store is unreachable"))
     assert not is_damage(PermissionError("not yours"))
     assert find_replaceable(uri) is not None
     assert not list(tmp_path.rglob("*.damaged-*"))
 
 
-def test_a_table_without_rows_is_sound(uri, caplog):
+def test_a_table_without_rows_is_intact(uri, caplog):
     assert commit_table(uri, SCHEMA, batches(), {"turn": 1}).version == 1
     assert find_replaceable(uri) is not None
     assert commit_table(uri, SCHEMA, batches(), {"turn": 2}).version == 2

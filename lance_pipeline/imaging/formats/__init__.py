@@ -1,7 +1,7 @@
-"""What the formats say of themselves, read without decoding: whether all of an image is there, and what it would cost.
+"""Format-specific checks without decoding: whether an image is complete, and what it would cost to decode.
 
-Pillow decodes some files that end early and leaves what is missing black, grey or as the background, and it believes
-headers. Each module knows one format, or a few of a kind; here is which of them is asked when.
+Pillow decodes some truncated files, leaving the missing pixels black, grey or in the background colour, and it trusts
+headers. Each module covers one format or several similar ones; this one selects the checks for a file.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ from lance_pipeline.imaging.formats.jpeg import check_jpeg
 from lance_pipeline.imaging.formats.plain import (
     bitmap_ends_early,
     check_before_palette,
+    check_claimed_size,
     check_icon_rows,
     check_netpbm,
-    check_runs,
     check_sgi_rows,
     icon_size,
     sgi_ends_early,
@@ -37,20 +37,20 @@ from lance_pipeline.imaging.limits import check_size
 _JPEG, _PNG, _GIF, _BMP = (b"\xff\xd8\xff",), (SIGNATURE,), (b"GIF87a", b"GIF89a"), (b"BM",)
 _TIFF, _JPEG2000 = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"), (b"\0\0\0\x0cjP", b"\xff\x4f\xff\x51")
 _WEBP, _AVIF, _ICO, _SGI = b"WEBP", b"ftyp", b"\0\0\1\0", (b"\1\xda",)
-# What Pillow says of a stream that has no more bytes.
+# Parts of Pillow's messages about a stream that ends early.
 _SHORT = ("truncated", "not enough image data", "buffer is not large enough", "expected to read", "reached eof")
 
 
 def begins_like_image(data: bytes) -> bool:
-    """Whether it has the signature of a format that is read here."""
+    """Whether the file starts with the signature of a supported format."""
     return data.startswith(_JPEG + _PNG + _GIF + _BMP + _TIFF + _JPEG2000) or _is_webp(data) or data[4:8] == _AVIF
 
 
 def check_header(data: bytes) -> tuple[int, int]:
-    """Refuse what its header shows to be incomplete or out of proportion, before Pillow opens it.
+    """Reject a file whose header shows that it is incomplete or implausible, before Pillow opens it.
 
     Returns:
-        Width and height where opening it takes memory for all pixels; else 0 and 0.
+        Width and height if opening the file allocates memory for all pixels; otherwise 0 and 0.
 
     Raises:
         UndecodableImageError: ``truncated``, ``corrupt``, ``suspicious`` or ``too_large``.
@@ -68,7 +68,7 @@ def check_header(data: bytes) -> tuple[int, int]:
 
 
 def for_pillow(data: bytes) -> bytes:
-    """The same image, in bytes that Pillow opens without trouble.
+    """The same image, without text and comments that Pillow rejects or reads too slowly.
 
     Raises:
         UndecodableImageError: ``suspicious``.
@@ -77,18 +77,18 @@ def for_pillow(data: bytes) -> bytes:
 
 
 def check_opened(data: bytes, image: Image.Image) -> None:
-    """Refuse an image by what Pillow has read of its header, before it decodes it.
+    """Reject an implausible image by the header that Pillow has read, before it is decoded.
 
     Raises:
         UndecodableImageError: as :func:`check_header`.
     """
     check_size(*image.size)
-    if image.format in _OF_RUNS:
-        check_runs(data, image)
+    if image.format in _CHECKED_AFTER_OPENING:
+        check_claimed_size(data, image)
 
 
 def check_decoded(data: bytes, image: Image.Image) -> None:
-    """Refuse an image that Pillow has decoded, although not all of it was there.
+    """Reject an image that Pillow has decoded although it was incomplete.
 
     Raises:
         UndecodableImageError: ``truncated``, or ``suspicious`` for its EXIF data.
@@ -109,7 +109,7 @@ def check_decoded(data: bytes, image: Image.Image) -> None:
 
 
 def _exif(image: Image.Image) -> bytes:
-    """The EXIF data as Pillow is going to read them; ImageMagick writes them into a text."""
+    """The EXIF data that Pillow is going to read; ImageMagick stores it in a text chunk."""
     exif, text = image.info.get("exif", b""), image.info.get("Raw profile type exif", "")
     if exif or not isinstance(text, str):
         return exif
@@ -148,5 +148,5 @@ _ENDS_EARLY: tuple[tuple[tuple[bytes, ...], Callable[[bytes], bool]], ...] = (
     (_SGI, sgi_ends_early),
     (_JPEG2000, jpeg2000_ends_early),
 )
-_OF_RUNS = {"BMP", "DIB", "PCX", "TGA", "SGI", "AVIF"}
+_CHECKED_AFTER_OPENING = {"BMP", "DIB", "PCX", "TGA", "SGI", "AVIF"}
 __all__ = ["begins_like_image", "check_decoded", "check_header", "check_opened", "for_pillow", "is_short"]

@@ -1,4 +1,4 @@
-"""Formats made of boxes that say how long they are: WebP, AVIF and JPEG 2000.
+"""Formats made of boxes with explicit lengths: WebP, AVIF and JPEG 2000.
 
 Source: Google, "WebP Container Specification"; RFC 6386; ISO/IEC 14496-12; ITU-T T.800, annexes A and I.
 """
@@ -11,8 +11,7 @@ from lance_pipeline.imaging.formats.tiff import check_exif
 from lance_pipeline.imaging.limits import check_plausible, check_size
 from lance_pipeline.imaging.rejection import UndecodableImageError
 
-# In key frames the modes of a macroblock of 16x16 pixels, all of one fixed set of probabilities, take 3.4 bits at
-# least.
+# The modes of a macroblock of 16x16 pixels in a key frame, coded with fixed probabilities, take at least 3.4 bits.
 _VP8_PIXELS_A_BYTE = 600
 _TIFF_HEAD = re.compile(rb"II\*\0|MM\0\*")
 _CODESTREAM, _SIZ, _SOT, _EOC = b"\xff\x4f\xff\x51", 0xFF51, 0xFF90, 0xFFD9
@@ -21,7 +20,7 @@ _BOX = struct.Struct(">I4s")
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a WebP as its header has them, 0 where it cannot be read; checks them.
+    """Read and check the width and height in the header of a WebP; 0 if it cannot be read.
 
     Raises:
         UndecodableImageError: ``suspicious`` or ``too_large``.
@@ -45,13 +44,13 @@ def webp_ends_early(data: bytes) -> bool:
 
 
 def avif_ends_early(data: bytes) -> bool:
-    """Whether a box of an AVIF lies past the end of the file, or the one with the image is missing."""
+    """Whether a box of an AVIF extends past the end of the file, or the image box is missing."""
     found = list(_boxes(data, 0, len(data)))
     return any(end > len(data) for _, _, end in found) or not {b"meta", b"mdat"} <= {kind for kind, _, _ in found}
 
 
 def check_avif(data: bytes) -> None:
-    """Refuse an AVIF with EXIF data that cannot be true: Pillow reads them when it opens the file.
+    """Reject an AVIF with implausible EXIF data, which Pillow reads when it opens the file.
 
     Raises:
         UndecodableImageError: ``suspicious``.
@@ -61,7 +60,7 @@ def check_avif(data: bytes) -> None:
 
 
 def _boxes(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin of the content and end of the boxes that lie one after the other."""
+    """Kind, start of the content and end of each of the consecutive boxes."""
     while begin + _BOX.size <= end:
         size, kind = _BOX.unpack_from(data, begin)
         content = begin + _BOX.size
@@ -75,7 +74,7 @@ def _boxes(data: bytes, begin: int, end: int) -> Iterator[tuple[bytes, int, int]
 
 
 def check_jpeg2000(data: bytes) -> None:
-    """Refuse a JPEG 2000 file whose tiles are not all there in full.
+    """Reject a JPEG 2000 file with missing or incomplete tiles.
 
     Raises:
         UndecodableImageError: ``truncated``, ``suspicious`` or ``too_large``.
@@ -98,16 +97,16 @@ def check_jpeg2000(data: bytes) -> None:
     parts = _tile_parts(data, begin + 2)
     there = sum(number >= of for number, of in parts.values())
     if there < expected:
-        raise UndecodableImageError("truncated", f"{there} of {expected} tiles are there in full")
+        raise UndecodableImageError("truncated", f"only {there} of {expected} tiles are complete")
 
 
 def jpeg2000_ends_early(data: bytes) -> bool:
-    """Whether the end of the image is missing; only a box or two may come after it."""
+    """Whether the end marker of the image is missing; only a box or two may follow it."""
     return b"\xff\xd9" not in data[-_MARKED_END:]
 
 
 def _tile_parts(data: bytes, position: int) -> dict[int, tuple[int, int]]:
-    """Of each tile how many of its parts are there in full, and of how many; 0 where that is not said."""
+    """For each tile, the number of its complete parts and of all parts; the latter is 0 if not specified."""
     parts: dict[int, tuple[int, int]] = {}
     while position + 12 <= len(data):
         marker, size = struct.unpack_from(">HH", data, position)
@@ -117,12 +116,12 @@ def _tile_parts(data: bytes, position: int) -> dict[int, tuple[int, int]]:
             position += 2 + size
             continue
         number, length, _, of = struct.unpack_from(">HIBB", data, position + 4)
-        # Of the last part the length may be left out.
+        # The length of the last part may be omitted.
         position = position + length if length else len(data)
         if position > len(data):
             raise UndecodableImageError("truncated", f"tile {number} ends after byte {len(data)}, the last one")
-        so_far, said = parts.get(number, (0, 0))
-        parts[number] = so_far + 1, max(of, said)
+        complete, total = parts.get(number, (0, 0))
+        parts[number] = complete + 1, max(of, total)
         if 0 < length < _LEAST_TILE_PART:
             break
     return parts

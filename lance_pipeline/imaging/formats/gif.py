@@ -1,4 +1,4 @@
-"""GIF: where its first frame is, and whether all pixels of it are there.
+"""GIF: the position of the first frame, and whether it is complete.
 
 Source: CompuServe, "Graphics Interchange Format, Version 89a".
 """
@@ -15,12 +15,12 @@ _EXTENSION, _FRAME, _COLOUR_TABLE = 0x21, 0x2C, 0x80
 _SCREEN = struct.Struct("<6xHHB2x")
 _DESCRIPTOR = struct.Struct("<xHHHHB")
 _INTERLACED = 0x40
-# A code of LZW has 12 bits at most, and stands for up to 3837 pixels.
+# An LZW code has at most 12 bits, and stands for up to 3837 pixels.
 PIXELS_A_BYTE = 2558
 
 
 def check_gif(data: bytes) -> None:
-    """Refuse a GIF whose frame its bytes cannot fill, or which has too much before it.
+    """Reject a GIF with too few bytes for its frame, or too many blocks before it.
 
     Raises:
         UndecodableImageError: ``truncated``, ``suspicious`` or ``too_large``.
@@ -34,7 +34,7 @@ def check_gif(data: bytes) -> None:
 
 
 def first_frame(data: bytes) -> int:
-    """Where the descriptor of the first frame is.
+    """The position of the first frame's descriptor.
 
     Raises:
         UndecodableImageError: ``truncated``, ``corrupt`` or ``suspicious``.
@@ -50,13 +50,13 @@ def first_frame(data: bytes) -> int:
             return position
         position += 1
         if kind == _EXTENSION:
-            position = _behind_blocks(data, position + 1)
+            position = _skip_blocks(data, position + 1)
         elif kind == ord(";"):
             raise UndecodableImageError("corrupt", "it has no frame")
     raise UndecodableImageError("suspicious", f"more than {MAX_CHUNKS} blocks before the first frame")
 
 
-def _behind_blocks(data: bytes, position: int) -> int:
+def _skip_blocks(data: bytes, position: int) -> int:
     for _ in range(MAX_CHUNKS):
         size = data[position] if position < len(data) else 0
         position += size + 1
@@ -66,24 +66,24 @@ def _behind_blocks(data: bytes, position: int) -> int:
 
 
 def check_frame(data: bytes, image: Image.Image) -> None:
-    """Refuse a GIF whose first frame ends early: Pillow leaves the pixels that are missing as the background.
+    """Reject a GIF whose first frame is truncated: Pillow leaves missing pixels in the background colour.
 
     Args:
-        data: of the file.
-        image: as it was decoded, in the mode that it has in the file.
+        data: the content of the file.
+        image: the decoded image, in the mode of the file.
 
     Raises:
         UndecodableImageError: ``truncated``.
     """
     place = first_frame(data)
     left, top, width, height, flags = _DESCRIPTOR.unpack_from(data, place)
-    # The last row of an interlaced frame is the last odd one.
+    # In an interlaced frame, the last odd row is decoded last.
     row = height - 1 if not flags & _INTERLACED or height == 1 else (height - 2) | 1
     corner = left + width - 1, top + row
     before = image.getpixel(corner)
     if not isinstance(before, int) or before != image.info.get("transparency", 0):
         return
-    # With another background the last pixel changes unless it was decoded. The background is the transparent colour.
+    # If the last pixel was not decoded, it changes with the background, which is the transparent colour.
     control = b"!\xf9\x04\1\0\0" + bytes([before ^ 1]) + b"\0"
     with Image.open(io.BytesIO(data[:place] + control + data[place:]), formats=["GIF"]) as other:
         if other.getpixel(corner) != before:

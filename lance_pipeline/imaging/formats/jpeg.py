@@ -1,4 +1,4 @@
-"""JPEG: whether all scans are there and whole, and what they cost.
+"""JPEG: whether all scans are present and complete, and what they cost to decode.
 
 Source: ITU-T T.81, annexes B and G.
 """
@@ -16,31 +16,31 @@ from lance_pipeline.imaging.limits import check_plausible, check_size
 from lance_pipeline.imaging.rejection import UndecodableImageError
 
 MAX_SEGMENTS = 1 << 14
-"""Before the first scan; an ICC profile or EXIF data take 255 at most, extended XMP some hundreds."""
-# Encoders write up to about 12 scans. Each visits all blocks again: 2**31 pixels take about a second.
+"""Segments before the first scan; ICC profiles and EXIF data take at most 255, extended XMP a few hundred."""
+# Encoders write up to about 12 scans. Each scan visits all blocks again: 2**31 pixels take about a second.
 _USUAL_SCANS, _MAX_SCANNED_PIXELS = 32, 1 << 31
-# Bytes between segments, which decoders pass over one by one.
+# Bytes between segments, which decoders skip one by one.
 _MAX_JUNK = 1 << 16
-# Decoding stops at the last pixel. Padding is one byte repeated, and a little else is harmless; more are pixels that
-# damage before them has pushed out of the image.
+# Bytes after the last pixel. Padding repeats one byte, and a few other bytes are harmless; more than that are pixels
+# that earlier damage has shifted out of the image.
 _MAX_LEFT_OVER = 1 << 8
 _EOI, _SOS, _APP0, _APP1, _APP2, _APP15, _COMMENT = 0xD9, 0xDA, 0xE0, 0xE1, 0xE2, 0xEF, 0xFE
 _ALONE = {0x01, *range(0xD0, 0xD9)}
 _SEQUENTIAL = (0xC0, 0xC1, 0xC3, 0xC9, 0xCB)
-# A sequential scan holds all coefficients in full, whatever it says.
+# A sequential scan contains all coefficients completely, whatever its header claims.
 _WHOLE_BLOCKS, _ALL_COEFFICIENTS = (0, 63, 0), (1 << 64) - 1
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-# Of 8x8 pixels each; a block takes a bit for its mean and, in sequential frames, one for the rest. Arithmetic coding
-# has no such bound.
+# By kind of frame. A block of 8x8 pixels takes one bit for its mean and, in sequential frames, one for the rest.
+# Arithmetic coding has no such bound.
 _PIXELS_A_BYTE = {0xC0: 256, 0xC1: 256, 0xC2: 512, 0xC3: 8}
-# The next marker in entropy-coded data: neither a stuffed byte, nor fill, nor a restart.
+# The next marker in entropy-coded data, other than stuffed bytes, fill bytes and restart markers.
 _MARKER = re.compile(rb"\xff[^\x00\x01\xff\xd0-\xd7]")
 _NOISE = bytes(random.Random(0).randrange(255) for _ in range(256))  # noqa: S311
 _LEFT_OVER = re.compile(r"(\d+) extraneous bytes before marker 0x(..)")
 
 
 class Segment(NamedTuple):
-    """A marker segment: its marker's second byte, and where its content begins and ends."""
+    """A marker segment: the second byte of its marker, and the start and end of its content."""
 
     marker: int
     begin: int
@@ -48,7 +48,7 @@ class Segment(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """What the frame header says; ``components`` are the components' identifiers."""
+    """The frame header; ``components`` are the identifiers of the components."""
 
     kind: int
     width: int
@@ -57,7 +57,7 @@ class Frame(NamedTuple):
 
 
 def check_jpeg(data: bytes) -> None:
-    """Refuse a JPEG that costs more than it shows, or whose scans are not all there.
+    """Reject a JPEG that costs too much to decode for its size, or that lacks scans.
 
     Raises:
         UndecodableImageError: ``truncated``, ``corrupt``, ``suspicious`` or ``too_large``.
@@ -89,25 +89,25 @@ def check_jpeg(data: bytes) -> None:
 
 
 def check_scans(data: bytes, frame_at: int) -> None:
-    """Refuse several scans that leave bits of the image out, or that are too many for its size.
+    """Reject a JPEG of several scans that omit bits of the image, or that are too many for its size.
 
     Args:
-        data: of the file.
-        frame_at: where the content of the frame header begins.
+        data: the content of the file.
+        frame_at: the position of the frame header's content.
 
     Raises:
         UndecodableImageError: ``truncated`` or ``suspicious``.
     """
     kind, end = data[frame_at - 3], frame_at - 2 + int.from_bytes(data[frame_at - 2 : frame_at], "big")
     frame = _frame(kind, data[frame_at:end])
-    # Of each component a bit for each coefficient whose lowest bit has not been sent.
+    # For each component a bit mask of the coefficients whose lowest bit has not been sent.
     missing = dict.fromkeys(frame.components, _ALL_COEFFICIENTS)
     scans = 0
-    for begin, behind in _scan_headers(data, end):
+    for begin, scan_data in _scan_headers(data, end):
         scans += 1
-        first, last, bits = _WHOLE_BLOCKS if kind in _SEQUENTIAL else data[behind - 3 : behind]
+        first, last, bits = _WHOLE_BLOCKS if kind in _SEQUENTIAL else data[scan_data - 3 : scan_data]
         sent = (2 << last) - (1 << first)
-        for component in data[begin + 1 : behind - 3 : 2]:
+        for component in data[begin + 1 : scan_data - 3 : 2]:
             before = missing.get(component, 0)
             missing[component] = before | sent if bits & 15 else before & ~sent
     if scans > _USUAL_SCANS and scans * frame.width * frame.height > _MAX_SCANNED_PIXELS:
@@ -115,12 +115,12 @@ def check_scans(data: bytes, frame_at: int) -> None:
     if any(missing.values()):
         count = sum(bits.bit_count() for bits in missing.values())
         raise UndecodableImageError(
-            "truncated", f"it ends after {scans} scans, before {count} coefficients of its blocks are there in full"
+            "truncated", f"it ends after {scans} scans, with {count} coefficients of its blocks incomplete"
         )
 
 
 def _scan_headers(data: bytes, position: int) -> Iterator[tuple[int, int]]:
-    """Where the contents of the scans' headers begin and end, from the segment at ``position`` on."""
+    """Start and end of the content of each scan header, from the segment at ``position`` on."""
     while 0 <= position < len(data) - 4:
         marker = data[position + 1]
         if data[position] != 0xFF:
@@ -143,7 +143,7 @@ def segments(data: bytes) -> Iterator[Segment]:
     """The segments up to and including the header of the first scan, or up to the end of the image.
 
     Raises:
-        UndecodableImageError: ``suspicious``: too many segments, or too much between them.
+        UndecodableImageError: ``suspicious``: too many segments, or too many bytes between them.
     """
     position, junk = 2, 0
     for _ in range(MAX_SEGMENTS):
@@ -156,7 +156,7 @@ def segments(data: bytes) -> Iterator[Segment]:
         if begin + 4 > len(data):
             return
         if junk > _MAX_JUNK:
-            raise UndecodableImageError("suspicious", f"{junk} bytes that are no segments before the first scan")
+            raise UndecodableImageError("suspicious", f"{junk} bytes outside of segments before the first scan")
         marker = data[begin + 1]
         if marker == _EOI:
             return
@@ -183,12 +183,12 @@ def _frame(kind: int, content: bytes) -> Frame:
 
 
 def check_decodes(data: bytes) -> None:
-    """Refuse a JPEG of which libjpeg says that data are missing or damaged; what else it warns of is harmless.
+    """Reject a JPEG if libjpeg warns about missing or damaged data; its other warnings are harmless.
 
     Raises:
         UndecodableImageError: ``truncated`` or ``corrupt``.
     """
-    bare, components = _bare(data)
+    bare, components = _without_metadata(data)
     warning = _first_warning(bare, "CMYK" if components == 4 else "GRAY")
     if "remature end" in warning or "marker 0xd9 instead of RST" in warning:
         raise UndecodableImageError("truncated", f"its data are truncated: {warning}")
@@ -204,8 +204,8 @@ def check_decodes(data: bytes) -> None:
         raise UndecodableImageError("truncated", f"its last scan is too short, and before that: {warning}")
 
 
-def _bare(data: bytes) -> tuple[bytes, int]:
-    """What the pixels need, without the metadata whose oddities would come first, and the number of components."""
+def _without_metadata(data: bytes) -> tuple[bytes, int]:
+    """The file without metadata, whose warnings would come first, and the number of components."""
     parts, frame = [data[:2]], None
     for segment in segments(data):
         if _APP0 <= segment.marker <= _APP15 or segment.marker == _COMMENT:
@@ -223,7 +223,7 @@ def _bare(data: bytes) -> tuple[bytes, int]:
 
 
 def _first_warning(data: bytes, colours: str) -> str:
-    """The first that libjpeg says against it, if anything; decoded at an eighth of the size, which is faster."""
+    """The first warning of libjpeg, or an empty string; decodes at an eighth of the size, which is faster."""
     try:
         simplejpeg.decode_jpeg(data, colours, min_height=1, min_width=1)
     except ValueError as error:
@@ -232,12 +232,12 @@ def _first_warning(data: bytes, colours: str) -> str:
 
 
 def _last_scan_is_short(data: bytes) -> bool:
-    """Whether data that are put before the end of the image become pixels: libjpeg names its first warning only."""
+    """Whether data inserted before the end marker become pixels; needed because libjpeg reports only one warning."""
     end = data.rfind(b"\xff\xd9")
     longer = data[:end] + _NOISE + data[end:]
     try:
         found, expected = (simplejpeg.decode_jpeg(one, "RGB", strict=False) for one in (longer, data))
     except ValueError:
-        # What even a lenient decoder refuses is Pillow's to judge.
+        # If even the lenient decoder fails, leave the decision to Pillow.
         return False
     return not np.array_equal(found, expected)

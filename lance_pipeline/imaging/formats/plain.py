@@ -1,4 +1,4 @@
-"""Formats without a coder, or with one of run lengths: Netpbm, BMP, ICO, PCX, TGA and SGI.
+"""Uncompressed and run-length encoded formats: Netpbm, BMP, ICO, PCX, TGA and SGI.
 
 Source: the manual pages of Netpbm; Microsoft, "Bitmap Storage"; ZSoft, "PCX Technical Reference Manual"; Truevision,
 "TGA File Format Specification", version 2.0; SGI, "The SGI Image File Format", version 1.0.
@@ -15,19 +15,19 @@ from lance_pipeline.imaging.formats import png
 from lance_pipeline.imaging.limits import MAX_CHUNKS, check_plausible, check_size
 from lance_pipeline.imaging.rejection import UndecodableImageError
 
-# Pillow reads headers byte by byte, and decodes numbers one by one in Python: a tenth to half a second for each MB.
+# Pillow reads headers byte by byte, and decodes numbers one by one in Python: 0.1 to 0.5 seconds per MB.
 _MAX_NETPBM_HEADER, MAX_SLOW_BYTES = 1 << 16, 16 << 20
 _COMMENT = re.compile(rb"#[^\n\r]*[\n\r]?")
 _NETPBM_FIELD = re.compile(rb"(?:\s|#[^\n\r]*[\n\r])*([^\s#]+)")
 _ASCII, _BITMAPS, _GREY, _COLOUR = (b"P1", b"P2", b"P3"), (b"P1", b"P4"), (b"P2", b"P5"), (b"P3", b"P6")
-# A directory of icons can tell up to 256 pixels; larger ones in PNG say 256, or 0.
+# The directory of an icon file stores sides of up to 256 pixels; for larger PNG icons it says 256 or 0.
 _MAX_ICON_SIDE = 1024
 _BMP_HEADER, _SGI_HEADER, _PCX_PALETTE = 54, 512, 769
 _RUNS = {"PCX": 8 * 32, "TGA": 128}
 
 
 def check_netpbm(data: bytes) -> None:
-    """Refuse a Netpbm file that takes too long to read, or whose pixels are not all there.
+    """Reject a Netpbm file that takes too long to read, or lacks pixels.
 
     Raises:
         UndecodableImageError: ``truncated``, ``suspicious`` or ``too_large``.
@@ -53,24 +53,24 @@ def check_netpbm(data: bytes) -> None:
     slow = kind in _ASCII or (wanted == 3 and maximum != 255)
     if slow and there > MAX_SLOW_BYTES:
         raise UndecodableImageError(
-            "too_large", f"{there} bytes of numbers that are read one by one, more than the limit of {MAX_SLOW_BYTES}"
+            "too_large", f"{there} bytes of numbers, which are read one by one, exceed the limit of {MAX_SLOW_BYTES}"
         )
     samples = width * height * (3 if kind in _COLOUR else 1)
     needed = samples * (2 if maximum > 255 else 1)
     if kind == b"P4":
         needed = height * ((width + 7) // 8)
     elif kind in _ASCII:
-        # Each number takes a digit and, but for bits, something between it and the next.
+        # Each number takes at least a digit and, except in bitmaps, a separator.
         needed = samples if kind == b"P1" else 2 * samples - 1
     if there < needed:
         raise UndecodableImageError("truncated", f"{max(there, 0)} bytes of pixels for {width}x{height}, not {needed}")
 
 
 def without_comments(data: bytes) -> bytes:
-    """The same file, but of a plain Netpbm without comments: Pillow copies all that follows at each of them.
+    """Remove the comments from a plain Netpbm file: for each comment, Pillow copies the rest of the file.
 
     Raises:
-        UndecodableImageError: ``suspicious``: too many of them.
+        UndecodableImageError: ``suspicious``: too many comments.
     """
     if not data.startswith(_ASCII):
         return data
@@ -80,7 +80,7 @@ def without_comments(data: bytes) -> bytes:
 
 
 def icon_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the picture of an icon file that Pillow decodes; checks them.
+    """Read and check the width and height of the picture that Pillow decodes in an icon file.
 
     Raises:
         UndecodableImageError: ``suspicious``, ``too_large`` or ``truncated``.
@@ -95,7 +95,7 @@ def icon_size(data: bytes) -> tuple[int, int]:
         width, height = struct.unpack_from(">II", data, entry.offset + 16)
     else:
         width, height = struct.unpack_from("<II", data, entry.offset + 4)
-        # With its mask below it.
+        # The height includes the mask.
         height //= 2
     if max(width, height) > _MAX_ICON_SIDE:
         raise UndecodableImageError(
@@ -105,7 +105,7 @@ def icon_size(data: bytes) -> tuple[int, int]:
 
 
 def check_icon_rows(data: bytes) -> None:
-    """Refuse an icon file whose picture is a PNG that ends early.
+    """Reject an icon file whose picture is a truncated PNG.
 
     Raises:
         UndecodableImageError: ``truncated``.
@@ -116,15 +116,15 @@ def check_icon_rows(data: bytes) -> None:
 
 
 def _largest_icon(data: bytes) -> IcoImagePlugin.IconHeader | None:
-    """The entry that Pillow takes."""
+    """The entry that Pillow decodes."""
     try:
         return IcoImagePlugin.IcoFile(io.BytesIO(data)).entry[0]
     except (SyntaxError, LookupError, struct.error):
         return None
 
 
-def check_runs(data: bytes, image: Image.Image) -> None:
-    """Refuse a BMP, PCX, TGA or SGI, opened but not decoded, that claims more than it holds.
+def check_claimed_size(data: bytes, image: Image.Image) -> None:
+    """Reject an opened BMP, PCX, TGA, SGI or AVIF that claims more pixels than its bytes can encode.
 
     Raises:
         UndecodableImageError: ``suspicious`` or ``truncated``.
@@ -132,7 +132,7 @@ def check_runs(data: bytes, image: Image.Image) -> None:
     width, height = image.size
     kind = image.format or ""
     if kind == "SGI" and data[2]:
-        # Each row has its place in a table.
+        # A table stores the position of each row.
         check_plausible(width, height, len(data), width / 8)
     elif kind == "PCX":
         _check_palette(data)
@@ -142,12 +142,12 @@ def check_runs(data: bytes, image: Image.Image) -> None:
 
 
 def bitmap_ends_early(data: bytes) -> bool:
-    """Whether the pixels of a BMP would begin past the end of the file."""
+    """Whether the pixels of a BMP would start past the end of the file."""
     return len(data) < _BMP_HEADER or int.from_bytes(data[10:14], "little") > len(data)
 
 
 def sgi_ends_early(data: bytes) -> bool:
-    """Whether rows of an SGI image lie past the end of the file."""
+    """Whether rows of an SGI image extend past the end of the file."""
     height, channels = struct.unpack_from(">HH", data.ljust(12, b"\0"), 8)
     rows = height * channels
     if not data[2] or _SGI_HEADER + 8 * rows > len(data):
@@ -161,7 +161,7 @@ def _sgi_rows(data: bytes, rows: int) -> Iterator[tuple[int, int]]:
 
 
 def check_sgi_rows(data: bytes) -> None:
-    """Refuse an SGI image whose runs do not fill its rows: Pillow leaves the rest black.
+    """Reject an SGI image whose runs do not fill its rows: Pillow leaves the rest black.
 
     Raises:
         UndecodableImageError: ``truncated``.
@@ -179,7 +179,7 @@ def check_sgi_rows(data: bytes) -> None:
 
 
 def check_before_palette(data: bytes) -> None:
-    """Refuse a PCX whose palette Pillow has taken for pixels, as it does where these end early.
+    """Reject a truncated PCX, where Pillow has decoded the palette as pixels.
 
     Raises:
         UndecodableImageError: ``truncated``.
@@ -194,13 +194,13 @@ def check_before_palette(data: bytes) -> None:
 
 
 def _has_palette(data: bytes) -> bool:
-    """Whether it is a PCX of 256 colours or greys with the palette behind its pixels."""
+    """Whether it is a PCX of 256 colours or greys with a palette after the pixels."""
     version, bits, planes = data[1], data[3], data[65]
     return (version, bits, planes) == (5, 8, 1) and len(data) > 128 + _PCX_PALETTE and data[-_PCX_PALETTE] == 12
 
 
 def _check_palette(data: bytes) -> None:
-    """Of 256 colours the palette is the last of the file; without it Pillow takes their numbers for greys."""
+    """Reject a PCX of 256 colours without the palette at its end: Pillow would read palette indices as greys."""
     version, bits, planes, grey = data[1], data[3], data[65], data[68] == 2
     if (version, bits, planes) == (5, 8, 1) and not grey and not _has_palette(data):
         raise UndecodableImageError("truncated", "the palette at its end is missing")

@@ -1,4 +1,4 @@
-"""PNG: whether all rows are there, and what the texts beside them unpack to.
+"""PNG: whether all rows are present, and how much its texts unpack to.
 
 Source: "Portable Network Graphics (PNG) Specification", W3C.
 """
@@ -15,22 +15,22 @@ from lance_pipeline.imaging.rejection import UndecodableImageError
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _IHDR = struct.Struct(">16xIIBB2xB")
 _CHUNK_HEAD = struct.Struct(">I4s")
-# Pillow refuses 1 MiB; editors write more of it into compressed texts, and profiles may be larger.
+# Pillow's limit is 1 MiB; editors write longer compressed texts, and profiles may be larger.
 MAX_TEXT = 16 << 20
-"""Bytes that a compressed text or profile may unpack to."""
+"""Maximum size in bytes of an unpacked text or profile."""
 _PILLOW_TEXT = 1 << 20
 _SAMPLES = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
-# Adam7: of each pass the first column and row, and the steps to the next ones.
+# Adam7: first column and row of each pass, and the steps to the next ones.
 _PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 _PACKED_PIECE, _PIECE = 1 << 16, 1 << 20
 
 
 def check_png(data: bytes, begin: int = 0) -> None:
-    """Refuse a PNG whose header its bytes cannot make true, or whose chunks are too many.
+    """Reject a PNG with too few bytes for the size in its header, or with too many chunks.
 
     Args:
-        data: with the PNG from ``begin`` on.
-        begin: where its signature is.
+        data: contains the PNG from ``begin`` on.
+        begin: the position of its signature.
 
     Raises:
         UndecodableImageError: ``suspicious`` or ``too_large``.
@@ -40,7 +40,7 @@ def check_png(data: bytes, begin: int = 0) -> None:
     width, height, depth, colour, _ = _IHDR.unpack_from(data, begin)
     check_size(width, height)
     pixel_bits = depth * _SAMPLES.get(colour, 1)
-    # Each row has a byte more, which counts in narrow images.
+    # Each row has an extra filter byte, which matters in narrow images.
     row_bytes = 1 + (width * pixel_bits + 7) // 8
     check_plausible(width, height, len(data), DEFLATE_RATIO * width / row_bytes)
     if sum(1 for _ in chunks(data, begin)) > MAX_CHUNKS:
@@ -48,7 +48,7 @@ def check_png(data: bytes, begin: int = 0) -> None:
 
 
 def chunks(data: bytes, begin: int = 0) -> Iterator[tuple[bytes, int, int]]:
-    """Kind, begin and end of the content of each chunk, of one more than may be at most."""
+    """Kind, start and end of the content of each chunk; stops one chunk above the limit."""
     position = begin + len(SIGNATURE)
     for _ in range(MAX_CHUNKS + 1):
         if position + _CHUNK_HEAD.size > len(data):
@@ -61,12 +61,12 @@ def chunks(data: bytes, begin: int = 0) -> Iterator[tuple[bytes, int, int]]:
 
 
 def with_plain_texts(data: bytes) -> bytes:
-    """The same file, but of a PNG with large texts unpacked, which Pillow would refuse, and without large profiles.
+    """Unpack large texts of a PNG, which Pillow would reject, and remove large profiles.
 
-    A text may hold the orientation; a profile says nothing of the pixels as they are converted here.
+    A text may contain the orientation; profiles do not affect the conversion to RGB.
 
     Raises:
-        UndecodableImageError: ``suspicious``: a text that unpacks to more than ``MAX_TEXT`` bytes.
+        UndecodableImageError: ``suspicious``: a text unpacks to more than ``MAX_TEXT`` bytes.
     """
     if not data.startswith(SIGNATURE):
         return data
@@ -82,7 +82,7 @@ def with_plain_texts(data: bytes) -> bytes:
 
 
 def _plain(kind: bytes, content: bytes) -> bytes | None:
-    """The chunk without compression, empty for a profile; None where it may stay as it is."""
+    """The chunk without compression, empty for a profile; None if it needs no change."""
     key, _, rest = content.partition(b"\0")
     head, text = rest[:1], rest[1:]
     if kind == b"iTXt":
@@ -113,11 +113,11 @@ def _chunk(kind: bytes, content: bytes) -> bytes:
 
 
 def check_rows(data: bytes, image: Image.Image | None = None) -> None:
-    """Refuse a PNG whose stream of pixels ends early: Pillow leaves the rows that are missing black.
+    """Reject a PNG whose pixel data are truncated: Pillow leaves missing rows black.
 
     Args:
-        data: of the file.
-        image: the decoded image, if there is one: most show in the last row that it was decoded.
+        data: the content of the file.
+        image: the decoded image, if there is one: a last row that is not black proves that it is complete.
 
     Raises:
         UndecodableImageError: ``truncated``.
@@ -142,7 +142,7 @@ def check_rows(data: bytes, image: Image.Image | None = None) -> None:
 
 
 def png_ends_early(data: bytes) -> bool:
-    """Whether not all rows are there."""
+    """Whether rows are missing."""
     try:
         check_rows(data)
     except UndecodableImageError:
@@ -151,9 +151,9 @@ def png_ends_early(data: bytes) -> bool:
 
 
 def _unpacked_size(data: bytes, enough: int) -> int:
-    """How many bytes the stream of pixels unpacks to; not much more than ``enough`` are unpacked.
+    """The unpacked size of the pixel data in bytes; stops soon after ``enough`` bytes.
 
-    Damage counts as what follows it: the decoder says what it is.
+    Damaged data count as complete: the decoder reports them.
     """
     unpacker, size = zlib.decompressobj(), 0
     for kind, begin, end in chunks(data):

@@ -1,4 +1,4 @@
-"""TIFF, and EXIF data, which are TIFF directories: whether the tags can be believed.
+"""TIFF, and EXIF data, which consist of TIFF directories: whether the tags are plausible.
 
 Source: Adobe, "TIFF Revision 6.0"; "BigTIFF Design", libtiff.
 """
@@ -19,19 +19,19 @@ _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 322, 323, 324, 325
 _SUBDIRECTORIES = (34665, 34853, 40965)
 _NONE, _YCBCR, _PLANES_APART = 1, 6, 2
 _FAX = (2, 3, 4)
-# The most pixels a byte can hold, by compression; a byte of deflate or packed bits may hold 8 pixels, and a code of LZW
-# stands for up to 3837 bytes in one and a half. Others know no bound.
+# Upper bounds of pixels per byte, by compression. An unpacked byte may hold 8 pixels, and an LZW code of one and a half
+# bytes stands for up to 3837 bytes. Other compressions have no bound.
 _PIXELS_A_BYTE = {
     1: 8, 5: 8 * 2558, 6: 256, 7: 512, 8: 8 * DEFLATE_RATIO, 32946: 8 * DEFLATE_RATIO, 32773: 8 * 64,
 }  # fmt: skip
-# Tags may share their values, and counts may be wrong; thousands that name the same bytes fill the memory.
+# Tags may share values, and counts may be wrong, but thousands of tags with the same bytes would fill the memory.
 _MOST_SHARED, _FREE_BYTES = 4, 1 << 24
-# A tile is decoded whole, however little of it is in the image.
+# A tile is decoded completely, even if only a small part of it is in the image.
 _TILE_PIXELS = 1 << 24
 
 
 class Directory(NamedTuple):
-    """The tags of an image, each with its type, its count and where its values are."""
+    """The tags of an image, each with the type, count and position of its values."""
 
     data: bytes
     order: str
@@ -39,10 +39,10 @@ class Directory(NamedTuple):
 
     @classmethod
     def at(cls, data: bytes, offset: int | None = None) -> Self | None:
-        """The directory at ``offset``, by default the first one; None where ``data`` are no TIFF.
+        """The directory at ``offset``, by default the first one; None if ``data`` are not a TIFF.
 
         Raises:
-            UndecodableImageError: ``truncated``: it is not there in full.
+            UndecodableImageError: ``truncated``: the directory is incomplete.
         """
         order = {b"II": "<", b"MM": ">"}.get(data[:2], "")
         if not order or len(data) < _SHORTEST:
@@ -56,7 +56,7 @@ class Directory(NamedTuple):
         (entries,) = struct.unpack_from(order + count, data, at)
         size = struct.calcsize(order + entry)
         if begin + entries * size > len(data):
-            raise UndecodableImageError("truncated", f"its {entries} tags would end after byte {len(data)}, its last")
+            raise UndecodableImageError("truncated", f"its {entries} tags extend past its end at byte {len(data)}")
         tags = {}
         for number in range(entries):
             place = begin + number * size
@@ -68,18 +68,18 @@ class Directory(NamedTuple):
         return cls(data, order, tags)
 
     def numbers(self, tag: int, *default: int) -> tuple[int, ...]:
-        """The values of a tag of whole numbers; ``default`` where it is absent or of another type."""
+        """The values of an integer tag; ``default`` if it is absent or of another type."""
         kind, count, at = self.tags.get(tag, (0, 0, 0))
         if kind not in _CODES or at + count * _TYPE_SIZES[kind] > len(self.data):
             return default
         return struct.unpack_from(f"{self.order}{count}{_CODES[kind]}", self.data, at) or default
 
     def number(self, tag: int, default: int) -> int:
-        """The first value."""
+        """The first value of an integer tag."""
         return self.numbers(tag, default)[0]
 
     def nbytes(self, depth: int = 2) -> int:
-        """What a reader of all tags reads, those of the EXIF directories below included."""
+        """The number of bytes that a reader of all tags reads, including EXIF subdirectories."""
         own = sum(
             max(min(values * _TYPE_SIZES.get(kind, 1), len(self.data) - at), 0)
             for kind, values, at in self.tags.values()
@@ -91,7 +91,7 @@ class Directory(NamedTuple):
 
 
 def check_exif(block: bytes) -> None:
-    """Refuse EXIF data that unpack to more than they are; those that cannot be read say nothing.
+    """Reject EXIF data whose tags expand to far more bytes than there are; unreadable data are accepted.
 
     Raises:
         UndecodableImageError: ``suspicious``.
@@ -103,11 +103,11 @@ def check_exif(block: bytes) -> None:
     except UndecodableImageError:
         return
     if needed > _MOST_SHARED * len(block) + _FREE_BYTES:
-        raise UndecodableImageError("suspicious", f"its tags take {needed} bytes, of {len(block)} bytes that are there")
+        raise UndecodableImageError("suspicious", f"its tags claim {needed} bytes, but there are only {len(block)}")
 
 
 def check_tiff(data: bytes) -> None:
-    """Refuse a TIFF whose tags cannot be true.
+    """Reject a TIFF with implausible tags.
 
     Raises:
         UndecodableImageError: ``truncated``, ``suspicious`` or ``too_large``.
@@ -119,7 +119,7 @@ def check_tiff(data: bytes) -> None:
     width, height = directory.number(_WIDTH, 0), directory.number(_HEIGHT, 0)
     check_size(width, height)
     compression = directory.number(_COMPRESSION, _NONE)
-    # T.6 says of a row with one bit that it is as the row above.
+    # In T.6, one bit encodes a row that equals the row above.
     ratio = 8 * width if compression in _FAX else _PIXELS_A_BYTE.get(compression)
     check_plausible(width, height, len(data), ratio)
     tile = directory.number(_TILE_WIDTH, 0), directory.number(_TILE_HEIGHT, 0)
@@ -129,13 +129,13 @@ def check_tiff(data: bytes) -> None:
         )
     if compression == _NONE and directory.number(_PHOTOMETRIC, 0) != _YCBCR and _STRIP_COUNTS in directory.tags:
         needed, there = _raw_size(directory, width, height), sum(directory.numbers(_STRIP_COUNTS))
-        # Some writers leave the counts out, as zeros.
+        # Some writers leave the counts at zero.
         if 0 < there < needed:
             raise UndecodableImageError("truncated", f"{there} bytes of pixels for {width}x{height}, not {needed}")
 
 
 def tiff_ends_early(data: bytes) -> bool:
-    """Whether strips or tiles lie past the end of the file."""
+    """Whether strips, tiles or tag values extend past the end of the file."""
     try:
         directory = Directory.at(data)
     except UndecodableImageError:
@@ -146,7 +146,6 @@ def tiff_ends_early(data: bytes) -> bool:
         ends = zip(directory.numbers(offsets), directory.numbers(counts), strict=False)
         if any(offset + count > len(data) for offset, count in ends):
             return True
-    # Values that are not there themselves.
     return any(at + values * _TYPE_SIZES.get(kind, 1) > len(data) for kind, values, at in directory.tags.values())
 
 

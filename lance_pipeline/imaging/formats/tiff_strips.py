@@ -1,4 +1,4 @@
-"""Strips of a TIFF that libtiff takes for whole although rows are missing: it only warns of that in fax and JPEG.
+"""Detection of missing rows in fax and JPEG strips of a TIFF, for which libtiff only emits a warning.
 
 Source: ITU-T T.4 and T.6; Adobe, "TIFF Technical Note 2: JPEG-in-TIFF".
 """
@@ -18,19 +18,19 @@ from lance_pipeline.imaging.rejection import UndecodableImageError
 _WIDTH, _HEIGHT, _COMPRESSION, _FILL_ORDER, _ROWS = 256, 257, 259, 266, 278
 _STRIP_OFFSETS, _STRIP_COUNTS, _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 322, 323, 324, 325
 _JPEG_TABLES, _HUFFMAN, _GROUP_3, _GROUP_4, _JPEG = 347, 2, 3, 4, 7
-# An end of line is at least so many zeros and a one; no other codes have as many. Two in a row end the image.
+# An end of line is at least this many zeros and a one; no other code has as many. Two in a row end the image.
 _EOL_ZEROS, _EOL_TAG = 11, 1
-# A row that begins with a black pixel: runs of no white and one black, which T.6 announces.
+# A row that starts with a black pixel: runs of zero white and one black pixels, with a mode prefix in T.6.
 _MARKED_ROW = [int(bit) for bit in "00110101010"]
 _RUNS_IN_T6 = [0, 0, 1]
 
 
 def check_strips(data: bytes, image: Image.Image) -> None:
-    """Refuse a TIFF in fax or JPEG encoding with rows that are not there.
+    """Reject a TIFF in fax or JPEG encoding with missing rows.
 
     Args:
-        data: of the file.
-        image: as it was decoded.
+        data: the content of the file.
+        image: the decoded image.
 
     Raises:
         UndecodableImageError: ``truncated`` or ``corrupt``.
@@ -46,7 +46,7 @@ def check_strips(data: bytes, image: Image.Image) -> None:
     offsets, counts = directory.numbers(_STRIP_OFFSETS), directory.numbers(_STRIP_COUNTS)
     if not offsets or len(offsets) != len(counts):
         return
-    # Rows are missing from the end.
+    # Rows can be missing only from the end: check the last strip.
     rows = height - (len(offsets) - 1) * min(directory.number(_ROWS, height), height)
     strip = data[offsets[-1] : offsets[-1] + counts[-1]]
     bits = np.unpackbits(np.frombuffer(strip, np.uint8), bitorder=_bit_order(directory))
@@ -56,7 +56,7 @@ def check_strips(data: bytes, image: Image.Image) -> None:
         missing = len(ends) > 0 and found < rows
     else:
         codes = bits[: ends[0] - _EOL_ZEROS] if compression == _GROUP_4 and len(ends) else bits
-        # Ones repeat the row above to its end.
+        # A one repeats the row above.
         row = (_RUNS_IN_T6 if compression == _GROUP_4 else []) + _MARKED_ROW + [1] * width
         marks = np.array(row, np.uint8)
         missing = _is_other_image(directory, np.concatenate([codes, marks]), image)
@@ -69,13 +69,13 @@ def _bit_order(directory: Directory) -> Literal["big", "little"]:
 
 
 def _line_ends(bits: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """Where the ones are that end the codes for an end of line."""
+    """The positions of the ones that terminate end-of-line codes."""
     ones = np.flatnonzero(bits)
     return ones[np.diff(ones, prepend=-1) > _EOL_ZEROS]
 
 
 def _rows_between(bits: NDArray[np.uint8], ends: NDArray[np.int64]) -> int:
-    """How many rows the ends of lines leave between them, before the first and after the last."""
+    """The number of rows before, between and after the end-of-line codes."""
     if not len(ends):
         return 0
     first = bool(bits[: ends[0]].any())
@@ -84,7 +84,7 @@ def _rows_between(bits: NDArray[np.uint8], ends: NDArray[np.int64]) -> int:
 
 
 def _is_other_image(directory: Directory, bits: NDArray[np.uint8], image: Image.Image) -> bool:
-    """Whether these codes as its last strip make another image: what follows the last row does not matter."""
+    """Whether the image changes with these codes as the last strip; codes after the last row have no effect."""
     strip = np.packbits(bits, bitorder=_bit_order(directory)).tobytes()
     other = bytearray(directory.data)
     for tag, value in ((_STRIP_OFFSETS, len(other)), (_STRIP_COUNTS, len(strip))):
@@ -102,10 +102,10 @@ def _is_other_image(directory: Directory, bits: NDArray[np.uint8], image: Image.
 
 
 def _check_jpegs(directory: Directory, width: int, height: int) -> None:
-    """Each strip or tile is a JPEG, with its tables elsewhere."""
+    """Check the strips or tiles, each of which is a JPEG without its tables."""
     data = directory.data
     _, size, at = directory.tags.get(_JPEG_TABLES, (0, 0, 0))
-    # Between the markers of its begin and end.
+    # Without the start and end markers.
     tables = data[at + 2 : at + max(size - 2, 2)]
     tiled = _TILE_OFFSETS in directory.tags
     offsets = directory.numbers(_TILE_OFFSETS if tiled else _STRIP_OFFSETS)
@@ -115,7 +115,7 @@ def _check_jpegs(directory: Directory, width: int, height: int) -> None:
         jpeg = data[offset : offset + 2] + tables + data[offset + 2 : offset + count]
         needed = directory.number(_TILE_WIDTH, 0), directory.number(_TILE_HEIGHT, 0)
         if not tiled:
-            # With planes apart the strips begin again.
+            # With separate planes, the strips start over for each plane.
             needed = width, min(rows, height - number * rows % (-(-height // rows) * rows))
         frame = frame_of(jpeg)
         if frame is None:

@@ -194,7 +194,7 @@ def _sources(
     """The folders to read, each with the splits that it feeds."""
     from lance_pipeline.ingest.ingestion import IngestSource
     from lance_pipeline.sources.listing import UNSPLIT, files_of_split
-    from lance_pipeline.sources.split_assignment import ByFractions, OfFolder
+    from lance_pipeline.sources.split_assignment import ByFractions, FixedSplit
 
     fractions = dataset.attributes.splits.fractions
     if (UNSPLIT in raw.folders) != bool(fractions):
@@ -203,7 +203,7 @@ def _sources(
             f"{dataset.key('raw_images').to_user_string()} first, or with it."
         )
     for folder_of in [UNSPLIT] if fractions else wanted:
-        assignment = ByFractions(fractions.shares, fractions.salt) if fractions else OfFolder(folder_of)
+        assignment = ByFractions(fractions.shares, fractions.salt) if fractions else FixedSplit(folder_of)
         name = dataset.name if fractions else f"{dataset.name}_{folder_of}"
         source = IngestSource(
             root=raw.root,

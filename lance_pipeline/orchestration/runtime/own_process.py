@@ -11,7 +11,7 @@ from typing import Any
 from lance_pipeline.orchestration.paths import dagster_home, data_root, narrow_data, private_umask
 from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.orchestration.runtime.terminal import without_trace
-from lance_pipeline.storage.private import narrow
+from lance_pipeline.storage.private import restrict_tree
 from lance_pipeline.storage.redacted_errors import redacted
 from lance_pipeline.storage.redaction import redact
 
@@ -52,7 +52,7 @@ def _narrow_instance() -> None:
     # A run's database is there before its process loads anything, every time.
     for folder in (home, home / "history", home / "history" / "runs", home / "schedules"):
         if os.path.isdir(folder):
-            narrow(folder, look=True)
+            restrict_tree(folder, always_descend=True)
 
 
 class _Record(logging.LogRecord):

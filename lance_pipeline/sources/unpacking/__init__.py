@@ -1,1 +1,1 @@
-"""Archives to files: each format's members, within limits, and the folder that they are written to."""
+"""Unpacking of archives within limits: the members of each format, and the folder they are written to."""

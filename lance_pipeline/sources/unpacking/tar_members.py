@@ -1,4 +1,4 @@
-"""The members of a tar, one at a time, in bounded memory."""
+"""Iterating over the members of a tar in bounded memory."""
 
 import gzip
 import lzma
@@ -13,22 +13,22 @@ from lance_pipeline.sources.unpacking.limited_reader import LARGEST_HEADER, Limi
 
 _BLOCK_BYTES = 1 << 18
 _GZIP, _XZ = b"\x1f\x8b", b"\xfd7zXZ\0"
-# `xz -9` takes 65 MiB to unpack.
+# Unpacking the output of `xz -9` takes 65 MiB.
 _XZ_MEMORY = 80 << 20
-# tarfile keeps those of global headers to the end; most archives have one.
+# tarfile keeps the attributes of global headers until the end; most archives have one.
 _MOST_GLOBAL_ATTRIBUTES = 100
 
 
 def tar_members(archive: Path, meter: LimitedReader) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Each member's name and bytes, None for a folder; the bytes are read before the next member is asked for.
+    """Each member's name and stream, None for a folder; a stream must be read before the next member is requested.
 
     Raises:
         UnusableArchiveError: a member is neither a file nor a folder, or a header is too large.
-        TarError: it is damaged; or any other error of the libraries.
+        TarError: the archive is damaged; other errors of the libraries are possible.
     """
     with _decompressed(archive) as plain:
         meter.source = plain
-        with meter.header():  # tarfile reads the first one as it opens
+        with meter.header():  # opening reads the first header
             tar = tarfile.open(fileobj=cast("IO[bytes]", meter), mode="r|", tarinfo=_Member)  # noqa: SIM115
         with tar:
             while member := _next(tar, meter):
@@ -36,16 +36,17 @@ def tar_members(archive: Path, meter: LimitedReader) -> Iterator[tuple[str, IO[b
                 if not regular and not member.isdir():
                     raise UnusableArchiveError(
                         f"is not safe to unpack: its member '{shortened(member.name)}' is a link, a device or a sparse "
-                        "file, and only plain files and folders are taken. Use another archive, or tell its publisher."
+                        "file, and only regular files and folders are unpacked. Use another archive, or report it to "
+                        "its publisher."
                     )
                 yield member.name, tar.extractfile(member) if regular else None
-        # tarfile stops before gzip's checksum.
+        # Read to the end to verify gzip's checksum, which tarfile does not reach.
         while meter.read(_BLOCK_BYTES):
             pass
 
 
 class _Member(tarfile.TarInfo):
-    """A member; where tarfile takes a damaged header for the end, it raises."""
+    """A member that raises for a damaged header, where tarfile would assume the end of the archive."""
 
     @classmethod
     def fromtarfile(cls, tarfile: tarfile.TarFile) -> Self:
@@ -62,14 +63,14 @@ _HEADER_ERROR, _READ_ERROR = tarfile.HeaderError, tarfile.ReadError
 
 
 def _next(tar: tarfile.TarFile, meter: LimitedReader) -> tarfile.TarInfo | None:
-    """The next member, of which nothing is kept."""
+    """The next member; tarfile's list of members is cleared to bound its memory."""
     with meter.header():
         member = tar.next()
     tar.members.clear()  # pyright: ignore[reportAttributeAccessIssue] - typeshed has only getmembers
     attributes = tar.pax_headers
     if len(attributes) > _MOST_GLOBAL_ATTRIBUTES or sum(map(len, attributes.values())) > LARGEST_HEADER:
         raise UnusableArchiveError(
-            "has global headers with more attributes than any tool writes. Use another archive, or tell its publisher."
+            "has global headers with too many attributes. Use another archive, or report it to its publisher."
         )
     if member is not None and member.size < 0:
         raise tarfile.ReadError("a member has a negative size")
@@ -85,7 +86,7 @@ def _decompressed(archive: Path) -> AbstractContextManager[IO[bytes]]:
 
 
 class _Xz:
-    """A .xz file, decompressed in bounded memory: :func:`lzma.open` takes as much as the file asks for."""
+    """A .xz file decompressed in bounded memory; :func:`lzma.open` allocates as much as the file requests."""
 
     def __init__(self, path: Path) -> None:
         self._file = open(path, "rb")  # noqa: SIM115 - closed by close
@@ -95,7 +96,7 @@ class _Xz:
         """At most ``size`` bytes; none at the end."""
         while True:
             if self._stream.eof:
-                # Zeros may pad one stream, and another may follow it.
+                # A stream may be followed by zero padding and another stream.
                 rest = self._stream.unused_data.lstrip(b"\0")
                 while not rest and (block := self._file.read(_BLOCK_BYTES)):
                     rest = block.lstrip(b"\0")

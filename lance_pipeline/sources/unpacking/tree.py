@@ -1,4 +1,4 @@
-"""The files of an archive, written below one folder."""
+"""Writing the members of an archive below a folder."""
 
 import errno
 import os
@@ -11,15 +11,15 @@ from lance_pipeline.sources.unpacking.limited_reader import LimitedReader, Unusa
 
 _BLOCK_BYTES = 1 << 18
 _DEEPEST = 100
-_UNPACK_YOURSELF = "Unpack it yourself under other names and set `source: {folder: …}`, or tell its publisher."
-# Of names alone: too long, or with letters that the disk does not take.
+_UNPACK_YOURSELF = "Unpack it yourself under other names and set `source: {folder: …}`, or report it to its publisher."
+# Errors for names that are too long or contain characters that the disk does not support.
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
-# What macOS adds at the top: copies of attributes, not files of the data set.
+# Added by macOS at the top level: copies of attributes, which are not part of the data set.
 _MACOS_FOLDER, _MACOS_FILE, _MACOS_COPY = "__MACOSX", ".DS_Store", "._"
 
 
 class Tree:
-    """Writes members below a folder, with the rights and times of any new file, and never one over another.
+    """Writes members below a folder, with default permissions and times, and never overwrites a member.
 
     Args:
         folder: an empty folder.
@@ -29,15 +29,15 @@ class Tree:
     def __init__(self, folder: Path, meter: LimitedReader) -> None:
         self._folder, self._meter = folder, meter
         self._last = folder
-        # Such as on macOS, where folders that differ by case alone would be merged without a word.
+        # On such disks, as on macOS, folders that differ only in case would be merged silently.
         self._ignores_case = folder.with_name(folder.name.swapcase()).exists()
 
     def add(self, name: str, stream: IO[bytes] | None) -> None:
-        """Write a file, or make a folder where ``stream`` is None.
+        """Write a file, or create a folder if ``stream`` is None.
 
         Raises:
             InputError: there are too many files and folders.
-            UnusableArchiveError: the name leads out of the folder, clashes with another one, or suits no disk.
+            UnusableArchiveError: the name leads out of the folder, conflicts with another one, or is not supported.
             OSError: it cannot be written.
         """
         parts = self._parts(name, is_file=stream is not None)
@@ -67,18 +67,18 @@ class Tree:
         if path.is_absolute() or ".." in path.parts:
             raise UnusableArchiveError(
                 f"is not safe to unpack: its member '{shortened(name)}' would leave the folder. Use another archive, "
-                "or tell its publisher."
+                "or report it to its publisher."
             )
         if len(path.parts) > _DEEPEST:
             raise UnusableArchiveError(
-                f"has a member that lies more than {_DEEPEST} folders deep: {shortened(name)}. {_UNPACK_YOURSELF}"
+                f"has a member more than {_DEEPEST} folders deep: {shortened(name)}. {_UNPACK_YOURSELF}"
             )
         if is_file and not path.parts:
             raise UnusableArchiveError(f"has a member without a name. {_UNPACK_YOURSELF}")
         return path.parts
 
     def _make_folders(self, parts: tuple[str, ...], name: str) -> bool:
-        """Make a folder and those above it; returns whether any was made."""
+        """Create a folder and its parents; returns whether any was created."""
         path, made = self._folder, False
         if self._folder.joinpath(*parts) == self._last:
             return False
@@ -88,7 +88,7 @@ class Tree:
                 os.mkdir(path)
             except FileExistsError:
                 if not path.is_dir():
-                    raise _clash(name, "a file has the name of a folder") from None
+                    raise _conflict(name, "a file has the name of a folder") from None
                 if self._ignores_case:
                     _require_own_entry(path, name)
             else:
@@ -102,31 +102,31 @@ class Tree:
             file = open(path, "xb")  # noqa: SIM115 - closed below, outside of this handler
         except FileExistsError:
             if path.is_dir():
-                raise _clash(name, "a file has the name of a folder") from None
+                raise _conflict(name, "a file has the name of a folder") from None
             _require_own_entry(path, name)
             if not _holds(path, stream):
-                raise _clash(name, "two files of different content have this name") from None
+                raise _conflict(name, "two files with different content have this name") from None
             return
         with file:
             shutil.copyfileobj(stream, file, _BLOCK_BYTES)
 
 
-def _clash(name: str, reason: str) -> UnusableArchiveError:
-    return UnusableArchiveError(f"has names that clash at '{shortened(name)}': {reason}. {_UNPACK_YOURSELF}")
+def _conflict(name: str, reason: str) -> UnusableArchiveError:
+    return UnusableArchiveError(f"has conflicting names at '{shortened(name)}': {reason}. {_UNPACK_YOURSELF}")
 
 
 def _require_own_entry(path: Path, name: str) -> None:
-    """Tell an entry that is there from one that the disk only takes for the same.
+    """Check that an existing entry has exactly this name, on disks that ignore case.
 
     Raises:
-        UnusableArchiveError: the entry has another name.
+        UnusableArchiveError: it has a different name.
     """
     if path.name not in os.listdir(path.parent):
-        raise _clash(name, "this disk takes it for the same as another one, which may differ by case alone")
+        raise _conflict(name, "this disk does not distinguish it from another name, which may differ only in case")
 
 
 def _holds(path: Path, stream: IO[bytes]) -> bool:
-    """Whether the file has the stream's content."""
+    """Whether the file has the same content as the stream."""
     with open(path, "rb") as file:
         while block := stream.read(_BLOCK_BYTES):
             if file.read(len(block)) != block:

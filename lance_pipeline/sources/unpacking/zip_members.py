@@ -1,7 +1,7 @@
-"""The members of a zip, a part of its directory at a time, in bounded memory.
+"""Iterating over the members of a zip in bounded memory.
 
-``zipfile`` reads a whole directory into memory, at ten times its size. It is shown a part at a time: a file that has
-the archive's bytes up to the directory, then some of its entries, then an end that fits.
+``zipfile`` reads the whole directory into memory, at ten times its size. Here it is given one part at a time: a virtual
+file with the archive's bytes up to the directory, then some of its entries, then a matching end record.
 """
 
 import io
@@ -27,21 +27,21 @@ _LONGEST_COMMENT = (1 << 16) - 1
 _ENTRY_BYTES = 46
 _LENGTHS = struct.Struct("<3H")
 _LENGTHS_OFFSET = 28
-# Of a part of the directory.
+# Maximum entries and bytes of a part of the directory.
 _ENTRIES, _PART_BYTES = 1000, 1 << 20
-# zipfile bounds the memory of these alone: of the others a few bytes may become gigabytes at once.
+# zipfile bounds the memory of these methods only: with others, a few bytes may expand to gigabytes at once.
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 
 
 def zip_members(archive: Path, meter: LimitedReader) -> Iterator[tuple[str, IO[bytes] | None]]:
-    """Each member's name and bytes, None for a folder; the bytes are read before the next member is asked for.
+    """Each member's name and stream, None for a folder; a stream must be read before the next member is requested.
 
-    Backslashes in names are separators, as some tools on Windows write them.
+    Backslashes in names are treated as separators, because some Windows tools write them.
 
     Raises:
         InputError: the directory has too many entries.
-        UnusableArchiveError: a member is neither a file nor a folder, or is compressed by an uncommon method.
-        BadZipFile: it is damaged; or any other error of the library.
+        UnusableArchiveError: a member is neither a file nor a folder, or is compressed with an uncommon method.
+        BadZipFile: the archive is damaged; other errors of the library are possible.
     """
     with open(archive, "rb") as file:
         directory = _find_directory(file)
@@ -53,24 +53,24 @@ def zip_members(archive: Path, meter: LimitedReader) -> Iterator[tuple[str, IO[b
                     compressed += member.compress_size
                     if compressed > directory.start:
                         raise zipfile.BadZipFile("its members overlap")
-                    yield from _opened(opened, member, meter)
+                    yield from _open_member(opened, member, meter)
 
 
-def _opened(
+def _open_member(
     file: zipfile.ZipFile, member: zipfile.ZipInfo, meter: LimitedReader
 ) -> Iterator[tuple[str, IO[bytes] | None]]:
     name = member.filename.replace("\\", "/")
     if stat.S_IFMT(member.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
         raise UnusableArchiveError(
-            f"is not safe to unpack: its member '{shortened(name)}' is a link, a device or the like, and only plain "
-            "files and folders are taken. Use another archive, or tell its publisher."
+            f"is not safe to unpack: its member '{shortened(name)}' is a link, a device or similar, and only regular "
+            "files and folders are unpacked. Use another archive, or report it to its publisher."
         )
     if name.endswith("/"):
         yield name, None
         return
     if member.compress_type not in _METHODS:
         raise UnusableArchiveError(
-            f"has a member, '{shortened(name)}', that is compressed by another method than deflate. Pack it by "
+            f"has a member, '{shortened(name)}', that is compressed with a method other than deflate. Pack it with "
             "deflate, as most tools do, or as .tar.gz."
         )
     with file.open(member) as meter.source:
@@ -79,7 +79,7 @@ def _opened(
 
 @dataclass(frozen=True)
 class _Directory:
-    """Where the directory is, and how many entries it is said to have."""
+    """The position, size and stated number of entries of the directory."""
 
     start: int
     size: int
@@ -87,7 +87,7 @@ class _Directory:
 
 
 def _find_directory(file: IO[bytes]) -> _Directory:
-    """What the end of the archive says, if it can be true."""
+    """Read and check the end record of the archive."""
     length = file.seek(0, io.SEEK_END)
     tail_start = max(length - _END.size - _LONGEST_COMMENT, 0)
     file.seek(tail_start)
@@ -108,12 +108,12 @@ def _find_directory(file: IO[bytes]) -> _Directory:
             raise zipfile.BadZipFile("the end of its directory is damaged")
         *_, entries, size, start = _END64.unpack(record)
     if start + size != end or entries * _ENTRY_BYTES > size:
-        raise zipfile.BadZipFile("the place, the size or the number of entries of its directory is wrong")
+        raise zipfile.BadZipFile("the position, size or number of entries of its directory is wrong")
     return _Directory(start, size, entries)
 
 
 def _parts(file: IO[bytes], directory: _Directory) -> Iterator[list[bytes]]:
-    """The directory's entries, some at a time."""
+    """The entries of the directory, some at a time."""
     position, end, found = directory.start, directory.start + directory.size, 0
     while position < end:
         file.seek(position)
@@ -128,13 +128,13 @@ def _parts(file: IO[bytes], directory: _Directory) -> Iterator[list[bytes]]:
             position += len(entry)
         found += len(part)
         yield part
-    # Of more than 65,535 entries some tools write the last sixteen bits.
+    # Some tools write only the lower 16 bits of more than 65,535 entries.
     if position != end or found % (1 << 16) != directory.entries % (1 << 16):
-        raise zipfile.BadZipFile("its directory has another number of entries than it says")
+        raise zipfile.BadZipFile("its directory does not have the stated number of entries")
 
 
 class _Part(io.RawIOBase):
-    """The archive up to its directory, then some entries and an end."""
+    """The archive up to its directory, then some entries and an end record."""
 
     def __init__(self, file: IO[bytes], start: int, entries: list[bytes]) -> None:
         super().__init__()

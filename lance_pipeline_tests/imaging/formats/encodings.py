@@ -1,4 +1,4 @@
-"""One photo in every encoding that is read, made by hand where no library writes it."""
+"""A photo in every supported encoding, written by hand where no library writes it."""
 
 import io
 import struct
@@ -17,7 +17,7 @@ _ORIENTATION = 0x0112
 
 
 def photo(width: int = WIDTH, height: int = HEIGHT, seed: int = 0) -> Image.Image:
-    """Blotches and a little grain; no pixel is black."""
+    """A random image of smooth blotches with a little grain; no pixel is black."""
     rng = np.random.default_rng(seed)
     small = rng.integers(40, 256, (8, 8, 3), np.uint8)
     grain = rng.normal(0, 3, (height, width, 1))
@@ -38,21 +38,21 @@ def chunk(kind: bytes, content: bytes) -> bytes:
 def png(
     width: int, height: int, depth: int, colour: int, stream: bytes, interlaced: bool = False, *more: bytes
 ) -> bytes:
-    """A PNG with right checksums, whatever its stream of rows holds; ``more`` are chunks before it."""
+    """A PNG with correct checksums and this uncompressed stream of rows; ``more`` are chunks before the rows."""
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, interlaced)
     parts = chunk(b"IHDR", header), *more, chunk(b"IDAT", zlib.compress(stream)), chunk(b"IEND", b"")
     return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
 
 
 def rows(pixels: NDArray[Any], interlaced: bool = False) -> bytes:
-    """The stream of a PNG before compression."""
+    """The uncompressed stream of rows of a PNG."""
     passes = _PASSES if interlaced else ((0, 0, 1, 1),)
     parts = (pixels[top::down, left::across] for left, top, across, down in passes)
     return b"".join(b"\0" + row.tobytes() for part in parts if part.size for row in part)
 
 
 def png_pixels() -> dict[tuple[int, int], NDArray[Any]]:
-    """The photo as PNG keeps it, by bit depth and colour type."""
+    """The photo's samples as stored in a PNG, by bit depth and colour type."""
     colour = np.asarray(photo())
     grey, alpha = colour[..., 0], colour[..., 1:2]
     deep = colour.astype(">u2") * 257
@@ -73,7 +73,7 @@ PALETTE = chunk(b"PLTE", bytes(value % 255 + 1 for value in range(768)))
 
 
 def gif(width: int, height: int, pixels: bytes, interlaced: bool = False, transparent: int | None = None) -> bytes:
-    """A GIF of 128 greys that ends after these pixels, in codes of 8 bits."""
+    """A GIF of 128 greys in 8-bit codes that ends after these pixels."""
     codes = b"".join(b"\x80" + pixels[begin : begin + 100] for begin in range(0, len(pixels), 100)) + b"\x81"
     blocks = b"".join(bytes([len(part)]) + part for part in (codes[at : at + 255] for at in range(0, len(codes), 255)))
     table = b"".join(bytes([255 - value] * 3) for value in range(128))
@@ -85,7 +85,7 @@ def gif(width: int, height: int, pixels: bytes, interlaced: bool = False, transp
 
 
 def sgi(image: Image.Image) -> bytes:
-    """In run lengths, which Pillow reads but does not write."""
+    """A run-length encoded SGI image, which Pillow reads but does not write."""
     pixels = np.asarray(image).reshape(image.height, image.width, -1)[::-1]
     channels = pixels.shape[2]
     table, packed = struct.Struct(f">{image.height * channels}I"), []
@@ -106,13 +106,13 @@ def plain_netpbm(kind: int, image: Image.Image) -> bytes:
     return (head + " ".join(map(str, values.ravel())) + "\n").encode()
 
 
-def _turned() -> Image.Exif:
+def _rotated() -> Image.Exif:
     exif = Image.Exif()
     exif[_ORIENTATION] = 6
     return exif
 
 
-def _pillows() -> dict[str, bytes]:
+def _other_formats() -> dict[str, bytes]:
     image = photo()
     grey, cmyk, bits, palette = (image.convert(mode) for mode in ("L", "CMYK", "1", "P"))
     alpha = image.convert("RGBA")
@@ -186,10 +186,10 @@ def _jpegs() -> dict[str, bytes]:
         "CMYK JPEG": saved(image.convert("CMYK"), "JPEG", **options),
         "progressive CMYK JPEG": saved(image.convert("CMYK"), "JPEG", progressive=True, **options),
         "RGB JPEG": saved(image, "JPEG", keep_rgb=True, **options),
-        "turned JPEG": saved(image, "JPEG", exif=_turned(), **options),
-        "turned progressive JPEG": saved(image, "JPEG", exif=_turned(), progressive=True, **options),
+        "turned JPEG": saved(image, "JPEG", exif=_rotated(), **options),
+        "turned progressive JPEG": saved(image, "JPEG", exif=_rotated(), progressive=True, **options),
     }
 
 
 JPEGS = _jpegs()
-FILES = _pillows() | _pngs() | JPEGS
+FILES = _other_formats() | _pngs() | JPEGS

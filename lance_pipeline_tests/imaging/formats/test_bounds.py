@@ -1,4 +1,4 @@
-"""No file costs more memory or time than its bytes can be worth, and large images wait for each other."""
+"""The memory and time of decoding are bounded by a file's size, and large images wait for each other."""
 
 import json
 import struct
@@ -22,7 +22,7 @@ from lance_pipeline.loader.augmentation import Augment, key_of
 from lance_pipeline.loader.views import Shrunk, random_crop
 from lance_pipeline_tests.imaging.formats.encodings import FILES, JPEGS, chunk, gif, photo, png, saved
 
-# In a process of its own: what it takes on top, and for how long, and why each file was rejected.
+# Runs in its own process; prints the reason, detail, seconds and additional peak memory for each file.
 _MEASURED = """
 import json, sys, time
 from lance_pipeline.ingest.inspection import inspect_images
@@ -53,7 +53,7 @@ def _claiming(jpeg: bytes, side: int) -> bytes:
 
 
 def _overlapping_exif() -> bytes:
-    """Thousands of tags that all have the same megabyte as their value."""
+    """Thousands of tags that share a value of one megabyte."""
     count, size = 8000, 1 << 20
     entries = b"".join(struct.pack(">HHII", 1000 + number, 7, size, 200_000) for number in range(count))
     return (b"MM\0*\0\0\0\x08" + struct.pack(">H", count) + entries).ljust(200_000, b"\0") + bytes(size)
@@ -127,7 +127,7 @@ def measured(tmp_path_factory) -> dict[str, tuple[str, str, float, int]]:
     return json.loads(child.stdout)
 
 
-def test_hostile_files_are_rejected_with_the_figure(measured):
+def test_hostile_files_are_rejected_with_figures(measured):
     reasons = {name: (reason, detail) for name, (reason, detail, _, _) in measured.items()}
     assert {name: found for name, found in reasons.items() if not found[0]} == {}
     assert {reason for reason, _ in reasons.values()} <= {"suspicious", "too_large", "truncated", "corrupt"}
@@ -146,7 +146,7 @@ def test_hostile_files_are_rejected_with_the_figure(measured):
         assert any(character.isdigit() for character in detail)
 
 
-def test_hostile_files_cost_little(measured):
+def test_hostile_files_take_little_memory_and_time(measured):
     assert {name: nbytes for name, (_, _, _, nbytes) in measured.items() if nbytes > 150 << 20} == {}
     assert {name: seconds for name, (_, _, seconds, _) in measured.items() if seconds > 4} == {}
 
@@ -155,7 +155,7 @@ def _blank(width: int, height: int, kind: str, mode: str = "RGB", **options: obj
     return saved(Image.new(mode, (width, height), "white"), kind, **options)
 
 
-def test_what_a_coder_makes_of_a_blank_image_is_accepted():
+def test_highly_compressed_blank_images_are_accepted():
     blank = {
         "PNG": _blank(4100, 4100, "PNG", "L"),
         "page": _blank(3508, 4961, "TIFF", "1", compression="group4"),
@@ -168,7 +168,7 @@ def test_what_a_coder_makes_of_a_blank_image_is_accepted():
         assert decode_image(data).pixels.all(), name
 
 
-def test_large_texts_and_profiles_leave_the_picture_as_it_is():
+def test_large_texts_and_profiles_do_not_affect_the_pixels():
     text = '<x tiff:Orientation="6">' + "<d>a1b2</d>" * 150_000
     image = photo().convert("RGBA")
     expected = decode_image(saved(image.transpose(Image.Transpose.ROTATE_270), "PNG")).pixels
@@ -182,7 +182,7 @@ def test_large_texts_and_profiles_leave_the_picture_as_it_is():
     assert np.array_equal(pixels, decode_image(saved(image, "PNG")).pixels)
 
 
-def test_a_jpeg_of_too_many_scans_is_refused_by_the_loader_too():
+def test_the_loader_also_rejects_a_jpeg_of_too_many_scans():
     data = _scans(saved(Image.new("L", (4000, 4000)), "JPEG", progressive=True), 200)
     draw = Augment(resized_crop=(0.1, 1)).draw(key_of(0), np.array([0])).crop[0]
     for read in (Shrunk(64).of, lambda data: random_crop(data, draw, (0.1, 1), 32)):
@@ -211,7 +211,7 @@ def test_large_images_wait_for_each_other_and_small_ones_do_not(monkeypatch):
         with lock:
             active += 1
             most = max(most, active)
-        # A small one is decoded at once, whatever is reserved.
+        # A small one is decoded immediately, even if all memory is reserved.
         assert decode_image(small).pixels.size
         time.sleep(0.02)
         with lock:
@@ -223,11 +223,11 @@ def test_large_images_wait_for_each_other_and_small_ones_do_not(monkeypatch):
     assert most == 1
 
 
-def test_reservations_never_exceed_the_budget_but_for_a_lone_one():
+def test_reservations_exceed_the_budget_only_one_at_a_time():
     budget, lock, held, excess = MemoryBudget(100), threading.Lock(), [], []
 
     def reserve(nbytes: int) -> None:
-        with budget.reserved(nbytes):
+        with budget.reserve(nbytes):
             with lock:
                 held.append(nbytes)
                 if sum(held) > 100 and len(held) > 1:
@@ -239,13 +239,13 @@ def test_reservations_never_exceed_the_budget_but_for_a_lone_one():
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(reserve, np.random.default_rng(0).integers(1, 160, 200).tolist()))
     assert not excess
-    with pytest.raises(ZeroDivisionError), budget.reserved(100):
+    with pytest.raises(ZeroDivisionError), budget.reserve(100):
         raise ZeroDivisionError
-    with budget.reserved(100):
+    with budget.reserve(100):
         pass
 
 
-def test_no_memory_is_an_error_of_the_image_alone(monkeypatch):
+def test_running_out_of_memory_rejects_the_image(monkeypatch):
     def fail(*_: object, **__: object) -> None:
         raise MemoryError
 

@@ -1,4 +1,4 @@
-"""A file that ends early never passes for a whole image, in whatever format and however it was made to look whole."""
+"""A truncated file is never accepted as a complete image, in any format, even with a forged end or header."""
 
 import struct
 
@@ -26,13 +26,13 @@ from lance_pipeline_tests.imaging.formats.encodings import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-# Before that many bytes some formats cannot be told.
-_TOLD = 128
+# Shorter beginnings of some formats cannot be recognised.
+_RECOGNISABLE = 128
 _END = b"\xff\xd9"
 
 
 def verdict(data: bytes) -> bytes | str:
-    """The pixels, or why there are none."""
+    """The pixels, or the reason for the rejection."""
     try:
         return decode_image(data).pixels.tobytes()
     except UndecodableImageError as error:
@@ -40,28 +40,28 @@ def verdict(data: bytes) -> bytes | str:
 
 
 def cuts(data: bytes) -> list[int]:
-    """Some places all over the file, and every one near its end."""
+    """Some positions throughout the file, and all positions near its end."""
     return sorted({*np.linspace(1, len(data) - 1, 40, dtype=int).tolist(), *range(max(len(data) - 30, 1), len(data))})
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_every_encoding_is_whole_or_truncated_wherever_it_is_cut(name):
+def test_every_encoding_is_complete_or_rejected_wherever_it_is_cut(name):
     data = FILES[name]
     whole = verdict(data)
     assert isinstance(whole, bytes)
     for length in cuts(data):
         found = verdict(data[:length])
-        if length < _TOLD:
+        if length < _RECOGNISABLE:
             assert found in ("truncated", "corrupt", "not_an_image")
         elif name in ("plain PBM 2", "plain PBM 3") and length > len(data) - 4:
-            # Nothing tells the first digits of the last number from a number.
+            # A cut within the last number leaves a valid number.
             continue
         else:
             assert found in ("truncated", whole), length
 
 
 @pytest.mark.parametrize("name", [*JPEGS, "MPO"])
-def test_an_end_marker_makes_no_jpeg_whole(name):
+def test_an_end_marker_does_not_make_a_truncated_jpeg_complete(name):
     data = FILES[name]
     whole = verdict(data)
     for length in cuts(data)[1:]:
@@ -82,7 +82,7 @@ def test_a_progressive_jpeg_that_ends_between_its_scans_is_truncated():
         assert {verdict(data[:place] + _END) for place in places} == {"truncated"}
 
 
-def test_tiles_of_jpeg_2000_that_are_missing_are_missed():
+def test_a_jpeg_2000_file_with_missing_tiles_is_truncated():
     data = FILES["JPEG 2000 in tiles"]
     tile = data.find(b"\xff\x90")
     while (tile := data.find(b"\xff\x90\0\x0a", tile + 1)) > 0:
@@ -91,7 +91,7 @@ def test_tiles_of_jpeg_2000_that_are_missing_are_missed():
 
 @settings(max_examples=150, deadline=None)
 @given(st.data())
-def test_no_cut_photo_shows_other_pixels(data):
+def test_no_truncated_photo_gives_different_pixels(data):
     size = data.draw(st.tuples(st.integers(1, 60), st.integers(1, 60)))
     image = photo(*size, seed=data.draw(st.integers(0, 99))).convert(data.draw(st.sampled_from(["RGB", "L"])))
     kind, options = data.draw(
@@ -118,7 +118,7 @@ def test_a_png_stream_that_ends_early_is_truncated(kind, interlaced):
     pixels = encodings.png_pixels()[kind]
     stream, more = rows(pixels, interlaced), [PALETTE] if colour == 3 else []
     row = 1 + pixels[0].nbytes
-    # No rows, at a row's border, within rows, a byte too few.
+    # No rows, at the end of a row, within a row, one byte too few.
     for length in [0, *(count * row for count in (1, 10, 30, 46)), row * 7 + 5, len(stream) - 1]:
         assert verdict(png(WIDTH, HEIGHT, depth, colour, stream[:length], interlaced, *more)) == "truncated"
     for width, height in ((WIDTH + 1, HEIGHT), (WIDTH, HEIGHT + 1), (400, 400)):
@@ -185,7 +185,7 @@ def test_other_formats_with_a_larger_size_in_their_header_are_rejected():
     assert {name: found for name, data in cases.items() if isinstance(found := verdict(data), bytes)} == {}
 
 
-def test_a_stretch_of_zeros_in_a_jpeg_is_noticed():
+def test_a_block_of_zeros_in_a_jpeg_is_detected():
     image = Image.effect_noise((640, 480), 60).convert("RGB")
     rng = np.random.default_rng(0)
     for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}):
@@ -196,7 +196,7 @@ def test_a_stretch_of_zeros_in_a_jpeg_is_noticed():
 
 
 def _odd_jpegs() -> dict[str, tuple[bytes, bytes]]:
-    """Files with an oddity, and those without it."""
+    """Pairs of a JPEG with an irregularity and the same JPEG without it."""
     odd = {}
     for name, data in JPEGS.items():
         tables = data.index(b"\xff\xdb")
@@ -213,17 +213,17 @@ def _odd_jpegs() -> dict[str, tuple[bytes, bytes]]:
     return odd
 
 
-def test_what_is_odd_but_complete_is_accepted():
+def test_irregular_but_complete_files_are_accepted():
     for name, (odd, data) in _odd_jpegs().items():
         assert verdict(odd) == verdict(data), name
     for name, data in FILES.items():
-        # The palette of a PCX is the last of the file, and what follows a plain PBM is read as numbers.
+        # The palette of a PCX must be at the end of the file, and data after a plain PBM are read as numbers.
         if name not in ("PCX L", "PCX P") and not name.startswith("plain PBM"):
             for more in (b"\0", b"\n", b"garbage", b"\0" * 1000, FILES["JPEG"]):
                 assert verdict(data + more) == verdict(data), name
 
 
-def test_an_oddity_does_not_hide_that_the_data_are_cut():
+def test_an_irregularity_does_not_hide_a_truncation():
     for name, (odd, data) in _odd_jpegs().items():
         if len(odd) < len(data) + 99:
             assert verdict(odd[: len(odd) * 3 // 4] + _END) in ("truncated", "corrupt"), name
