@@ -86,7 +86,8 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
             key, record, report = specs[split].key, _record(reports[split]), reports[split]
             with clear_failures(), interruptible(context):
                 found = _checked(dataset, split, record, splits, lance_store)
-            yield from (check_result(outcome, key) for outcome in found)
+                results = [check_result(outcome, key) for outcome in found]
+            yield from results
             failed = blocking_failures(found)
             failures += failed
             if not failed:
