@@ -14,19 +14,19 @@ def main() -> int:
     try:
         return _main()
     except KeyboardInterrupt:
-        # What a shell says of a command that Ctrl-C has ended.
+        # A shell's exit status for a command ended by Ctrl-C.
         return 130
 
 
 def _main() -> int:
     arguments = _parser().parse_args()
-    # Dagster is imported only by commands that need it.
+    # Commands that do not need Dagster must not import it.
     from lance_pipeline.orchestration.runtime.instance import use_env_file
     from lance_pipeline.orchestration.runtime.own_process import keep_to_the_user
 
     keep_to_the_user()
     use_env_file()
-    # What it raises is shown as any error of a process of the pipeline's own.
+    # Errors raised here are shown like those of all the pipeline's own processes.
     return arguments.run(arguments)
 
 

@@ -2,8 +2,8 @@
 
 python -m supply.architecture
 
-The floors are the layers that import-linter keeps (pyproject.toml), the imports are those that grimp finds, and the
-text about a room is the first line of its docstring.
+The floors are the layers that import-linter enforces (pyproject.toml), the imports are those that grimp finds, and
+the text about a room is the first line of its docstring.
 """
 
 import ast
@@ -26,9 +26,9 @@ from supply.lock import ROOT
 
 PICTURE = ROOT / "docs" / "images" / "architecture.svg"
 _PACKAGE = "lance_pipeline"
-# A package of so many packages is drawn with them inside.
+# A package with at least this many packages inside is drawn with them.
 _INNER = 2
-# A number of lines with two digits, so that few commits change the picture.
+# Line counts keep two digits, so that few commits change the picture.
 _DIGITS = 2
 
 _WIDTH, _GAP, _PAD = 11.0, 0.1, 0.08
@@ -40,15 +40,15 @@ _EDGE, _FILL, _INNER_FILL = "#4a5a6a", "#eef3f8", "#ffffff"
 
 @dataclass(frozen=True)
 class Room:
-    """One module or package right below the package, or right below a room.
+    """One module or package directly below the package, or directly below a room.
 
     Attributes:
-        name: of the module, without those of the packages that it is in.
+        name: name of the module, without its parent packages.
         about: the first line of its docstring.
-        modules: their number.
-        lines: of code, rounded.
+        modules: number of modules.
+        lines: number of lines, rounded.
         imports: the other rooms of the package that it imports from.
-        rooms: the packages inside, where there are several.
+        rooms: the packages inside, if there are several.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Room:
 
 
 def floors() -> list[list[Room]]:
-    """The rooms of each floor, the lowest floor first, as the code has them now."""
+    """The rooms of each floor of the current code, the lowest floor first."""
     graph = grimp.build_graph(_PACKAGE, cache_dir=None)
     with (ROOT / "pyproject.toml").open("rb") as file:
         contracts = tomllib.load(file)["tool"]["importlinter"]["contracts"]
@@ -83,7 +83,7 @@ def _room(graph: grimp.ImportGraph, name: str) -> Room:
 
 
 def _outer(module: str) -> str:
-    """The room of the package that a module is in; "" for the package itself."""
+    """The room that a module belongs to; "" for the package itself."""
     return module.split(".")[1] if "." in module else ""
 
 
@@ -102,21 +102,21 @@ def _rounded(number: int) -> int:
 
 
 def drawn(picture: Path = PICTURE) -> list[list[dict]]:
-    """What a picture was drawn from, as :func:`described` gives it."""
+    """The data that a picture was drawn from, as returned by :func:`described`."""
     found = re.search(r"<dc:description>(.*?)</dc:description>", picture.read_text(), re.DOTALL)
     return json.loads(unescape(found[1])) if found else []
 
 
 def described(rooms: list[list[Room]]) -> list[list[dict]]:
-    """The floors as JSON has them."""
+    """The floors in the form of JSON."""
     return json.loads(json.dumps([[asdict(room) for room in floor] for floor in rooms]))
 
 
 def draw(rooms: list[list[Room]], picture: Path = PICTURE) -> None:
-    """Write the picture, which holds what it was drawn from; the same bytes for the same rooms."""
+    """Write the picture, including the data it was drawn from; equal rooms give equal bytes."""
     heights = [max(_height(room, _share(len(floor))) for room in floor) for floor in rooms]
     total = sum(heights) + _GAP * (len(rooms) + 1)
-    # As text the picture stays small, and can be searched.
+    # As text, so that the picture stays small and searchable.
     with mpl.rc_context({"svg.fonttype": "none", "svg.hashsalt": _PACKAGE, "font.family": "sans-serif"}):
         figure = Figure(figsize=(_WIDTH, total))
         axes = figure.add_axes((0, 0, 1, 1))
@@ -130,7 +130,7 @@ def draw(rooms: list[list[Room]], picture: Path = PICTURE) -> None:
             bottom += height + _GAP
         description = json.dumps(described(rooms), ensure_ascii=True)
         figure.savefig(picture, format="svg", metadata={"Description": description, "Date": None, "Creator": None})
-    # Matplotlib leaves spaces at the ends of lines.
+    # Matplotlib leaves trailing spaces.
     picture.write_text("".join(f"{line.rstrip()}\n" for line in picture.read_text().splitlines()))
 
 
@@ -139,7 +139,7 @@ def _share(rooms: int, width: float = _WIDTH) -> float:
 
 
 def _lines(room: Room, width: float) -> Iterator[str]:
-    """The text below the name of a room."""
+    """The lines of text below the name of a room."""
     facts = [f"{room.modules} modules, about {room.lines:,} lines"] if room.modules > 1 else []
     if not room.rooms and room.imports:
         facts.append(f"imports {', '.join(room.imports)}")

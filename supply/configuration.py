@@ -1,4 +1,4 @@
-"""The page of all that can be set, generated from the models that check it.
+"""The page of all settings, generated from the models that validate them.
 
 python -m supply.configuration
 """
@@ -102,7 +102,7 @@ VARIABLES: dict[str, str] = {
     "AWS_ENDPOINT_URL": "The address of an object store of your own.",
     "AWS_ENDPOINT_URL_S3": "The same, taken first.",
 }
-"""Those that people may set, and what they set."""
+"""Variables that users may set, and what they set."""
 
 INTERNAL: dict[str, str] = {
     "LANCE_PIPELINE_COMMAND": "The command that was typed, for the line that says how to resume.",
@@ -117,7 +117,7 @@ INTERNAL: dict[str, str] = {
     "PYTHONUNBUFFERED": "Set for the process that `lance-pipeline run` starts, whose lines it shows at once.",
     "PYTHONPATH": "Set for the processes of an ingest, which import what their parent can import.",
 }
-"""Those that nobody needs to set, and what they are for."""
+"""Variables that users need not set, and their purpose."""
 
 _KINDS = {bool: "`true`, `false`", int: "integer", float: "number", str: "text", Any: "any value"}
 _CONTAINERS = {list: "list of {0}", tuple: "list of {count} {0}s", dict: "mapping of {0} to {1}"}
@@ -151,7 +151,7 @@ def page() -> str:
 
 
 def _sections(model: type[BaseModel], key: str) -> Iterator[str]:
-    """The table of a model's fields, then those of the models in it."""
+    """The table of a model's fields, then those of the models inside it."""
     yield _table(f"`{key}`" if key else "", model, "###")
     for name, field in model.model_fields.items():
         for inner in _models(field.annotation):
@@ -228,7 +228,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _shown(value: object) -> str:
-    """A value as a `defs.yaml` has it."""
+    """A value as written in a `defs.yaml`."""
     if isinstance(value, str):
         return value
     if isinstance(value, float) and value.is_integer():
@@ -237,7 +237,7 @@ def _shown(value: object) -> str:
 
 
 def _text(text: str) -> str:
-    """A description in a cell: angle brackets are no HTML, and bars end no cell."""
+    """A description as text of a table cell: angle brackets are not HTML, and bars do not end the cell."""
     parts = re.split(r"(`[^`]*`)", text.replace("``", "`"))
     escaped = [part if part.startswith("`") else part.replace("<", "&lt;").replace("*", r"\*") for part in parts]
     return "".join(escaped).replace("|", r"\|").replace("\n", " ")

@@ -1,4 +1,4 @@
-"""The lock files: for each package the one version that is installed, and the hashes of its archives."""
+"""The lock files: the one installed version of each package, and the hashes of its archives."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 RUNTIME = ROOT / "requirements.txt"
-DEVELOPMENT = ROOT / "requirements-dev.txt"  # what it adds; it includes the other
+DEVELOPMENT = ROOT / "requirements-dev.txt"  # adds the development packages; includes RUNTIME
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ def pins(lock: Path) -> dict[str, Pin]:
         The pins by normalised name.
 
     Raises:
-        ValueError: A line is no exact version with SHA-256 hashes, or a package has two.
+        ValueError: A line is not an exact version with SHA-256 hashes, or a package is pinned twice.
     """
     found: dict[str, Pin] = {}
     for line in lock.read_text().replace("\\\n", " ").splitlines():

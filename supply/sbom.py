@@ -2,8 +2,8 @@
 
 python -m supply.sbom dist/sbom.cdx.json
 
-cyclonedx-py lists the installed packages. The lock files add the hashes of the archives, one of which pip has checked,
-and which packages only development needs.
+cyclonedx-py lists the installed packages. The lock files add the hashes of the archives, one of which pip has verified,
+and mark the packages that only development needs.
 """
 
 import json
@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from supply.lock import DEVELOPMENT, ROOT, RUNTIME, Pin, pins
 
-# Classifiers that do not say which licence it is.
+# Classifiers that do not name a specific licence.
 VAGUE = {"License :: OSI Approved", "License :: DFSG approved"}
 
 
@@ -33,7 +33,7 @@ def installed() -> dict:
 
 
 def licences(component: dict) -> list[dict]:
-    """Return the licences that a package declares, in its licence files if nowhere else."""
+    """Return the licences that a package declares, from its licence files if it declares none elsewhere."""
     declared = [entry for entry in component.get("licenses", ()) if entry.get("license", {}).get("name") not in VAGUE]
     package = distribution(component["name"])
     header = package.metadata["License"].strip() if "License" in package.metadata else ""
@@ -51,7 +51,7 @@ def _licence_files(package: Distribution) -> list[tuple[str, str]]:
 
 
 def archives(component: dict, pin: Pin) -> dict:
-    """Refer to the archives that may have been installed, of which there is one for each platform."""
+    """Reference the archives that may have been installed, one for each platform."""
     return {
         "type": "distribution",
         "url": component["purl"],
@@ -61,7 +61,7 @@ def archives(component: dict, pin: Pin) -> dict:
 
 
 def bill_of_materials() -> dict:
-    """Describe this environment; packages that the lock files do not pin are named on standard error."""
+    """Describe this environment; packages missing from the lock files are reported on standard error."""
     bom = installed()
     bom["metadata"]["component"]["version"] = version(bom["metadata"]["component"]["name"])
     runtime, development = pins(RUNTIME), pins(DEVELOPMENT)
@@ -80,7 +80,7 @@ def bill_of_materials() -> dict:
 
 
 def main(path: str) -> None:
-    """Write the SBOM to a file, if it keeps to CycloneDX's schema."""
+    """Write the SBOM to a file, after validating it against CycloneDX's schema."""
     text = json.dumps(bill_of_materials(), indent=1, sort_keys=True) + "\n"
     if error := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
         sys.exit(f"the SBOM breaks CycloneDX's schema: {error}")

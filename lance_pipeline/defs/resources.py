@@ -1,4 +1,4 @@
-"""The resources, the executor and the maintenance that all datasets share."""
+"""The resources, the executor and the maintenance shared by all datasets."""
 
 import dagster as dg
 
@@ -9,6 +9,6 @@ from lance_pipeline.orchestration.runtime.executor import default_executor
 
 @dg.definitions
 def resources() -> dg.Definitions:
-    """One set for the whole code location."""
+    """One set of resources for the whole code location."""
     shared = dg.Definitions(resources=default_resources(), executor=default_executor())
     return dg.Definitions.merge(shared, build_maintenance_job())

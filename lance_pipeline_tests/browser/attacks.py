@@ -1,4 +1,4 @@
-"""What is asked of the UI in the tests of who may ask, and what came of it."""
+"""Requests that try to misuse the UI, and their effects, for the tests of the guard."""
 
 import json
 import socket
@@ -27,7 +27,7 @@ EXPERIMENT_IN_BODY = json.dumps({"name": "planted"})
 
 @dataclass(frozen=True)
 class State:
-    """What an attack would change."""
+    """The state that an attack would change."""
 
     schedule: str
     assets: tuple[str, ...]
@@ -36,7 +36,7 @@ class State:
 
 
 def state(address: str) -> State:
-    """What is now, asked for as a program asks."""
+    """The current state, requested as a program does."""
     data = ask(address, _STATE)
     found = json.loads(_opened(f"{address}/mlflow/ajax-api/2.0/mlflow/experiments/search?max_results=100"))
     return State(
@@ -48,7 +48,7 @@ def state(address: str) -> State:
 
 
 def ask(address: str, query: str, variables: dict[str, Any] | None = None) -> dict[str, Any]:
-    """The answer to a GraphQL query, asked as a program asks."""
+    """The response to a GraphQL query, requested as a program does."""
     body = json.dumps({"query": query, "variables": variables or {}}).encode()
     return json.loads(_opened(f"{address}/graphql", body))["data"]
 
@@ -60,7 +60,7 @@ def _opened(url: str, body: bytes | None = None) -> str:
 
 
 def answer(port: int, request: str | bytes) -> tuple[int, str]:
-    """The status and the text of the answer to these bytes; 0 if the connection is closed without one."""
+    """The status and the text of the response to these bytes; 0 if the connection is closed without one."""
     text = request if isinstance(request, bytes) else request.replace("\n", "\r\n").encode("latin-1")
     with socket.create_connection((HOST, port), timeout=30) as connection:
         connection.sendall(text)

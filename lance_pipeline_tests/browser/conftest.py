@@ -1,4 +1,4 @@
-"""A real browser, and the real servers that it visits."""
+"""A real browser, and real servers for it to visit."""
 
 import io
 import os
@@ -15,9 +15,9 @@ from lance_pipeline_tests.small_project import write_small_project
 
 PICTURES = os.environ.get("LANCE_PIPELINE_SCREENSHOTS")
 HOSTILE = "hostile.example"
-"""A name of somebody else's that leads to this host, in the browser alone."""
+"""An attacker's name that leads to this host, in the browser only."""
 TUNNEL, PROXY = "Tunnel.example:8888", "proxy.example"
-"""Names that the UI is told to answer as well."""
+"""Additional names that the UI is configured to answer."""
 _PICTURES_DATA = os.environ.get("LANCE_PIPELINE_SCREENSHOT_DATA")
 _BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 _ARGUMENTS = (
@@ -25,7 +25,7 @@ _ARGUMENTS = (
     "--disable-sync"
 )
 _MILLISECONDS = 90_000
-# A data set whose training can be stopped.
+# A data set whose training takes long enough to be stopped.
 _SLOW = """\
 type: lance_pipeline.ImageClassifier
 attributes:
@@ -38,7 +38,7 @@ _LARGEST_PICTURE, _WIDEST_PICTURE = 200_000, 1500
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Chromium; not for the whole session, as Playwright's event loop would be in the way of other tests."""
+    """Chromium; not for the whole session, as Playwright's event loop would disturb other tests."""
     executable = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if executable is None:
         missing = f"none of {', '.join(_BROWSERS)} is installed. To run this test: sudo apt-get install chromium"
@@ -59,7 +59,7 @@ def browser() -> Iterator[Browser]:
 def ui(
     browser: Browser, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Launcher]:
-    """The UI over this project and the small one; for pictures, with the demo's data."""
+    """The UI of this project and the small one; for pictures, with the demo's data."""
     folder = tmp_path_factory.mktemp("ui")
     data = folder / "data"
     if PICTURES:
@@ -100,7 +100,7 @@ def page(context: BrowserContext) -> Iterator[Page]:
 
 
 def save_picture(name: str, png: bytes) -> None:
-    """Save a picture for the README, with fewer colours and then smaller if it is too large otherwise."""
+    """Save a picture for the README, with fewer colours, and smaller if it would still be too large."""
     assert PICTURES
     folder = Path(PICTURES)
     folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def save_picture(name: str, png: bytes) -> None:
         if (folder / name).stat().st_size <= _LARGEST_PICTURE:
             return
         size = round(picture.width * share), round(picture.height * share)
-        # Unlike the default method, this one keeps the colours of small icons.
+        # Unlike the default method, this one preserves the colours of small icons.
         few = picture.resize(size).quantize(256, method=Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
         few.save(folder / name, optimize=True)
     assert (folder / name).stat().st_size <= _LARGEST_PICTURE, name

@@ -1,4 +1,4 @@
-"""``python -m lance_pipeline ui`` as a process of its own, as `make ui` starts it."""
+"""``python -m lance_pipeline ui`` as a separate process, as `make ui` starts it."""
 
 import os
 import signal
@@ -18,7 +18,7 @@ _STOP_SECONDS = 120
 
 
 def await_condition(condition: Callable[[], bool], seconds: float, what: str) -> None:
-    """Wait until the condition holds, or fail with what was waited for."""
+    """Wait until the condition holds; on a timeout, fail naming ``what``."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -45,15 +45,15 @@ def is_free(port: int) -> bool:
 
 
 class Launcher:
-    """The launcher, in a folder of its own; leaving the context stops it.
+    """The launcher, in a separate folder; leaving the context stops it.
 
     Args:
-        folder: where it runs; its output goes to a file there, so that no full pipe can hold it up.
+        folder: working folder; output goes to a file there, because a full pipe would block the process.
         data: the data folder.
-        workspace: the ``workspace.yaml`` to serve; the project's own when unset.
-        port: a free one when unset.
-        options: more words for its command line.
-        variables: more environment variables.
+        workspace: the ``workspace.yaml`` to serve; None means the project's.
+        port: None means a free port.
+        options: additional command-line options.
+        variables: additional environment variables.
     """
 
     def __init__(
@@ -105,11 +105,11 @@ class Launcher:
 
     @property
     def output(self) -> str:
-        """All that it and its servers have printed."""
+        """All output of the launcher and its servers."""
         return self._log.read_text(errors="replace")
 
     def await_ready(self) -> None:
-        """Wait until it says that the UI is there."""
+        """Wait until the launcher reports that the UI is ready."""
 
         def ready() -> bool:
             assert self.process.poll() is None, self.output
@@ -118,13 +118,13 @@ class Launcher:
         await_condition(ready, _START_SECONDS, "the UI is there")
 
     def children(self) -> dict[int, str]:
-        """The command lines of the living processes that it started, directly or not, by process id."""
+        """The command lines of its living direct and indirect child processes, by process id."""
         found = processes_of(self.data)
         found.pop(self.process.pid, None)
         return found
 
     def child(self, words: str) -> int | None:
-        """The process id of a child that it started with these words."""
+        """The process id of the child whose command line contains these words."""
         return next((number for number, command in self.children().items() if words in command), None)
 
     def stop(self, number: signal.Signals) -> int:

@@ -1,4 +1,4 @@
-"""Whom the UI obeys: hostile pages in a real browser, and requests that no browser would send."""
+"""Requests that the UI obeys: hostile pages in a real browser, and requests that no browser would send."""
 
 import json
 import os
@@ -32,7 +32,7 @@ KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
 @pytest.fixture(scope="module")
 def hostile_port() -> Iterator[int]:
-    """A web server of somebody else's, whose pages are empty."""
+    """An attacker's web server, whose pages are empty."""
 
     class Empty(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -101,7 +101,7 @@ _WORDS = {
 
 def _run(page: Page, attack: str, address: str) -> object:
     words = "".join(f"const {name} = {json.dumps(value)};" for name, value in _WORDS.items())
-    # What a page may not read is an error to it, whether or not it was obeyed.
+    # A page gets an error when it may not read the response, whether or not the request was obeyed.
     code = f"async url => {{ {words} try {{ return await ({attack})(url) }} catch (error) {{ return 'refused' }} }}"
     return page.evaluate(code, address)
 
@@ -147,7 +147,7 @@ def test_own_pages_keep_to_their_policy(page: Page, ui: Launcher):
     for path in ("/locations/small/asset-groups/flowers/lineage", "/mlflow/#/experiments/0", "/mlflow/#/models"):
         page.goto(ui.dagster + path)
         expect(page.get_by_role("link").first).to_be_visible()
-        # They poll for ever.
+        # The pages poll forever, so there is no idle state to wait for.
         page.wait_for_timeout(1500)
     assert [text for text in told if "Content Security Policy" in text] == []
 
@@ -165,7 +165,7 @@ def test_allowed_names_are_answered(ui: Launcher, name: str):
 
 def test_a_launch_that_redirects_a_resource_is_refused(ui: Launcher, tmp_path: Path):
     before = state(ui.dagster)
-    # Where no selected asset uses the resource, Dagster ignores its configuration.
+    # Dagster ignores the configuration of a resource that no selected asset uses.
     for asset, resource, field in (
         ("resnet34", "mlflow", "tracking_uri"),
         ("raw_images", "lance_store", "datasets"),

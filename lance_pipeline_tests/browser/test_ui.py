@@ -1,4 +1,4 @@
-"""What a person sees and does in the two UIs, in a real browser."""
+"""What users see and do in the two UIs, in a real browser."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ _RUN_SECONDS = 480
 
 @pytest.fixture(scope="module")
 def finished_run(ui: Launcher, context: BrowserContext) -> str:
-    """The id of a run over the small project's graph, started as a person starts it."""
+    """The id of a run over the small project's graph, started as a user does."""
     page = context.new_page()
     _open_lineage(page, ui, "small", "flowers")
     page.get_by_role("button", name="Materialize all").click()
@@ -64,7 +64,7 @@ def test_materialize_all_runs_the_whole_graph(page: Page, ui: Launcher, finished
         page.goto(f"{ui.dagster}/assets/digits/resnet34?view=events")
         page.get_by_text("Materialized in run").locator("..").get_by_role("link").first.click()
         page.wait_for_url("**/runs/*")
-        # Without the selection of one step that the link makes.
+        # Drop the selection of one step that the link makes.
         page.goto(page.url.partition("?")[0])
         expect(page.get_by_text("Success", exact=True)).to_be_visible()
         last_line = _show_epochs(page)
@@ -119,7 +119,7 @@ def test_page_of_a_lance_dataset_shows_what_its_checks_found(page: Page, ui: Lau
     assert {pair["split"]: pair["path"], pair["other_split"]: pair["other_path"]} == LEAK
     if PICTURES:
         page.get_by_text("Plots", exact=True).click()
-        # A dialog opens a third of the way down: below the metadata in so high a window.
+        # A dialog opens a third of the way down: in such a tall window, below the metadata.
         page.set_viewport_size({"width": 1400, "height": 2250})
     dialog = _open_picture(page, "examples")
     if PICTURES:
@@ -149,7 +149,7 @@ def test_execute_on_a_check_leaves_asset_and_result(page: Page, ui: Launcher, fi
 def test_an_experiment_from_the_launchpad_changes_no_asset(page: Page, ui: Launcher, finished_run: str):
     page.goto(f"{ui.dagster}/locations/small/jobs/flowers_experiment/playground")
     editor = page.locator(".CodeMirror").first
-    # Nothing to look up: what may be set is there.
+    # The editor shows the available settings, so there is nothing to look up.
     expect(editor).to_contain_text("settings: {}")
     editor.click()
     page.keyboard.press("Control+A")
@@ -181,14 +181,14 @@ def test_a_terminated_training_says_last_what_was_saved(page: Page, ui: Launcher
     expect(page.get_by_text("Process for run exited")).to_be_visible()
     shown = page.inner_text("body")
     assert "Stack Trace" not in shown
-    # After it there is but the end of the process.
+    # Only the end of the process follows it.
     assert last.search(shown.partition("canceled.")[2].strip().splitlines()[0]), shown
-    # And in the terminal that the UI was started from.
+    # The terminal that started the UI shows it too.
     await_condition(lambda: last.search(ui.output.strip()) is not None, 30, "the terminal says it")
 
 
 def _latest(ui: Launcher) -> dict[str, str | None]:
-    """The asset's latest run and the check's latest evaluation, as the UI knows them."""
+    """The asset's latest run and the check's latest evaluation, as shown in the UI."""
     query = """{ assetsLatestInfo(assetKeys: [{path: ["flowers", "lance_test"]}]) { latestRun { runId } }
         assetNodes(assetKeys: [{path: ["flowers", "lance_test"]}]) { assetChecksOrError { ... on AssetChecks { checks {
             name executionForLatestMaterialization { status runId } } } } } }"""
@@ -253,7 +253,7 @@ def test_page_of_the_model_leads_to_its_mlflow_run(page: Page, ui: Launcher, fin
     assert run.url.startswith(ui.mlflow)
     for words in (re.compile(r"^flowers-\d{4} val [\d.]+ %$"), "train_loss", "val_accuracy", "batch_size"):
         expect(run.get_by_text(words, exact=True).first).to_be_visible()
-    # Its note leads back.
+    # Its note links back to the Dagster run.
     with run.expect_popup() as opened:
         run.get_by_role("link", name=finished_run[:8]).first.click()
     expect(opened.value.get_by_text("Success", exact=True)).to_be_visible()
@@ -283,7 +283,7 @@ def test_mlflow_shows_accuracies_and_the_datasets_columns(page: Page, ui: Launch
     page.get_by_text("flowers_train", exact=False).first.click()
     for words in ("num rows", "perceptual_hash", "binary"):
         expect(page.get_by_text(words).first).to_be_visible()
-    # As wide as its columns.
+    # Wide enough for all columns.
     page.set_viewport_size({"width": 3000, "height": 900})
     page.goto(f"{ui.mlflow}/#/experiments/{experiment}/models?workflowType=machine_learning")
     for words in ("flowers_val", "flowers_test", "accuracy"):
@@ -356,12 +356,12 @@ def test_a_taken_port_is_named(tmp_path: Path):
 
 
 def _run_shown(page: Page) -> str:
-    """The id of the run whose page it is."""
+    """The id of the run whose page is open."""
     return re.split("[/?]", page.url.partition("/runs/")[2])[0]
 
 
 def _status_at_end(ui: Launcher, run_id: str) -> str:
-    """How a run has ended, once it has."""
+    """The status of a run once it has ended."""
 
     def status() -> str:
         return ask(ui.dagster, f'{{ runOrError(runId: "{run_id}") {{ ... on Run {{ status }} }} }}')["runOrError"][
@@ -373,7 +373,7 @@ def _status_at_end(ui: Launcher, run_id: str) -> str:
 
 
 def _open_lineage(page: Page, ui: Launcher, location: str, group: str) -> None:
-    """Open a group's graph, and wait until it is there with the state of each asset."""
+    """Open a group's graph, and wait until it shows the state of each asset."""
     page.goto(f"{ui.dagster}/locations/{location}/asset-groups/{group}/lineage")
     for asset in ASSETS:
         expect(page.get_by_text(asset, exact=True)).to_be_visible()
@@ -381,7 +381,7 @@ def _open_lineage(page: Page, ui: Launcher, location: str, group: str) -> None:
 
 
 def _show_epochs(page: Page) -> Locator:
-    """Leave only the epochs in a run's log; returns the last of them."""
+    """Filter a run's log to the epochs; returns the last of them."""
     page.get_by_placeholder("Filter…").fill("images/s")
     last_line = page.get_by_text(re.compile(r"Epoch (\d+)/\1: loss"))
     expect(last_line).to_be_visible()
@@ -389,19 +389,19 @@ def _show_epochs(page: Page) -> Locator:
 
 
 def _check(page: Page, name: str) -> Locator:
-    """The entry of a check, with its result, in the list of an asset's checks."""
+    """The entry of a check, with its result, in an asset's list of checks."""
     return page.locator("div", has=page.get_by_title(name, exact=True)).last
 
 
 def _metadata(page: Page, key: str) -> Locator:
-    """The value's cell in the table of an asset's or a check's metadata."""
-    # On the page of a check the key has no element of its own.
+    """The value's cell in the metadata table of an asset or a check."""
+    # On a check's page the key is not in an element of its own.
     keys = (f"> td:first-child{inner}:text-is('{key}')" for inner in ("", " span"))
     return page.locator(f"tr:has({', '.join(keys)}) > td:last-child")
 
 
 def _open_picture(page: Page, key: str) -> Locator:
-    """Open the dialog with a picture of the metadata; returns it once the picture has loaded."""
+    """Open the dialog with a picture from the metadata; returns it once the picture has loaded."""
     _metadata(page, key).get_by_text("[Show Markdown]").click()
     dialog = page.get_by_role("dialog")
     image = dialog.locator("img[src^='data:image/']")
@@ -411,7 +411,7 @@ def _open_picture(page: Page, key: str) -> Locator:
 
 
 def _save_dialog(name: str, page: Page, dialog: Locator) -> None:
-    """Save a dialog's title and picture, without its buttons and its rounded corners."""
+    """Save a dialog's title and picture, without buttons and rounded corners."""
     box, image = dialog.bounding_box(), dialog.locator("img").bounding_box()
     assert box is not None
     assert image is not None
@@ -426,13 +426,13 @@ def _save_dialog(name: str, page: Page, dialog: Locator) -> None:
 
 
 def _assert_nothing_is_left(launcher: Launcher) -> None:
-    # A killed process is gone a moment after the signal.
+    # A killed process disappears a moment after the signal.
     await_condition(lambda: not launcher.children(), 5, "all of its processes have ended")
     assert is_free(launcher.port)
 
 
 def _around(locators: list[Locator], margin: float = 12) -> FloatRect:
-    """The part of the page that shows all of these."""
+    """The part of the page that contains all of these."""
     boxes = [box for box in (locator.bounding_box() for locator in locators) if box]
     left, top = (min(box[side] for box in boxes) - margin for side in ("x", "y"))
     right = max(box["x"] + box["width"] for box in boxes) + margin

@@ -10,7 +10,7 @@ HOST = "127.0.0.1"
 
 @contextmanager
 def tunnel_to(port: int) -> Iterator[int]:
-    """Yield another port of loopback, whose connections lead to this one."""
+    """Yield another loopback port, whose connections lead to this one."""
     with socket.create_server((HOST, 0)) as entrance:
         threading.Thread(target=_accept, args=(entrance, port), daemon=True).start()
         yield entrance.getsockname()[1]

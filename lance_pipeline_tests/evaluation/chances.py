@@ -11,7 +11,7 @@ from lance_pipeline.training.scores import scores
 
 
 def predictions_of(labels: Sequence[int], chances: ArrayLike) -> Predictions:
-    """What a model would predict that gives each class these chances; those of 0 as the smallest that there is."""
+    """Predictions of a model with these class probabilities; 0 becomes the smallest positive value."""
     probabilities, true = np.asarray(chances, np.float32), np.array(labels)
     of_label = torch.tensor(probabilities[np.arange(len(true)), true])
     loss = -of_label.clamp(torch.finfo(torch.float32).tiny).log().sum()

@@ -1,4 +1,4 @@
-"""What a model's figures say, and what is worth trying."""
+"""Findings about a model's metrics, and the suggested settings."""
 
 import re
 
@@ -16,7 +16,7 @@ TRAINED = Recipe(weights="imagenet", epochs=5, resized_crop=(0.35, 1.0), randaug
 
 
 def tried(text: str) -> list[dict[str, object]]:
-    """What an advice says to set, as YAML reads it; all of it is valid."""
+    """The settings that an advice suggests, parsed from YAML and validated."""
     found = [yaml.safe_load(one) for one in re.findall(r"`([^`]+)`", text)]
     for one in found:
         fields = one.get("recipe", one)
@@ -25,7 +25,7 @@ def tried(text: str) -> list[dict[str, object]]:
 
 
 def test_a_model_that_learned_nothing():
-    """Eight classes, a tenth of the images right."""
+    """Eight classes, a tenth of the images correct."""
     advice = beats_guessing(0.096, 83, 0.14, RANDOM, 32)
     assert not advice.passed
     assert {"image_size": 128} in tried(advice.text)
@@ -81,6 +81,6 @@ def test_far_below_the_model_before():
     assert not keeps_up(0.80, 1000, 0.90, 1000, same_split=True).passed
     assert "other images" in keeps_up(0.80, 1000, 0.90, 1000, same_split=False).text
     assert keeps_up(0.89, 1000, 0.90, 1000, same_split=True).passed
-    # Of a few images, three more are wrong by chance.
+    # With few images, three more mistakes may be chance.
     assert keeps_up(0.7, 10, 1.0, 10, same_split=True).passed
     assert keeps_up(0.9, 1000, 0.8, 0, same_split=True).passed

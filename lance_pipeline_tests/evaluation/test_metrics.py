@@ -11,7 +11,7 @@ CLASSES = ["ant", "bee", "cow"]
 
 @pytest.fixture
 def metrics():
-    """Of five images, three right; of the class cow there is none."""
+    """Metrics of five images, three correct; the class cow has none."""
     chances = [[0.8, 0.1, 0.1], [0.6, 0.3, 0.1], [0.2, 0.7, 0.1], [0.1, 0.8, 0.1], [0.3, 0.2, 0.5]]
     return classification_metrics(predictions_of([0, 0, 0, 1, 1], chances), CLASSES)
 
@@ -21,7 +21,7 @@ def test_totals_by_hand(metrics):
     assert metrics.accuracy == pytest.approx(3 / 5)
     assert metrics.top5_accuracy == 1.0
     assert metrics.loss == pytest.approx(-sum(map(math.log, (0.8, 0.6, 0.2, 0.8, 0.2))) / 5, rel=1e-6)
-    # Of ant and bee alone, as cow is not in the split.
+    # The mean over ant and bee only, as cow is not in the split.
     assert metrics.macro_f1 == pytest.approx((0.8 + 0.5) / 2)
 
 

@@ -1,4 +1,4 @@
-"""The gallery of mistakes: which ones, in which order, and of which images."""
+"""The gallery of mistakes: selection, order and images."""
 
 import numpy as np
 import pytest
@@ -12,7 +12,7 @@ CLASSES = ["cat", "dog", "fox"]
 
 @pytest.fixture
 def stored(splits, tmp_path):
-    """Predictions for a split, of which those of some rows are wrong, each by its own confidence."""
+    """Predictions for a split, some of them wrong with different confidences."""
     split = splits["train"]
     labels = np.array([CLASSES.index(label) for label in split.to_pandas()["label"]])
     probabilities = np.zeros((len(split), 3), np.float32)

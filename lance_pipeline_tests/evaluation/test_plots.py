@@ -16,7 +16,7 @@ def metrics_of(labels, predicted, classes: list[str]):
 
 
 def matrix(labels, predicted, classes: list[str]) -> tuple[Axes, np.ndarray]:
-    """The axes of a confusion matrix, and the values that its colours stand for."""
+    """The axes of a confusion matrix, and the values behind its colours."""
     axes = confusion_figure(metrics_of(labels, predicted, classes), "test").axes[0]
     (image,) = axes.images
     return axes, np.asarray(image.get_array())
@@ -43,7 +43,7 @@ def test_colours_stand_for_shares_of_the_true_class():
     assert shares.tolist() == [[0.9, 0.1], [0.75, 0.25]]
     (image,) = axes.images
     assert image.get_clim() == (0, 1)
-    # In each cell the number of images, at (predicted, true).
+    # Each cell shows the number of images, at (predicted, true).
     written = {text.get_position(): text.get_text() for text in axes.texts}
     assert written == {(0, 0): "9", (1, 0): "1", (0, 1): "3", (1, 1): "1"}
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted", "true")

@@ -1,4 +1,4 @@
-"""Sets of files as other versions have written them, to read and to write to."""
+"""Sets of files as other versions wrote them, to read from and write to."""
 
 import contextlib
 import shutil
@@ -13,7 +13,7 @@ SETS = sorted(path for path in Path(__file__).parent.iterdir() if path.name.isdi
 
 @pytest.fixture(scope="session")
 def current_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A set that this version has written."""
+    """A set written by this version."""
     folder = tmp_path_factory.mktemp("formats")
     with contextlib.chdir(folder):
         write_set()
@@ -22,7 +22,7 @@ def current_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(params=[*(path.name for path in SETS), "current"])
 def files(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of each set, which is the working folder, as its addresses are relative."""
+    """A copy of each set as the working folder, because its addresses are relative."""
     name = request.param
     source = request.getfixturevalue("current_set") if name == "current" else Path(__file__).with_name(name)
     return _copied(source, tmp_path / "set", monkeypatch)
@@ -30,7 +30,7 @@ def files(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 
 @pytest.fixture
 def first_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the first set, likewise."""
+    """A copy of the first set as the working folder."""
     return _copied(SETS[0], tmp_path / "set", monkeypatch)
 
 

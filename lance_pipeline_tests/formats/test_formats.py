@@ -1,4 +1,4 @@
-"""Files of every format that there was are read as they were meant, and nothing is done again."""
+"""Files of every earlier format are read as intended, and no work is repeated."""
 
 import json
 import logging
@@ -47,7 +47,7 @@ def splits() -> dict[str, LanceSplit]:
 
 
 def ingested(uri: str, split: str, **options: Any) -> tuple[Any, int]:
-    """The report of an ingest, and how many files it has read."""
+    """The report of an ingest, and the number of files it read."""
     read: list[int] = []
     watch = Watch(progress=lambda done, total: read.append(total), warning=pytest.fail)
     report = ingest_split("images", split, uri, limits=Limits(max_rejected_fraction=1), watch=watch, **options)
@@ -68,7 +68,7 @@ def test_a_split_is_not_ingested_again(files: Path, split: str):
     stored = record(f"lance_{split}", Split)
     decoders = LanceSplit(stored.data.uri).facts["decoders"]
     report, read = ingested(stored.data.uri, split, transparency="grey")
-    # Other decoders may judge otherwise of the file that was rejected.
+    # Other decoders may decide differently about the rejected file.
     assert read == (0 if decoders == [DECODERS] else 1)
     assert (report.added, report.removed, report.version) == (0, 0, stored.data.version)
     assert report.rejected_version == stored.quarantine.version
@@ -103,7 +103,7 @@ def test_model_and_metrics(files: Path, tmp_path: Path):
     predictions = open_table(metrics.predictions.uri, metrics.predictions.version)
     assert read_facts(predictions)["fingerprint"] == metrics.predictions.fingerprint
     assert predictions.count_rows() == 4
-    # The weights of the set are too few for the network.
+    # The set's weights do not cover the whole network.
     sha256 = save_model(tmp_path, resnet34(num_classes=2).state_dict(), ModelCard.model_validate(CARD))
     (tmp_path / CARD_FILE).write_bytes(Path("model", CARD_FILE).read_bytes())
     network, card = load_model(tmp_path, sha256)
@@ -141,7 +141,7 @@ def test_an_interrupted_training_resumes(files: Path):
 
 
 def _identity() -> dict[str, Any]:
-    """Of the training, with the code that trained it."""
+    """The identity of the set's training, including the version of the code that trained it."""
     stored = json.loads(Path("mlflow/training.json").read_bytes())
     two = splits()
     return training_identity(two["train"], two["val"], RECIPE, SIZE) | {"code": stored["code"]}

@@ -1,4 +1,4 @@
-"""What a later version adds makes nothing stale and nothing unreadable; what it changes is refused."""
+"""Additions in a later version make nothing stale or unreadable; incompatible changes are rejected."""
 
 import json
 import os
@@ -51,7 +51,7 @@ ADDED = st.dictionaries(st.text(max_size=8).map("new_{}".format), JSON, max_size
 
 
 class LongerRecipe(Recipe):
-    """As a later version may have it."""
+    """A recipe as a later version may define it."""
 
     warmup_epochs: int = Field(default=0, ge=0)
     teachers: list[str] = Field(default_factory=list)
@@ -97,7 +97,7 @@ def test_a_new_setting_leaves_models_fresh_and_trainings_as_they_are(
 ):
     for kind in (Recipe, LongerRecipe):
         recipe = kind.model_validate(given)
-        # As the first version had them.
+        # The values of the first version.
         assert settings_version("4", recipe, 32, "") == code_version
         assert identity_digest({"recipe": recipe.identity()}) == digest
         settled = recipe.resolved("cpu", 32, 1000)
@@ -110,7 +110,7 @@ def test_every_setting_that_changes_counts():
         changed = LongerRecipe.model_validate(change)
         assert changed.identity() != usual.identity()
         assert settings_version("4", changed) != settings_version("4", usual)
-    # One that was set to its default is as one that was not.
+    # Setting the default explicitly equals not setting it.
     assert LongerRecipe(warmup_epochs=0, epochs="auto").identity() == Recipe().identity()
 
 
@@ -185,7 +185,7 @@ def test_what_is_no_format_number_is_damage(number: object):
 
 
 def committed(uri: str, more: dict[str, Any]) -> None:
-    """Commit a table's rows again, with more facts."""
+    """Commit a table's rows again, with additional facts."""
     table, facts = open_table(uri), LanceSplit(uri).facts
     replace_rows(uri, table, table.schema, [one.metadata for one in table.get_fragments()], facts | more)
 
@@ -223,7 +223,7 @@ def test_tables_of_a_later_format_are_refused_and_left_alone(first_files: Path, 
 
 
 def rewritten(path: Path, change: Callable[[pa.Table], pa.Table], **metadata: str) -> None:
-    """Write a step of what was seen as another version would."""
+    """Rewrite a step of the seen files as another version would."""
     rows = change(pa.ipc.open_file(pa.py_buffer(unsealed(path.read_bytes())[0])).read_all())
     rows = rows.replace_schema_metadata(
         (rows.schema.metadata or {}) | {key.encode(): value for key, value in metadata.items()}
@@ -286,7 +286,7 @@ def saved(path: Path, **change: Any) -> None:
 
 
 def checkpoint() -> Path:
-    """That of the set, where this version looks for it, whichever code the set was trained by."""
+    """The set's checkpoint, moved to where this version looks for it, whatever code trained the set."""
     (path,) = Path("checkpoints/tiny").glob("*/checkpoint.pt")
     own = path.parent.with_name(identity_digest(identity())[:16])
     path.parent.rename(own)
@@ -321,7 +321,7 @@ def test_a_checkpoint_of_a_later_format_is_refused_and_kept(first_files: Path):
     before = path.read_bytes()
     with pytest.raises(LaterFormatError, match=rf"{path}.*format 4.*fresh: true"):
         choose(path.parents[1], lines)
-    # Another training begins, and leaves it to the version that can resume it.
+    # Another training starts, and leaves it for the version that can resume it.
     choose(path.parents[1], lines, image_size=9)
     assert path.read_bytes() == before
     fresh = choose(path.parents[1], lines, fresh=True)

@@ -1,8 +1,8 @@
-"""Write a small set of every kind of file that is written and read back.
+"""Write a small set with every kind of file that is written and read back.
 
 Run by hand: ``python -m lance_pipeline_tests.formats.write <new folder>``. The sets beside this file are what earlier
-versions have left on disks. They are never written again: a new format gets a folder of its own. All addresses are
-relative to it, so that no path of a machine is in it.
+versions left on disk. They are never rewritten: a new format gets a new folder. All addresses are relative to the
+folder, so that a set contains no paths of a machine.
 """
 
 import os
@@ -45,19 +45,19 @@ CARD = {
     "transparency": "black",
 }
 ENVIRONMENT: dict[str, Any] = {"device": "cpu", "precision": "fp32", "threads": 1, "packages": {"torch": "2"}}
-# Long ago: an ingest does not trust the time of a file that has just been written.
+# Long ago, because an ingest does not trust the time of a file that was just written.
 TIME = 1_600_000_000
 RUN, WHERE = "0b8d3b5c-0000-4000-8000-000000000001", Path("checkpoints/tiny")
 
 
 def tiny_network() -> nn.Module:
-    """Takes images as the trained network does, and fits into a few bytes."""
+    """A network that takes images like the trained one, but has only a few bytes of weights."""
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(3, 2, 3), nn.BatchNorm2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(2, 2))
 
 
 def tiny_training(splits: dict[str, LanceSplit], checkpoints: Checkpoints, **callbacks: Any) -> Trained:
-    """Train the tiny network from the checkpoints."""
+    """Train the tiny network, resuming from the checkpoints."""
     train_loader, val_loader = (
         ImageLoader(
             splits[name].uri,
@@ -83,7 +83,7 @@ def tiny_training(splits: dict[str, LanceSplit], checkpoints: Checkpoints, **cal
 
 
 def write_images() -> None:
-    """Four images of each split, and one file of each that is none."""
+    """Write four images for each split, and one file per split that is not an image."""
     write_image_folder("images", {split: {"cat": 2, "dog": 2} for split in FOLDERS}, size=SIZE)
     for split in FOLDERS:
         Path("images", split, "dog", "bad.png").write_bytes(b"not an image")
@@ -91,13 +91,13 @@ def write_images() -> None:
 
 
 def set_times() -> None:
-    """Give the images of the current folder their time, which neither git nor a copy keeps."""
+    """Set the time of the images in the current folder, which neither git nor a copy preserves."""
     for path in Path("images").rglob("*.png"):
         os.utime(path, (TIME, TIME))
 
 
 def write_tables() -> tuple[RawImages, dict[str, Split]]:
-    """The listing; the train split, whole; the val split, once interrupted before its commit."""
+    """Write the listing, a complete train split, and a val split interrupted once before its commit."""
     listing = list_split_folders("images", FOLDERS)
     version, fingerprint = store_listing(listing, "lance/tiny_listing.lance")
     listed = LanceVersion(uri="lance/tiny_listing.lance", version=version, fingerprint=fingerprint)
@@ -126,7 +126,7 @@ def _ingested(split: str, uri: str) -> Split:
 
 
 def write_predicted(split: Split) -> LanceVersion:
-    """The predictions for a split."""
+    """Write the predictions for a split."""
     found = predictions_of([0, 1, 0, 1], [[0.5, 0.5]] * 4)
     paths = LanceSplit(split.data.uri).paths()
     written = write_predictions("lance/tiny_val_predictions.lance", found, paths, CLASSES, {"fingerprint": "f"})
@@ -134,7 +134,7 @@ def write_predicted(split: Split) -> LanceVersion:
 
 
 def write_checkpoint(splits: dict[str, Split]) -> tuple[Checkpoints, list[Epoch]]:
-    """Of a training that was stopped after the first of two epochs."""
+    """Write the checkpoint of a training that was stopped after the first of two epochs."""
     opened = {name: LanceSplit(**splits[name].data.model_dump()) for name in FOLDERS}
     identity = training_identity(opened["train"], opened["val"], RECIPE, SIZE)
     checkpoints = checkpoints_to_use(
@@ -150,7 +150,7 @@ def write_checkpoint(splits: dict[str, Split]) -> tuple[Checkpoints, list[Epoch]
 
 
 def write_set() -> None:
-    """The whole set, in the current folder."""
+    """Write the whole set into the current folder."""
     write_images()
     raw, splits = write_tables()
     predictions = write_predicted(splits["val"])

@@ -1,4 +1,4 @@
-"""A tiny data set and its graph, to run in process."""
+"""A tiny data set and its graph, run in process."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ RECIPE = {"epochs": 2, "batch_size": 4, "weights": "none", "flip": False, "crop_
 
 @dataclass
 class Graph:
-    """The graph of a data set named ``tiny`` and the instance that it runs on."""
+    """The graph of a data set named ``tiny`` and its instance."""
 
     instance: dg.DagsterInstance
     images: Path
@@ -45,7 +45,7 @@ class Graph:
         return [asset for asset in self.definitions.assets or [] if isinstance(asset, dg.AssetsDefinition)]
 
     def materialize(self, *assets: str, **resources: Any) -> dg.ExecuteInProcessResult:
-        """Materialize the named assets, or all; a failure is in the result, not raised."""
+        """Materialize the named assets, or all; a failure is in the result and not raised."""
         return dg.materialize(
             [*self.assets, *(self.definitions.asset_checks or [])],
             selection=dg.AssetSelection.assets(*(["tiny", asset] for asset in assets)) if assets else None,
@@ -59,9 +59,9 @@ class Graph:
         return RecordIOManager().read(self.instance, dg.AssetKey(["tiny", asset]), record_type)
 
     def store(self, asset: str, record: Record) -> None:
-        """Report a materialization of the asset with this record, as a run would leave it."""
+        """Report a materialization of the asset with this record, as a run would."""
         document, key = json.loads(record.to_json()), dg.AssetKey(["tiny", asset])
-        # The record of the last one that no run made.
+        # Remove the record of the last materialization that no run made.
         (RecordIOManager().asset_folder(key) / ".json").unlink(missing_ok=True)
         self.instance.report_runless_asset_event(
             dg.AssetMaterialization(key, metadata={"record": dg.MetadataValue.json(document)})
@@ -86,7 +86,7 @@ class Graph:
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> str:
-    """What the first failed step tells the user."""
+    """The message of the first failed step."""
     assert not result.success
     failed = next(event for event in result.all_events if event.is_step_failure)
     data = failed.step_failure_data
@@ -105,13 +105,13 @@ def _graph(folder: Path) -> Iterator[Graph]:
 
 @pytest.fixture
 def graph(tmp_path: Path) -> Iterator[Graph]:
-    """A graph of which nothing has been materialized."""
+    """A graph with nothing materialized."""
     yield from _graph(tmp_path)
 
 
 @pytest.fixture(scope="module")
 def finished_graph(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Graph]:
-    """A graph that was materialized whole, for the tests of a module to look at."""
+    """A fully materialized graph, for the tests of a module to inspect."""
     for graph in _graph(tmp_path_factory.mktemp("finished")):
         result = graph.materialize()
         assert result.success

@@ -1,4 +1,4 @@
-"""A dataset whose source is an archive, from the download to the Lance datasets."""
+"""A data set with an archive as its source, from the download to the Lance datasets."""
 
 import hashlib
 import io
@@ -19,7 +19,7 @@ from lance_pipeline_tests.image_folders import write_image_folder
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
 from lance_pipeline_tests.sources.archive_server import Server, serving
 
-# The splits, and files beside them, of CINIC-10.
+# Splits and additional files as in CINIC-10.
 COUNTS = {
     "train": {"airplane": 5, "cat": 4, "dog": 4},
     "valid": {"airplane": 3, "cat": 2, "dog": 3},
@@ -29,7 +29,7 @@ RAW = ("raw_images", "lance_train", "lance_val", "lance_test")
 
 
 def packed(folder: Path, hostile: str | None = None) -> bytes:
-    """The folder's content as .tar.gz, with a member of this name at its end."""
+    """The folder's content as .tar.gz, with a member of this name at the end."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w:gz") as tar:
         for path in sorted(folder.iterdir()):
@@ -41,7 +41,7 @@ def packed(folder: Path, hostile: str | None = None) -> bytes:
 
 @pytest.fixture
 def published(tmp_path: Path) -> Path:
-    """What the archive holds."""
+    """The content of the archive."""
     folder = tmp_path / "published"
     write_image_folder(folder, COUNTS)
     (folder / "README.md").write_text("About the images.")
@@ -56,7 +56,7 @@ def server(published: Path) -> Iterator[Server]:
 
 
 def from_archive(server: Server, checksum: str | None = None) -> dict[str, Any]:
-    """The attributes of such a dataset; the checksum is the archive's unless one is given."""
+    """The attributes of a data set from the archive; the checksum defaults to the archive's."""
     checksum = checksum or "md5:" + hashlib.md5(server.content).hexdigest()
     return {"source": {"archive": {"url": server.url, "checksum": checksum}}, "splits": {"val": "valid"}}
 

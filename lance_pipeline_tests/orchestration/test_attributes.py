@@ -1,4 +1,4 @@
-"""A defs.yaml that is wrong fails at load, with the file, the key and what was expected."""
+"""A wrong defs.yaml fails at load, with the file, the key and the expected value."""
 
 import traceback
 
@@ -15,7 +15,7 @@ ARCHIVE = "  source: {archive: {url: 'https://flowers.org/all.zip', "
 
 
 def load(text: str) -> dg.Definitions:
-    """The definitions of a project whose one defs.yaml has these attributes."""
+    """The definitions of a project with these attributes in its only defs.yaml."""
     with create_defs_folder_sandbox() as sandbox:
         folder = sandbox.defs_folder_path / "flowers"
         folder.mkdir()
@@ -77,7 +77,7 @@ def test_five_lines_define_a_dataset():
     ],
 )
 def test_wrong_attribute_is_named_with_its_file(text: str, key: str, expected: str):
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it, version by version otherwise
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it differently in each version
         load(text)
     message = _messages(caught.value)
     assert f"`{key}" in message
@@ -98,7 +98,7 @@ def test_environment_variables_are_filled_in(monkeypatch: pytest.MonkeyPatch):
 
 
 def shown(definitions: dg.Definitions) -> str:
-    """What Dagster shows and stores of the definitions."""
+    """Everything that Dagster shows and stores of the definitions."""
     with_resources = dg.Definitions.merge(definitions, dg.Definitions(resources=default_resources()))
     repository = with_resources.get_repository_def()
     snapshots = [dg.serialize_value(job.get_job_snapshot()) for job in repository.get_all_jobs()]
@@ -119,7 +119,7 @@ def test_a_secret_in_an_address_is_in_no_definition(monkeypatch: pytest.MonkeyPa
         definitions = load(text)
         assert "-secret-" not in shown(definitions)
         found.append(definitions.get_assets_def(["flowers", "raw_images"]).code_versions_by_key)
-    # Another password is no other source.
+    # Another password does not make another source.
     assert found[0] == found[1]
 
 
@@ -127,7 +127,7 @@ def test_a_secret_in_an_address_is_in_no_definition(monkeypatch: pytest.MonkeyPa
 def test_a_secret_in_an_address_that_is_wrong_is_not_quoted(url: str, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("URL", "ftp://me:letmein1@host/x.zip")
     source = f'folder: "{url}"' if url.startswith("s3") else f'archive: {{url: "{url}"}}'
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it, version by version otherwise
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it differently in each version
         load(f"  source: {{{source}}}\n")
     assert "://host/x.zip" in _messages(caught.value) or "://bucket/x" in _messages(caught.value)
     assert "letmein1" not in "".join(traceback.format_exception(caught.value))
@@ -141,7 +141,7 @@ def test_one_device_or_several(device: str, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_device_from_the_environment_is_checked_too(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("FLOWERS_DEVICE", "gpu")
-    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it, version by version otherwise
+    with pytest.raises(Exception) as caught:  # noqa: PT011 - Dagster wraps it differently in each version
         load(SOURCE + '  device: "{{ env.FLOWERS_DEVICE }}"\n')
     assert "`device: gpu` is not known" in _messages(caught.value)
 

@@ -74,7 +74,7 @@ def test_command_line_lists_starts_and_stops_the_schedule(shell: Shell):
 
 
 def status_for_the_ui(shell: Shell) -> str:
-    """The schedule's status as the UI and its daemon look it up: by the code location's name in workspace.yaml."""
+    """The schedule's status as the UI and its daemon find it: by the code location's name in workspace.yaml."""
     workspace = yaml.safe_load((PROJECT / "workspace.yaml").read_text())
     (location,) = (entry["python_module"]["location_name"] for entry in workspace["load_from"])
     schedule = InstigatorSelector(

@@ -1,4 +1,4 @@
-"""Checks that are executed without materializing their asset: on the version that is there."""
+"""Checks executed without materializing their asset: on its current version."""
 
 import shutil
 from collections.abc import Collection
@@ -20,7 +20,7 @@ ALL = {check.name for check in SPLIT_CHECKS}
 
 
 def execute(graph: Graph, asset: str, names: Collection[str]) -> dg.ExecuteInProcessResult:
-    """As *Execute* on an asset's page does."""
+    """Execute checks as *Execute* on an asset's page does."""
     keys = [dg.AssetCheckKey(dg.AssetKey(["tiny", asset]), name) for name in names]
     return dg.materialize(
         graph.assets,
@@ -41,7 +41,7 @@ def test_checks_judge_the_version_that_the_latest_materialization_names(graph: G
     assert graph.materialize(*DATA).success
     before = runs_of(graph)
     record = graph.record("lance_train", Split)
-    # Neither files that were added since nor a later version are looked at.
+    # Neither files added since then nor a later version are checked.
     class_image(0, np.random.default_rng(1)).save(graph.images / "train" / "cat" / "new.png")
     shutil.copy(graph.images / "train" / "cat" / "000.png", graph.images / "train" / "dog" / "copy.png")
     lance.dataset(record.data.uri).delete("label = 'dog'")
@@ -72,7 +72,7 @@ def test_what_fails_is_listed_and_changes_no_asset(graph: Graph):
     graph.attributes["checks"] = {"leakage": "fail"}
     before = runs_of(graph)
     result = execute(graph, "lance_val", ["leakage"])
-    # Dagster ends the run of a blocking check that fails as failed; it is no run of the asset.
+    # Dagster marks the run of a failing blocking check as failed; it is not a run of the asset.
     assert not result.success
     (one,) = result.get_asset_check_evaluations()
     assert not one.passed

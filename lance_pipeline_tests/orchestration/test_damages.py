@@ -1,4 +1,4 @@
-"""Each kind of damage to each store: noticed, named, and the way out that is named works."""
+"""Each kind of damage to each store is detected and reported, and the suggested remedy works."""
 
 import os
 import shutil
@@ -32,12 +32,12 @@ DAMAGES: dict[str, Callable[[bytes], bytes] | None] = {
     "delete": None,
 }
 LOGGED_MODEL = "mlflow/artifacts/tiny/models/*/artifacts/artifacts"
-# SQLite has no checksums: what is flipped elsewhere it need not notice.
+# SQLite has no checksums, so it may not notice flips elsewhere.
 HEADER = {"header": lambda data: b"X" + data[1:]}
 
 
 class World:
-    """A finished graph whose data are put back as they were for each test."""
+    """A finished graph whose data are restored for each test."""
 
     def __init__(self, folder: Path) -> None:
         self.data, self._kept = folder / "data", folder / "kept"
@@ -60,25 +60,25 @@ class World:
         shutil.copytree(self._kept, self.data, copy_function=_copied)
 
     def damage(self, pattern: str, damage: str) -> Path:
-        """Damage the files of a pattern below the data folder; returns the last of them."""
+        """Damage the files that match a pattern below the data folder; returns the last of them."""
         paths = sorted(self.data.glob(pattern))
         for path in paths:
             data = path.read_bytes()
-            # Not in place: the file may be shared with what is kept.
+            # Not in place: the file may be hard-linked to the saved copy.
             path.unlink()
             if change := (DAMAGES | HEADER)[damage]:
                 path.write_bytes(change(data))
         return paths[-1]
 
     def materialize(self, *assets: str) -> str:
-        """What the log of a run that succeeds says."""
+        """The log of a successful run."""
         result = self.graph.materialize(*assets)
         assert result.success, failure_of(result)
         return "\n".join(entry.user_message or "" for entry in self.graph.instance.all_logs(result.run_id))
 
 
 def _copied(source: str, target: str) -> None:
-    # Nobody changes these in place.
+    # Weights can be linked because nothing changes them in place.
     large = source.endswith(".safetensors")
     (os.link if large else shutil.copy2)(source, target)
 

@@ -1,4 +1,4 @@
-"""The disk with all data fills up before each step: the reason is named, and with more space the same command works."""
+"""The disk with all data fills up before each step: the error says so, and with more space the same command works."""
 
 import shutil
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from lance_pipeline_tests.orchestration.trainings import Project, training_proje
 
 SIZE = "2g"
 NAMED = "no space is left on the disk to write"
-# How many KB are free when a step begins: each ends up at another store.
+# Free KB at the start of a step: each value fills the disk in a different store.
 STEPS = {
     "Dagster's databases, before a run": (("raw_images",), 200),
     "Dagster's databases, in a run": (("lance_train", "lance_val", "lance_test"), 650),
@@ -22,14 +22,14 @@ COMMANDS = (("summary", "flowers"), ("databases",), ("databases", "--replace"))
 
 
 class SmallDisk:
-    """A disk of which just so much is free."""
+    """A disk with a limited number of free bytes."""
 
     def __init__(self, of_size: Callable[[str], Path]) -> None:
         self._of_size = of_size
         self.folder = of_size(SIZE)
 
     def leave(self, kilobytes: int) -> None:
-        # Nothing at all would mean no limit.
+        # A size of 0 would mean no limit.
         self._of_size(f"{max(shutil.disk_usage(self.folder).used // 1024 + kilobytes, 4)}k")
 
     def enlarge(self) -> None:

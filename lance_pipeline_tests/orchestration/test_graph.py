@@ -200,7 +200,7 @@ def test_absent_gpu_fails_clearly(graph: Graph):
 
 
 def test_a_dataset_has_its_own_device(graph: Graph):
-    # Training and evaluation: with the resource's device both would fail.
+    # This covers training and evaluation: with the resource's device both would fail.
     graph.attributes["device"] = ["cpu"]
     assert graph.materialize(gpu=GpuResource(device="cuda:99")).success
     metadata = graph.metadata("resnet34")

@@ -1,4 +1,4 @@
-"""Names that pose as log lines, escape codes, links, HTML or formulas, wherever they are shown."""
+"""Names that look like log lines, escape codes, links, HTML or formulas, wherever they are shown."""
 
 import csv
 import io
@@ -40,13 +40,13 @@ attributes:
   ingest: {max_rejected_fraction: 0.5}
   recipe: {epochs: 1, batch_size: 8, weights: none}
 """
-# Tabs and line breaks are our own where they are none of a name's.
+# Tabs and line breaks are allowed: outside of names, the pipeline writes them itself.
 CONTROLS = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 PICTURE = re.compile(r"!\[picture\]\(data:image/(png|jpeg);base64,[A-Za-z0-9+/=]+\)")
 
 
 def write_images(images: Path) -> None:
-    """Images of hostile names, of which two splits share some, and files beside them that are none."""
+    """Write images with hostile names, some shared by two splits, and other files beside them."""
     write_image_folder(images, {split: dict.fromkeys(CLASSES, len(FILES)) for split in ("train", "val", "test")})
     for label in images.glob("*/*"):
         for number, name in enumerate(FILES):
@@ -59,7 +59,7 @@ def write_images(images: Path) -> None:
 
 @dataclass(frozen=True)
 class Finished:
-    """A run of the whole graph from the shell."""
+    """A run of the whole graph, started from the shell."""
 
     shell: Shell
     told: str
@@ -125,7 +125,7 @@ def test_pages_show_no_name_as_it_is(finished):
             shown.add(text)
             assert_harmless(text)
             if isinstance(value, dg.MarkdownMetadataValue):
-                # A code span, or a picture of ours.
+                # Either a code span or a picture made by the pipeline.
                 assert PICTURE.fullmatch(text) or re.fullmatch(r"`[^`]+`", text)
             else:
                 assert "\n" not in text

@@ -1,4 +1,4 @@
-"""What the assets of an ingest tell: bad files, splits by fractions, progress and records."""
+"""Reports of the ingest assets: bad files, splits by fractions, progress and records."""
 
 import os
 import re
@@ -27,7 +27,7 @@ OLD = 1_000_000_000
 
 @pytest.fixture
 def cut(graph: Graph) -> Graph:
-    """A graph that cuts one folder of classes by fractions."""
+    """A graph that splits one folder of classes by fractions."""
     graph.images = graph.images / "all"
     write_image_folder(graph.images, {"": {"cat": 30, "dog": 30}})
     graph.attributes["splits"] = {"fractions": SHARES}
@@ -35,14 +35,14 @@ def cut(graph: Graph) -> Graph:
 
 
 def spoil(graph: Graph, folder: str, kinds: str) -> None:
-    """Add bad files: for each letter an empty one (e) or one that is no image (n)."""
+    """Add bad files: for each letter an empty one (e) or one that is not an image (n)."""
     for number, kind in enumerate(kinds):
         content = b"" if kind == "e" else b"no image"
         (graph.images / folder / f"{kind}{number}.png").write_bytes(content)
 
 
 def data_versions(graph: Graph) -> dict[str, str]:
-    """Of the Lance datasets' latest materializations."""
+    """The data versions of the Lance datasets' latest materializations."""
     versions = {}
     for asset in LANCE:
         event = graph.instance.get_latest_materialization_event(dg.AssetKey(["tiny", asset]))
@@ -62,7 +62,7 @@ def paths_of(graph: Graph) -> dict[str, set[str]]:
 
 
 def progress_of(graph: Graph, asset: str) -> list[dict[str, Any]]:
-    """What was observed of the asset, the first first."""
+    """The progress observations of the asset, oldest first."""
     records = graph.instance.fetch_observations(dg.AssetKey(["tiny", asset]), limit=50).records
     observations = [record.asset_observation for record in reversed(records)]
     return [{name: value.value for name, value in one.metadata.items()} for one in observations if one is not None]
@@ -170,7 +170,7 @@ def test_on_bad_image_fail_has_nothing_against_good_files(graph: Graph):
 
 
 def test_files_of_one_name_in_two_splits_are_told_apart(graph: Graph):
-    """By name, size and time the bad one of train is the good one of val."""
+    """By name, size and time, the bad file of train equals the good one of val."""
     graph.attributes["ingest"] = {"max_rejected_fraction": 0.5}
     good, bad = (graph.images / split / "cat" / "000.png" for split in ("val", "train"))
     bad.write_bytes(b"-" * good.stat().st_size)
@@ -200,7 +200,7 @@ def test_too_many_bad_files_fail_and_leave_what_was(graph: Graph):
 
 
 def test_split_by_fractions_made_alone_is_the_same(cut: Graph):
-    """Alone before the others are there, with them, and alone again."""
+    """Materialized alone before the others exist, together with them, and alone again."""
     assert cut.materialize("raw_images", "lance_val").success
     assert never_materialized(cut, "lance_train", "lance_test")
     assert lance_datasets() == {"tiny_listing", "tiny_val", "tiny_val_rejected"}
@@ -304,7 +304,7 @@ def quick_progress(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_progress(seen: list[dict[str, Any]], what: str, total: int) -> None:
-    """It was told more than once, of ever more files, and at last of all."""
+    """Progress was reported more than once, with growing counts up to the total."""
     done = [one["files_done"] for one in seen]
     assert len(done) > 1
     assert done == sorted(set(done))

@@ -1,4 +1,4 @@
-"""Each kind of file can be kept in a folder of its own."""
+"""Each kind of file can be stored in a separate folder."""
 
 from pathlib import Path
 
@@ -46,7 +46,7 @@ def test_a_graph_keeps_nothing_elsewhere(graph: Graph, tmp_path: Path, monkeypat
     records: RecordIOManager = resources["io_manager"]
     assert records.read(graph.instance, dg.AssetKey(["tiny", "resnet34"]), Model).folder == str(model.parent)
     assert list(ours["records"].glob("tiny/metrics_test/*.json"))
-    # Where the checkpoint has been.
+    # The checkpoint was here.
     assert (ours["checkpoints"] / "tiny" / ".lock").exists()
 
     for name, folder in ours.items():

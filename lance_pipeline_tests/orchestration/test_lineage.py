@@ -1,4 +1,4 @@
-"""The lineage that people inspect: specs and dependencies, in the code and through the web server."""
+"""The lineage that users inspect: specs and dependencies, in the code and through the web server."""
 
 import json
 import socket
@@ -36,7 +36,7 @@ def described(spec: dg.AssetSpec, checks: list[str]) -> dict[str, Any]:
 
 
 def test_specs_and_dependencies_are_as_recorded():
-    """After an intended change: remove the file, run the test twice, and read the difference in git."""
+    """After an intended change: remove the file, run the test twice, and review the difference in git."""
     assets = [asset for asset in defs().assets or [] if isinstance(asset, dg.AssetsDefinition)]
     found = {}
     for asset in assets:
@@ -91,7 +91,7 @@ def _answers(url: str) -> bool:
 
 
 def of_digits(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The demo's assets; those of other datasets have not been materialized."""
+    """The demo's assets; those of other data sets have not been materialized."""
     return [node for node in nodes if node["assetKey"]["path"][0] == "digits"]
 
 
@@ -127,7 +127,7 @@ def test_web_server_shows_every_asset_fresh_with_its_metadata(graphql: str):
         assetMaterializations(limit: 1) { metadataEntries { label } }
         metadataEntries { label } } }"""
     nodes = {node["assetKey"]["path"][-1]: node for node in of_digits(query(graphql, text)["assetNodes"])}
-    # Nobody has asked for it yet, and it is no part of the graph.
+    # Maintenance has not been requested yet, and is not part of the graph.
     assert nodes.pop("maintenance")["staleStatus"] == "MISSING"
     assert {name: node["staleStatus"] for name, node in nodes.items()} == dict.fromkeys(nodes, "FRESH")
     labels = {entry["label"] for entry in nodes["lance_train"]["assetMaterializations"][0]["metadataEntries"]}

@@ -1,4 +1,4 @@
-"""What loading the code location costs and offers."""
+"""Cost and result of loading the code location."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""What the pages of model and metrics say of a model, and what to try."""
+"""Checks of a model and its metrics, and the advice they give."""
 
 import dagster as dg
 import numpy as np
@@ -18,7 +18,7 @@ def evaluation(graph: Graph, asset: str, check: str) -> dg.AssetCheckEvaluation:
 
 
 def execute(graph: Graph, asset: str, check: str) -> dg.ExecuteInProcessResult:
-    """What *Execute* on the check does."""
+    """Execute a check as *Execute* on its page does."""
     key = dg.AssetCheckKey(dg.AssetKey(["tiny", asset]), check)
     job = graph.definitions.resolve_implicit_global_asset_job_def().get_subset(
         asset_selection=set(), asset_check_selection={key}
@@ -27,7 +27,7 @@ def execute(graph: Graph, asset: str, check: str) -> dg.ExecuteInProcessResult:
 
 
 def test_a_model_of_noise_is_no_better_than_guessing(graph: Graph):
-    """Images that have nothing to do with their labels."""
+    """The images are unrelated to their labels."""
     rng = np.random.default_rng(0)
     for path in graph.images.rglob("*.png"):
         Image.fromarray(rng.integers(0, 255, (12, 12, 3), np.uint8)).save(path)
@@ -62,7 +62,7 @@ def test_metrics_far_below_those_of_the_model_before(graph: Graph):
     assert not found.passed
     assert found.metadata["change"].value == -0.5
     assert "50.0%" in (found.description or "")
-    # The same model, evaluated again, is not compared with itself.
+    # Evaluating the same model again does not compare it with itself.
     graph.store("metrics_val", worse)
     assert execute(graph, "metrics_val", "keeps_up").success
     assert not evaluation(graph, "metrics_val", "keeps_up").passed

@@ -1,4 +1,4 @@
-"""A data set whose network is changed: each one goes from images to metrics, and all that was made stays."""
+"""A data set whose network is changed: each network gets from images to metrics, and earlier results stay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,13 +31,13 @@ from lance_pipeline_tests.orchestration.conftest import RECIPE
 from lance_pipeline_tests.orchestration.retention.conftest import DATA, Project
 
 COUNTS = {"train": {"cat": 3, "dog": 2}, "val": {"cat": 2, "dog": 1}, "test": {"cat": 1, "dog": 1}}
-# Small ones, where the network takes them.
+# Small sizes, where the network accepts them.
 SIZES = {"resnet18": 32, "resnet50": 32, "convnext_tiny": 32, "efficientnet_b0": 32, "vit_b_16": 224}
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """A data set with its splits, and no model."""
+    """A project with splits but no model."""
     folder = tmp_path_factory.mktemp("networks")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LANCE_PIPELINE_DATA", str(folder / "data"))
@@ -90,17 +90,17 @@ def trained(project: Project, network: str, **recipe: Any) -> Model:
 
 
 def test_a_network_that_draws_at_random_is_reproduced_bit_for_bit(project: Project):
-    """EfficientNet has drop-out and stochastic depth."""
+    """EfficientNet has dropout and stochastic depth."""
     assert reproduce(trained(project, "efficientnet_b0", seed=1).mlflow_run_id)
 
 
 def test_models_of_all_networks_stay_within_the_limits(project: Project, capsys: pytest.CaptureFixture[str]):
-    """The limits are common to all networks, and the latest model of each stays whatever they are."""
+    """All networks share the limits, and the latest model of each network always stays."""
     old, new = (trained(project, "squeezenet1_1", seed=seed) for seed in (1, 2))
     last = trained(project, "shufflenet_v2_x0_5")
     assert project.materialize("metrics_val", "metrics_test").success
     stay = {Path(one.folder).name for one in (new, last)}
-    # The end of a training has removed none of them.
+    # The clean-up at the end of a training has removed none of them.
     assert project.models() >= {*stay, Path(old.folder).name}
 
     project.retention(models=1, days=0).apply(print)
@@ -109,13 +109,13 @@ def test_models_of_all_networks_stay_within_the_limits(project: Project, capsys:
     assert project.records("squeezenet1_1") | project.records("shufflenet_v2_x0_5") == stay
     assert load_model(Path(new.folder), new.sha256)[1].architecture == "squeezenet1_1"
 
-    # No definitions that it knows have this data set: it shows the latest.
+    # No definitions contain this data set, so the summary shows the latest model.
     print_summary("tiny")
     assert f"{Path(last.folder).name}/model.safetensors   shufflenet_v2_x0_5" in capsys.readouterr().out
 
 
 def test_an_interrupted_training_waits_for_its_network(splits, tmp_path: Path):
-    """Another network begins anew beside its checkpoint; set back, it resumes."""
+    """Another network starts from scratch beside its checkpoint; switched back, it resumes."""
     ours, other = (
         training_identity(splits["train"], splits["val"], Recipe(), 32, name) for name in ("resnet34", "vgg11")
     )
@@ -142,7 +142,7 @@ def test_what_earlier_versions_wrote_is_of_a_resnet34():
     done = {"code": "4", "weights": "none", "device": "cpu", "precision": "fp32", "environments": [], "history": []}
     training = Training.model_validate(common | done)
     assert training.model == "resnet34"
-    # Not a key more than it was.
+    # The identity gets no additional key.
     assert set(training.identity) == {"code", "train", "val", "recipe", "image_size", "weights"}
     assert training.model_copy(update={"model": "vgg11"}).identity == training.identity | {"model": "vgg11"}
 

@@ -1,4 +1,4 @@
-"""The graph of a data set whose images and Lance datasets are in an object store."""
+"""The graph of a data set with images and Lance datasets in an object store."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ SOURCE, DATA = "s3://bucket/pets", "s3://bucket/data"
 
 @dataclass
 class Remote:
-    """The graph, materialized up to the Lance datasets, with its server and the folder of all that is local."""
+    """The graph, materialized up to the Lance datasets, with its server and the folder of all local files."""
 
     graph: Graph
     store: ObjectStore
@@ -31,7 +31,7 @@ class Remote:
     data: Path
 
     def names(self, path: str) -> set[str]:
-        """What the bucket holds below this path."""
+        """The objects in the bucket below this path."""
         found = self.store.filesystem().get_file_info(fs.FileSelector(f"{self.store.bucket}/{path}", recursive=True))
         return {info.path.removeprefix(f"{self.store.bucket}/{path}/") for info in found}
 
@@ -98,7 +98,7 @@ def test_records_and_lists_stay_local(remote):
     records = {file.parent.name for file in (remote.data / "dagster" / "records" / "tiny").rglob("*.json")}
     assert records == {"raw_images", *LANCE.values()}
     assert not (remote.data / "lance").exists()
-    # A URI that was taken for a path leaves a folder of its scheme's name.
+    # A URI mistaken for a path would leave a folder named after its scheme.
     assert {entry.name for entry in remote.data.parent.iterdir()} <= {"images", "instance", "data"}
     with (remote.data / "reports" / "tiny" / "val_few_images.csv").open() as file:
         assert [row["label"] for row in csv.DictReader(file)] == ["cat", "dog"]

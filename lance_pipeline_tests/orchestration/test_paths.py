@@ -1,4 +1,4 @@
-"""Who may read the data folder."""
+"""File permissions of the data folder."""
 
 import os
 import stat
@@ -72,7 +72,7 @@ def test_a_group_shares_a_folder_with_the_setgid_bit(data: Path):
     make_folder(data / "models")
     assert private_umask() == 0o007
     assert [mode(path) for path in (data, data / "models")] == [0o2770, 0o2770]
-    # One that everybody may write to is shared with nobody in particular.
+    # A world-writable folder does not count as shared with a group.
     data.chmod(0o2777)
     make_folder(data / "models")
     assert private_umask() == 0o077

@@ -1,4 +1,4 @@
-"""A check and a metric that a project adds by a module of its own."""
+"""A check and a metric that a project adds in its own module."""
 
 import sys
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ METRICS = {"confidence": confidence}
 
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The name of a new module with the text of the test's parameter."""
+    """The name of a new module with the test parameter as its source."""
     name = f"own_{tmp_path.name}"
     (tmp_path / "modules").mkdir()
     (tmp_path / "modules" / f"{name}.py").write_text(request.param)

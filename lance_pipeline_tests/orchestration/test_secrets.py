@@ -1,4 +1,4 @@
-"""Secrets of every kind, planted where users put them, and searched for in all that is written and shown."""
+"""Secrets of every kind, put where users put them, and searched for in everything written and shown."""
 
 import json
 import os
@@ -47,13 +47,13 @@ attributes:
   image_size: 32
   recipe: {epochs: 1, batch_size: 8, weights: none}
 """
-# What takes secrets from the environment, as Dagster's templates do.
+# A definition that reads secrets from the environment through Dagster's templates.
 ARCHIVE = 'archive: {url: "{{ env.%s }}/{{ env.PATH_TOKEN }}/x.tar?X-Amz-Signature={{ env.ARCHIVE_SIGNATURE }}&part=1"}'
 
 
 @dataclass
 class Watched:
-    """The shell of a project, all that its commands have printed, and the command lines of their processes."""
+    """The shell of a project, the output of all its commands, and the command lines of their processes."""
 
     shell: Shell
     server: MlflowServer
@@ -108,7 +108,7 @@ class Watched:
 
 @pytest.fixture(scope="module")
 def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
-    """A project that has run every asset once with success, and some with errors that quote addresses."""
+    """A project that has run every asset successfully, and some with errors that quote addresses."""
     root = tmp_path_factory.mktemp("project")
     write_small_project(root)
     data = root / "data"
@@ -143,7 +143,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
 
 
 def variables(root: Path, mlflow: MlflowServer, archive: str, lost: str) -> dict[str, str]:
-    """The environment that the secrets are in."""
+    """The environment variables that contain the secrets."""
 
     def with_user(url: str, password: str) -> str:
         return url.split("/bitstreams", maxsplit=1)[0].replace("://", f"://me:{password}@")
@@ -167,7 +167,7 @@ def variables(root: Path, mlflow: MlflowServer, archive: str, lost: str) -> dict
 
 
 def ran(watched: Watched) -> Watched:
-    """Everything that a user may run."""
+    """A project in which every command that a user may run has run."""
     assert (
         watched.run("dagster", "asset", "materialize", "-m", "small.definitions", "--select", "group:flowers") == 0
     ), watched.output
@@ -189,7 +189,7 @@ def leaks(text: str) -> list[str]:
 
 
 def texts(path: Path) -> Iterator[str]:
-    """All that a file holds, from a database each value, decompressed."""
+    """All content of a file, decompressed; for a database each value."""
     data = path.read_bytes()
     yield data.decode(errors="replace")
     if data.startswith(b"SQLite format 3"):
@@ -203,7 +203,7 @@ def texts(path: Path) -> Iterator[str]:
 
 
 def test_the_errors_name_what_failed(watched: Watched):
-    """Or nothing would have been at stake."""
+    """Otherwise the search for secrets would prove nothing."""
     for words in (
         "cannot download http://127.0.0.1",
         "cannot download http://images.invalid",
@@ -212,7 +212,7 @@ def test_the_errors_name_what_failed(watched: Watched):
         "s3://bucket/images",
     ):
         assert words in watched.output
-    # Of the event log: a line that a step printed last may not reach a busy terminal.
+    # Read from the event log: the last lines of a step may not reach a busy terminal.
     with watched.shell.instance() as instance:
         [failed] = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE]))
         failures = instance.all_logs(failed.run_id, of_type=dg.DagsterEventType.STEP_FAILURE)
@@ -238,7 +238,7 @@ def test_no_file_has_one(watched: Watched):
         and (names := sorted({name for text in texts(path) for name in leaks(text)}))
     }
     assert found == {}
-    # Both are among them, and are read as they are.
+    # All three databases were searched, value by value.
     assert {"runs.db", "index.db", "mlflow.db"} <= {path.name for path in root.rglob("*.db")}
 
 

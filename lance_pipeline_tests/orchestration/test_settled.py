@@ -1,4 +1,4 @@
-"""A run's configuration sets no path, address or credential of a resource."""
+"""A run's configuration cannot set paths, addresses or credentials of a resource."""
 
 import json
 from pathlib import Path
@@ -36,7 +36,7 @@ def seen(
 
 
 def run(resources: dict[str, Any], **given: Any) -> dict[str, Any]:
-    """What a run sees whose configuration sets this."""
+    """The values that a run with this configuration sees."""
     with dg.DagsterInstance.ephemeral() as instance:
         result = dg.materialize(
             [seen], instance=instance, resources=default_resources() | given, run_config={"resources": resources}
@@ -83,7 +83,7 @@ def test_what_is_settled_is_used(tmp_path: Path):
 
 
 def pages(resources: dict[str, Any]) -> tuple[str, dict[str, str]]:
-    """All that the code location tells the UI, and the description of each resource."""
+    """Everything that the code location sends to the UI, and the description of each resource."""
     from dagster._core.remote_representation.external_data import RepositorySnap
     from dagster._serdes import serialize_value
 
@@ -125,7 +125,7 @@ def test_a_variable_is_read_where_the_value_is_used(monkeypatch: pytest.MonkeyPa
         "OUR_DEVICE": "cuda:77",
         "OUR_CHOICE": "false",
     }
-    # After the definitions were made.
+    # Set them only after creating the definitions.
     for name, value in values.items():
         monkeypatch.setenv(name, value)
         assert name in text

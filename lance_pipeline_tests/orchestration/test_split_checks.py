@@ -1,4 +1,4 @@
-"""The checks of the splits, each on a folder with the fault that it is there for."""
+"""The checks of the splits, each on a folder with the fault that it should find."""
 
 import base64
 import io
@@ -21,7 +21,7 @@ from lance_pipeline_tests.image_folders import class_image, write_image_folder
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
 
 SPLITS = ("train", "val", "test")
-# As many as `min_images_per_class` asks for, and no more.
+# Exactly as many as `min_images_per_class` requires.
 CLEAN = {split: {"cat": 10, "dog": 10} for split in SPLITS}
 DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 BLOCKING = {"counts_reconcile", "schema", "same_classes"}
@@ -29,13 +29,13 @@ BLOCKING = {"counts_reconcile", "schema", "same_classes"}
 
 @pytest.fixture
 def clean(graph: Graph) -> Graph:
-    """A graph on images of which no check has anything to say."""
+    """A graph on images that pass every check."""
     write_image_folder(graph.images, CLEAN)
     return graph
 
 
 def latest_check(graph: Graph, asset: str, check: str) -> dg.AssetCheckEvaluation | None:
-    """What the asset's page shows of a check, if it ever ran."""
+    """The latest evaluation of a check on the asset's page, if it ever ran."""
     key = dg.AssetCheckKey(dg.AssetKey(["tiny", asset]), check)
     record = graph.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
     if record is None or record.event is None or record.event.dagster_event is None:
@@ -50,7 +50,7 @@ def check_of(graph: Graph, split: str, check: str) -> dg.AssetCheckEvaluation:
 
 
 def failed_checks(graph: Graph) -> set[tuple[str, str]]:
-    """The splits and the names of the checks that found something; all have to have run."""
+    """The failed checks by split and name, after asserting that all checks ran."""
     names = [(split, check.name) for split in SPLITS for check in SPLIT_CHECKS]
     return {(split, name) for split, name in names if not check_of(graph, split, name).passed}
 
@@ -60,7 +60,7 @@ def numbers_of(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
 
 
 def full_list(graph: Graph, split: str, check: str) -> pd.DataFrame:
-    """The list that the page of a check points to."""
+    """The list that the page of a check links to."""
     path = check_of(graph, split, check).metadata["full_list"].value
     assert isinstance(path, str)
     assert Path(path).name == f"{split}_{check}.csv"
@@ -68,20 +68,20 @@ def full_list(graph: Graph, split: str, check: str) -> pd.DataFrame:
 
 
 def images_of(table: pd.DataFrame) -> list[str]:
-    """The images at fault, as ``<split>/<label>/<file>``."""
+    """The faulty images, as ``<split>/<label>/<file>``."""
     assert table["label"].tolist() == [path.split("/")[0] for path in table["path"]]
     return [f"{split}/{path}" for split, path in zip(table["split"], table["path"], strict=True)]
 
 
 def pairs_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """The images at fault, each with the other one of its pair."""
+    """The faulty images, each with the other one of its pair."""
     assert table["other_label"].tolist() == [path.split("/")[0] for path in table["other_path"]]
     others = [f"{split}/{path}" for split, path in zip(table["other_split"], table["other_path"], strict=True)]
     return list(zip(images_of(table), others, strict=True))
 
 
 def assert_images(graph: Graph, split: str, check: str, count: int, total: int) -> None:
-    """The check warns of so many images, of which its page shows some."""
+    """The check warns about this number of images and shows some of them on its page."""
     evaluation = check_of(graph, split, check)
     assert not evaluation.passed
     assert evaluation.severity == dg.AssetCheckSeverity.WARN
@@ -98,14 +98,14 @@ def assert_images(graph: Graph, split: str, check: str, count: int, total: int) 
 
 
 def copy_as(source: Path, target: Path, **how: Any) -> None:
-    """The same pixels in other bytes."""
+    """Save the same pixels as different bytes."""
     with Image.open(source) as image:
         image.save(target, **how)
     assert target.read_bytes() != source.read_bytes()
 
 
 def retouch(source: Path, target: Path) -> None:
-    """The same picture but for one pixel."""
+    """Save the same picture except for one pixel."""
     with Image.open(source) as image:
         pixels = np.asarray(image).copy()
     pixels[0, 0] = 255 - pixels[0, 0]
@@ -240,7 +240,7 @@ def test_class_balance_beyond_its_limit(clean: Graph):
     add_images(clean.images / "train" / "cat", 11)
     add_images(clean.images / "val" / "cat", 10)
     for file in (clean.images / "val" / "cat").glob("more*"):
-        # As they would leak otherwise.
+        # Flip them, otherwise they would be leaks.
         with Image.open(file) as image:
             image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(file)
     assert clean.materialize(*DATA).success
@@ -294,7 +294,7 @@ def test_counts_reconcile_with_the_quarantine(clean: Graph):
     assert failed_checks(clean) == set()
     assert numbers_of(check_of(clean, "val", "counts_reconcile")) == {"scanned": 21, "rows": 20, "rejected": 1}
 
-    # A quarantine that another tool has emptied is made again.
+    # A quarantine that another tool has emptied is written again.
     quarantine = clean.record("lance_val", Split).quarantine.uri
     lance.dataset(quarantine).delete("true")
     assert clean.materialize("lance_val").success
@@ -354,7 +354,7 @@ def test_leakage_may_be_set_to_stop_the_step(clean: Graph):
     assert pairs_of(full_list(clean, "train", "leakage")) == [("train/cat/000.png", "val/cat/copy.png")]
     after = runs_of(clean)
     assert after.pop("raw_images") == result.run_id
-    # test leaks nothing: it is made, and only the two that do are held back.
+    # test leaks nothing, so it is materialized; only the two splits that do are held back.
     assert after.pop("lance_test") == result.run_id
     assert after == {name: runs[name] for name in after}
     assert {split: clean.record(f"lance_{split}", Split) for split in SPLITS} == before

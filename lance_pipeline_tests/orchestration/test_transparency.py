@@ -1,4 +1,4 @@
-"""What transparent pixels become, from the YAML to the metrics."""
+"""The effect of transparent pixels, from the YAML to the metrics."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 
 
 def write_drawings(folder: Path) -> None:
-    """Black shapes on a transparent ground: on black, nothing is left of them."""
+    """Write black shapes on a transparent background: on black they would vanish."""
     rng = np.random.default_rng(0)
     for path in folder.rglob("*.png"):
         alpha = np.zeros((12, 12), np.uint8)
@@ -53,7 +53,7 @@ def test_images_of_a_single_colour_are_warned_of(drawings: Graph):
 
 
 def test_another_choice_makes_stale_what_it_changes(drawings: Graph):
-    """All images are transparent here; where none is, only the Lance datasets know of the choice."""
+    """All images here are transparent; with none, the choice would affect only the Lance datasets."""
     versions = []
     for transparency in ("white", "white", "grey"):
         drawings.attributes["transparency"] = transparency

@@ -1,4 +1,4 @@
-"""The small project in a real shell, where its training is started and ended."""
+"""The small project in a real shell, where its training is started and interrupted."""
 
 import os
 import re
@@ -27,7 +27,7 @@ EPOCHS = 4
 
 @dataclass(frozen=True)
 class Project:
-    """The small project, with a training of some epochs, and a data folder of its own."""
+    """The small project, with a training of some epochs and a separate data folder."""
 
     shell: Shell
 
@@ -45,13 +45,13 @@ class Project:
         return self.root / "small" / "defs" / "flowers" / "defs.yaml"
 
     def start(self, *selection: str, config: str | None = None, dataset: str = "flowers") -> subprocess.Popen[str]:
-        """``dagster asset materialize`` of these assets of a data set."""
+        """Start ``dagster asset materialize`` of these assets of a data set."""
         keys = ",".join(f"{dataset}/{asset}" for asset in selection)
         command = ["dagster", "asset", "materialize", "-m", "small.definitions", "--select", keys]
         return self.shell.start(*command, *(["--config-json", config] if config else []))
 
     def materialize(self, *selection: str, config: str | None = None, dataset: str = "flowers") -> str:
-        """What a run that succeeds has printed."""
+        """The output of a successful run."""
         process = self.start(*selection, config=config, dataset=dataset)
         output, _ = process.communicate(timeout=200)
         assert process.returncode == 0, output
@@ -69,22 +69,22 @@ class Project:
         return MlflowClient(f"sqlite:///{self.data / 'mlflow' / 'mlflow.db'}")
 
     def series(self, run_id: str) -> dict[str, list[tuple[int, float]]]:
-        """Step and value of every point in MLflow."""
+        """Step and value of every metric point in MLflow."""
         client = self.client()
         return {name: [(one.step, one.value) for one in client.get_metric_history(run_id, name)] for name in SERIES}
 
     def mlflow_statuses(self) -> list[str]:
-        """Of all runs, the latest first."""
+        """The statuses of all MLflow runs, the latest first."""
         runs = self.client().search_runs(["1"], run_view_type=ViewType.ALL, order_by=["attributes.start_time DESC"])
         return [run.info.status for run in runs]
 
     def dagster_statuses(self) -> list[str]:
-        """Of all runs, the latest first."""
+        """The statuses of all Dagster runs, the latest first."""
         with self.instance() as instance:
             return [run.status.value for run in instance.get_runs()]
 
     def wait_for_checkpoint(self) -> None:
-        """Until the training that is running has one with weights."""
+        """Wait until the current training has a checkpoint with weights."""
         files = self.data / "checkpoints"
         await_condition(
             lambda: any(file.stat().st_size > 1e6 for file in files.rglob("checkpoint.pt")), 60, "a checkpoint"
@@ -96,16 +96,16 @@ class Project:
             return [run.run_id for run in instance.get_runs()]
 
     def latest_run(self) -> str:
-        """Its id."""
+        """The id of the latest run."""
         return self.runs()[0]
 
     def log(self, run_id: str) -> str:
-        """What the run's page has."""
+        """The messages on the run's page."""
         with self.instance() as instance:
             return "\n".join(entry.user_message or entry.message for entry in instance.all_logs(run_id))
 
     def mark_as_canceled(self, run_id: str) -> None:
-        """As the UI does with a run that it cannot reach."""
+        """Mark the run as canceled, as the UI does with a run that it cannot reach."""
         with self.instance() as instance:
             run = instance.get_run_by_id(run_id)
             assert run is not None
@@ -117,10 +117,10 @@ class Project:
 
 
 def training_project(root: Path, epochs: int = EPOCHS, variables: Mapping[str, str] | None = None) -> Project:
-    """The project below ``root``, with its splits, no model, and these variables of its shell."""
+    """The project below ``root``, with splits, no model, and these environment variables in its shell."""
     write_small_project(root)
-    # Devices are held for each runtime folder: no other test's training is waited for. The path of the folder for
-    # temporary files must be short, for sockets are made there.
+    # Devices are locked per runtime folder, so this never waits for another test's training. The path of the folder for
+    # temporary files must be short, because sockets are created there.
     folder = tempfile.mkdtemp()
     own = {
         "TMPDIR": folder,
@@ -135,7 +135,7 @@ def training_project(root: Path, epochs: int = EPOCHS, variables: Mapping[str, s
 
 
 def read_until(process: subprocess.Popen[str], pattern: str) -> str:
-    """The output until a line has the pattern."""
+    """The output up to the first line that matches the pattern."""
     assert process.stdout is not None
     lines: list[str] = []
     for line in process.stdout:
@@ -146,7 +146,7 @@ def read_until(process: subprocess.Popen[str], pattern: str) -> str:
 
 
 def end(process: subprocess.Popen[str], how: str) -> str:
-    """Send the signal, such as "SIGKILL to the group", and return what was still printed once all is over."""
+    """Send the signal, such as "SIGKILL to the group", and return the remaining output after all processes ended."""
     name, target = how.split(" to the ")
     number = signal.Signals[name]
     (os.killpg if target == "group" else os.kill)(process.pid, number)

@@ -1,4 +1,4 @@
-"""What pyproject.toml asks for, and what that brings in the running environment."""
+"""The requirements in pyproject.toml, and the packages they bring into the running environment."""
 
 import tomllib
 from collections.abc import Iterable
@@ -18,7 +18,7 @@ DEVELOPMENT = [Requirement(text) for text in PROJECT["project"]["optional-depend
 
 
 def closure(requirements: Iterable[Requirement]) -> dict[str, str]:
-    """Return the packages that requirements bring here, their own included, and their installed versions."""
+    """Return the packages that requirements bring here, including their dependencies, with the installed versions."""
     versions: dict[str, str] = {}
     seen: set[tuple[str, str]] = set()
     waiting = [(requirement, "") for requirement in requirements]

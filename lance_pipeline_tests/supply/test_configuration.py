@@ -1,4 +1,4 @@
-"""docs/configuration.md says all that can be set."""
+"""docs/configuration.md covers all settings."""
 
 import ast
 import re
@@ -19,7 +19,7 @@ def test_the_page_is_what_the_models_give():
 
 
 def variables(source: str, constants: dict[str, str]) -> Iterator[str]:
-    """The environment variables that a module names, given texts by the names of constants."""
+    """The environment variables that a module names, given the string constants by name."""
     for node in ast.walk(ast.parse(source)):
         named: ast.expr | None = None
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and _KNOWN_OWNERS.fullmatch(node.value):
@@ -36,7 +36,7 @@ def variables(source: str, constants: dict[str, str]) -> Iterator[str]:
         if isinstance(named, ast.Constant) and isinstance(named.value, str):
             yield named.value
         elif isinstance(named, ast.Name | ast.Attribute):
-            # A variable that gets its value at run time is none of these: its names are constants elsewhere.
+            # Skip names that are computed at run time: their values are constants elsewhere.
             name = constants.get(ast.unparse(named).rpartition(".")[2])
             if name:
                 yield name

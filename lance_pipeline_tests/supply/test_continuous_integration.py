@@ -1,4 +1,4 @@
-"""What a commit and a push have to pass is what `make` and `.ci/run` check."""
+"""A commit and a push have to pass the same checks as `make` and `.ci/run`."""
 
 import re
 from typing import Any

@@ -1,4 +1,4 @@
-"""`make` installs nothing but the archives of the lock file."""
+"""`make` installs only the archives of the lock file."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ def write(path, name):
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A project with our Makefile, which depends on one archive that lies in a folder."""
+    """A project with our Makefile, which depends on one archive in a folder."""
     folder = tmp_path / "project"
     folder.mkdir()
     shutil.copy(ROOT / "Makefile", folder)
@@ -46,7 +46,7 @@ def project(tmp_path) -> Path:
 
 @pytest.fixture
 def python(tmp_path) -> Path:
-    """An interpreter like Debian's without the package python3-venv, whose environments have no pip."""
+    """An interpreter like Debian's without the package python3-venv: its environments have no pip."""
     path = tmp_path / "python"
     path.write_text(f'#!/bin/sh\n[ "$*" = "-m venv .venv" ] && exit 1\nexec {sys.executable} "$@"\n')
     path.chmod(0o755)
@@ -89,7 +89,7 @@ def test_an_archive_with_another_hash_is_refused(project, python):
     assert not installed(project)
 
     lock(project)
-    # As careful users set it; the project itself, which is installed as it stands, has no hash.
+    # Careful users set this variable; the project itself, which is installed from its folder, has no hash.
     ended = install(project, python, PIP_REQUIRE_HASHES="1")
     assert ended.returncode == 0, ended.stderr
     assert installed(project)

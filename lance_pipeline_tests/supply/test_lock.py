@@ -1,4 +1,4 @@
-"""The lock files agree with pyproject.toml and with what is installed, and point nowhere."""
+"""The lock files agree with pyproject.toml and the installed packages, and name no hosts or paths."""
 
 import re
 

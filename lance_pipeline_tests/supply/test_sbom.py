@@ -1,4 +1,4 @@
-"""The software bill of materials lists all that is installed, from which archives and under which licences."""
+"""The software bill of materials lists all installed packages, with their archives and licences."""
 
 import json
 import re
@@ -12,12 +12,12 @@ from lance_pipeline_tests.supply import requirements
 from supply.lock import DEVELOPMENT, ROOT, RUNTIME, pins
 
 COPYLEFT = re.compile(r"\bA?GPL|\bGNU (Affero )?General Public", re.IGNORECASE)
-# The licence of CUDA's libraries, which torch asks for on Linux, is in its other packages.
+# torch requires this package on Linux; the licence of the CUDA libraries is in its other packages.
 WITHOUT_LICENCE = {"cuda-toolkit"}
 
 
 def is_copyleft(licence: dict) -> bool:
-    """Whether each alternative that a licence entry leaves is the GPL or the AGPL."""
+    """Whether every alternative of a licence entry is the GPL or the AGPL."""
     text = json.dumps(licence)
     return all(COPYLEFT.search(alternative) for alternative in re.split(r"\bOR\b", text))
 

@@ -9,7 +9,7 @@ from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
 
 @pytest.fixture(scope="session")
 def contradicting(tmp_path_factory: pytest.TempPathFactory) -> dict[str, LanceSplit]:
-    """A validation split whose labels are swapped: the more is learned, the worse it gets."""
+    """A validation split with swapped labels: the better the training, the worse the result."""
     root = write_image_folder(tmp_path_factory.mktemp("root"), {s: {"cat": 8, "dog": 8} for s in ("train", "val")})
     val = Path(root, "val")
     os.rename(val / "cat", val / "swap")

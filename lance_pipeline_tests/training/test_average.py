@@ -1,4 +1,4 @@
-"""The moving average of the weights is torch's."""
+"""The moving average of the weights equals torch's."""
 
 import copy
 

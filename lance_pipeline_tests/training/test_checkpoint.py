@@ -1,4 +1,4 @@
-"""A training that is ended at any moment and goes on, with the very result that it would have had."""
+"""A training stopped at any moment and resumed gives exactly the result of an uninterrupted one."""
 
 import json
 import math
@@ -28,7 +28,7 @@ from lance_pipeline_tests.training.test_loop import colour_model, loader, recipe
 
 CPU = choose_device("cpu")
 SIZE = 16
-# Everything that moves: momentum, schedule, average, random numbers, freezing.
+# Everything with state: momentum, schedule, average, random numbers, freezing.
 RECIPE = Recipe(
     epochs=3, batch_size=4, averaging=0.9, mixup=0.2, cutmix=1.0, randaugment=5, freeze_epochs=1, gradient_clip=1.0
 )
@@ -42,7 +42,7 @@ def fit(
     watch: TrainingCallbacks | None = None,
     device: Device = CPU,
 ) -> Trained:
-    """A training that goes on from the folder's checkpoint where it is of the same identity."""
+    """Train, resuming from the folder's checkpoint if it has the same identity."""
     identity = training_identity(splits["train"], splits["val"], recipe, SIZE)
     found = read_checkpoint(folder)
     if found is not None and found.identity == identity:
@@ -80,7 +80,7 @@ def uninterrupted(splits, tmp_path_factory) -> Trained:
 
 
 class After:
-    """Asks for the end after so many batches."""
+    """Asks the training to stop after a number of batches."""
 
     def __init__(self, batches: int) -> None:
         self.left = batches
@@ -118,7 +118,7 @@ def test_stopped_in_a_validation_after_a_batch_of_one_image(tmp_path):
     root = write_image_folder(tmp_path / "root", {s: {"cat": 3, "dog": 2} for s in ("train", "val")})
     odd = {split: LanceSplit(uri) for split, uri in ingest_folder(root, tmp_path / "lance").items()}
     expected = fit(odd, tmp_path / "uninterrupted")
-    # The one batch that can be learned from, then the first of the validation.
+    # Stop after the only trainable batch and the first validation batch.
     with pytest.raises(Stopped, match="enough"):
         fit(odd, tmp_path / "stopped", watch=TrainingCallbacks(stop=After(2)))
     steps = []
@@ -181,7 +181,7 @@ def test_another_recipe_is_another_training(splits, tmp_path):
 
 def test_another_network_is_another_training_and_the_default_is_none(splits):
     before = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
-    # What has been hashed since before there was another one.
+    # The identity from before other networks could be chosen must keep its keys.
     assert set(before) == {"code", "train", "val", "recipe", "image_size", "weights"}
     now = training_identity(splits["train"], splits["val"], RECIPE, SIZE, "resnet18")
     assert differences(before, now) == ["model was resnet34 and is resnet18"]
@@ -203,7 +203,7 @@ def test_a_checkpoint_is_saved_when_its_time_has_come(splits, tmp_path):
     identity = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
     with Checkpoints.begun(tmp_path, identity, every=0.0, on_saved=saved.append) as checkpoints:
         fit_network(splits["train"], splits["val"], RECIPE, CPU, image_size=SIZE, checkpoints=checkpoints)
-    # After each batch and after each epoch.
+    # One save for each batch and one for each epoch.
     assert len(saved) == 3 * 4 + 3
     assert [len(state["history"]) for state in saved[4::5]] == [1, 2, 3]
 
@@ -240,8 +240,8 @@ def test_weights_that_are_no_longer_finite_are_not_saved(splits, tmp_path):
 
 
 def test_a_validation_loss_that_is_not_finite_ends_the_training(splits, tmp_path):
-    # One batch an epoch, and a rate that grows: its steps make weights, and losses of the next batch, that are
-    # numbers still, while the sum over the validation split is not.
+    # One batch per epoch and a growing learning rate: its steps give weights, and losses of the next batch, that are
+    # still finite, while the sum over the validation split is not.
     settings = recipe(epochs=8, batch_size=16, schedule="one_cycle", learning_rate=1e38, averaging=0.0)
     train_loader, val_loader = (loader(splits[split], split == "train", 16) for split in ("train", "val"))
     epochs: list[Epoch] = []
@@ -288,7 +288,7 @@ DAMAGES = {
 
 @pytest.fixture
 def two_checkpoints(tmp_path) -> Path:
-    """A folder with the latest of a training and the one before it."""
+    """A folder with the latest checkpoint of a training and the previous one."""
     with Checkpoints.begun(tmp_path, {"code": "1"}) as checkpoints:
         for number in (1, 2):
             checkpoints.save({"number": number, "weights": torch.full((2000,), float(number))})
@@ -307,7 +307,7 @@ def test_in_place_of_a_damaged_checkpoint_the_one_before_it_is_used(two_checkpoi
     assert f"{path} is damaged" in caplog.text
     assert f"{two_checkpoints / 'previous.pt'}, is used" in caplog.text
     caplog.clear()
-    # From now on it is the latest.
+    # From now on the previous checkpoint counts as the latest.
     assert read_checkpoint(two_checkpoints) is not None
     with Checkpoints(two_checkpoints, found.training_id, {"code": "1"}) as checkpoints:
         checkpoints.save({"number": 3})
@@ -351,7 +351,7 @@ def test_a_checkpoint_that_begins_leaves_none_of_another_training(two_checkpoint
 
 
 def test_a_checkpoint_that_may_not_be_read_is_kept(two_checkpoints):
-    # A folder, which not even root can read as a file.
+    # A folder, because not even root can read it as a file.
     (two_checkpoints / "checkpoint.pt").unlink()
     (two_checkpoints / "checkpoint.pt").mkdir()
     with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read.*`fresh: true`"):

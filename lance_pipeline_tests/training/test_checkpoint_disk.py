@@ -1,4 +1,4 @@
-"""Checkpoints on a disk that is full."""
+"""Checkpoints on a full disk."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""What only a card shows: its memory, its layout of images, its bits. Mixed precision is in test_precision."""
+"""Properties that only a GPU shows: memory, image layout, bitwise equality. Mixed precision is in test_precision."""
 
 import gc
 import math
@@ -29,7 +29,7 @@ def fit(splits, recipe: Recipe, precision: Precision, size: int, name: str = "cu
 
 @contextmanager
 def memory(most: float) -> Iterator[None]:
-    """Within, this process may have so many bytes of the card."""
+    """Within the context, this process may use at most this many bytes of GPU memory."""
     _clear()
     torch.cuda.set_per_process_memory_fraction(most / torch.cuda.get_device_properties(0).total_memory)
     try:
@@ -39,14 +39,14 @@ def memory(most: float) -> Iterator[None]:
 
 
 def _clear() -> None:
-    # An optimizer and its schedule hold each other.
+    # An optimizer and its schedule refer to each other.
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
 
 
 def after_a_step(images: torch.Tensor, labels: torch.Tensor, told: list[str]) -> dict[str, torch.Tensor]:
-    """Loss, gradients and weights, of a model without batch norm, whose statistics would be those of a part."""
+    """Loss, gradients and weights after a step, without batch norm, whose statistics depend on the micro-batch."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4096), nn.ReLU(), nn.Linear(4096, 2))
     recipe = Recipe(epochs=1, schedule="constant", learning_rate=0.1)
@@ -82,7 +82,7 @@ def test_a_training_whose_batches_the_card_does_not_hold(splits):
     _clear()
     fit(splits, recipe, "bf16", 512)
     peak = torch.cuda.max_memory_allocated()
-    # Less than the activations alone: without the room that it likes to have, cuDNN takes other algorithms.
+    # Less than the activations alone need: without its preferred workspace, cuDNN selects other algorithms.
     with memory(0.5 * peak):
         trained = fit(splits, recipe, "bf16", 512, tell=told.append)
     assert any("ran out of memory" in text for text in told)
@@ -93,7 +93,7 @@ def test_a_training_whose_batches_the_card_does_not_hold(splits):
 @pytest.mark.cuda
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_the_same_seed_gives_bitwise_equal_weights(splits, precision, monkeypatch):
-    # As somebody may have set it who wants speed.
+    # A user may have set this for speed.
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
     recipe = Recipe(epochs=4, batch_size=4, mixup=0.2, cutmix=1.0, randaugment=5, averaging=0.9)
     one, other = (fit(splits, recipe, precision, 64) for _ in range(2))
@@ -117,7 +117,7 @@ def test_no_step_waits_for_the_card(precision):
     learner = Learner(model, Recipe(batch_size=8, gradient_clip=1.0), device, steps=20)
     learner.begin_epoch(0)
     images, labels = torch.randn(8, 3, 32, 32, device="cuda:0"), torch.arange(8, device="cuda:0") % 3
-    # Algorithms are chosen, and the step is recorded, with looks at the card.
+    # The first steps select algorithms and record the step, which synchronizes with the GPU.
     for _ in range(5):
         learner.step(images, labels)
     torch.cuda.set_sync_debug_mode("error")
@@ -142,7 +142,7 @@ def test_images_are_channels_last_in_all_layers(splits, name, more):
         fit(splits, Recipe(epochs=1, batch_size=8, batches_per_epoch=1, **more), "fp32", 64, name)
     finally:
         hook.remove()
-    # Of images and weights in 36 layers: a batch of each split, and both of train to see what was learned by heart.
+    # Images and weights in 36 layers: a batch of each split, and both of train for the memorization check.
     assert seen == [True] * (2 * 36 * 4)
 
 

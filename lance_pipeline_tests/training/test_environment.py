@@ -1,4 +1,4 @@
-"""What is recorded of the environment of a training."""
+"""The recorded environment of a training."""
 
 import importlib.metadata
 import json
@@ -11,7 +11,7 @@ from lance_pipeline.training.environment import environment
 
 
 def test_it_names_what_is_imported(tmp_path, monkeypatch):
-    # An installation that was broken off, and a second one of a package that is never imported.
+    # An aborted installation, and a second copy of a package that is never imported.
     (tmp_path / "broken-1.0.dist-info").mkdir()
     (tmp_path / "other_torch-9.9.dist-info").mkdir()
     (tmp_path / "other_torch-9.9.dist-info" / "METADATA").write_text("Name: torch\nVersion: 9.9\n")

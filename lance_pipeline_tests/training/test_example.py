@@ -1,4 +1,4 @@
-"""Images as an example for those who use a trained model."""
+"""Example images for users of a trained model."""
 
 from lance_pipeline.training.example import example_images
 from lance_pipeline.training.weights import ModelCard

@@ -21,7 +21,7 @@ LABELS = torch.tensor([0, 1] * 4)
 
 
 class Limited(nn.Module):
-    """A model on a device that holds no more than so many images."""
+    """A model on a device with memory for a limited number of images."""
 
     def __init__(self, most: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def test_a_graph_needs_a_card():
 
 
 class Replayed:
-    """Runs the step from memory of its own each time, as a graph does, without one."""
+    """Runs the step on its own memory each time, as a CUDA graph does, but without one."""
 
     recorded = 0
 
@@ -104,7 +104,7 @@ class Replayed:
 
 
 def losses(fields: dict[str, Any], most: int = 8) -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Of three epochs whose last batches are smaller, resumed in the second; and the weights."""
+    """Losses and weights of three epochs whose last batches are smaller, resumed in the second."""
     one = learner(most, schedule="one_cycle", averaging=0.5, **fields)
     found = []
     for epoch in range(3):
@@ -128,7 +128,7 @@ def test_a_recorded_step_is_taken_where_it_fits(fields: dict[str, Any], monkeypa
     found = losses(fields)
     assert found[0] == expected[0]
     assert all(torch.equal(found[1][key], value) for key, value in expected[1].items())
-    # For each kind of step, and after resuming.
+    # Once for each kind of step, and once after resuming.
     assert Replayed.recorded == (3 if "freeze_epochs" in fields else 2)
 
 

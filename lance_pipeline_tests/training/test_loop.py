@@ -22,7 +22,7 @@ NORMALIZATION = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 
 def colour_model(seed: int = 0, classes: int = 2) -> nn.Module:
-    """Tells images by their mean colour, which is how the test images' classes differ."""
+    """Classifies images by their mean colour, which is how the test images' classes differ."""
     torch.manual_seed(seed)
     return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, classes))
 
@@ -172,7 +172,7 @@ def test_momentum_is_the_recipes_throughout(splits, schedule, monkeypatch):
 def test_loss_that_is_no_longer_finite_stops_the_training(splits):
     with pytest.raises(InputError, match=r"no longer finite in epoch \d.*`recipe.learning_rate`") as error:
         run(splits, recipe(learning_rate=1e38))
-    # The batch's files, by name.
+    # The message names the batch's files.
     assert len(error.value.details) == 4
     assert set(error.value.details) <= set(splits["train"].to_pandas()["path"])
 
@@ -213,7 +213,7 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path):
     root = write_image_folder(tmp_path / "root", {s: {"cat": 3, "dog": 2} for s in ("train", "val")})
     splits = {split: LanceSplit(uri) for split, uri in ingest_folder(root, tmp_path / "lance").items()}
     model = build_network("resnet34", 2, "imagenet")
-    # At 32 pixels a single image leaves batch norm with one value.
+    # At 32 pixels, batch norm gets only one value from a single image.
     with pytest.raises(ValueError, match="more than 1 value"):
         model.train()(torch.zeros(1, 3, 32, 32))
     steps = []
@@ -222,7 +222,7 @@ def test_a_last_batch_of_one_image_is_left_out(tmp_path):
     assert [(step.batch, step.batches) for step in steps] == [(1, 1)] * 4
     assert math.isfinite(trained.best.train_loss)
     assert trained.best.val_accuracy in {0.0, 0.2, 0.4, 0.6, 0.8, 1.0}
-    # The schedule ends with the steps that there are.
+    # The schedule ends with the steps that are really made.
     assert trained.history[-1].learning_rate < settings.peak_learning_rate / 1000
 
 

@@ -14,18 +14,18 @@ from lance_pipeline.training.model import build_network
 
 @pytest.fixture(scope="module")
 def official() -> dict[str, torch.Tensor]:
-    """Weights of the official layout, with a head for 1000 classes."""
+    """Weights in the official layout, with a head for 1000 classes."""
     return resnet34(weights=None).state_dict()
 
 
 @pytest.fixture
 def offline(monkeypatch):
-    """The network refuses at once, whether or not this machine has one."""
+    """Make every connection fail at once, whether or not this machine has a network."""
     for name in ("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.delenv(name, raising=False)
-    # The proxies are read when the first connection is made.
+    # The proxies are read on the first connection.
     monkeypatch.setattr(urllib.request, "_opener", None)
 
 
@@ -111,7 +111,7 @@ def test_garbage(tmp_path, suffix):
 
 
 class Trap:
-    """Pickled, it makes a file when it is loaded without care."""
+    """A pickled object that creates a file when it is loaded unsafely."""
 
     def __init__(self, sprung: Path) -> None:
         self.sprung = sprung
@@ -134,7 +134,7 @@ def test_a_malicious_file_is_not_executed(tmp_path, how):
     assert not sprung.exists()
     assert "weights_only" not in str(caught.value)
 
-    # The trap works: it is this package that keeps clear of it.
+    # The trap itself works, so it is the package that avoids it.
     if how == "torch":
         torch.load(path, weights_only=False)
     else:

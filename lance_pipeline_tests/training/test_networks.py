@@ -1,4 +1,4 @@
-"""The table of networks, and what is built by it, against torchvision."""
+"""The table of networks, and the networks built from it, compared with torchvision."""
 
 import warnings
 from collections.abc import Callable
@@ -19,12 +19,12 @@ from lance_pipeline.training.networks import NETWORKS
 from lance_pipeline.training.recipe import IMAGENET_MEAN, IMAGENET_STD, Recipe
 
 SMALL = {"resnet18": 32, "shufflenet_v2_x0_5": 32, "squeezenet1_1": 33, "convnext_tiny": 32, "mobilenet_v3_small": 32}
-# One of each kind of normalisation, of attention and of head.
+# One of each kind of normalisation, attention and head.
 DIVERSE = {**SMALL, "swin_t": 32, "swin_v2_t": 32, "regnet_y_400mf": 32, "densenet121": 32, "googlenet": 32}
 
 
 class WithoutMemory(TorchFunctionMode):
-    """Within, parameters and statistics have a shape and no values, as the largest networks would not fit."""
+    """Within the context, tensors have shapes but no values, as the largest networks would not fit into memory."""
 
     def __torch_function__(self, function: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None):
         more = {"device": "meta"} if function in (torch.empty, torch.zeros, torch.ones) else {}
@@ -122,7 +122,7 @@ def test_official_weights_fit_but_for_the_head(tmp_path, name: str):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         published = get_model(name, weights=None).state_dict()
-    # torchvision's file has the auxiliary classifiers too.
+    # torchvision's file also contains the auxiliary classifiers.
     torch.save(published, tmp_path / official_weights(name).url.rpartition("/")[2])
     model = build_network(name, 3, weights="imagenet", downloads=str(tmp_path))
     head = head_name(model)
@@ -140,7 +140,7 @@ def test_weights_of_another_network_are_refused(tmp_path):
 
 @pytest.mark.parametrize(("name", "size"), DIVERSE.items())
 def test_a_step_changes_what_it_should(name: str, size: int):
-    """At first the head alone; then all weights, and their average follows."""
+    """First only the head changes; then all weights, and their average follows."""
     torch.manual_seed(0)
     learner = Learner(
         build_network(name, 2), Recipe(epochs=2, batch_size=4, freeze_epochs=1), choose_device("cpu"), steps=4
@@ -155,7 +155,7 @@ def test_a_step_changes_what_it_should(name: str, size: int):
         return {key for key, value in learner.model.state_dict().items() if not torch.equal(before[key], value)}
 
     assert moved(0) == {f"{head}.weight", f"{head}.bias"}
-    # Branches that stochastic depth leaves out, and biases that a norm takes back, do not move.
+    # Branches dropped by stochastic depth, and biases that a norm cancels, do not change.
     assert len(moved(1)) > len(learner.model.state_dict()) / 3
     averaged = learner.judged.state_dict()
     assert {key for key, value in learner.model.state_dict().items() if not torch.equal(averaged[key], value)}

@@ -1,4 +1,4 @@
-"""Real processes that want the same devices: who waits, for whom, and what ends the waiting."""
+"""Real processes that compete for the same devices: which one waits, for which, and what ends the wait."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from lance_pipeline_tests.processes import processor_seconds
 ONE = {"cpu": "cpu"}
 TWO = {"cuda:0": "cuda-11aa", "cuda:1": "cuda-22bb"}
 
-# Prints what it is told, then the device; has it until its input ends.
+# Prints its waiting messages, then the device, which it holds until its input ends.
 TRAINING = """
 import json, sys
 from lance_pipeline.training.occupancy import occupied
@@ -36,7 +36,7 @@ with occupied(json.loads(sys.argv[1]), *sys.argv[2:], on_wait=tell) as device:
 
 
 class Training:
-    """A process that wants a device."""
+    """A process that trains on a device."""
 
     def __init__(self, devices: Mapping[str, str], what: str, run_id: str = "") -> None:
         self.process = subprocess.Popen(
@@ -51,7 +51,7 @@ class Training:
         return self.process.stdout.readline().strip()
 
     def end(self) -> str:
-        """Let it end; what it had still to say."""
+        """Let the process end; returns its remaining output."""
         said, _ = self.process.communicate(timeout=60)
         assert self.process.returncode == 0
         return said.strip()
@@ -63,7 +63,7 @@ class Training:
 
 @pytest.fixture(autouse=True)
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A host of its own, for these tests and their processes."""
+    """A separate runtime folder, so that these tests and their processes see no other locks."""
     folder = tmp_path / "runtime"
     folder.mkdir(mode=0o700)
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
@@ -72,7 +72,7 @@ def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def train() -> Iterator[type[Training]]:
-    """Starts trainings, and leaves none behind."""
+    """The class that starts trainings; all of them are ended afterwards."""
     with ExitStack() as stack:
 
         class Started(Training):
@@ -139,12 +139,12 @@ def test_another_holder_is_told_once(train):
     with occupied(ONE, "a/resnet34", on_wait=unasked):
         waiting = train(ONE, "c/resnet34")
         assert "a/resnet34 has it" in waiting.next_line()
-        # Or it could come between the two.
+        # Stopped, so that it cannot acquire the device between the two contexts.
         os.kill(waiting.process.pid, signal.SIGSTOP)
     with occupied(ONE, "b/resnet34", on_wait=unasked):
         os.kill(waiting.process.pid, signal.SIGCONT)
         assert "b/resnet34 has it" in waiting.next_line()
-        time.sleep(1.2)  # two more looks, of which it must tell nothing
+        time.sleep(1.2)  # time for two more polls, which must print nothing
     assert waiting.next_line() == "cpu"
 
 

@@ -1,4 +1,4 @@
-"""How long a training still takes, as far as that is known."""
+"""Estimates of a training's remaining time."""
 
 import pytest
 from hypothesis import given
@@ -8,7 +8,7 @@ from lance_pipeline.training.pace import Pace
 
 
 class Clock:
-    """A clock that shows what it is set to."""
+    """A clock that shows the time it is set to."""
 
     seconds = 0.0
 

@@ -1,4 +1,4 @@
-"""Mixed precision: on CUDA, where a training uses it, and on the CPU, where it can be tried without a card."""
+"""Mixed precision: on CUDA, where trainings use it, and on the CPU, where it can be tested without a GPU."""
 
 import math
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ LABELS = torch.tensor([0, 1] * 4)
 
 
 def on(name: str, precision: Precision) -> Device:
-    """A device that `choose_device` may refuse: for users, mixed precision is for CUDA."""
+    """A device that `choose_device` may reject: users get mixed precision on CUDA only."""
     return Device(name, precision, "for tests")
 
 
@@ -35,7 +35,7 @@ def name(request: pytest.FixtureRequest) -> str:
     return request.param
 
 
-# The CPU takes a minute for what it computes in fp16.
+# fp16 on the CPU takes a minute.
 @pytest.fixture(
     scope="module",
     params=[on("cpu", "bf16"), *(cuda(on("cuda:0", precision)) for precision in ("fp32", "bf16", "fp16"))],
@@ -47,14 +47,14 @@ def device(request: pytest.FixtureRequest) -> Device:
 
 @pytest.fixture(scope="module")
 def recipe(device: Device) -> Recipe:
-    # With the small stem: of images of one pixel, oneDNN's gradients in bf16 are now and then not numbers.
+    # The small stem, because oneDNN's bf16 gradients of one-pixel feature maps are sometimes NaN.
     epochs = 3 if device.name == "cpu" else 10
     return Recipe(epochs=epochs, batch_size=8, averaging=0.5, gradient_clip=1.0, label_smoothing=0.0, stem="small")
 
 
 @dataclass
 class Whole:
-    """An uninterrupted training, with its losses and the folder of its checkpoint."""
+    """An uninterrupted training, with its losses and its checkpoint's folder."""
 
     trained: Trained
     losses: list[float]
@@ -100,7 +100,7 @@ def test_it_learns_and_keeps_its_weights_in_full_precision(whole, device):
 
 
 def test_a_stopped_training_goes_on_as_if_nothing_had_been(splits, tmp_path, recipe, device, whole):
-    # In the second epoch: the end is asked for after two batches and in the validation.
+    # In the second epoch: the stop is requested after two batches and takes effect in the validation.
     with pytest.raises(Stopped):
         fit(splits, tmp_path, recipe, watch=TrainingCallbacks(stop=After(4)), device=device)
     assert_equal(fit(splits, tmp_path, recipe, device=device), whole.trained)

@@ -126,17 +126,17 @@ def test_epochs_by_the_size_of_the_data():
 
 
 def test_more_images_take_fewer_epochs_and_more_steps():
-    """From 500 images to 500,000, without any setting."""
+    """From 500 images to 500,000, with default settings."""
     recipe, sizes = Recipe(batch_size=64), [round(500 * 10 ** (tenth / 10)) for tenth in range(31)]
     assert (sizes[0], sizes[-1]) == (500, 500_000)
     epochs = [recipe.epochs_for(images) for images in sizes]
     seen = [images * passes for images, passes in zip(sizes, epochs, strict=True)]
     assert epochs == sorted(epochs, reverse=True)
-    # Nowhere does a training on more images see clearly less of them.
+    # A training on more images never sees clearly fewer of them in total.
     assert all(more > 0.99 * less for less, more in pairwise(seen))
     assert min(seen) >= 300 * recipe.images_per_batch
     assert (max(epochs), min(epochs)) == (39, 16)
-    # What the average of the weights spans is a small part of the training, however small that is.
+    # The span of the weights' average is a small part even of the shortest training.
     steps = [images // recipe.images_per_batch * passes for images, passes in zip(sizes, epochs, strict=True)]
     assert 10 / (1 - recipe.averaging) < min(steps)
 
@@ -154,7 +154,7 @@ def test_a_batch_is_as_large_as_card_and_split_allow(device: str, image_size: in
     assert (found.freeze_epochs, found.resized_crop) == ((1, (0.35, 1.0)) if few else (0, None))
     batch = found.images_per_batch
     assert batch in ((64, 128, 256, 512) if device == "cuda" else (64,))
-    # An epoch keeps its steps, and a pixel more or an image fewer never makes a batch larger.
+    # An epoch has a minimum of steps, and one more pixel or one image fewer never increases the batch size.
     assert batch == 64 or images // batch >= 64
     assert recipe.resolved(device, image_size + 1, images).images_per_batch <= batch
     assert recipe.resolved(device, image_size, images - 1).images_per_batch <= batch

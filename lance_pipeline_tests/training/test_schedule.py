@@ -1,4 +1,4 @@
-"""The learning rates are those of torch's schedules, on whichever device the optimizer keeps its own."""
+"""The learning rates equal those of torch's schedules, on whichever device the optimizer keeps its rate."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The weights that `weights: auto` takes, and what is said of it."""
+"""The weights that `weights: auto` selects, and the reason given for them."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def photos(tmp_path: Path, side: int = 80) -> LanceSplit:
 
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder in which the weights are, as far as torchvision can tell."""
+    """A folder that contains the weights, as far as torchvision can tell."""
     folder = tmp_path / "downloads"
     folder.mkdir()
     torch.save(resnet34(weights=None).state_dict(), folder / FILE)

@@ -57,7 +57,7 @@ def test_weights_of_another_training(tmp_path, saved):
 
 def test_weights_that_do_not_fit_the_card(tmp_path, saved):
     card = CARD.model_copy(update={"classes": ["ant", "cat", "dog"]})
-    # As an earlier version wrote it.
+    # The format of an earlier version.
     (tmp_path / CARD_FILE).write_text(card.model_dump_json())
     with pytest.raises(InputError, match=r"(?s)cannot load the model in .*fc\.weight"):
         load_model(tmp_path, saved)
@@ -105,7 +105,7 @@ def test_a_card_with_a_network_that_is_not_known(tmp_path, saved):
     (tmp_path / CARD_FILE).write_bytes(to_json(CARD.model_dump() | {"architecture": "resnet35"}))
     with pytest.raises(InputError, match="resnet35") as caught:
         load_model(tmp_path, saved)
-    # Training again would be no way out.
+    # Training again would not help, so this is not a DamagedError.
     assert not isinstance(caught.value, DamagedError)
 
 

@@ -10,12 +10,12 @@ from lance_pipeline.errors import InputError
 
 
 def asset_specs(module: str) -> list[dg.AssetSpec]:
-    """All assets of a code location; see ``_definitions``."""
+    """All assets of a code location; see ``_definitions`` for arguments and errors."""
     return list(_definitions(module).resolve_all_asset_specs())
 
 
 def job_metadata(module: str) -> dict[str, Mapping[str, dg.MetadataValue]]:
-    """The metadata of all jobs of a code location, by their names; see ``_definitions``."""
+    """The metadata of all jobs of a code location, by job name; see ``_definitions`` for arguments and errors."""
     jobs = (job for job in _definitions(module).jobs or () if isinstance(job, dg.JobDefinition))
     return {job.name: job.metadata for job in jobs}
 
@@ -24,10 +24,10 @@ def _definitions(module: str) -> dg.Definitions:
     """The definitions of a code location.
 
     Args:
-        module: of the definitions, as Dagster's ``-m`` takes it.
+        module: module of the definitions, as Dagster's ``-m`` takes it.
 
     Raises:
-        InputError: there is no such module, or no definitions in it.
+        InputError: the module does not exist, or has no definitions.
     """
     try:
         found = list(vars(importlib.import_module(module)).values())

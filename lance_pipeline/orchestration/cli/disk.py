@@ -1,4 +1,4 @@
-"""What takes how much on the disk, and what may go, for the terminal."""
+"""Disk usage and what a clean-up may remove, for the terminal."""
 
 import json
 import os
@@ -36,11 +36,11 @@ class Use:
     """A line of the table.
 
     Attributes:
-        dataset: the data set; ``all data sets`` for what they share.
-        what: such as ``models``.
+        dataset: the data set; ``all data sets`` for shared files.
+        what: kind of file, such as ``models``.
         where: a folder, or an object store.
-        bytes: on this host's disk; None in an object store.
-        may_go: how many of them; None where that is unknown now.
+        bytes: size on this host's disk; None in an object store.
+        may_go: removable bytes; None where that is unknown now.
         how: the command that frees them, or why they stay.
     """
 
@@ -53,11 +53,11 @@ class Use:
 
 
 def print_disk(dataset: str | None, module: str, *, as_json: bool) -> None:
-    """Print what takes how much and what may go.
+    """Print disk usage and what may be removed.
 
     Args:
-        dataset: a data set's name; all when None.
-        module: of the definitions, as Dagster's ``-m`` takes it.
+        dataset: a data set's name; None prints all.
+        module: module of the definitions, as Dagster's ``-m`` takes it.
         as_json: print JSON, for programs.
 
     Raises:
@@ -68,7 +68,7 @@ def print_disk(dataset: str | None, module: str, *, as_json: bool) -> None:
         print(json.dumps([asdict(use) for use in uses], indent=2))
         return
     total = sum(use.bytes or 0 for use in uses)
-    # What is not there is of no interest to people.
+    # Empty entries do not interest people.
     uses = [use for use in uses if use.bytes != 0]
     print(f"\n{data_root()}: {_size(total)}, {_size(free_bytes(data_root()))} are free on that disk\n")
     rows = [(use.what, _size(use.bytes), _size(use.may_go, "?"), use.how) for use in uses]
@@ -100,13 +100,13 @@ def disk_uses(dataset: str | None, module: str) -> list[Use]:
 
 
 def _settings(module: str) -> dict[str, Maintenance]:
-    """The settings of each data set's maintenance in a code location."""
+    """The maintenance settings of each data set in a code location."""
     specs = (spec for spec in asset_specs(module) if SETTINGS in spec.metadata)
     return {spec.key.path[0]: Maintenance.model_validate(spec.metadata[SETTINGS]) for spec in specs}
 
 
 def _datasets_on_disk() -> Iterator[str]:
-    """Those that have models, records, reports or checkpoints."""
+    """Names of the data sets that have models, records, reports or checkpoints."""
     store: LanceStore = default_resources()["lance_store"]
     for folder in (store.models_root, store.records_root, store.reports_root, store.checkpoints_root):
         yield from (path.name for path in folder.glob("*/") if path.name not in _NO_DATASETS)
@@ -114,7 +114,7 @@ def _datasets_on_disk() -> Iterator[str]:
 
 @contextmanager
 def _instance() -> Iterator[tuple[dg.DagsterInstance | None, str | None]]:
-    """Dagster's instance, if there is one, for none is made for looking; or why a full disk keeps it closed."""
+    """The existing instance, or None; with the reason if a full disk keeps it closed. Never creates an instance."""
     home = dagster_home()
     if not (home / "history").is_dir() and not (home / "dagster.yaml").exists():
         yield None, None
@@ -122,7 +122,7 @@ def _instance() -> Iterator[tuple[dg.DagsterInstance | None, str | None]]:
     prepare_instance()
     try:
         opened = dg.DagsterInstance.get()
-        # Only now are its databases opened.
+        # Its databases are opened only now.
         opened.get_runs(limit=1)
     except Exception as error:
         if not isinstance(explained(error), FullDiskError):
@@ -134,7 +134,7 @@ def _instance() -> Iterator[tuple[dg.DagsterInstance | None, str | None]]:
 
 
 class _DatasetUse:
-    """The lines of one data set; without settings it is none of the definitions, and nothing removes anything of it."""
+    """The lines of one data set; without settings it is in no definitions, and nothing removes its files."""
 
     def __init__(
         self,

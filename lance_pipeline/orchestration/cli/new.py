@@ -1,4 +1,4 @@
-"""``lance-pipeline new``: a folder of images becomes a dataset."""
+"""``lance-pipeline new``: create a dataset from a folder of images."""
 
 import importlib.util
 import re
@@ -19,8 +19,8 @@ from lance_pipeline.storage.whole_files import write_whole
 if TYPE_CHECKING:
     from lance_pipeline.sources.layout import Layout
 
-# The size at which a model sees images whose usual shorter side has so many pixels at least. Twice the size takes four
-# times the time.
+# Pairs of a minimum for the usual shorter side of the images, in pixels, and the model's image size. Twice the size
+# takes four times the time.
 _SIZES = ((96, 128), (48, 64), (0, 32))
 _TEMPLATE = """\
 # {about}
@@ -33,17 +33,17 @@ attributes:
 
 
 def new_dataset(name: str, folder: str, words: Sequence[str], module: str, *, draw: bool) -> None:
-    """Write the ``defs.yaml`` of a folder of images, after a look at it, and print what comes next.
+    """Inspect a folder of images, write its ``defs.yaml``, and print the next steps.
 
     Args:
-        name: the dataset's.
-        folder: its images, a path or an object-store URI.
+        name: name of the dataset.
+        folder: the folder of images, a path or an object-store URI.
         words: settings, such as ``recipe.epochs=5``.
-        module: of the definitions, as Dagster's ``-m`` takes it.
-        draw: whether train, val and test are drawn even where there are folders of these names.
+        module: module of the definitions, as Dagster's ``-m`` takes it.
+        draw: whether to draw train, val and test even where folders have these names.
 
     Raises:
-        InputError: the name is taken or none, the folder holds no classes, or a setting is wrong.
+        InputError: the name is taken or invalid, the folder has no classes, or a setting is wrong.
     """
     from lance_pipeline.sources.layout import layout_of
     from lance_pipeline.storage.object_store import is_remote
@@ -70,7 +70,7 @@ def new_dataset(name: str, folder: str, words: Sequence[str], module: str, *, dr
 
 
 def _path(name: str, module: str) -> Path:
-    """Where the dataset's ``defs.yaml`` is to be: beside those of the others."""
+    """The path of the dataset's new ``defs.yaml``, beside those of the other datasets."""
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputError(f"{name!r} cannot name a dataset: expected letters, digits and _, a letter first.")
     spec = importlib.util.find_spec(module)
@@ -85,7 +85,7 @@ def _path(name: str, module: str) -> Path:
 def _defs_yaml(layout: "Layout", *, draw: bool) -> str:
     classes = f"{len(layout.classes)} classes"
     side = "" if layout.side is None else f", images of some {layout.side} pixels"
-    # Of a store nobody has looked at the images: what photos want.
+    # Images in an object store are not inspected: use the size that suits photos.
     size = next(size for least, size in _SIZES if (layout.side or 96) >= least)
     return _TEMPLATE.format(
         about=f"{classes}{side}, as found when this file was made.",
@@ -110,10 +110,10 @@ def _splits(layout: "Layout", *, draw: bool) -> dict[str, object]:
 
 
 def _with_settings(text: str, name: str, values: dict[str, list[object]]) -> str:
-    """The text with further settings, once they are found to be valid.
+    """The text with additional settings, after validating them.
 
     Raises:
-        InputError: they are not.
+        InputError: the settings are invalid.
     """
     if several := [key for key, some in values.items() if len(some) > 1]:
         raise InputError(f"`{several[0]}` has several values; expected one. To search, use `lance-pipeline try`.")

@@ -1,4 +1,4 @@
-"""A training repeated from its record in MLflow, and compared with what came of it then."""
+"""Repeat a training from its MLflow record and compare the results."""
 
 import tempfile
 from contextlib import AbstractContextManager
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 
 def reproduce(run_id: str) -> bool:
-    """Train again what an MLflow run tells of, and print how it compares; whether all is the same, bit for bit.
+    """Repeat the training of an MLflow run and print the differences; returns whether all is equal, bit for bit.
 
-    It writes to no asset and to no MLflow run. What differs in data, code and environment is named first; torch uses
-    as many threads as it did then.
+    It writes to no asset and to no MLflow run. Differences in data, code and environment are printed first; torch uses
+    as many threads as in the recorded training.
 
     Raises:
-        InputError: MLflow does not know the run, the run has no record of a training, or what it was trained on is not
-            there any more.
+        InputError: MLflow does not know the run, the run has no record of a training, or the data it was trained on no
+            longer exists.
     """
     import torch
 
@@ -66,12 +66,12 @@ def _kept(run: TrackedRun) -> tuple[Training, "Weights"]:
 
 
 def _weights(run: TrackedRun, training: Training, folder: str) -> "Weights":
-    """The weights as MLflow keeps them, or where those are damaged or gone as the model's folder does.
+    """The weights from MLflow, or from the model's folder where MLflow's copy is damaged or missing.
 
     Raises:
-        DamagedError: both are damaged or gone.
-        MlflowException: both are, as MLflow says it.
-        OSError: likewise.
+        DamagedError: both copies are damaged or missing.
+        MlflowException: both copies are unusable; this is MLflow's error.
+        OSError: both copies are unusable; this is the error of reading MLflow's copy.
     """
     from mlflow.exceptions import MlflowException
 
@@ -92,7 +92,7 @@ def _weights(run: TrackedRun, training: Training, folder: str) -> "Weights":
 
 
 def _device(gpu: "GpuResource", then: Training, run_id: str) -> "AbstractContextManager[Device]":
-    """The device of then, or the best that is here, in the precision of then where it can."""
+    """The recorded device, or the best available one, in the recorded precision if possible."""
     for devices, precision in ((then.device, then.precision), (None, then.precision)):
         try:
             gpu.pick(devices=devices, precision=precision)
@@ -138,7 +138,7 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
 
 
 def _changes(then: Training, epoch: "Epoch") -> list[str]:
-    """What the epoch came to that differs."""
+    """The epoch's results that differ from the record."""
     from lance_pipeline.training.checkpoint import differences
 
     if epoch.number > len(then.history):
@@ -147,7 +147,7 @@ def _changes(then: Training, epoch: "Epoch") -> list[str]:
 
 
 def _weights_changes(kept: "Weights", trained: "Trained") -> list[str]:
-    """How the weights differ from those that MLflow keeps."""
+    """How the weights differ from those in MLflow."""
     apart = {name: (kept[name].float() - value.float()).abs().max().item() for name, value in trained.state.items()}
     changed = {name: most for name, most in apart.items() if most}
     return [f"up to {max(changed.values()):g} apart, in {len(changed)} of {len(apart)} tensors"] if changed else []

@@ -1,4 +1,4 @@
-"""A run from the terminal, without what Dagster prints beside it."""
+"""A run from the terminal, without Dagster's additional output."""
 
 import os
 import re
@@ -20,17 +20,17 @@ from lance_pipeline.orchestration.runtime.terminal import COMMAND_VARIABLE
 _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
 
 _TRACE = "Traceback (most recent call last):"
-# Of each step after one that has failed, and has said why.
+# Dagster prints this for each step after a failed one, which has already reported its error.
 _NOT_EXECUTED = " - Dependencies for step "
 
 
 def run(dataset: str, names: Sequence[str], module: str) -> int:
-    """Materialize assets of a dataset, a line for each thing worth knowing; returns Dagster's exit status.
+    """Materialize assets of a dataset and print only useful lines; returns Dagster's exit status.
 
     Args:
-        dataset: its name.
-        names: of its assets, without the dataset's; all of them when there are none.
-        module: of the definitions, as Dagster's ``-m`` takes it.
+        dataset: name of the dataset.
+        names: names of its assets, without the dataset's name; empty selects all.
+        module: module of the definitions, as Dagster's ``-m`` takes it.
 
     Raises:
         InputError: there is no such dataset, asset or module, or the dataset cannot be loaded.
@@ -44,10 +44,10 @@ def run(dataset: str, names: Sequence[str], module: str) -> int:
 
 
 def shown_run(words: Sequence[str]) -> int:
-    """Run a command of Dagster's and print what is worth knowing; returns its exit status.
+    """Run a Dagster command and print only useful lines; returns its exit status.
 
     Args:
-        words: of the command, without ``dagster``.
+        words: the words of the command, without ``dagster``.
     """
     command = [sys.executable, "-m", "dagster", *words]
     typed = {COMMAND_VARIABLE: shlex.join(["lance-pipeline", *sys.argv[1:]])}
@@ -55,18 +55,18 @@ def shown_run(words: Sequence[str]) -> int:
     with subprocess.Popen(  # noqa: S603
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     ) as process:
-        # Ctrl-C reaches the run from the terminal; what it prints then is still wanted.
+        # The terminal sends Ctrl-C to the run too; its remaining output is still needed.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
         lines = iter(process.stdout or ())
         for line in lines:
             if line.startswith(_TRACE):
-                # Once Dagster has begun a run, Ctrl-C does not interrupt Python any more.
+                # Once Dagster has started a run, Ctrl-C no longer raises KeyboardInterrupt.
                 if "KeyboardInterrupt" not in (rest := [line, *lines])[-1]:
                     print("".join(rest), end="")
             elif _NOT_EXECUTED not in line:
                 print(_shown(line), end="", flush=True)
-    # As a shell says it: by a signal.
+    # A shell's convention for an exit caused by a signal.
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
 
 
@@ -86,12 +86,12 @@ def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:
 
 
 def unknown(what: str, name: str, known: list[str]) -> str:
-    """The message for a name that there is not, with the nearest one that there is."""
+    """The message for an unknown name, with the nearest known one."""
     return f"there is no {what} {name!r}; expected one of {', '.join(sorted(known))}.{did_you_mean(name, known)}"
 
 
 def _shown(line: str) -> str:
-    """A line of Dagster's without time, job and run."""
+    """A line of Dagster's output without time, job and run."""
     match = _LINE.fullmatch(line)
     if match is None:
         return line

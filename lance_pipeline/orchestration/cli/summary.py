@@ -1,4 +1,4 @@
-"""What the latest materializations of a dataset came to, for the terminal."""
+"""Results of a dataset's latest materializations, for the terminal."""
 
 from pathlib import Path
 
@@ -21,11 +21,11 @@ from lance_pipeline.training.networks import DEFAULT_NETWORK, NETWORKS
 
 
 def print_summary(dataset: str, module: str = DEFINITIONS) -> None:
-    """Print accuracy, rows, and where everything lies.
+    """Print accuracy, row counts, and the locations of all results.
 
     Args:
-        dataset: its name.
-        module: of the definitions, as Dagster's ``-m`` takes it.
+        dataset: name of the dataset.
+        module: module of the definitions, as Dagster's ``-m`` takes it.
 
     Raises:
         InputError: an asset of the dataset was never materialized, or a database or record is damaged.
@@ -60,11 +60,11 @@ def print_summary(dataset: str, module: str = DEFINITIONS) -> None:
 
 
 def _network(instance: dg.DagsterInstance, dataset: str, module: str) -> str:
-    """The network that the dataset is set to where there is a model of it, else that of its latest model."""
+    """The network in the dataset's settings if it has a model, else that of the latest model."""
     made = model_assets(instance, dataset)
     if len(made) == 1:
         return made[0]
-    # Only now, as it takes seconds.
+    # Load the definitions only when needed, as it takes seconds.
     keys = {spec.key for spec in asset_specs(module)}
     current = next((name for name in NETWORKS if dg.AssetKey([dataset, name]) in keys), DEFAULT_NETWORK)
     return current if current in made or not made else made[0]
@@ -76,7 +76,7 @@ def _accuracy(split: str, metrics: Metrics, model: Model) -> str:
 
 
 def _page(instance: dg.DagsterInstance, key: dg.AssetKey) -> str:
-    """The link to the page of the latest metrics, with the most confident mistakes; "" where there is none."""
+    """Link to the page of the latest metrics, with the most confident mistakes; "" if there is none."""
     event = instance.get_latest_materialization_event(key)
     page = event.asset_materialization.metadata.get("page") if event and event.asset_materialization else None
     return str(page.value) if page is not None else ""
@@ -92,5 +92,5 @@ def _require_known(instance: dg.DagsterInstance, dataset: str) -> None:
 
 
 def _short(path: str) -> str:
-    """The path from the current folder, where it lies below."""
+    """The path relative to the current folder, if it is inside."""
     return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path

@@ -1,4 +1,4 @@
-"""``lance-pipeline try``."""
+"""``lance-pipeline try``: train with other settings, list the trials, adopt one."""
 
 import tempfile
 from collections.abc import Sequence
@@ -27,14 +27,14 @@ _DEFINITIONS = "lance_pipeline.definitions"
 
 
 def try_recipes(dataset: str, words: Sequence[str], module: str, seeds: int, *, test: bool) -> int:
-    """Train with other settings, in MLflow only; returns Dagster's exit status.
+    """Train with other settings, tracked in MLflow only; returns Dagster's exit status.
 
     Args:
-        dataset: its name.
+        dataset: name of the dataset.
         words: settings, such as ``recipe.epochs=30``.
-        module: of the definitions, as Dagster's ``-m`` takes it.
-        seeds: how often each is trained.
-        test: whether the test split is measured too.
+        module: module of the definitions, as Dagster's ``-m`` takes it.
+        seeds: number of trainings of each candidate.
+        test: whether to evaluate on the test split too.
 
     Raises:
         InputError: there is no such dataset, it has no splits yet, or a setting is wrong.
@@ -53,7 +53,7 @@ def try_recipes(dataset: str, words: Sequence[str], module: str, seeds: int, *, 
 
 
 def print_trials(dataset: str, module: str) -> None:
-    """Print what was tried, beside the current model.
+    """Print the trials beside the current model.
 
     Raises:
         InputError: there is no such dataset, or a database or record is damaged.
@@ -67,7 +67,7 @@ def print_trials(dataset: str, module: str) -> None:
 
 
 def adopt_trial(dataset: str, name: str, module: str) -> None:
-    """Write what a trial has changed into the dataset's ``defs.yaml``.
+    """Write a trial's changed settings into the dataset's ``defs.yaml``.
 
     Raises:
         InputError: there is no such dataset or trial, or the file cannot be edited.
@@ -92,7 +92,7 @@ def adopt_trial(dataset: str, name: str, module: str) -> None:
 
 
 def _current(dataset: str, module: str) -> tuple[ImageClassifierAttributes, Path]:
-    """What trials may change, as it is now, and the file that says so."""
+    """The current values of all attributes that trials may change, and the file that defines them."""
     known = {
         name.removesuffix(_SUFFIX): metadata[CURRENT].value
         for name, metadata in job_metadata(module).items()
@@ -107,7 +107,7 @@ def _current(dataset: str, module: str) -> tuple[ImageClassifierAttributes, Path
 
 
 def _require_splits(dataset: str) -> None:
-    """See that there is something to train on."""
+    """Require splits to train on."""
     prepare_instance()
     require_sound_databases()
     records = default_resources()["io_manager"]

@@ -1,4 +1,4 @@
-"""Stored splits compared with their digests, and repaired: the command ``verify``."""
+"""The command ``verify``: compare stored splits with their digests, and repair them."""
 
 import json
 import shlex
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 def verify(target: str, *, repair: bool) -> bool:
-    """Read all rows of a dataset's splits, or of one split, and print what is damaged.
+    """Read all rows of a dataset's splits, or of one split, and print any damage.
 
     Args:
         target: the name of a dataset, or the path or URI of a split.
-        repair: whether to repair it: the splits of a dataset from their image files, by materializing them, and a split
-            that is given by its URI from its older versions.
+        repair: whether to repair the damage: splits of a named dataset from their image files, by materializing them; a
+            split given by its URI from its older versions.
 
     Returns:
-        Whether nothing is damaged any more.
+        Whether no damage is left.
 
     Raises:
         InputError: there is no such dataset.
@@ -52,7 +52,7 @@ def verify(target: str, *, repair: bool) -> bool:
 
 
 def _splits_of(target: str) -> dict[str, str]:
-    """The splits of the dataset of that name, by their URIs; empty where ``target`` is a path or URI."""
+    """The splits of the named dataset, by their URIs; empty if ``target`` is a path or URI."""
     from lance_pipeline.storage.tables import is_table
 
     if "/" in target or target.endswith(".lance"):
@@ -69,7 +69,7 @@ def _splits_of(target: str) -> dict[str, str]:
 
 
 def _intact(uri: str) -> bool:
-    """Verify one split and print the outcome."""
+    """Verify one split and print the result; returns whether it is intact."""
     from lance_pipeline.storage.tables import open_table
     from lance_pipeline.storage.verification import verify_rows
 

@@ -1,4 +1,4 @@
-"""The mistakes in a ``defs.yaml``."""
+"""Finding the mistakes in a ``defs.yaml``."""
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,10 +33,10 @@ _TYPES = {name.rpartition(".")[2]: name for name in (TYPE, "dagster.DefsFolderCo
 
 
 def broken_folders(folders: Mapping[Path, str | None]) -> dict[Path, str]:
-    """What is wrong with each folder whose file holds a mistake, as far as that shows without loading it.
+    """The mistakes in each folder with a broken file, as far as they show without loading it.
 
     Args:
-        folders: what ``component_folders`` has found.
+        folders: the result of ``component_folders``.
     """
     broken, owners = {}, {}
     for folder, reason in folders.items():
@@ -53,16 +53,16 @@ def broken_folders(folders: Mapping[Path, str | None]) -> dict[Path, str]:
 
 
 def _datasets(path: Path) -> Iterator[tuple[int, str]]:
-    """The names of a file's data sets, each with its line."""
+    """The names of the data sets in a file, each with its line."""
     for document in read_documents(path):
         if _is_classifier(document):
             yield document.line(_NAME), document.value["attributes"].get("name") or path.parent.name
 
 
 def mistakes(path: Path) -> list[str]:
-    """A line for each mistake in a file, in the order of the file; none when it is right or another component's.
+    """One line for each mistake in a file, in file order; empty if it is correct or belongs to another component.
 
-    No line quotes what stands under an unknown key, or a secret.
+    No line quotes the value of an unknown key, or a secret.
     """
     try:
         documents = read_documents(path)
@@ -73,7 +73,7 @@ def mistakes(path: Path) -> list[str]:
 
 
 def attribute_mistakes(path: Path, error: ValidationError) -> list[str]:
-    """A line for each mistake that pydantic has found in the attributes of a file."""
+    """One line for each mistake that pydantic found in the attributes of a file."""
     return [_line(path, None, key, reason) for key, reason in explained(error).items()]
 
 
@@ -101,7 +101,7 @@ def _is_classifier(document: Document) -> bool:
 
 
 def _mistakes_around(value: dict[Any, Any]) -> Iterator[tuple[Key, str]]:
-    """Those outside of the attributes."""
+    """Mistakes outside the attributes."""
     keys, known, kind = {str(key) for key in value}, list(ComponentFileModel.model_fields), value.get("type")
     for key in keys - set(known):
         yield (key,), unknown_key((key,), known)
@@ -119,16 +119,16 @@ def _mistakes_around(value: dict[Any, Any]) -> Iterator[tuple[Key, str]]:
 
 
 def _is_component(kind: str) -> bool:
-    """Whether there is something of this name; what else is wrong with it, Dagster says when it loads it."""
+    """Whether a component of this name exists; Dagster reports its other errors when loading it."""
     module, _, name = kind.rpartition(".")
-    # A relative one is of a module beside the file.
+    # A relative name refers to a module beside the file.
     if kind.startswith("."):
         return True
     try:
         load_module_object(module, name)
     except DagsterUnresolvableSymbolError as error:
         cause = error.__cause__
-        # A module that is there may lack another.
+        # An existing module may fail to import another one.
         return cause is not None and not (isinstance(cause, ModuleNotFoundError) and f"{cause.name}." in f"{module}.")
     except Exception:  # noqa: BLE001 - whatever a module raises when it is imported
         return bool(module)

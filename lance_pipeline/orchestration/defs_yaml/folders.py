@@ -1,4 +1,4 @@
-"""The folders below ``defs`` that define something by a ``defs.yaml``."""
+"""The folders below ``defs`` that contain a ``defs.yaml``."""
 
 import os
 from collections.abc import Iterator
@@ -7,20 +7,20 @@ from pathlib import Path
 from lance_pipeline.orchestration.nearest import nearest
 
 FILES = ("defs.yaml", "defs.yml", "component.yaml")
-"""What Dagster looks for, in this order."""
+"""File names that Dagster looks for, in this order."""
 
 
 def component_folders(defs: Path) -> dict[Path, str | None]:
-    """The folders that define something, those inside of others first, with what is wrong with a folder itself.
+    """The folders that define something, innermost first, each with a problem of the folder itself or None.
 
-    As Dagster does, this passes over hidden folders and caches, and follows links.
+    Like Dagster, this skips hidden folders and caches, and follows links.
     """
     found = dict(_component_folders(defs, set()))
     return dict(sorted(found.items(), key=lambda item: (-len(item[0].parts), item[0])))
 
 
 def yaml_file(folder: Path) -> Path:
-    """The file of a folder that Dagster reads; one that may not be there."""
+    """The file of a folder that Dagster reads; it may not exist."""
     return next((folder / name for name in FILES if os.path.lexists(folder / name)), folder / FILES[0])
 
 
@@ -32,7 +32,7 @@ def _component_folders(folder: Path, above: set[str]) -> Iterator[tuple[Path, st
     try:
         with os.scandir(folder) as entries:
             names = {entry.name: entry.is_dir() for entry in entries}
-        # A folder that may be listed, but not entered.
+        # Fails for a folder that can be listed but not entered.
         os.stat(folder / ".")
     except OSError as error:
         yield folder, f"{folder}: the folder cannot be read: {error.strerror}. Give yourself the right to read it."
@@ -47,7 +47,7 @@ def _component_folders(folder: Path, above: set[str]) -> Iterator[tuple[Path, st
 
 
 def _misnamed(names: dict[str, bool]) -> str | None:
-    """The file that was meant to define something, in a folder that defines nothing in another way."""
+    """The probably misnamed definition file of a folder that defines nothing in another way."""
     if any(is_folder or name.endswith(".py") for name, is_folder in names.items()):
         return None
     return next((name for name in names if name.endswith((".yaml", ".yml", ".txt")) and nearest(name, FILES)), None)

@@ -1,4 +1,4 @@
-"""One broken ``defs.yaml`` does not take the other data sets down."""
+"""Isolates a broken ``defs.yaml`` from the other data sets."""
 
 import glob
 import logging
@@ -22,26 +22,26 @@ from lance_pipeline.storage.redacted_errors import without_secrets
 from lance_pipeline.storage.redaction import redact
 
 BROKEN = "broken"
-"""The last part of the key, and the kind, of the asset that stands for a data set that cannot be loaded."""
-# Markdown joins lines.
+"""The last part of the key, and the kind, of the asset that represents a broken data set."""
+# Markdown joins single lines.
 _PARAGRAPH = "\n\n"
-# Set by `dagster definitions validate` and `dg check defs`.
+# Dagster sets this in `dagster definitions validate` and `dg check defs`.
 _VALIDATING = "DAGSTER_IS_DEFS_VALIDATION_CLI"
 _logger = logging.getLogger(__name__)
 
 
 def load_datasets(package: Path) -> dg.Definitions:
-    """All that the folder ``defs`` of a package defines; what is broken in it fails by itself.
+    """All definitions in the folder ``defs`` of a package; a broken data set fails alone.
 
-    Dagster alone loads all data sets or none. Here a data set whose ``defs.yaml`` cannot be loaded becomes a group of
-    one asset, whose description says what is wrong, and which fails with it. It is logged at each load.
+    Dagster itself loads either all data sets or none. Here a data set whose ``defs.yaml`` cannot be loaded becomes a
+    group with one asset, whose description lists the mistakes and which fails with them. Each load logs them too.
 
     Args:
-        package: the folder that holds ``defs``.
+        package: the folder that contains ``defs``.
 
     Raises:
-        InputError: a data set is broken, and `dagster definitions validate` or the like asks; or ``defs`` itself is.
-        Exception: what Dagster raises where the error lies elsewhere.
+        InputError: a data set is broken and a command such as `dagster definitions validate` runs; or ``defs`` is.
+        Exception: Dagster's own error, if the cause lies elsewhere.
     """
     defs = package / "defs"
     folders = component_folders(defs)
@@ -66,13 +66,13 @@ def load_datasets(package: Path) -> dg.Definitions:
 
 
 def broken_reason(spec: dg.AssetSpec) -> list[str]:
-    """What is wrong with the data set that an asset stands for, a line for each mistake; nothing for other assets."""
+    """The mistakes of the broken data set that an asset represents, one per line; empty for other assets."""
     return (spec.description or "").split(_PARAGRAPH) if BROKEN in spec.kinds else []
 
 
 @cache
 def _log_once(error: str) -> None:
-    # Steps follow a process that has logged it. Commands load definitions more than once.
+    # Steps are started by a process that has logged it already. Commands load definitions more than once.
     if multiprocessing.parent_process() is None:
         _logger.error("A data set cannot be loaded; the others are. %s", error)
 
@@ -85,7 +85,7 @@ def _loaded(package: Path, broken: Iterable[Path]) -> dg.Definitions:
 
 
 def _with_namesakes(folders: Iterable[Path], broken: dict[Path, str]) -> dict[Path, str]:
-    """The broken folders, with those that Dagster has to pass over with them."""
+    """The broken folders, plus those that Dagster has to skip along with them."""
     names = {folder.name for folder in broken}
     for folder in folders:
         if folder in broken:
@@ -94,13 +94,13 @@ def _with_namesakes(folders: Iterable[Path], broken: dict[Path, str]) -> dict[Pa
         if above is not None:
             broken = broken | {folder: f"{yaml_file(folder)}: the folder {above} around it is broken."}
         elif folder.name in names:
-            # By name is how Dagster passes over folders.
+            # Dagster skips folders by name.
             broken = broken | {folder: f"{yaml_file(folder)}: another folder named {folder.name} is broken."}
     return broken
 
 
 def _broken_for_dagster(folders: Iterable[Path], known: dict[Path, str]) -> dict[Path, str]:
-    """What Dagster cannot load beside the folders before it: a template that fails, a component of another kind."""
+    """Folders that Dagster cannot load along with those before them: failing templates, other components' errors."""
     broken: dict[Path, str] = {}
     owners: dict[dg.AssetKey, Path] = {}
     for folder in (one for one in folders if one not in known):
@@ -108,7 +108,7 @@ def _broken_for_dagster(folders: Iterable[Path], known: dict[Path, str]) -> dict
             with _passing_over({**known, **broken}):
                 keys = _asset_keys(_load_alone(folder))
             for key in sorted(keys & owners.keys()):
-                # A folder of folders has the assets of those below it.
+                # A folder includes the assets of the folders inside it.
                 if folder not in owners[key].parents:
                     other = yaml_file(owners[key])
                     raise InputError(f"{yaml_file(folder)} defines {key.to_user_string()}, as does {other}.")
@@ -125,13 +125,13 @@ def _load_alone(folder: Path) -> dg.Definitions:
 
 
 def _asset_keys(definitions: dg.Definitions) -> set[dg.AssetKey]:
-    # Without resolving them: the resources are defined elsewhere.
+    # Do not resolve the definitions: the resources are defined elsewhere.
     assets = [asset for asset in definitions.assets or () if isinstance(asset, dg.AssetsDefinition)]
     return {key for asset in assets for key in asset.keys}
 
 
 def _shown(folder: Path, error: BaseException) -> str:
-    """The error that Dagster's own were raised from, with the file that it is in."""
+    """The root cause of Dagster's error, with the file that it is in."""
     while error.__cause__ is not None:
         error = error.__cause__
     told = str(error) if isinstance(error, InputError) else "".join(traceback.format_exception_only(error))
@@ -141,7 +141,7 @@ def _shown(folder: Path, error: BaseException) -> str:
 
 @contextmanager
 def _passing_over(folders: Iterable[Path]) -> Iterator[None]:
-    """Within, Dagster does not see these folders, as it does not see hidden ones."""
+    """Make Dagster skip these folders within the context, as it skips hidden ones."""
     before = list(EXPLICITLY_IGNORED_GLOB_PATTERNS)
     EXPLICITLY_IGNORED_GLOB_PATTERNS.extend(glob.escape(folder.name) for folder in folders)
     try:
@@ -151,7 +151,7 @@ def _passing_over(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def _name(folder: Path, taken: set[str]) -> str:
-    """The folder's name, as far as it can be a group's; one that no other data set has."""
+    """A unique name for the data set's group, derived from the folder's name."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", folder.name)
     while name in taken:
         name += "_broken"
@@ -160,7 +160,7 @@ def _name(folder: Path, taken: set[str]) -> str:
 
 
 def _failing_asset(dataset: str, error: str) -> dg.AssetsDefinition:
-    """The one asset of a data set that cannot be loaded."""
+    """The only asset of a data set that cannot be loaded."""
 
     @dg.asset(
         key=[dataset, BROKEN],

@@ -1,4 +1,4 @@
-"""The keys that a model of pydantic's knows, with an example of each."""
+"""The keys of a pydantic model, with an example of each."""
 
 import re
 import types
@@ -14,7 +14,7 @@ _PLAIN = re.compile(r"[\w/][\w./-]*")
 
 
 class _Dumper(yaml.SafeDumper):
-    """Puts texts into quotes where people had better do so."""
+    """Quotes strings that are safer quoted."""
 
 
 def _quoted(dumper: _Dumper, text: str) -> yaml.ScalarNode:
@@ -25,7 +25,7 @@ _Dumper.add_representer(str, _quoted)
 
 
 def model_at(model: Model, keys: Sequence[str | int]) -> Model | None:
-    """The model whose keys are expected below this path; None where keys are not what is expected."""
+    """The model of the keys below this path; None if no keys are expected there."""
     for key in keys:
         field = model.model_fields.get(str(key))
         inner = None if field is None else _model_of(field)
@@ -36,12 +36,12 @@ def model_at(model: Model, keys: Sequence[str | int]) -> Model | None:
 
 
 def field_path(model: Model, location: Sequence[str | int]) -> tuple[str | int, ...]:
-    """The path of keys in pydantic's location of an error, without the names of types that it tried."""
+    """The path of keys in the location of a pydantic error, without the type names that pydantic tried."""
     path: list[str | int] = []
     inside: Model | None = model
     for part in location:
         if inside is None or str(part) not in inside.model_fields:
-            # An unknown key of a model belongs to it; an index or a type's name does not.
+            # An unknown key of a model is part of the path; an index or a type's name is not.
             return (*path, part) if inside is not None else tuple(path)
         path.append(part)
         inside = _model_of(inside.model_fields[str(part)])
@@ -49,7 +49,7 @@ def field_path(model: Model, location: Sequence[str | int]) -> tuple[str | int, 
 
 
 def homes(model: Model, key: str, above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    """Where below a model a key of this name belongs."""
+    """The places below a model where a key of this name belongs."""
     for name, field in model.model_fields.items():
         if name == key:
             yield above
@@ -58,7 +58,7 @@ def homes(model: Model, key: str, above: tuple[str, ...] = ()) -> Iterator[tuple
 
 
 def example(model: Model, path: Sequence[str | int]) -> str:
-    """YAML that sets the key at a path, on one line, from the model's outermost key on."""
+    """One line of YAML that sets the key at a path, starting from the model's outermost key."""
     value: Any = _example_at(model, path)
     for key in reversed(path):
         value = {key: value}
@@ -89,7 +89,7 @@ def _example_of(field: FieldInfo) -> Any:
 
 
 def _options(annotation: Any) -> list[Any]:
-    """The values that an annotation names."""
+    """The values that an annotation lists."""
     if get_origin(annotation) is Literal:
         return list(get_args(annotation))
     return [one for inner in get_args(annotation) for one in _options(inner)]

@@ -1,4 +1,4 @@
-"""A ``defs.yaml`` read as Dagster reads it, and why it cannot be."""
+"""Reading a ``defs.yaml`` as Dagster does, and explaining failures."""
 
 import re
 import stat
@@ -15,7 +15,7 @@ from dagster_shared.yaml_utils.source_position import SourcePositionTree
 Key = tuple[str | int, ...]
 EXAMPLE = "Example: `type: lance_pipeline.ImageClassifier` and `attributes: {source: {folder: /mnt/photos/flowers}}`"
 _KEY = re.compile(r"\s*(?:-\s+)?([A-Za-z_][\w-]*)\s*:(?=\s|$)")
-# What the parser says, by words of it; it may quote values.
+# Explanations by a phrase of the parser's message, which itself may quote values.
 _PROBLEMS = {
     "mapping values are not allowed": "a second `: ` in one value, or a wrong indentation. Put the value into quotes",
     "'<stream end>'": "a bracket, brace or quote is not closed",
@@ -31,12 +31,12 @@ _PROBLEMS = {
 
 
 class UnreadableError(Exception):
-    """The file is no YAML that can be loaded.
+    """The file is not YAML that can be loaded.
 
     Args:
         reason: what is wrong, what is expected, and an example.
-        line: where, from 1 on.
-        key: what it is the value of, as far as that is known.
+        line: line number, from 1.
+        key: the key whose value is wrong, as far as known.
     """
 
     def __init__(self, reason: str, line: int = 1, key: Key = ()) -> None:
@@ -46,21 +46,21 @@ class UnreadableError(Exception):
 
 @dataclass(frozen=True)
 class Document:
-    """One of the documents of a file, which are separated by ``---``."""
+    """One document of a file; documents are separated by ``---``."""
 
     value: Any
     positions: SourcePositionTree
 
     def line(self, key: Sequence[str | int]) -> int:
-        """The line of a key, or of the innermost of those around it that is there."""
+        """The line of a key, or of its innermost ancestor that exists."""
         return self.positions.lookup_closest_and_path(key, None)[0].start.line
 
 
 def read_documents(path: Path) -> list[Document]:
-    """The documents of a file; never none.
+    """The documents of a file, at least one.
 
     Raises:
-        UnreadableError: it is no file, no text, no YAML, empty, or gives a key twice.
+        UnreadableError: it is not a file, not text, not YAML, empty, or has a duplicate key.
     """
     text = _text(path)
     try:
@@ -82,7 +82,7 @@ def read_documents(path: Path) -> list[Document]:
 
 def _text(path: Path) -> str:
     try:
-        # Reading a pipe or a device could take for ever.
+        # Reading a pipe or a device could block forever.
         if not stat.S_ISREG(path.stat().st_mode):
             raise UnreadableError("not a file. Put a file there, or remove it.")
         data = path.read_bytes()
@@ -100,7 +100,7 @@ def _text(path: Path) -> str:
 
 
 def _require_single_keys(node: yaml.Node | None, above: Key, seen: set[int]) -> None:
-    """YAML loaders silently take the last of several values."""
+    """Reject duplicate keys, of which YAML loaders silently take the last."""
     if node is None or id(node) in seen:
         return
     seen.add(id(node))
@@ -127,7 +127,7 @@ def _explained(text: str, error: yaml.MarkedYAMLError) -> UnreadableError:
     number = mark.line if mark else 0
     shown = dict(enumerate(text.splitlines())).get(number, "")
     key = _key_before(text, mark.index if mark else 0)
-    # The scanner may fail before it has passed on the key that it is at.
+    # The scanner may fail before it emits the key that it is at.
     if (begun := _KEY.match(shown)) and begun[1] not in key:
         key = (*key, begun[1])
     if "\t" in shown[: len(shown) - len(shown.lstrip())]:
@@ -138,7 +138,7 @@ def _explained(text: str, error: yaml.MarkedYAMLError) -> UnreadableError:
 
 
 def _key_before(text: str, index: int) -> Key:
-    """The key whose value begins at this character, or cannot be parsed before it."""
+    """The key whose value starts at this character, or is cut off before it by an error."""
     open_mappings: list[list[str | None]] = []
     with suppress(yaml.YAMLError):
         for event in yaml.parse(text, Loader=yaml.SafeLoader):
@@ -149,7 +149,7 @@ def _key_before(text: str, index: int) -> Key:
 
 
 def _follow(event: yaml.Event, open_mappings: list[list[str | None]]) -> None:
-    """Keep the keys that lead to what comes next: one for each open mapping, None for an open list."""
+    """Track the keys that lead to the next event: one entry for each open mapping, None for an open sequence."""
     inside = open_mappings[-1] if open_mappings else None
     if isinstance(event, yaml.MappingStartEvent):
         open_mappings.append([])

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in words for people."""
+"""Pydantic's errors in plain words."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -13,7 +13,7 @@ from lance_pipeline.orchestration.nearest import did_you_mean, nearest
 ABOVE = ("attributes",)
 ATTRIBUTES = "attributes: {source: {folder: /mnt/photos/flowers}}"
 NAME_WORDS = "letters, digits and `_`, a letter first"
-# By pydantic's names of errors.
+# By pydantic's error type.
 _EXPECTED = {
     "int_type": "a whole number",
     "int_parsing": "a whole number",
@@ -38,12 +38,12 @@ _Details = Mapping[str, Any]
 
 
 def explained(error: ValidationError) -> dict[Key, str]:
-    """What is wrong at each key of the attributes."""
+    """The problem with each key of the attributes."""
     by_key: dict[Key, list[_Details]] = {}
     for one in error.errors():
         by_key.setdefault(field_path(_ROOT, one["loc"]), []).append(one)
     unknown = {key for key, errors in by_key.items() if errors[0]["type"] in _UNKNOWN}
-    # Misspelt rather than missing, or indented too little.
+    # These keys are misspelt, or indented too little, rather than missing.
     meant = {(*key[:-1], nearest(str(key[-1]), _siblings(key))) for key in unknown}
     meant |= {place for key in unknown for place in homes(_ROOT, str(key[-1])) if place}
     return {
@@ -54,11 +54,11 @@ def explained(error: ValidationError) -> dict[Key, str]:
 
 
 def unknown_key(key: Key, known: Sequence[str]) -> str:
-    """Where the key belongs, or which it was meant to be.
+    """Where an unknown key belongs, or which key was probably meant.
 
     Args:
-        key: below the attributes.
-        known: the keys that there are beside it.
+        key: path of the key below the attributes.
+        known: the valid keys at the same level.
     """
     name = str(key[-1])
     near = nearest(name, known)
@@ -70,7 +70,7 @@ def unknown_key(key: Key, known: Sequence[str]) -> str:
 
 
 def example_of(key: Key) -> str:
-    """A sentence with an example for a key below the attributes; the least that they hold where it is none."""
+    """A sentence with an example of a key below the attributes, or of minimal attributes if the key is unknown."""
     inside = model_at(_ROOT, key[:-1]) if key else None
     known = inside is not None and key[-1] in inside.model_fields
     return f" Example: {example(_ROOT, key) if known else ATTRIBUTES}"

@@ -1,4 +1,4 @@
-"""The databases of Dagster and MLflow that are files, and what is lost with each of them."""
+"""Dagster's and MLflow's SQLite databases, and what the loss of each one means."""
 
 import sqlite3
 import tempfile
@@ -14,7 +14,7 @@ REPLACE_COMMAND = "python -m lance_pipeline databases --replace"
 
 
 def databases() -> dict[Path, str]:
-    """The databases that may be there, each with what is lost without it."""
+    """The paths of all databases that may exist, each with what is lost without it."""
     home = dagster_home()
     return {
         home / "history" / "runs.db": "the list of runs",
@@ -27,14 +27,14 @@ def databases() -> dict[Path, str]:
 
 
 def explained(error: BaseException) -> InputError | None:
-    """The full disk, or the damaged database, that an error of Dagster's or MLflow's comes from; None: neither.
+    """The full disk or damaged database that caused an error from Dagster or MLflow; None for other causes.
 
-    An `InputError` explains itself, and what it has caused.
+    An `InputError` in the chain of causes is returned as it is.
     """
     for cause in chain(error):
         if isinstance(cause, InputError):
             return cause
-    # The error seldom names a path; the fullest of the disks that are written to is the one.
+    # The error seldom names a path; assume the fullest of the disks that are written to.
     folder = min((dagster_home(), data_root(), Path(tempfile.gettempdir())), key=free_bytes)
     if is_full_disk(error, folder):
         return full_disk(folder)
@@ -47,10 +47,10 @@ def explained(error: BaseException) -> InputError | None:
 
 
 def require_sound_databases(*which: Path) -> None:
-    """See that SQLite can read them.
+    """Check that SQLite can read the databases.
 
     Args:
-        which: all of them when none is given.
+        which: the databases to check; all if none is given.
 
     Raises:
         DamagedError: one is damaged.
@@ -65,10 +65,10 @@ def require_sound_databases(*which: Path) -> None:
 
 
 def check_databases(*, replace: bool) -> bool:
-    """Print what is wrong with each of them; whether all are sound in the end.
+    """Print the state of each database; returns whether all are sound in the end.
 
     Args:
-        replace: move damaged ones aside: their programs make empty ones.
+        replace: whether to move damaged ones aside, so that Dagster and MLflow create empty ones.
 
     Raises:
         FullDiskError: there is no space to open one.

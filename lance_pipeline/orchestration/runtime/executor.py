@@ -1,4 +1,4 @@
-"""How the steps of a run are executed, and what becomes of runs whose process was killed."""
+"""Execution of a run's steps, and the clean-up of runs whose process was killed."""
 
 import os
 import socket
@@ -21,27 +21,27 @@ if TYPE_CHECKING:
     from dagster._core.execution.retries import RetryMode
     from dagster._core.execution.step_dependency_config import StepDependencyConfig
 
-# Dagster's pages hide tags that begin so.
+# Dagster's pages hide tags with this prefix.
 _HIDDEN = ".dagster/lance_pipeline"
 PROCESS_TAG = f"{_HIDDEN}.process"
 PRELOAD_TAG = f"{_HIDDEN}.preload"
-"""Of a step: the modules that it imports first of all, with commas between them.
+"""Tag of a step: comma-separated modules that the fork server imports in advance.
 
-They must start no threads that do not survive a fork, as Lance does.
+They must not start threads that do not survive a fork, as Lance does.
 """
-# Names of what is missing are passed over.
+# The fork server skips modules that do not exist.
 _PRELOADED = ["lance_pipeline.orchestration.runtime.fork_server", "dagster._core.storage.sqlite_storage"]
-# Until this process ends, for a run ends a moment after its executor.
+# Kept until this process ends, because a run ends a moment after its executor.
 _held: list[Lock] = []
 
 
 def default_executor() -> dg.ExecutorDefinition:
-    """Dagster's multiprocess executor with its configuration, a fork server, and an end for killed runs.
+    """Dagster's multiprocess executor with its configuration, plus a fork server and a clean-up of killed runs.
 
-    Steps are forked from a server that has imported what they share, and what they need (`PRELOAD_TAG`). When a run
-    starts, those runs of its instance whose process was killed on this host are marked as failed, or as canceled where
-    that was asked for, and no longer hold places in pools. A run that is interrupted ends as canceled, and one that was
-    marked as canceled from outside stays so when its steps have stopped.
+    Steps are forked from a server that has imported their common modules and those in their `PRELOAD_TAG`. When a run
+    starts, runs of the same instance whose process was killed on this host are marked as failed, or as canceled if
+    that was requested, and their pool slots are freed. An interrupted run ends as canceled. A run that was marked as
+    canceled from outside stays canceled when its steps have stopped.
     """
 
     @dg.executor(
@@ -64,13 +64,13 @@ def _multiprocess_executor(init_context: dg.InitExecutorContext, preloaded: list
 
 
 def _wanted(execution_plan: "ExecutionPlan") -> list[str]:
-    """What the steps of a plan import first of all."""
+    """The modules to import in advance for the steps of a plan."""
     steps = [execution_plan.get_step_by_key(key) for key in execution_plan.step_keys_to_execute]
     return sorted({name for step in steps for name in (step.tags or {}).get(PRELOAD_TAG, "").split(",") if name})
 
 
 class _TidyExecutor(dg.Executor):
-    """Ends dead runs first, then has this one executed by Dagster's."""
+    """Ends dead runs, then executes this run with Dagster's executor."""
 
     def __init__(self, init_context: dg.InitExecutorContext) -> None:
         self._init_context = init_context
@@ -98,7 +98,7 @@ class _TidyExecutor(dg.Executor):
         except dg.DagsterExecutionInterruptedError:
             raise _canceled(instance, run_id) from None
         except dg.DagsterSubprocessError as error:
-            # Steps that stopped before the executor was asked to. As an error it would make a canceled run fail.
+            # Steps stopped before the executor was asked to. As an error this would mark a canceled run as failed.
             if all(
                 one.cls_name == dg.DagsterExecutionInterruptedError.__name__ for one in error.subprocess_error_infos
             ):
@@ -107,9 +107,9 @@ class _TidyExecutor(dg.Executor):
 
 
 def _canceled(instance: dg.DagsterInstance, run_id: str) -> Interrupted:
-    """What ends a run as canceled, and says what was saved, on its page and in the terminal.
+    """The error that ends a run as canceled and reports what was saved, on its page and in the terminal.
 
-    Dagster marks an interrupted run as canceled only where that was asked for, else as failed.
+    Dagster marks an interrupted run as canceled only if that was requested, and otherwise as failed.
     """
     run = instance.get_run_by_id(run_id)
     if run is not None and not run.is_finished and run.status != dg.DagsterRunStatus.CANCELING:
@@ -120,14 +120,14 @@ def _canceled(instance: dg.DagsterInstance, run_id: str) -> Interrupted:
 
 
 def _end_dead_runs(instance: dg.DagsterInstance, run_id: str) -> None:
-    """Lock this run's file for as long as this process lives, and end the runs whose files nobody locks.
+    """Lock this run's file for as long as this process lives, and end all runs whose file is not locked.
 
-    The operating system frees a lock when its process ends, however it does. A process number could be another's by
-    now, or mean nothing in this container; and files of other hosts are not here.
+    The operating system frees a lock whenever its process ends. A process id is no substitute: it may have been reused
+    or mean nothing in this container. Files of other hosts are not in this folder.
     """
     folder = Path(instance.root_directory, "running")
     folder.mkdir(parents=True, exist_ok=True)
-    # One at a time, or somebody could come upon this run's file before it is locked.
+    # One process at a time, otherwise another could find this run's file before it is locked.
     with locked_file(folder / "sweep.lock", DATA_VARIABLE):
         for path in folder.glob("*.run"):
             # A live run holds its lock.
@@ -153,5 +153,5 @@ def _end_dead_run(instance: dg.DagsterInstance, run_id: str) -> None:
                 f"{process}: it was killed, or the machine went down. Materialize the same assets again: what was "
                 "begun resumes where it was.",
             )
-    # Also of one that was ended from outside: only its process gives places back.
+    # Also for runs ended from outside: only the run's own process frees its slots.
     instance.event_log_storage.free_concurrency_slots_for_run(run_id)

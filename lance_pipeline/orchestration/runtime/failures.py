@@ -1,4 +1,4 @@
-"""How an error of the user's reaches the user."""
+"""How errors that the user can fix reach the user."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,14 +13,14 @@ from lance_pipeline.orchestration.runtime.databases import explained
 from lance_pipeline.storage.redacted_errors import without_secrets
 from lance_pipeline.storage.redaction import redact
 
-# The list lives in the event log.
+# Dagster stores the list in its event log.
 _LARGEST_LIST = 1000
 
 
 class Interrupted(DagsterExecutionInterruptedError, DagsterUserCodeProcessError):  # noqa: N818 - nothing went wrong
-    """An end that somebody asked for, of which Dagster stores and shows the message alone.
+    """A requested end of a step or run; Dagster stores and shows only the message.
 
-    It takes this for an error of another process, which has brought its own stack trace: none.
+    Dagster takes it for an error from another process that brings its own stack trace, which is empty here.
     """
 
     def __init__(self, message: str) -> None:
@@ -30,11 +30,11 @@ class Interrupted(DagsterExecutionInterruptedError, DagsterUserCodeProcessError)
 
 @contextmanager
 def clear_failures() -> Iterator[None]:
-    """Turns an InputError into the step's failure, described by its message and never retried.
+    """Turn an InputError into a failure of the step, described by its message and never retried.
 
-    So it does with other errors whose reason is a full disk or a damaged database.
-    A step that stopped as it was asked to is interrupted for Dagster. Dagster stores messages and causes of all errors,
-    which therefore quote no secrets.
+    The same applies to other errors that a full disk or a damaged database has caused.
+    For Dagster, a step that stopped on request is interrupted. Dagster stores the messages and causes of all errors,
+    so secrets are removed from them.
     """
     with without_secrets():
         try:

@@ -1,6 +1,6 @@
-"""What the fork server imports, once for all steps that are forked from it.
+"""Modules that the fork server imports once for all steps forked from it.
 
-Steps add what they need themselves, with a tag. Never lance, whose threads do not survive a fork.
+Steps add their own modules by a tag. Never import lance here: its threads do not survive a fork.
 """
 
 import signal
@@ -10,6 +10,6 @@ from lance_pipeline.orchestration.runtime.own_process import keep_to_the_user
 
 keep_to_the_user()
 
-# A SIGTERM to the whole process group is for the executor, which tells the steps. The fork server ends after them, or
+# On a SIGTERM to the whole process group, the executor stops the steps. The fork server must outlive them, otherwise
 # the executor would not learn how they ended. (It ignores SIGINT by itself.)
 signal.signal(signal.SIGTERM, signal.SIG_IGN)

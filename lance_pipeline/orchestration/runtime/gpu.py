@@ -21,7 +21,7 @@ class GpuResource(Settled, dg.ConfigurableResource):
 
     at_launch: ClassVar[Mapping[str, Any]] = {"device": str, "precision": str}
 
-    # A text, for Dagster's configuration knows no "text or list".
+    # A string, because Dagster's configuration has no "string or list" type.
     device: str = Field(
         default="auto",
         description="`auto`, or `cpu`, `mps`, `cuda`, `cuda:<number>`, or several of them with commas between them: "
@@ -44,14 +44,14 @@ class GpuResource(Settled, dg.ConfigurableResource):
     )
 
     def pick(self, *, devices: str | Sequence[str] | None = None, precision: str = "auto") -> "Device":
-        """The device to use now, and why, whether or not somebody trains on it.
+        """The device to use now and the reason for it, even if another training occupies it.
 
         Args:
-            devices: the device, or several in the order of preference, instead of the resource's.
-            precision: instead of the resource's, unless it is ``auto``.
+            devices: one device, or several in order of preference; overrides the resource's setting.
+            precision: overrides the resource's setting, unless it is ``auto``.
 
         Raises:
-            InputError: a configured device is absent, or cannot do the precision.
+            InputError: a configured device is absent, or does not support the precision.
         """
         return self._candidates(devices, precision)[0]
 
@@ -66,23 +66,23 @@ class GpuResource(Settled, dg.ConfigurableResource):
         on_wait: Callable[[str], None],
         stop: Callable[[], str | None] = lambda: None,
     ) -> Iterator["Device"]:
-        """Yield the first free device, which no other training of this user on this host gets meanwhile.
+        """Acquire the first free device, exclusively among the trainings of this user on this host.
 
-        While all are taken it sleeps. A device is free again when the context or the process ends, however
-        it ends. With ``threads`` the CPU counts as several devices; without ``exclusive`` none is ever taken.
+        Waits while all devices are occupied. A device is free again when the context or the process ends, however
+        it ends. With ``threads`` the CPU counts as several devices; without ``exclusive`` no device is ever occupied.
 
         Args:
-            what: what is trained, such as ``digits/resnet34``; shown to those who wait.
-            run_id: the Dagster run, shown as well.
-            devices: the device, or several in the order of preference, instead of the resource's.
-            precision: instead of the resource's, unless it is ``auto``.
-            on_wait: called with whom the devices are waited for, and again when others have them.
-            stop: asked while it waits; a reason, such as ``SIGTERM``, ends the waiting.
+            what: what is trained, such as ``digits/resnet34``; shown to waiting trainings.
+            run_id: the Dagster run, also shown.
+            devices: one device, or several in order of preference; overrides the resource's setting.
+            precision: overrides the resource's setting, unless it is ``auto``.
+            on_wait: called with the current holders of the devices, and again when the holders change.
+            stop: polled while waiting; a returned reason, such as ``SIGTERM``, ends the wait.
 
         Raises:
-            InputError: a configured device is absent, or cannot do the precision, or there is no folder for
+            InputError: a configured device is absent or does not support the precision, or there is no folder for
                 its lock.
-            Stopped: `stop` gave a reason.
+            Stopped: `stop` returned a reason.
         """
         from lance_pipeline.training.occupancy import occupied
 
@@ -106,21 +106,21 @@ class GpuResource(Settled, dg.ConfigurableResource):
 
 
 def _places(device: "Device", threads: int | None) -> list[str]:
-    """What is locked of a device: itself, or a part of the CPU for each training that may run there."""
+    """Names to lock for a device: the device itself, or one part of the CPU for each training that fits."""
     if device.name != "cpu" or threads is None:
         return [device.name]
-    # The first is the whole CPU's: a training without a number of threads waits for one with it.
+    # The first name stands for the whole CPU: a training without `threads` waits for the one that holds it.
     return [device.name, *(f"{device.name}-{part}" for part in range(2, _cores() // threads + 1))]
 
 
 def _cores() -> int:
-    """The cores that this process may use."""
+    """Number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 @contextmanager
 def _torch_threads(count: int) -> Iterator[None]:
-    """Have torch compute with so many threads meanwhile."""
+    """Set the number of torch's threads within the context."""
     import torch
 
     before = torch.get_num_threads()

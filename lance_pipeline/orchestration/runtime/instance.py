@@ -15,10 +15,10 @@ from lance_pipeline.orchestration.paths import (
 
 
 def use_env_file() -> None:
-    """Set the variables of the file ``.env`` in the current folder, over those that are set, as Dagster's commands do.
+    """Load the file ``.env`` in the current folder, overriding variables that are set, as Dagster's commands do.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the file cannot be read.
     """
     if not os.path.exists(".env"):
         return
@@ -31,10 +31,10 @@ def use_env_file() -> None:
 
 
 def prepare_instance() -> None:
-    """Make the instance that this process and those that it starts use, with the project's settings.
+    """Create the instance for this process and its children, with the project's settings.
 
     Raises:
-        InputError: its folder is named by a relative path, or cannot be written.
+        InputError: its folder is given by a relative path, or cannot be written.
     """
     home = dagster_home()
     if not home.is_absolute():
@@ -42,11 +42,11 @@ def prepare_instance() -> None:
             f"{HOME_VARIABLE} is {str(home)!r}; expected an absolute path. Set it to one, or unset it. Where .env "
             f"takes it from {DATA_VARIABLE}, make that an absolute path; for an object store, run `make instance`."
         )
-    # What moves it elsewhere.
+    # The variable that moves the instance elsewhere.
     variable = DATA_VARIABLE if home.is_relative_to(data_root()) else HOME_VARIABLE
     os.environ[HOME_VARIABLE] = str(make_folder(home, variable))
     settings, ours = home / "dagster.yaml", project_root() / "dagster.yaml"
-    # A link whose target is gone is left by a checkout that was moved.
+    # A moved checkout leaves a link whose target is gone.
     if not settings.exists() and ours.is_file():
         settings.unlink(missing_ok=True)
         shutil.copyfile(ours, settings)

@@ -1,4 +1,4 @@
-"""What the library logs, in the log of the step that calls it."""
+"""Forwards the library's log messages to the log of the step that calls it."""
 
 import logging
 from collections.abc import Iterator
@@ -16,23 +16,23 @@ class _StepLog(logging.Handler):
         try:
             self._log.log(record.levelno, record.getMessage())
         except Exception:  # noqa: BLE001
-            # As the standard library's handlers do: a log that cannot be written ends nothing.
+            # As in the standard library's handlers: an unwritable log stops nothing.
             self.handleError(record)
 
 
 @contextmanager
 def library_warnings(log: dg.DagsterLogManager) -> Iterator[None]:
-    """Show the warnings of this package's loggers on the page of the run.
+    """Show warnings from this package's loggers on the page of the run.
 
     Args:
-        log: the step's.
+        log: log of the step.
     """
     logger, handler = logging.getLogger("lance_pipeline"), _StepLog(log)
     level, propagate = logger.level, logger.propagate
     logger.addHandler(handler)
-    # Some library gives the root logger a handler of its own, which would print them again.
+    # Some libraries add a handler to the root logger, which would print them again.
     logger.propagate = False
-    # The root logger's does not count: mlflow.pytorch sets it to ERROR when it is imported.
+    # Set it here rather than inherit it: mlflow.pytorch sets the root logger's level to ERROR when it is imported.
     logger.setLevel(logging.WARNING)
     try:
         yield

@@ -1,4 +1,4 @@
-"""Settings of the processes that are the pipeline's own: commands, code servers, runs and their steps."""
+"""Settings for the pipeline's own processes: commands, code servers, runs and their steps."""
 
 import logging
 import os
@@ -17,10 +17,10 @@ from lance_pipeline.storage.redaction import redact
 
 
 def keep_to_the_user() -> None:
-    """From now on this process writes files that nobody else can read, and log lines that quote no secrets.
+    """Make this process write only private files, and log lines without secrets, from now on.
 
-    It shows no warnings of libraries, and neither do processes that it starts. For the beginning of a process; a
-    library or a notebook keeps its umask, its log and its warnings. Called again it changes nothing.
+    It also hides the warnings of libraries, in this process and its children. Call it at the start of a process; where
+    the package is used as a library or in a notebook, umask, log and warnings are left alone. Idempotent.
     """
     _silence_libraries()
     os.umask(private_umask())
@@ -33,37 +33,37 @@ def keep_to_the_user() -> None:
 
 
 def _silence_libraries() -> None:
-    """Hide what only their authors can act on: beta features, superseded commands, odd colour tables, progress.
+    """Hide what only library authors can act on: beta features, superseded commands, odd colour tables, progress bars.
 
-    What people should know goes through the log. `-W default` or PYTHONWARNINGS shows Python's warnings.
+    Messages for users go through the log. `-W default` or PYTHONWARNINGS shows Python's warnings.
     """
     if not sys.warnoptions and "PYTHONWARNINGS" not in os.environ:
         warnings.simplefilter("ignore")
         os.environ["PYTHONWARNINGS"] = "ignore"
-    # As it has not been imported yet.
+    # MLflow reads this when it is imported, which is later.
     os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
 
 
 def _narrow_instance() -> None:
-    """What Dagster has made in an instance below the data root before it loaded this package."""
+    """Restrict files that Dagster created in an instance below the data root before it loaded this package."""
     home = dagster_home()
     if not home.is_absolute() or not home.is_relative_to(data_root()) or private_umask() != 0o077:
         return
-    # A run's database is there before its process loads anything, every time.
+    # Dagster always creates a run's database before the run's process loads this package.
     for folder in (home, home / "history", home / "history" / "runs", home / "schedules"):
         if os.path.isdir(folder):
             restrict_tree(folder, always_descend=True)
 
 
 class _Record(logging.LogRecord):
-    """A log record that shows no secret to any handler or formatter, and no stack trace where nothing went wrong.
+    """A log record without secrets for any handler or formatter, and without a stack trace if nothing went wrong.
 
-    Dagster has stored an event before it makes the record for its console.
+    Dagster stores an event before it creates the record for its console, so the event log is unaffected.
     """
 
     def __init__(self, *arguments: Any, **more: Any) -> None:
         super().__init__(*arguments, **more)
-        # A message that its arguments do not fit is reported by logging itself, once it is formatted.
+        # If the arguments do not fit the message, logging itself reports that when it formats the record.
         with suppress(TypeError, ValueError, KeyError):
             message = self.getMessage()
             if (safe := redact(without_trace(message))) != message:

@@ -1,4 +1,4 @@
-"""What a person sees while a step runs."""
+"""Progress messages while a step runs."""
 
 import time
 from collections.abc import Callable
@@ -10,14 +10,14 @@ from lance_pipeline.display import count, percent
 
 
 class Throttle:
-    """Lets a line through when ``seconds`` have gone since the last one."""
+    """Lets a line through once ``seconds`` have passed since the last one."""
 
     def __init__(self, seconds: float = 10) -> None:
         self._seconds = seconds
         self._last = time.monotonic()
 
     def ready(self) -> bool:
-        """Whether it is time for a line; if so, the clock starts anew."""
+        """Whether a line is due; if so, the clock restarts."""
         if time.monotonic() - self._last < self._seconds:
             return False
         self._last = time.monotonic()
@@ -27,10 +27,10 @@ class Throttle:
 def progress_reporter(
     context: dg.AssetExecutionContext, key: dg.AssetKey, what: str, unit: str, seconds: float = 10
 ) -> Callable[[int, int | None], None]:
-    """A callback of (done, total) that now and then writes rate and, unless the total is None, time left.
+    """A callback of (done, total) that regularly reports the rate and, unless the total is None, the time left.
 
-    They go to the log, and as an observation to the page of the asset ``key``, where they show
-    while the step runs. What was done at the first call is no part of the rate.
+    It writes to the log, and to the page of the asset ``key`` as observations, which show up while the step runs.
+    Work done before the first call does not count towards the rate.
     """
     throttle = Throttle(seconds)
     began: tuple[int, float] | None = None
@@ -44,7 +44,7 @@ def progress_reporter(
         if not throttle.ready():
             return
         rate = (done - began[0]) / (now - began[1]) if now > began[1] else 0.0
-        # The number done and the rate as numbers, of which Dagster draws series.
+        # Dagster draws series of numbers, so the count and the rate are logged as numbers.
         metadata: dict[str, str | int | float] = {f"{unit}_done": done, f"{unit}_per_second": round(rate, 1)}
         if total is None:
             context.log.info(f"{what}: {done} {unit}, {rate:.1f} {unit}/s")

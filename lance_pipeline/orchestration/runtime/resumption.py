@@ -28,22 +28,22 @@ def checkpoints_to_use(
     fresh: bool,
     every: float,
 ) -> "Checkpoints":
-    """Those of the interrupted training where it can resume, else of one that begins; the log says which and why.
+    """Checkpoints of the interrupted training if it can resume, else of a new one; the log says which and why.
 
-    Each identity has a folder of its own. When a training begins, that of the latest other one stays, if it has not
-    ended: with the settings and the data of then it can still resume.
+    Each identity has its own folder. When a training starts from scratch, the latest unfinished training of another
+    identity keeps its checkpoint: with its old settings and data it can still resume.
 
     Args:
         log: called with a line for the log.
-        made: gives the ids of trainings that have ended, the latest first.
-        folder: of the dataset's checkpoints, which this process has to itself.
-        identity: what settles the outcome of the training.
-        device: that trains.
-        fresh: begin in any case.
+        made: yields the ids of finished trainings, the latest first.
+        folder: the dataset's folder of checkpoints, which this process has locked.
+        identity: everything that determines the training's result.
+        device: the device that trains.
+        fresh: always start from scratch.
         every: seconds between two checkpoints.
 
     Raises:
-        InputError: the checkpoint may not be read, or none can be written.
+        InputError: the checkpoint cannot be read, or none can be written.
     """
     from lance_pipeline.training.checkpoint import Checkpoints, differences
     from lance_pipeline.training.environment import environment
@@ -59,7 +59,7 @@ def checkpoints_to_use(
         latest = next(iter(others.values()), None)
         reasons = reasons or _reasons_to_begin(made, latest, identity, fresh=fresh)
         if not reasons and latest is None and any(True for _ in made()):
-            # Its checkpoint went with it.
+            # Its checkpoint was removed with it.
             reasons = ["the last training has ended"]
         log(printable(f"Starting from scratch: {'; '.join(reasons)}" if reasons else "Starting from scratch"))
         kept = next((path for path, other in others.items() if other.state is not None), None)
@@ -75,7 +75,7 @@ def checkpoints_to_use(
 
 
 def has_checkpoint(folder: Path, identity: dict[str, Any]) -> bool:
-    """Whether a training of this identity was interrupted, in a dataset's folder of checkpoints."""
+    """Whether the dataset's folder of checkpoints has one of an interrupted training of this identity."""
     return any((folder / _folder_name(identity)).glob("*.pt"))
 
 
@@ -89,7 +89,7 @@ def _folder_name(identity: dict[str, Any]) -> str:
 
 
 def _others_unfinished(made: Callable[[], Iterator[str]], folder: Path, own: Path) -> "dict[Path, Progress]":
-    """The trainings of other identities that have not ended, by their folders, the one that was saved last first."""
+    """Unfinished trainings of other identities, by folder, the most recently saved first."""
     others = sorted((path for path in folder.glob("*/") if path != own), key=lambda path: -path.stat().st_mtime)
     found = {path: progress for path in others if (progress := _found(path, fresh=True)) is not None}
     return {path: progress for path, progress in found.items() if not _has_ended(made, progress)}
@@ -101,14 +101,14 @@ def _found(folder: Path, *, fresh: bool) -> "Progress | None":
     try:
         return read_checkpoint(folder)
     except InputError:
-        # `fresh` is what its message advises.
+        # The message of the error advises `fresh`.
         if fresh:
             return None
         raise
 
 
 def _is_of_later_version(folder: Path) -> bool:
-    """Whether a later version of this package, which can still resume there, has written the checkpoint."""
+    """Whether a later version of this package, which can still resume there, wrote the checkpoint."""
     from lance_pipeline.training.checkpoint import read_checkpoint
 
     try:
@@ -137,12 +137,12 @@ def _reasons_to_begin(
 
 
 def _has_ended(made: Callable[[], Iterator[str]], found: "Progress") -> bool:
-    """Whether it has ended, be it long ago: between its runs, another training may have gone on and ended."""
+    """Whether it has ended, even long ago: another training may have resumed and ended between its runs."""
     return found.training_id in made()
 
 
 def finished_trainings(instance: dg.DagsterInstance, key: dg.AssetKey) -> Iterator[str]:
-    """The ids of the trainings that have made an asset, the latest first."""
+    """The ids of the finished trainings of an asset, the latest first."""
     cursor = None
     while True:
         page = instance.fetch_materializations(key, limit=100, cursor=cursor)

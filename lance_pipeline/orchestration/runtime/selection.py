@@ -1,4 +1,4 @@
-"""What a run materializes: never everything by mistake."""
+"""Prevents materializing everything by mistake."""
 
 import re
 import sys
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
     from dagster._core.execution.context.system import PlanOrchestrationContext
 
 _NAMES = re.compile(r"[\w/-]+")
-# Dagster's own words in a selection.
+# Keywords of Dagster's selection syntax.
 _WORDS = {"group", "key", "tag", "owner", "kind", "and", "or", "not", "sinks", "roots"}
 
 
 def require_selection(plan_context: "PlanOrchestrationContext") -> None:
-    """Refuse a run of all assets that nobody has asked for.
+    """Refuse a run of all assets that nobody asked for.
 
-    A selection that matches nothing makes a run without one, and that materializes everything. The UI's
+    A selection that matches nothing creates a run without a selection, which materializes everything. The UI's
     "Materialize all" selects the assets by name.
 
     Raises:
@@ -40,12 +40,12 @@ def require_selection(plan_context: "PlanOrchestrationContext") -> None:
 
 
 def _suggestion(groups: list[str]) -> str:
-    """The group that was meant, as far as the command of this process tells."""
+    """A hint at the intended group, if this process's command line reveals it."""
     asked = [word.split("/")[0] for word in _NAMES.findall(_selection(sys.argv)) if word not in _WORDS]
     return next(filter(None, (did_you_mean(word, groups, "`group:{}`".format) for word in asked)), "")
 
 
 def _selection(command: list[str]) -> str:
-    """What `--select` was given; nothing in a process that the UI has started."""
+    """The value of `--select`; empty in a process started by the UI."""
     text = " ".join(command)
     return text.partition("--select")[2].partition(" --")[0]

@@ -1,4 +1,4 @@
-"""Steps that end when they are asked to, or when nobody waits for them any more."""
+"""Steps that end when asked to, or when no executor waits for them any more."""
 
 import logging
 import multiprocessing
@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.runtime.logs import library_warnings
 
 _logger = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# The watcher looks for the executor, and at the run's status, this often, in seconds.
+# Seconds between two looks at the executor and the run's status.
 _LOOK = 1.0
 _ENDED = {
     dg.DagsterRunStatus.CANCELING: "the run was cancelled",
@@ -25,16 +25,16 @@ _ENDED = {
 
 @contextmanager
 def supervised(context: dg.AssetExecutionContext) -> Iterator[Callable[[], str | None]]:
-    """Yield what tells why the step is to stop, such as ``SIGTERM``, or None while it is to go on.
+    """Yield a function that returns the reason to stop, such as ``SIGTERM``, or None while the step should continue.
 
-    For code that looks at this regularly, and raises ``Stopped`` when it has saved what it needs to go on. Within,
-    SIGINT and SIGTERM set the reason and do nothing else, however often they come: Ctrl-C reaches a step twice, from
-    the terminal and from its executor. A lost executor sets it too, and a run that was ended from outside. What must
-    not be cut short belongs within. Signals are left alone where the step does not run in the main thread. The step's
-    log shows the library's warnings.
+    For code that polls it regularly, and raises ``Stopped`` once it has saved what it needs to resume. In the context,
+    SIGINT and SIGTERM only set the reason, however often they come: Ctrl-C reaches a step twice, from the terminal and
+    from its executor. A lost executor and a run ended from outside set it too. Code that must not be interrupted
+    belongs in this context. Outside the main thread, signal handlers are left alone. The step's log shows the
+    library's warnings.
 
     Args:
-        context: the step's.
+        context: context of the step.
     """
     reasons: list[str] = []
     before = {}
@@ -51,13 +51,13 @@ def supervised(context: dg.AssetExecutionContext) -> Iterator[Callable[[], str |
 
 @contextmanager
 def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
-    """Interrupts the step where it is, as Ctrl-C does, if its executor is lost or its run ended from outside.
+    """Interrupt the step wherever it is, as Ctrl-C does, if its executor is lost or its run is ended from outside.
 
-    For code that looks at nothing and may be cut short anywhere. Where the step does not run in the main thread
-    nothing can interrupt it. The step's log shows the library's warnings.
+    For code that does not poll and may be interrupted anywhere. Outside the main thread nothing can interrupt the
+    step. The step's log shows the library's warnings.
 
     Args:
-        context: the step's.
+        context: context of the step.
 
     Raises:
         dagster.DagsterExecutionInterruptedError: the step was interrupted.
@@ -67,7 +67,7 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
         try:
             context.log.warning(f"Interrupting the step: {reason}.")
         finally:
-            # Dagster's handler turns it into its exception.
+            # Dagster's handler raises its own exception for this signal.
             os.kill(os.getpid(), signal.SIGINT)
 
     with library_warnings(context.log), _watched(context, interrupt) if _in_main_thread() else nullcontext():
@@ -80,7 +80,7 @@ def _in_main_thread() -> bool:
 
 @contextmanager
 def _watched(context: dg.AssetExecutionContext, tell: Callable[[str], None]) -> Iterator[None]:
-    """Calls ``tell`` from another thread, once, with the first reason to stop that no signal brings."""
+    """Call ``tell`` once, from another thread, with the first reason to stop that is not a signal."""
     left = threading.Event()
 
     def watch() -> None:
@@ -100,15 +100,15 @@ def _watched(context: dg.AssetExecutionContext, tell: Callable[[str], None]) -> 
 
 
 def _reason_to_stop(context: dg.AssetExecutionContext) -> str | None:
-    # None in a process of the user's own, which may outlive the shell that started it. The fork server is no parent
-    # in this sense: it lives as long as any step does.
+    # There is none in a user's own process, which may outlive the shell that started it. The fork server does not count
+    # as a parent here: it lives as long as any step does.
     executor = multiprocessing.parent_process()
     if executor is not None and not executor.is_alive():
         return "its executor is gone"
     try:
         run = context.instance.get_run_by_id(context.run.run_id)
     except Exception:
-        # A storage that is locked now answers later.
+        # A storage that is locked now will answer later.
         _logger.exception("Cannot tell whether run %s was ended; the step goes on.", context.run.run_id)
         return None
     return _ENDED.get(run.status) if run else None

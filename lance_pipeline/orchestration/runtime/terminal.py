@@ -1,4 +1,4 @@
-"""What a person sees in the terminal of a run, beside what its log keeps."""
+"""Output in the terminal of a run, besides the log."""
 
 import atexit
 import os
@@ -8,11 +8,11 @@ import sys
 from collections.abc import Sequence
 
 COMMAND_VARIABLE = "LANCE_PIPELINE_COMMAND"
-"""The command that a person has typed, where it started this process's as another one."""
+"""The command that the user typed, if it started this process through another command."""
 SAVED = "Saved "
-"""How the line of a training begins that has stopped and can resume."""
+"""Prefix of the log line of a training that has stopped and can resume."""
 
-# Dagster's console shows the stack trace of every error, after its class and message. The event log keeps it.
+# Dagster's console shows the stack trace of every error after its class and message. The event log still has it.
 _ERROR = re.compile(
     r"\n\n(?P<kind>dagster\._core\.errors\.DagsterExecutionInterruptedError"
     r"|dagster\._core\.definitions\.events\.Failure|lance_pipeline\.(?:errors|storage)\.\w+(?:\.\w+)*)"
@@ -20,13 +20,13 @@ _ERROR = re.compile(
     re.DOTALL,
 )
 _GO_ON = "To go on: "
-# What an `Interrupted` says.
+# The message of an `Interrupted`.
 _STOP = re.compile(rf"\n\n(?:stopped: .*|.*{_GO_ON}.*)\s*\Z")
 _OPTIONS_OF_ONE_RUN = ("-c", "--config", "--config-json")
 
 
 def without_trace(message: str) -> str:
-    """A line of Dagster's console without the stack trace of a wanted stop, or of an error that explains itself."""
+    """A line of Dagster's console without the stack trace of a requested stop or a self-explanatory error."""
     return _STOP.sub("", _ERROR.sub(_explanation, message))
 
 
@@ -36,12 +36,12 @@ def _explanation(error: re.Match[str]) -> str:
 
 
 def say_last(line: str) -> None:
-    """Print a line to stderr when this process ends, after all that others print."""
+    """Print a line to stderr when this process ends, after all other output."""
     atexit.register(print, line, file=sys.stderr, flush=True)
 
 
 def stopped_line(log: Sequence[str]) -> str:
-    """What was saved when a run was stopped, and the command that resumes it.
+    """What a stopped run has saved, and the command that resumes it.
 
     Args:
         log: the messages of the run.
@@ -51,7 +51,7 @@ def stopped_line(log: Sequence[str]) -> str:
 
 
 def own_command() -> str:
-    """The command that starts again what this process runs."""
+    """The command that repeats what this process runs."""
     if typed := os.environ.get(COMMAND_VARIABLE):
         return typed
     words = iter(sys.argv[1:])
@@ -61,7 +61,7 @@ def own_command() -> str:
             next(words, None)
         elif not word.startswith(tuple(f"{option}=" for option in _OPTIONS_OF_ONE_RUN)):
             kept.append(word)
-    # A server of the UI's, or a run that one has started.
+    # A server of the UI, or a run started by one.
     if kept[:1] == ["api"]:
         return "materialize the same assets again"
     return shlex.join(["dagster", *kept])

@@ -1,6 +1,6 @@
-"""The trained network as MLflow loads it.
+"""The trained network in the form that MLflow loads.
 
-MLflow keeps this file beside weights and card, and runs it to load the model: it needs nothing of this package.
+MLflow stores this file beside the weights and the card, and runs it to load the model. It must not import this package.
 """
 
 import json
@@ -17,13 +17,13 @@ from torchvision.models import get_model
 
 
 class ImageClassifier(PythonModel):
-    """From RGB images to probabilities, on a GPU where there is one."""
+    """Maps RGB images to class probabilities, on a GPU if there is one."""
 
     def load_context(self, context: PythonModelContext) -> None:
-        """Build the network that the card describes, with the weights beside the card."""
+        """Build the network described by the card, with the weights beside it."""
         path = Path(context.artifacts["card"])
         card = json.loads(path.read_text(encoding="utf-8"))
-        # Models of before other networks could be chosen are ResNet-34.
+        # Cards written before networks could be chosen belong to ResNet-34.
         name = card.get("architecture", "resnet34")
         plain = {"aux_logits": False, "init_weights": False} if name in ("googlenet", "inception_v3") else {}
         network: Any = get_model(name, weights=None, num_classes=len(card["classes"]), **plain)
@@ -38,14 +38,14 @@ class ImageClassifier(PythonModel):
         mean, std = (torch.tensor(card[name], device=self._device) for name in ("mean", "std"))
         self._mean, self._std = mean.view(3, 1, 1), std.view(3, 1, 1)
 
-    # MLflow takes neither a narrower type nor another number of arguments.
+    # MLflow accepts neither a narrower type nor a different number of arguments.
     def predict(self, context: PythonModelContext, model_input: np.ndarray, params: dict[str, Any] | None = None):  # noqa: ARG002
         """Probabilities, float32 (n, classes), in the order of the card's classes.
 
         Args:
-            context: of the model.
+            context: context of the model.
             model_input: RGB images, float32 (n, 3, image_size, image_size), from 0 to 255.
-            params: none are known.
+            params: unused; there are none.
         """
         images = torch.from_numpy(np.ascontiguousarray(model_input, dtype=np.float32)).to(self._device)
         with torch.inference_mode():

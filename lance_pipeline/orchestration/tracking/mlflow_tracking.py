@@ -30,10 +30,10 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger(__name__)
 TRAINING_TAG = "training_id"
-# MLflow's own tag: its pages for training, not those for language models.
+# A tag of MLflow's own: it selects the pages for training rather than those for language models.
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-# MLflow's own defaults are to try for many minutes, in which a training could neither go on nor be stopped.
+# By default MLflow retries for many minutes, during which a training could neither continue nor be stopped.
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 # Errors of the local disk, as opposed to server errors.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -41,14 +41,14 @@ _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 def place_tag(checkpoint_folder: Path) -> dict[str, str]:
-    """The tag by which the runs of one data folder are known: another host's may have the same tracking server."""
+    """The tag that identifies runs of one data folder: other hosts may use the same tracking server."""
     return {"checkpoint_folder": f"{socket.gethostname()}:{checkpoint_folder}"}
 
 
 class TrainingRun:
-    """The MLflow run of a training, which is opened as soon as the server can be reached.
+    """The MLflow run of a training, opened as soon as the server is reachable.
 
-    Its arguments are those of ``MlflowTracking.training_run``.
+    The arguments are those of ``MlflowTracking.training_run``.
     """
 
     def __init__(
@@ -66,10 +66,10 @@ class TrainingRun:
         self._described = False
 
     def opened(self) -> TrackedRun:
-        """The run.
+        """The run, opened if it is not yet.
 
         Raises:
-            InputError: MLflow cannot be reached, or refuses something.
+            InputError: MLflow is unreachable or rejects a request.
         """
         with self.mlflow.clear_errors():
             if self._run is None:
@@ -81,10 +81,10 @@ class TrainingRun:
             return self._run
 
     def end(self, status: str) -> None:
-        """End the run, where there is one.
+        """End the run, if it was opened.
 
         Raises:
-            InputError: MLflow cannot be reached, or refuses it.
+            InputError: MLflow is unreachable or rejects the request.
         """
         with self.mlflow.clear_errors():
             if self._run is not None:
@@ -154,20 +154,20 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     @property
     def address(self) -> Address:
         """The tracking server or database in use."""
-        # A slash at the end of a server's address would be doubled in the addresses below it.
+        # A trailing slash in a server's address would be doubled in the addresses below it.
         return Address((self._given or f"sqlite:///{self._folder / 'mlflow.db'}").rstrip("/"))
 
     @property
     def remote(self) -> bool:
-        """Whether it is a server."""
+        """Whether the tracking address is a server's."""
         return str(self.address).startswith(("http://", "https://"))
 
     @contextmanager
     def clear_errors(self) -> Iterator[None]:
-        """What MLflow and its stores raise becomes an error that says which MLflow, and what to do.
+        """Replace errors from MLflow and its stores by one that names the MLflow in use and what to do.
 
         Raises:
-            InputError: in their place.
+            InputError: MLflow or one of its stores raised an error.
         """
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -188,14 +188,14 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
             ) from redacted(error)
 
     def _lock(self) -> AbstractContextManager[object]:
-        """Two processes that make one sqlite database at once would break it; a server sees to that itself."""
+        """Lock for creating the sqlite database, which two processes at once would break; a server needs none."""
         return nullcontext() if self.remote else locked_file(make_folder(self._folder) / ".lock", DATA_VARIABLE)
 
     def client(self) -> "MlflowClient":
-        """A client whose tracking server answers, or whose database is in place.
+        """A client whose tracking server responds, or whose database exists.
 
         Raises:
-            InputError: it cannot be reached, or refuses.
+            InputError: MLflow is unreachable or rejects the request.
         """
         from mlflow import MlflowClient
 
@@ -209,10 +209,10 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
             return client
 
     def client_uri(self) -> str:
-        """The address for MLflow, which gets a server's user and password as it wants them, by the environment.
+        """The address for MLflow; a server's user and password are passed in environment variables, as MLflow expects.
 
         Raises:
-            InputError: it is not clear where the user part ends.
+            InputError: the end of the user part is ambiguous.
         """
         address = self.address
         user, password = address.user()
@@ -223,21 +223,21 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         return address.without_user()
 
     def require_start(self) -> None:
-        """See that a training may begin.
+        """Check that a training may start.
 
         Raises:
-            InputError: MLflow cannot be reached, and a training is to fail then.
+            InputError: MLflow is unreachable, and trainings are set to fail then.
         """
         if self.on_unreachable == "fail":
             self.client()
 
     @property
     def ui(self) -> str:
-        """Where people open the MLflow UI: an address, or a path of the UI that shows the link."""
+        """Where people open the MLflow UI: an address, or a path below the UI that shows the link."""
         return self.ui_url or (str(self.address) if self.remote else MLFLOW_PATH)
 
     def url(self, experiment_id: str, run_id: str) -> str:
-        """The run's page in the MLflow UI, which without the last words shows what language models need."""
+        """The run's page in the MLflow UI; the last parameter avoids the view for language models."""
         return f"{self.ui}/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
 
     @contextmanager
@@ -249,17 +249,17 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         *,
         trial: bool = False,
     ) -> Iterator[TrainingRun]:
-        """The run of a training, which ends FINISHED, or FAILED with an error, or KILLED when it was stopped.
+        """Track a training in a run, which ends as FINISHED, FAILED on an error, or KILLED when it was stopped.
 
         Args:
-            experiment: the data set's; made where it is missing.
-            tags: of a run that is new, with the training's id as `TRAINING_TAG`: a run of this training that is there
-                already goes on.
+            experiment: the data set's experiment; created if missing.
+            tags: tags of a new run, including the training's id as `TRAINING_TAG`: an existing run of the training is
+                resumed.
             describe: logs to the run what is known from the beginning.
-            trial: whether the training makes no asset.
+            trial: whether the training belongs to no asset.
 
         Raises:
-            InputError: MLflow cannot be told that it is finished.
+            InputError: the end of the training cannot be reported to MLflow.
         """
         run = TrainingRun(self, experiment, tags, describe, trial=trial)
         try:
@@ -269,16 +269,16 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
             try:
                 run.end("FAILED" if failed else "KILLED")
             except InputError as untold:
-                # What ended the training is what its owner has to know first.
+                # Users first need to see the error that ended the training.
                 _logger.warning("The MLflow run still counts as running: %s", untold)
             raise
         run.end("FINISHED")
 
     def open_training(self, experiment: str, tags: dict[str, str], *, trial: bool = False) -> TrackedRun:
-        """The run of a training, which counts as running from now on; made where it is missing.
+        """The run of a training, marked as running; created if missing.
 
         Raises:
-            InputError: MLflow cannot be reached, refuses, or keeps no models.
+            InputError: MLflow is unreachable, rejects a request, or cannot store models.
         """
         from mlflow.exceptions import MlflowException
 
@@ -291,7 +291,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
                 f"MLflow at {self.address} does not keep models as version 3 does: {redact(error)}. Expected a server "
                 "of MLflow 3: pip install -U mlflow, there."
             ) from redacted(error)
-        # Unless somebody has deleted it.
+        # The search skips deleted runs.
         found = client.search_runs([experiment_id], f"tags.{TRAINING_TAG} = '{tags[TRAINING_TAG]}'", max_results=1)
         if found:
             client.update_run(found[0].info.run_id, status="RUNNING")
@@ -302,10 +302,10 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         return TrackedRun(client, run, self.url(experiment_id, run.info.run_id))
 
     def existing_run(self, run_id: str) -> TrackedRun:
-        """A run that has ended, to read or to add to.
+        """An ended run, to read from or add to.
 
         Raises:
-            InputError: MLflow cannot be reached, or does not know the run.
+            InputError: MLflow is unreachable, or does not know the run.
         """
         from mlflow.exceptions import MlflowException
 
@@ -320,10 +320,10 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         return TrackedRun(client, run, self.url(run.info.experiment_id, run_id))
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:
-        """The experiment's id; made where it was missing.
+        """The experiment's id; the experiment is created if missing.
 
         Raises:
-            InputError: somebody has deleted it.
+            InputError: the experiment was deleted.
         """
         with self._lock():
             if experiment := client.get_experiment_by_name(name):

@@ -1,4 +1,4 @@
-"""The files of a model, which are kept twice: in its folder, and in MLflow."""
+"""A model's files, stored twice: in its folder and in MLflow."""
 
 import logging
 import shutil
@@ -23,15 +23,15 @@ _logger = logging.getLogger(__name__)
 
 
 def load_or_restore(key: dg.AssetKey, model: Model, run: TrackedRun) -> "tuple[nn.Module, ModelCard]":
-    """The model of a record, verified; where its files are damaged or gone they are restored from MLflow's copy.
+    """Load and verify a recorded model; damaged or missing files are restored from MLflow's copy.
 
     Args:
-        key: of the model's asset.
-        model: its record.
+        key: key of the model's asset.
+        model: the model's record.
         run: the MLflow run of its training.
 
     Raises:
-        InputError: neither the files nor MLflow's copy are those that were trained, or they may not be read.
+        InputError: neither the files nor MLflow's copy are the trained ones, or they cannot be read.
     """
     from mlflow.exceptions import MlflowException
 

@@ -1,4 +1,4 @@
-"""What MLflow's runs are called: ``digits-0007``, and ``digits-0007 val 98.9 %`` once the result is known."""
+"""Names of MLflow runs: ``digits-0007``, then ``digits-0007 val 98.9 %`` once the result is known."""
 
 import random
 import re
@@ -10,14 +10,14 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 NUMBER_TAG = "lance_pipeline.number"
-"""Of a run its number, of an experiment the last one that was given."""
+"""Tag of a run: its number. Tag of an experiment: the last number in use."""
 _PAUSE = 0.5
 _TRIAL = " trial"
 _RESULT = re.compile(r" (val|test) [\d.]+ %$")
 
 
 def run_name(dataset: str, number: int, *, trial: bool = False) -> str:
-    """The name of a run whose result is not known yet."""
+    """The name of a run without a result yet."""
     return f"{dataset}-{number:04d}{_TRIAL if trial else ''}"
 
 
@@ -27,23 +27,23 @@ def base_name(name: str) -> str:
 
 
 def with_result(name: str, split: str, accuracy: float) -> str:
-    """The name with a result in it, in place of one that it has."""
+    """The name with the result, replacing an earlier result."""
     return f"{_RESULT.sub('', name)} {split} {accuracy * 100:.1f} %"
 
 
 def create_numbered_run(
     client: "MlflowClient", experiment_id: str, dataset: str, tags: dict[str, str], *, trial: bool = False
 ) -> "Run":
-    """A new run with a number that no other run of the experiment has; the caller keeps other processes out.
+    """Create a run with a number that is unique in its experiment; the caller keeps other processes out.
 
-    Only processes of this host can be kept out. Where another host has taken the same number of a server, both see
-    it, and take another one each.
+    The caller can keep out only processes of this host. If another host takes the same number on a shared server, both
+    notice, and each takes another one.
 
     Args:
-        client: of MLflow.
+        client: an MLflow client.
         experiment_id: the experiment, one for each data set.
         dataset: the data set's name.
-        tags: of the run.
+        tags: tags of the run.
         trial: whether the run belongs to no asset.
     """
     number = _next_number(client, experiment_id)
@@ -58,7 +58,7 @@ def create_numbered_run(
 
 
 def _next_number(client: "MlflowClient", experiment_id: str) -> int:
-    # Counted here and not among the runs, some of which may have been removed.
+    # Stored in a tag rather than derived from the runs, because runs may have been removed.
     number = int(client.get_experiment(experiment_id).tags.get(NUMBER_TAG, 0)) + 1
     client.set_experiment_tag(experiment_id, NUMBER_TAG, str(number))
     return number

@@ -1,4 +1,4 @@
-"""The note on the page of an MLflow run: what was trained on what, and how."""
+"""The note on an MLflow run's page: what was trained, on which data, and how."""
 
 from lance_pipeline.display import printable
 from lance_pipeline.orchestration.records import Split
@@ -21,13 +21,13 @@ def run_note(
     """The note, in Markdown.
 
     Args:
-        dataset: its name.
-        splits: what the training reads, by the names of the splits.
+        dataset: name of the data set.
+        splits: the splits that the training reads, by name.
         network: the name of the network.
-        recipe: as it was given.
+        recipe: the recipe as given.
         image_size: in pixels.
-        dagster_run: the id of the run that trains.
-        linked: whether Dagster's UI and MLflow's have the same address.
+        dagster_run: the id of the Dagster run that trains.
+        linked: whether Dagster's UI and MLflow's share one address.
     """
     data = ", ".join(
         f"{split} version {one.data.version} ({one.rows:,} images in {len(one.counts)} classes)"
@@ -46,7 +46,7 @@ def run_note(
 
 
 def recipe_changes(recipe: Recipe, usual: Recipe | None = None) -> dict[str, object]:
-    """What a recipe sets otherwise than another one, or than the defaults."""
+    """Settings of a recipe that differ from another one, or from the defaults."""
     ours, theirs = (one.model_dump(mode="json", exclude=_LEFT_OUT) for one in (recipe, usual or Recipe()))
     return {name: value for name, value in ours.items() if value != theirs[name]}
 

@@ -1,4 +1,4 @@
-"""A split as MLflow shows it: with its columns and its classes."""
+"""A split in the form that MLflow shows, with its columns and classes."""
 
 import hashlib
 import json
@@ -11,9 +11,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from mlflow.entities import Dataset
 
-# MLflow refuses a digest of more characters.
+# MLflow rejects longer digests.
 _DIGEST_LENGTH = 36
-# By the beginning of Arrow's name; MLflow reads no other types.
+# By prefix of Arrow's type name; MLflow has no other types.
 _TYPES = {
     "string": "string",
     "large_string": "string",
@@ -30,16 +30,16 @@ _TYPES = {
 
 
 def dataset_digest(data: LanceVersion) -> str:
-    """By name and digest MLflow knows a dataset: another version of the same content is another one."""
+    """The digest that identifies a named dataset in MLflow; other versions differ even with the same content."""
     return hashlib.sha256(f"{data.fingerprint} {data.version}".encode()).hexdigest()[:_DIGEST_LENGTH]
 
 
 def tracked_dataset(name: str, split: Split) -> "Dataset":
-    """One version of a split, with its schema and profile in the form that MLflow's pages show.
+    """One version of a split, with schema and profile as MLflow's pages show them.
 
     Args:
-        name: of the dataset, such as ``digits_train``.
-        split: its record.
+        name: name of the dataset, such as ``digits_train``.
+        split: the split's record.
     """
     from mlflow.entities import Dataset
 

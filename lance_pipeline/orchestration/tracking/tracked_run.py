@@ -1,4 +1,4 @@
-"""An MLflow run, as the pipeline writes to it."""
+"""Writing to an MLflow run."""
 
 import tempfile
 import time
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 MODEL_FILES = "artifacts"
-"""The folder, in that of a logged model, with its weights and its card."""
+"""The folder with weights and card inside a logged model's folder."""
 _EARLIER_FILES = "model"
 PARENT_TAG = "mlflow.parentRunId"
 EVALUATED_TAG = "lance_pipeline.evaluated"
-"""Of the run of an evaluation: the digest of the dataset."""
+"""Tag of an evaluation's run: the digest of the dataset."""
 
 
 class TrackedRun:
     """An MLflow run to write to.
 
     Attributes:
-        run_id: MLflow's.
-        name: as people see it.
-        experiment_id: of its experiment.
-        url: of its page in the MLflow UI.
+        run_id: the run's id in MLflow.
+        name: the name that people see.
+        experiment_id: id of its experiment.
+        url: address of its page in the MLflow UI.
     """
 
     def __init__(self, client: "MlflowClient", run: "Run", url: str) -> None:
@@ -53,7 +53,7 @@ class TrackedRun:
         self.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
     def name_result(self, split: str, accuracy: float) -> None:
-        """Put the result into the run's name, such as `digits-0007 val 98.9 %`."""
+        """Add the result to the run's name, such as `digits-0007 val 98.9 %`."""
         self.name = with_result(self.name, split, accuracy)
         self.client.update_run(self.run_id, name=self.name)
 
@@ -68,12 +68,12 @@ class TrackedRun:
         """Log metrics at one step, in one call.
 
         Args:
-            metrics: finite values by their names.
+            metrics: finite values by name.
             step: such as the epoch.
-            ended: when they were measured, as a Unix time; now when None. Sent again with the same time, they are not
-                doubled.
-            model_id: the logged model that they are of.
-            measured_on: name and version of the dataset that they were measured on.
+            ended: Unix time of the measurement; None means now. Metrics sent again with the same time are not
+                duplicated.
+            model_id: the logged model that the metrics describe.
+            measured_on: name and version of the dataset used for the measurement.
         """
         from mlflow.entities import Metric
 
@@ -98,17 +98,17 @@ class TrackedRun:
         self.client.log_inputs(self.run_id, datasets=[entity])
 
     def log_evaluation(self, name: str, split_name: str, split: Split, figures: dict[str, float]) -> None:
-        """Log what a dataset has shown of the run's model, as metrics of the logged model.
+        """Log the results of evaluating the run's model on a dataset, as metrics of the logged model.
 
-        MLflow takes these from a run only. They have one of their own, below the training's, whose charts they would
-        spoil with series of one point. One that is there for this version of the dataset, with all of the figures, is
-        kept.
+        MLflow accepts these only from a run. They get a run of their own, as a child of the training's run: its charts
+        would otherwise be cluttered with series of one point. An existing run for this version of the dataset is kept
+        if it has all of the figures.
 
         Args:
-            name: of the dataset.
+            name: name of the dataset.
             split_name: such as ``test``.
-            split: its record.
-            figures: with the ``accuracy`` among them.
+            split: the split's record.
+            figures: the metrics, including ``accuracy``.
         """
         digest = dataset_digest(split.data)
         same = f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.`{EVALUATED_TAG}` = '{digest}'"
@@ -134,7 +134,7 @@ class TrackedRun:
             self.client.log_artifact(self.run_id, str(path), None if parent == "." else parent)
 
     def log_model_files(self, model_id: str, folder: Path) -> None:
-        """Log the files of a logged model: as hard links where MLflow keeps them on this disk."""
+        """Log the files of a logged model, as hard links if MLflow stores them on this disk."""
         place = local_folder(self.client.get_logged_model(model_id).artifact_location)
         if place is None:
             self.client.log_model_artifacts(model_id, str(folder))
@@ -143,10 +143,10 @@ class TrackedRun:
             link_file(path, place / path.relative_to(folder))
 
     def download_model(self, folder: Path) -> Path:
-        """Download the weights and the card of the run's model; returns where in ``folder`` they are.
+        """Download the weights and the card of the run's model; returns their folder below ``folder``.
 
         Raises:
-            MlflowException: there are none, or MLflow cannot be reached.
+            MlflowException: the run has none, or MLflow is unreachable.
         """
         from mlflow.artifacts import download_artifacts
 
@@ -157,11 +157,11 @@ class TrackedRun:
             source = f"{self.client.get_logged_model(model_id).artifact_location}/{MODEL_FILES}"
             uri = self.client.tracking_uri
             return Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=uri))
-        # Where earlier versions of this package have them.
+        # The place used by earlier versions of this package.
         return Path(self.client.download_artifacts(self.run_id, _EARLIER_FILES, str(folder)))
 
     def watch_system(self) -> None:
-        """Log the load of processors, memory, disk, network and GPUs until the end, in a thread of MLflow's.
+        """Log the load of processors, memory, disk, network and GPUs until the run ends, in a thread of MLflow's.
 
         ``MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL`` sets the seconds between two points (10).
         """
@@ -169,7 +169,7 @@ class TrackedRun:
         self._monitor.start()
 
     def kill_others(self, tags: dict[str, str]) -> None:
-        """Mark the experiment's other runs that have all these tags as KILLED, where they still count as running."""
+        """Mark the experiment's other runs with all these tags as KILLED if they still count as running."""
         for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
             if run.info.run_id != self.run_id and tags.items() <= run.data.tags.items():
                 self.client.set_terminated(run.info.run_id, "KILLED")
@@ -182,7 +182,7 @@ class TrackedRun:
 
 
 def local_folder(artifact_uri: str | None) -> Path | None:
-    """The folder in which MLflow keeps these artifacts on this host; None where a server or a store has them."""
+    """The folder on this host in which MLflow stores these artifacts; None if a server or object store has them."""
     place = urlsplit(artifact_uri or "")
     if place.scheme not in ("", "file") or place.netloc not in ("", "localhost") or not place.path:
         return None
@@ -190,23 +190,23 @@ def local_folder(artifact_uri: str | None) -> Path | None:
 
 
 def _system_monitor(run_id: str, tracking_uri: str) -> "SystemMetricsMonitor":
-    """One that no silence of the server ends, and by which no step is logged twice.
+    """A monitor that survives outages of the server and never logs a step twice.
 
     Raises:
-        MlflowException: the server does not tell where the run stands.
+        MlflowException: the server does not report the run's latest step.
     """
     from mlflow import MlflowClient
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
     class Monitor(SystemMetricsMonitor):
         def _get_next_logging_step(self, run_id: str) -> int:
-            # MLflow's takes 0 when the server does not answer.
+            # MLflow's own method starts at 0 when the server does not respond.
             data = MlflowClient(self._tracking_uri).get_run(run_id).data
-            latest = data._metric_objs  # noqa: SLF001 - where MLflow looks; a whole series would be long
+            latest = data._metric_objs  # noqa: SLF001 - as MLflow itself does; a whole series would be long
             return 1 + max((one.step for one in latest if one.key.startswith(self._metrics_prefix)), default=-1)
 
         def monitor(self) -> None:
-            # MLflow's gives up when the server does not answer once.
+            # MLflow's own monitor gives up the first time the server does not respond.
             while not self._shutdown_event.is_set():
                 super().monitor()
                 self._shutdown_event.wait(self.sampling_interval)
@@ -216,7 +216,7 @@ def _system_monitor(run_id: str, tracking_uri: str) -> "SystemMetricsMonitor":
             try:
                 super().publish_metrics(metrics)
             finally:
-                # What was refused is kept, with its step, and sent with the next.
+                # Rejected metrics are kept with their step and sent with the next ones.
                 self._logging_step = step + 1
 
     return Monitor(run_id, resume_logging=True, tracking_uri=tracking_uri)

@@ -1,4 +1,4 @@
-"""A training on two versions of splits, from its checkpoint where there is one, tracked in MLflow."""
+"""Training on two versions of splits, resumed from its checkpoint if there is one, and tracked in MLflow."""
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -33,17 +33,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is trained, and for whom.
+    """What to train, and for which data set.
 
     Attributes:
-        dataset: its name, which is MLflow's experiment too.
+        dataset: name of the data set and of its MLflow experiment.
         train: the split to learn from.
-        val: the split to choose the best epoch by.
+        val: the split that selects the best epoch.
         network: torchvision's name of the network.
-        recipe: as it was given.
+        recipe: the recipe as given.
         image_size: in pixels.
-        tags: of the MLflow run, beside those that every training has.
-        trial: whether the training makes no asset.
+        tags: additional tags of the MLflow run, besides those of every training.
+        trial: whether the training belongs to no asset.
     """
 
     dataset: str
@@ -59,10 +59,10 @@ class Plan:
         """The recipe and the weights to begin with.
 
         Args:
-            device: that trains.
+            device: the device that trains.
             downloads: the folder of downloaded weights.
-            folder: of checkpoints: an interrupted training resumes with the weights that it began with.
-            fresh: whether none is resumed.
+            folder: the folder of checkpoints: an interrupted training resumes with its initial weights.
+            fresh: whether to ignore checkpoints.
         """
         from lance_pipeline.training.start import settled_start
 
@@ -77,14 +77,14 @@ class Plan:
         )
 
     def identity(self, recipe: Recipe) -> dict[str, Any]:
-        """What settles the outcome of a recipe of which nothing is left open."""
+        """Everything that determines the result of training with a fully resolved recipe."""
         from lance_pipeline.training.fit import training_identity
 
         return training_identity(*self.splits, recipe, self.image_size, self.network)
 
     @cached_property
     def splits(self) -> "tuple[LanceSplit, LanceSplit]":
-        """The train and the val split, opened and compared with their fingerprints once."""
+        """The train and the val split, opened and checked against their fingerprints once."""
         from lance_pipeline.images import LanceSplit
 
         return LanceSplit(**self.train.data.model_dump()), LanceSplit(**self.val.data.model_dump())
@@ -95,14 +95,14 @@ class Surroundings:
     """Where a training runs, and what it reports to.
 
     Attributes:
-        run_id: of Dagster's run.
-        log: of the step.
+        run_id: id of the Dagster run.
+        log: log of the step.
         observe: called with the figures of each epoch.
-        stop: asked after each batch; a reason ends the training once its state is saved.
-        folder: of the checkpoints, which this process has locked.
-        pin: given the id of the training, the tag that keeps the Lance versions that it reads.
-        mlflow: where it is tracked.
-        store: where downloads and decoded images are kept.
+        stop: polled after each batch; a returned reason ends the training once its state is saved.
+        folder: the folder of checkpoints, which this process has locked.
+        pin: maps the training's id to the tag that protects the Lance versions it reads.
+        mlflow: where the training is tracked.
+        store: where downloads and decoded images are stored.
     """
 
     run_id: str
@@ -117,14 +117,14 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Finished:
-    """What came of a training.
+    """The results of a training.
 
     Attributes:
         run: the MLflow run, which has all epochs.
         trained: the weights and the history.
-        card: of the weights.
-        recipe: as it was trained, with nothing left to settle.
-        checkpoints: which are still there.
+        card: the card of the weights.
+        recipe: the fully resolved recipe of the training.
+        checkpoints: the checkpoints, which still exist.
     """
 
     run: TrackedRun
@@ -143,19 +143,19 @@ def tracked_training(
     choose: "Callable[[dict[str, Any]], Checkpoints]",
     enough: "Callable[[list[Epoch]], bool]" = lambda history: False,
 ) -> Iterator[Finished]:
-    """Train, and yield what came of it while the MLflow run is still open for more.
+    """Train, and yield the results while the MLflow run is still open for more.
 
     Args:
-        plan: what is trained.
+        plan: what to train.
         start: the recipe and the weights to begin with.
-        device: that trains.
-        surroundings: where it runs.
-        choose: given the training's identity, the checkpoints to resume from or to begin.
-        enough: asked before each epoch whether the training is over.
+        device: the device that trains.
+        surroundings: where the training runs.
+        choose: maps the training's identity to the checkpoints to resume from or to start.
+        enough: polled before each epoch; True ends the training.
 
     Raises:
-        InputError: something that the user can fix keeps the training from being finished.
-        Stopped: it was asked to stop, and its state is saved.
+        InputError: a problem that the user can fix keeps the training from finishing.
+        Stopped: the training was asked to stop, and its state is saved.
     """
     from lance_pipeline.images import CachePlace
     from lance_pipeline.ingest.maintenance import keep_version
@@ -168,9 +168,9 @@ def tracked_training(
     recipe = start.recipe
     (log.warning if start.second_best else log.info)(printable(f"weights: {start.reason}"))
     checkpoints = choose(plan.identity(recipe))
-    # This process has locked the folder: any other run that still counts as training there has ended.
+    # This process has locked the folder, so any other run that still counts as training there has ended.
     place = place_tag(surroundings.folder)
-    # From now on no clean-up can remove what this training reads.
+    # From here on no clean-up can remove the versions that this training reads.
     for one in records.values():
         keep_version(one.data.uri, one.data.version, surroundings.pin(checkpoints.training_id))
 
@@ -191,7 +191,7 @@ def tracked_training(
     with surroundings.mlflow.training_run(plan.dataset, tags, describe, trial=plan.trial) as opening:
         with TrainingReport(log, surroundings.observe, opening, recipe.best_by) as report, checkpoints:
             checkpoints.on_saved = report.on_saved
-            # A server that answers slowly may have taken minutes.
+            # A slow server may have taken minutes.
             if reason := surroundings.stop():
                 raise Stopped(reason)
 
@@ -227,7 +227,7 @@ def _tags(run_id: str, device: "Device", code: dict[str, Any], splits: Mapping[s
         "lance_pipeline.version": code["version"],
     }
     if code["commit"] is not None:
-        # MLflow's own name, which its UI shows as the source.
+        # A tag of MLflow's own, which its UI shows as the source.
         tags |= {"mlflow.source.git.commit": code["commit"], "lance_pipeline.changed": str(code["changed"]).lower()}
     for split, record in splits.items():
         tags |= {
@@ -239,7 +239,7 @@ def _tags(run_id: str, device: "Device", code: dict[str, Any], splits: Mapping[s
 
 
 def settings(recipe: Recipe, card: "ModelCard") -> dict[str, Any]:
-    """What a training learned with, apart from what its device settles, which may change when it resumes."""
+    """The settings of a training, without those that depend on its device, which may change when it resumes."""
     rounded = {name: [round(value, 4) for value in values] for name, values in (("mean", card.mean), ("std", card.std))}
     chosen = recipe.model_dump(mode="json", exclude_none=True, exclude={"precision", "step"})
     return {"model": card.architecture} | chosen | rounded | {"image_size": card.image_size}

@@ -1,4 +1,4 @@
-"""What MLflow keeps of a finished training: its record, its environment, its curve and its model."""
+"""What MLflow stores of a finished training: its record, environment, learning curve and model."""
 
 import importlib.metadata
 import json
@@ -23,12 +23,12 @@ _REQUIRED = ("mlflow", "numpy", "safetensors", "torch", "torchvision")
 
 
 def tracked_figures(epoch: "Epoch") -> dict[str, float]:
-    """What MLflow has of an epoch; the time left is of no use once the training has ended."""
+    """An epoch's figures for MLflow, without the time left, which is useless after the training."""
     return {name: value for name, value in epoch.figures().items() if name != "seconds_left"}
 
 
 def training_record(checkpoints: "Checkpoints", device: "Device", history: list["Epoch"], sha256: str) -> Training:
-    """The record of a training that has ended."""
+    """The record of a finished training."""
     return Training(
         **checkpoints.identity,
         device=device.name,
@@ -43,17 +43,17 @@ def log_training(run: TrackedRun, name: str, training: Training, folder: Path, b
     """Log the artifacts and the model; returns the address by which MLflow loads the model.
 
     Args:
-        run: of the training.
-        name: of the model.
-        training: its record, which ``python -m lance_pipeline reproduce`` repeats it from.
-        folder: where weights and card lie.
-        best: the epoch whose weights they are.
+        run: the training's run.
+        name: name of the model.
+        training: its record, from which ``python -m lance_pipeline reproduce`` repeats the training.
+        folder: the folder with weights and card.
+        best: the epoch that the weights are from.
         curve: the learning curve, a PNG.
     """
     run.log_file(json.dumps(training.environments[-1], indent=2).encode(), "environment.json")
     run.log_file(curve, "learning_curve.png")
     model_id = _log_model(run, name, training, folder, best)
-    # The last, as all that it is about is there now.
+    # Logged last, because everything it refers to exists by now.
     run.log_file(training.to_json(), TRAINING_FILE)
     return f"models:/{model_id}"
 
@@ -61,10 +61,10 @@ def log_training(run: TrackedRun, name: str, training: Training, folder: Path, b
 def _log_model(run: TrackedRun, name: str, training: Training, folder: Path, best: "Epoch") -> str:
     """Log a LoggedModel, which ``mlflow.pyfunc.load_model`` opens without this package; returns its id.
 
-    It is the weights and the card with the code that loads them: nothing is unpickled, and the weights are there once.
-    It takes RGB images as float32 (n, 3, image_size, image_size) from 0 to 255, and gives probabilities as float32
-    (n, classes); the names of the classes are in the metadata of its ``MLmodel``. One that an interrupted step has left
-    to the run is taken if it is whole, else removed.
+    It consists of weights, card and the code that loads them: nothing is unpickled, and the weights are stored once.
+    It takes RGB images as float32 (n, 3, image_size, image_size) from 0 to 255, and returns probabilities as float32
+    (n, classes); the class names are in the metadata of its ``MLmodel``. A LoggedModel left by an interrupted step is
+    reused if complete, otherwise removed.
     """
     from mlflow.entities import LoggedModelOutput
 
@@ -98,7 +98,7 @@ def _new_model(run: TrackedRun, name: str, training: Training, folder: Path) -> 
 
 
 def _save(path: Path, about: "Model", folder: Path, training: Training) -> None:
-    """Write the model as MLflow keeps it, with the first images of the val split as its example."""
+    """Write the model in MLflow's format, with the first images of the val split as its example."""
     import numpy as np
     from mlflow.models import ModelSignature
     from mlflow.pyfunc import save_model
@@ -122,5 +122,5 @@ def _save(path: Path, about: "Model", folder: Path, training: Training) -> None:
         input_example=example,
         pip_requirements=[f"{package}=={importlib.metadata.version(package)}" for package in _REQUIRED],
     )
-    # MLflow would copy them.
+    # Linked here, because MLflow would copy them.
     link_file(folder / WEIGHTS_FILE, path / MODEL_FILES / WEIGHTS_FILE)

@@ -1,4 +1,4 @@
-"""What log, asset page and MLflow tell of a training while it runs."""
+"""Reports on a running training to the log, the asset page and MLflow."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -21,17 +21,17 @@ _TRY = 1
 
 
 class TrainingReport:
-    """Tells log, asset page and MLflow how the training goes.
+    """Reports a training's progress to the log, the asset page and MLflow.
 
-    MLflow is sent what a checkpoint on the disk covers, with the times that stand there: what an interrupted run sent
-    before is then the same, and not doubled. A thread sends it, and the training does not wait for it: while the server
-    is away, the epochs wait in the checkpoint.
+    MLflow only receives epochs that a checkpoint on disk covers, with the times from the checkpoint: a resumed run then
+    sends the same points as the interrupted one, and none is duplicated. A thread sends them, so the training does not
+    wait; during an outage of the server, the epochs wait in the checkpoint.
 
     Args:
-        log: of the step that trains.
+        log: log of the step that trains.
         observe: called with the figures of each epoch.
-        run: the training's.
-        best_by: the metric by which the best epoch is chosen.
+        run: the training's MLflow run.
+        best_by: the metric that selects the best epoch.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class TrainingReport:
         """Open the run.
 
         Raises:
-            InputError: MLflow cannot be reached, and a training is to fail then.
+            InputError: MLflow is unreachable, and trainings are set to fail then.
         """
         if self._run.mlflow.on_unreachable == "fail":
             self._run.opened()
@@ -65,7 +65,7 @@ class TrainingReport:
         self._thread.shutdown()
 
     def on_epoch(self, epoch: "Epoch") -> None:
-        """A line in the log, and the figures for whoever observes them."""
+        """Write a line to the log, and pass the figures to the observer."""
         self._log.info(
             f"Epoch {epoch.number}/{epoch.of}: loss {epoch.train_loss:.3f}, val accuracy {epoch.val_accuracy:.2%}, "
             f"{epoch.images_per_second:.0f} images/s, {epoch.data_wait:.1%} waiting for data, {clock(epoch.duration)}, "
@@ -74,32 +74,32 @@ class TrainingReport:
         self._observe({"epoch": epoch.number, "epochs": str(epoch.of)} | epoch.figures())
 
     def on_step(self, step: "StepProgress") -> None:
-        """A line in the log every ten seconds."""
+        """Write a line to the log every ten seconds."""
         if self._throttle.ready():
             left = "" if step.seconds_left is None else f", {clock(step.seconds_left)} left"
             place = f"Epoch {step.epoch}/{step.epochs}, batch {step.batch}/{step.batches}"
             self._log.info(f"{place}: loss {step.loss.item():.3f}{left}")
 
     def on_saved(self, state: dict[str, Any]) -> None:
-        """Begin to send MLflow what is now safe, unless it is still busy with what was sent before."""
+        """Start sending what is now saved to MLflow, unless the previous transfer is still running."""
         from lance_pipeline.training.history import read_history
 
         if self._pending is None or self._pending.done():
             if self._pending is not None:
-                # Whatever else went wrong.
+                # Raises any unexpected error of the previous transfer.
                 self._pending.result()
             self._pending = self._thread.submit(self._deliver, read_history(state["history"]))
 
     def settled(self, history: list["Epoch"], stop: Callable[[], str | None]) -> TrackedRun:
-        """The MLflow run, which lacks nothing now; the server is waited for for a while.
+        """The MLflow run with all epochs; waits for an unreachable server for a limited time.
 
         Args:
             history: all epochs.
-            stop: asked while it waits; a reason ends the waiting.
+            stop: polled while waiting; a returned reason ends the wait.
 
         Raises:
-            InputError: it cannot be reached.
-            Stopped: ``stop`` gave a reason.
+            InputError: MLflow stays unreachable.
+            Stopped: ``stop`` returned a reason.
         """
         deadline = time.monotonic() + self._run.mlflow.patience
         while not (run := self._thread.submit(self._deliver, history).result()):
@@ -115,7 +115,7 @@ class TrainingReport:
         return run
 
     def _deliver(self, history: list["Epoch"]) -> TrackedRun | None:
-        """Send the epochs that MLflow lacks; the run if it has all now."""
+        """Send the epochs that MLflow lacks; returns the run once it has all of them, otherwise None."""
         from lance_pipeline.training.history import best_of
 
         try:

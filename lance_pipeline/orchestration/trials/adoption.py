@@ -1,4 +1,4 @@
-"""A trial's settings written into a ``defs.yaml``, with its comments and its order kept."""
+"""Writing a trial's settings into a ``defs.yaml``, keeping its comments and order."""
 
 import json
 import math
@@ -18,19 +18,19 @@ _BLOCK_SCALARS = ("|", ">")
 
 
 def adopt(path: Path, dataset: str, settings: Settings) -> None:
-    """Write settings into the file that defines a dataset, whole or not at all.
+    """Write settings into the file that defines a dataset, atomically.
 
-    What was written is read again and compared before it takes the file's place.
+    The new text is parsed and compared before it replaces the file.
 
     Args:
         path: the ``defs.yaml``.
-        dataset: its name, as a file may define several.
-        settings: such as ``recipe.epochs``, with the values that they are to have.
+        dataset: name of the dataset, because a file may define several.
+        settings: new values by key, such as ``recipe.epochs``.
 
     Raises:
-        InputError: the file cannot be read or written, or is written in a way that this cannot edit.
+        InputError: the file cannot be read or written, or has a form that this cannot edit.
     """
-    # A link stays one.
+    # Keep a link as a link.
     path = path.resolve()
     try:
         before = path.read_bytes().decode()
@@ -52,11 +52,11 @@ def adopt(path: Path, dataset: str, settings: Settings) -> None:
 
 
 def edited(text: str, dataset: str, folder: str, settings: Settings) -> str:
-    """The text of a ``defs.yaml`` with other settings of a dataset.
+    """The text of a ``defs.yaml`` with new settings for a dataset.
 
     Raises:
         ValueError: the text cannot be edited.
-        yaml.YAMLError: it is no YAML.
+        yaml.YAMLError: the text is not YAML.
     """
     wanted = _parsed(text)
     number = _document(wanted, dataset, folder)
@@ -67,7 +67,7 @@ def edited(text: str, dataset: str, folder: str, settings: Settings) -> str:
             place[parent] = place.get(parent) or {}
             place = place[parent]
         place[name] = _plain(value)
-        # Each on the text that the one before has left, whose positions are new.
+        # Parse the text again for each setting, because every edit shifts positions.
         attributes = _child(list(yaml.compose_all(text, yaml.SafeLoader))[number], "attributes")
         text = _set(text, attributes, key.split("."), value)
     if _parsed(text) != wanted:
@@ -80,7 +80,7 @@ def _parsed(text: str) -> list[Any]:
 
 
 def _unshared(value: Any) -> Any:
-    """A value in which what an anchor names is there once for each alias: a change of one is none of the others."""
+    """A copy of a value without shared parts, so that changing one alias of an anchor leaves the others alone."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value
@@ -91,9 +91,9 @@ def _plain(value: Any) -> Any:
 
 
 def _document(documents: list[Any], dataset: str, folder: str) -> int:
-    """Which of a file's components defines the dataset."""
+    """The index of the component in the file that defines the dataset."""
     attributes = [document.get("attributes") if isinstance(document, dict) else None for document in documents]
-    # Other components have names too, but no source.
+    # Other components may have names too, but no source.
     names = [one.get("name") or folder if isinstance(one, dict) and "source" in one else None for one in attributes]
     if names.count(dataset) != 1:
         raise ValueError(f"{names.count(dataset)} of its components are named {dataset}")
@@ -117,7 +117,7 @@ def _find(node: yaml.Node, name: str) -> yaml.Node | None:
 
 
 def _set(text: str, node: yaml.Node, keys: list[str], value: Any) -> str:
-    """The text with a value at a path below a mapping."""
+    """The text with the value at a path below a mapping."""
     name, *rest = keys
     found = _find(node, name)
     if found is None:
@@ -128,18 +128,18 @@ def _set(text: str, node: yaml.Node, keys: list[str], value: Any) -> str:
     start, end = found.start_mark.index, _end(text, found)
     if isinstance(found, yaml.CollectionNode) and "#" in text[start:end]:
         raise ValueError(f"a comment inside of `{name}` would be lost")
-    # After `key:` with nothing behind it.
+    # An empty value directly after `key:` needs a space.
     return text[:start] + (" " if start == end and text[start - 1 : start] == ":" else "") + new + text[end:]
 
 
 def _added(text: str, node: yaml.Node, name: str, value: str) -> str:
-    """The text with another key at the end of a mapping."""
+    """The text with a key added at the end of a mapping."""
     if not isinstance(node, yaml.MappingNode) or not node.value:
         raise ValueError("a mapping is empty")
     end = _end(text, node.value[-1][1])
     if node.flow_style:
         return f"{text[:end]}, {name}: {value}{text[end:]}"
-    # After the line's comment.
+    # Insert after the line's comment.
     line_end = text.find("\n", end)
     line_end = len(text) if line_end < 0 else line_end - (text[line_end - 1] == "\r")
     newline = "\r\n" if "\r\n" in text else "\n"
@@ -148,7 +148,7 @@ def _added(text: str, node: yaml.Node, name: str, value: str) -> str:
 
 
 def _end(text: str, node: yaml.Node) -> int:
-    """Where the text of a node ends; that of a block ends with its last part."""
+    """The end of a node's text; that of a block is the end of its last part."""
     if isinstance(node, yaml.ScalarNode):
         end = node.end_mark.index
         if node.style in _BLOCK_SCALARS:
@@ -161,7 +161,7 @@ def _end(text: str, node: yaml.Node) -> int:
 
 
 def _flow(value: Any) -> str:
-    """A value on one line, quoted as it must be between braces."""
+    """A value on one line, quoted as required inside braces."""
     listed = yaml.safe_dump([_plain(value)], default_flow_style=True, width=math.inf, allow_unicode=True)
     return listed.strip()[1:-1]
 

@@ -1,4 +1,4 @@
-"""The trials of one experiment, run after run."""
+"""Runs the trials of an experiment one after another."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -34,15 +34,15 @@ PIN = "trial"
 
 @dataclass(frozen=True)
 class Experiment:
-    """The splits that all trials see, and where they run.
+    """The splits that all trials use, and where they run.
 
     Attributes:
-        dataset: with its current settings.
-        splits: train, val and test, as they were last materialized.
-        model: the current one; None where there is none.
-        context: of the step.
-        stop: asked after each batch; a reason ends the experiment.
-        test: whether the test split is measured too. It chooses nothing.
+        dataset: the data set with its current settings.
+        splits: train, val and test, as last materialized.
+        model: the current model, or None.
+        context: context of the step.
+        stop: polled after each batch; a returned reason ends the experiment.
+        test: whether to evaluate on the test split too. It selects nothing.
     """
 
     dataset: Dataset
@@ -59,8 +59,8 @@ class Experiment:
         """Train each candidate with each seed; one that falls behind gets no further seeds.
 
         Raises:
-            InputError: something that the user can fix keeps a trial from being finished.
-            Stopped: it was asked to stop; the same experiment resumes.
+            InputError: a problem that the user can fix keeps a trial from finishing.
+            Stopped: the experiment was asked to stop; running the same experiment resumes it.
         """
         behind: set[int] = set()
         courses = self._first_course() if len(candidates) > 1 else None
@@ -78,7 +78,7 @@ class Experiment:
                     behind.add(place)
 
     def _first_course(self) -> list[Course]:
-        """That of the current model, where it has seen the same data."""
+        """The course of the current model, if it was trained on the same data."""
         if self.model is None or any(
             getattr(self.model, split) != self.splits[split].data for split in ("train", "val")
         ):
@@ -87,7 +87,7 @@ class Experiment:
         return [_course_of(run, int(self.model.recipe.epochs))] if run else []
 
     def _trial(self, what: str, attributes: ImageClassifierAttributes, courses: list[Course] | None) -> Trial:
-        """Train, unless that has been done."""
+        """Train, unless the same trial is already done."""
         log, on_wait = self.context.log.info, lambda text: self.context.log.info(printable(text))
         dataset = replace(self.dataset, attributes=attributes)
         changes = as_text(
@@ -164,7 +164,7 @@ class Experiment:
             stopped = enough(trained.history)
             trial = Trial(
                 identity=identity,
-                # As it was given: a file of weights by its path in the `defs.yaml`.
+                # As given: a file of weights keeps its path from the `defs.yaml`.
                 recipe=attributes.recipe,
                 model=plan.network,
                 image_size=plan.image_size,
@@ -181,7 +181,7 @@ class Experiment:
                 curve = learning_curve(trained.history, trained.best, f"{plan.dataset}: learning curve")
                 run.log_file(curve, "learning_curve.png")
                 run.log_file(training.to_json(), "trial.json")
-                # The last, as all that it is about is there now.
+                # Logged last, because everything it refers to exists by now.
                 run.log_tags({TRIAL_TAG: trial.to_json().decode()})
         finished.checkpoints.remove()
         end = ", stopped early, as it fell behind" if stopped else ""

@@ -1,4 +1,4 @@
-"""The job ``<dataset>_experiment``: recipes that are tried, and change no asset."""
+"""The job ``<dataset>_experiment``: tries recipes without changing any asset."""
 
 from typing import Any, cast
 
@@ -19,12 +19,12 @@ from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.trials.settings import candidates, configured, listed
 
 CURRENT = "lance_pipeline/current"
-"""Metadata of the job: the file that defines the data set, and what trials may change in it."""
+"""Metadata of the job: the file that defines the data set, and the attributes that trials may change."""
 POOL = "gpu"
 
 
 def op_name(dataset: str) -> str:
-    """The name of the one step of a dataset's job, which a run's configuration names."""
+    """The name of the only step of a dataset's job, as used in a run's configuration."""
     return f"{dataset}__experiment"
 
 
@@ -46,11 +46,11 @@ class ExperimentConfig(dg.Config):
 
 
 def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
-    """The job of a dataset.
+    """The experiment job of a dataset.
 
     Args:
         dataset: the dataset.
-        defs_yaml: the file that defines it.
+        defs_yaml: the file that defines the dataset.
     """
 
     @dg.op(
@@ -75,7 +75,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
         with clear_failures(), supervised(cast("dg.AssetExecutionContext", context)) as stop:
             chosen = candidates(dataset.attributes, listed(config.settings))
             require_val_only(len(chosen), test=config.test)
-            # Before anything is waited for.
+            # Check before waiting for anything.
             mlflow.client()
             splits = {
                 split: io_manager.read(context.instance, dataset.key(f"lance_{split}"), Split)
@@ -137,10 +137,10 @@ def run_config(dataset: str, values: dict[str, list[Any]], seeds: int, *, test: 
 
 
 def require_val_only(candidates: int, *, test: bool) -> None:
-    """See that nothing is chosen by the test split.
+    """Prevent choosing by the test split.
 
     Raises:
-        InputError: several candidates would be measured on it.
+        InputError: several candidates would be evaluated on it.
     """
     if test and candidates > 1:
         raise InputError(
@@ -150,9 +150,9 @@ def require_val_only(candidates: int, *, test: bool) -> None:
 
 
 def current_model(records: RecordIOManager, instance: dg.DagsterInstance, key: dg.AssetKey) -> Model | None:
-    """The record of the current model, of the asset of this key; None where there is none.
+    """The record of the current model, the asset with this key; None if there is none.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the record cannot be read.
     """
     return records.read(instance, key, Model) if instance.get_latest_materialization_event(key) else None

@@ -1,4 +1,4 @@
-"""The trials of a dataset beside the current model, for the terminal."""
+"""Lists a dataset's trials beside the current model, for the terminal."""
 
 import statistics
 from collections.abc import Sequence
@@ -22,32 +22,32 @@ _HEAD = ("name", "beside the current recipe", "val accuracy", "test", "epochs", 
 
 @dataclass(frozen=True)
 class Candidate:
-    """Trials that differ in their seeds only, the first one first."""
+    """Trials that differ only in their seeds, the first one first."""
 
     trials: Sequence[Trial]
     runs: Sequence[TrackedRun]
 
     @property
     def name(self) -> str:
-        """That of its first run, without the result."""
+        """The name of its first run, without the result."""
         return self.names[0]
 
     @property
     def names(self) -> list[str]:
-        """Those of all of its runs."""
+        """The names of all its runs."""
         return [base_name(run.name) for run in self.runs]
 
     @property
     def accuracy(self) -> float:
-        """The mean on the val split."""
+        """The mean accuracy on the val split."""
         return statistics.fmean(trial.val_accuracy for trial in self.trials)
 
 
 def candidates_of(mlflow: MlflowTracking, dataset: str) -> list[Candidate]:
-    """What was tried, the best on val first.
+    """The candidates, best on val first.
 
     Raises:
-        InputError: MLflow cannot be reached.
+        InputError: MLflow is unreachable.
     """
     groups: dict[str, list[tuple[TrackedRun, Trial]]] = {}
     for run, trial in trials_of(mlflow, dataset):
@@ -63,10 +63,10 @@ def listing(
     instance: dg.DagsterInstance,
     mlflow: MlflowTracking,
 ) -> list[str]:
-    """A table of the current model and of all that was tried, line by line.
+    """A table of the current model and all trials, line by line.
 
     Raises:
-        InputError: MLflow cannot be reached, or a record cannot be read.
+        InputError: MLflow is unreachable, or a record cannot be read.
     """
     data = tuple(records.read(instance, dg.AssetKey([dataset, f"lance_{one}"]), Split).data for one in ("train", "val"))
     rows: list[tuple[str, ...]] = []
@@ -121,7 +121,7 @@ def _current(
 
 
 def _set_otherwise(now: ImageClassifierAttributes, model: Model) -> Settings:
-    """What the current recipe sets otherwise than that of a model, in which nothing is left to settle."""
+    """Settings of the current recipe that differ from a model's, whose recipe is fully resolved."""
     given = {f"recipe.{name}": value for name, value in now.recipe.model_dump().items()}
     return {
         key: value

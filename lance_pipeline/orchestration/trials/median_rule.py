@@ -1,22 +1,22 @@
-"""When a trial of a search has fallen behind."""
+"""The rule that decides when a trial of a search has fallen behind."""
 
 from statistics import median
 
 Course = list[tuple[float, float]]
-"""Of each epoch the share of all epochs that is done then, and the best accuracy on val so far."""
+"""For each epoch: the share of all epochs done by then, and the best val accuracy so far."""
 _EARLIEST = 1 / 3
 _LEAST_OTHERS = 2
 
 
 def course(accuracies: list[float], epochs: int) -> Course:
-    """The course of a training of so many epochs, as far as it has come."""
+    """The course of a training with this number of epochs, as far as it has come."""
     return [(number / epochs, max(accuracies[:number])) for number in range(1, len(accuracies) + 1)]
 
 
 def falls_behind(own: Course, others: list[Course]) -> bool:
-    """Whether a trial is below the median of the others where they had done the same share of their epochs.
+    """Whether a trial is below the median of the others at the same share of their epochs.
 
-    Never in the first third of its epochs, and never with fewer than two others to compare with.
+    Never in the first third of its epochs, and never with fewer than two others for comparison.
     """
     if not own or own[-1][0] < _EARLIEST:
         return False

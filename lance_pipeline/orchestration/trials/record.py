@@ -1,4 +1,4 @@
-"""What MLflow keeps of a trial, as a tag of its run."""
+"""The record of a trial that MLflow stores as a tag of its run."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
     from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 
 EXPERIMENT_TAG = "lance_pipeline.experiment"
-"""Of every run that belongs to no asset."""
+"""Tag of every run that belongs to no asset."""
 TRIAL_TAG = "lance_pipeline.trial"
 _PAGE = 200
 
 
 class Trial(Record):
-    """A training of an experiment that has ended.
+    """A finished training of an experiment.
 
     Attributes:
         identity: the digest of the training's identity.
-        recipe: as it was given.
+        recipe: the recipe as given.
         model: the name of the network.
         image_size: in pixels.
-        train: the split that it learned from.
-        val: the split that its best epoch was chosen by.
-        val_accuracy: of that epoch.
-        test_accuracy: where it was asked for.
-        epochs: that were trained.
-        seconds: that they took.
-        stopped_early: whether it fell behind.
+        train: the split for training.
+        val: the split that selected the best epoch.
+        val_accuracy: accuracy of the best epoch.
+        test_accuracy: accuracy on the test split, if requested.
+        epochs: number of epochs trained.
+        seconds: duration of these epochs.
+        stopped_early: whether the trial fell behind.
     """
 
     identity: str
@@ -49,17 +49,17 @@ class Trial(Record):
 
     @property
     def candidate(self) -> str:
-        """Equal for trials that differ in their seeds only."""
+        """A key that is equal for trials that differ only in their seeds."""
         return self.model_copy(update={"recipe": self.recipe.model_copy(update={"seed": 0})}).model_dump_json(
             include={"recipe", "model", "image_size", "train", "val"}
         )
 
 
 def run_of(mlflow: "MlflowTracking", model: Model) -> TrackedRun | None:
-    """The run of a model; None where its users have removed it.
+    """The run of a model; None if it was removed.
 
     Raises:
-        InputError: MLflow cannot be reached.
+        InputError: MLflow is unreachable.
     """
     with mlflow.clear_errors():
         client = mlflow.client()
@@ -69,10 +69,10 @@ def run_of(mlflow: "MlflowTracking", model: Model) -> TrackedRun | None:
 
 
 def trials_of(mlflow: "MlflowTracking", dataset: str) -> Iterator[tuple[TrackedRun, Trial]]:
-    """The trials of a dataset, the latest first, with their runs.
+    """The trials of a dataset with their runs, the latest first.
 
     Raises:
-        InputError: MLflow cannot be reached, or a later version of this package has written one of them.
+        InputError: MLflow is unreachable, or a later version of this package wrote one of the trials.
     """
     client = mlflow.client()
     with mlflow.clear_errors():
@@ -90,7 +90,7 @@ def trials_of(mlflow: "MlflowTracking", dataset: str) -> Iterator[tuple[TrackedR
                 try:
                     trial = Trial.from_json(run.data.tags.get(TRIAL_TAG, "").encode(), where, "delete that run")
                 except DamagedError:
-                    # Somebody has edited it: the trial does not count.
+                    # The tag was edited by hand: ignore the trial.
                     continue
                 yield TrackedRun(client, run, mlflow.url(run.info.experiment_id, run.info.run_id)), trial
             if not (token := page.token):

@@ -1,4 +1,4 @@
-"""What trials change: ``recipe.epochs=30``; several values of a setting make a search."""
+"""The settings of trials: ``recipe.epochs=30``; several values of a setting make a search."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -14,17 +14,17 @@ from lance_pipeline.training.recipe import Recipe
 
 _BESIDE_THE_RECIPE = ("model", "image_size")
 KEYS = (*(f"recipe.{name}" for name in Recipe.model_fields), *_BESIDE_THE_RECIPE)
-# One value of these is a list already.
+# A single value of these settings is a list.
 _LISTS = ("recipe.mean", "recipe.std", "recipe.resized_crop")
 _EXAMPLE = "expected such as `recipe.epochs=30`, or several values to search, `recipe.mixup=0,0.2,0.4`"
 Settings = dict[str, Any]
 
 
 def parsed(words: Sequence[str]) -> dict[str, list[Any]]:
-    """The values of each setting that the words of a command line name.
+    """The values of each setting named on a command line.
 
     Raises:
-        InputError: a word is no setting.
+        InputError: a word is not a setting.
     """
     values: dict[str, list[Any]] = {}
     for word in words:
@@ -44,10 +44,10 @@ def parsed(words: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def listed(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
-    """The values of each setting in a run's configuration, where a list is a search.
+    """The values of each setting in a run's configuration, where a list means a search.
 
     Raises:
-        InputError: a key is no setting, or a search has no values.
+        InputError: a key is not a setting, or a search has no values.
     """
     values: dict[str, list[Any]] = {}
     for key, value in settings.items():
@@ -61,15 +61,15 @@ def listed(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
 
 
 def configured(values: Mapping[str, list[Any]]) -> Settings:
-    """The other way round: as `listed` takes it."""
+    """The inverse of `listed`: the settings for a run's configuration."""
     return {key: some[0] if len(some) == 1 else some for key, some in values.items()}
 
 
 def require_known(key: str) -> None:
-    """See that trials can change a setting.
+    """Check that trials may change a setting.
 
     Raises:
-        InputError: they cannot; the nearest key is named.
+        InputError: they may not; the message suggests the nearest setting.
     """
     if key in KEYS:
         return
@@ -79,10 +79,10 @@ def require_known(key: str) -> None:
 
 
 def candidates(current: ImageClassifierAttributes, values: Mapping[str, list[Any]]) -> list[ImageClassifierAttributes]:
-    """The attributes of a dataset with each combination of the values, in their order.
+    """The attributes of a dataset for each combination of the values, in order.
 
     Raises:
-        InputError: a value is none that the setting takes.
+        InputError: a value is invalid for its setting.
     """
     return [_changed(current, dict(zip(values, combination, strict=True))) for combination in product(*values.values())]
 
@@ -104,7 +104,7 @@ def _changed(current: ImageClassifierAttributes, settings: Settings) -> ImageCla
 
 
 def differences(now: ImageClassifierAttributes, recipe: Recipe, image_size: int, network: str) -> Settings:
-    """What a recipe, an image size and a network change in a dataset's attributes, but for the seed."""
+    """What a recipe, an image size and a network change in a dataset's attributes, except for the seed."""
     before, after = (one.model_dump(mode="json", exclude={"preset", "seed"}) for one in (now.recipe, recipe))
     found = {f"recipe.{name}": value for name, value in after.items() if value != before[name]}
     beside = {"model": network, "image_size": image_size}
@@ -112,7 +112,7 @@ def differences(now: ImageClassifierAttributes, recipe: Recipe, image_size: int,
 
 
 def as_text(settings: Settings) -> str:
-    """Settings as a command line takes them."""
+    """Settings in the form of command-line words."""
     return " ".join(f"{key}={_value(value)}" for key, value in settings.items())
 
 
@@ -123,7 +123,7 @@ def _value(value: object) -> str:
 
 
 def _parts(text: str) -> list[str]:
-    """The text between commas, but for those in brackets."""
+    """Split the text at commas, except inside brackets."""
     parts, depth = [""], 0
     for character in text:
         depth += (character in "[{") - (character in "]}")

@@ -1,4 +1,4 @@
-"""Where the UI of this data folder is opened: by links on its own pages, and from the terminal."""
+"""The address of this data folder's UI, for links on its own pages and in the terminal."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,12 +10,12 @@ from lance_pipeline.storage.locking import first_free, read_note, try_lock
 HOST = "127.0.0.1"
 DEFAULT_PORT = 3000
 MLFLOW_PATH = "/mlflow"
-"""Links to MLflow begin with it, not with an address: they lead to the port and host by which the page was opened."""
+"""Prefix of links to MLflow. It has no host, so links lead to the host and port by which the page was opened."""
 
 
 @contextmanager
 def announced(port: int) -> Iterator[None]:
-    """Within, processes of the same data folder find the UI at this port of loopback.
+    """Within the context, processes of the same data folder find the UI at this loopback port.
 
     Raises:
         InputError: the data folder cannot be written.
@@ -27,10 +27,10 @@ def announced(port: int) -> Iterator[None]:
 
 
 def running_ui() -> str | None:
-    """The address of the UI of this data folder that was started last; None while none runs.
+    """The address of the most recently started UI of this data folder; None if none runs.
 
     Raises:
-        InputError: a file of the data folder cannot be used.
+        InputError: a file in the data folder cannot be used.
     """
     for path in sorted(_folder().glob("*.lock"), key=lambda path: -path.stat().st_mtime):
         lock = try_lock(path, DATA_VARIABLE)
@@ -42,21 +42,21 @@ def running_ui() -> str | None:
 
 
 def to_open(link: str) -> str:
-    """A link as the terminal shows it: below the address of the UI that runs, or with the command that starts one.
+    """A link for the terminal: below the address of the running UI, or with the command that starts one.
 
     Raises:
-        InputError: a file of the data folder cannot be used.
+        InputError: a file in the data folder cannot be used.
     """
     return " ".join([address_of(link), *(f"({hint})" for hint in start_hint(link))])
 
 
 def address_of(link: str) -> str:
-    """The address of a link: below that of the UI that runs, or of the one that `start_hint` starts."""
+    """The full address of a link, below the running UI or the one that `start_hint` starts."""
     return (running_ui() or f"http://{HOST}:{DEFAULT_PORT}") + link if link.startswith("/") else link
 
 
 def start_hint(link: str) -> list[str]:
-    """How to start the UI, where a link needs it and none runs."""
+    """How to start the UI, if a link needs it and none runs."""
     if not link.startswith("/") or running_ui():
         return []
     return [f"once `{'make ui' if (project_root() / 'Makefile').is_file() else 'lance-pipeline ui'}` runs"]

@@ -1,4 +1,4 @@
-"""Which requests the UI answers: those of its own pages and of programs, never those of other web pages."""
+"""Decides which requests the UI answers: those of its own pages and of programs, never those of other web pages."""
 
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -14,7 +14,7 @@ HOSTS_VARIABLE = "LANCE_PIPELINE_UI_HOSTS"
 
 _READING = ("GET", "HEAD")
 _METHODS = (*_READING, "POST", "PUT", "PATCH", "DELETE")
-# Each executes what its address says, a mutation too.
+# These execute what the URL says, even a mutation.
 _NEVER_BY_GET = ("/graphql", f"{MLFLOW_PATH}/graphql", f"{MLFLOW_PATH}/ajax-api/2.0/mlflow/gateway-proxy")
 _UPLOADS = (
     f"{MLFLOW_PATH}/ajax-api/2.0/mlflow/upload-artifact",
@@ -37,14 +37,14 @@ _OWN_PAGES = (
 _DAGSTER = _OWN_PAGES + "frame-ancestors 'none'"
 # MLflow shows some of its own pages in frames.
 _MLFLOW = _OWN_PAGES + "frame-ancestors 'self'"
-# Files that somebody else may have written: an HTML page among them runs no script, and has no origin.
+# Files that others may have written: an HTML page among them can run no script, and has no origin.
 _FILES = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox"
 _MLFLOW_PAGES = (f"{MLFLOW_PATH}/static-files/", f"{MLFLOW_PATH}/build/")
 _FILE_PATHS = (f"{REPORTS_PATH}/", f"{MLFLOW_PATH}/", "/notebook", "/dagit/notebook", "/logs/", "/download_debug/")
 
 
 def allowed_hosts(port: int, others: Iterable[str] = ()) -> frozenset[str]:
-    """The values of ``Host`` that are answered: the names of loopback with the port, and others as given."""
+    """The accepted values of ``Host``: the loopback names with the port, and the given others."""
     loopback = ("127.0.0.1", "localhost", "[::1]")
     # Browsers leave out the default port.
     names = [*(f"{name}:{port}" for name in loopback), *(loopback if port == 80 else ())]
@@ -52,21 +52,22 @@ def allowed_hosts(port: int, others: Iterable[str] = ()) -> frozenset[str]:
 
 
 class Guard:
-    """ASGI middleware that refuses what a page of another origin may have sent, and forbids framing.
+    """ASGI middleware that rejects requests that a page of another origin may have sent, and forbids framing.
 
-    Browsers send any page's simple requests to any address; they withhold only the answers. So what changes something
-    has to come in a form that a browser sends across origins with the server's consent only, which is never given.
+    Browsers send simple requests from any page to any address and only withhold the responses. So a request that
+    changes something must have a form that a browser sends across origins only with the server's consent, which it
+    never gives.
 
     Args:
-        app: what is guarded.
-        hosts: the values of ``Host`` that are answered, in lower case.
+        app: the guarded application.
+        hosts: the accepted values of ``Host``, in lower case.
     """
 
     def __init__(self, app: ASGIApp, hosts: frozenset[str]) -> None:
         self._app, self._hosts = app, hosts
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer, refuse with 403, or close a WebSocket before it is accepted."""
+        """Answer, reject with 403, or close a WebSocket before accepting it."""
         if scope["type"] == "lifespan":
             await self._app(scope, receive, send)
             return
@@ -81,7 +82,7 @@ class Guard:
 
 
 def refusal(scope: Scope, hosts: frozenset[str]) -> str | None:
-    """Why a request is refused; None if it is answered."""
+    """Why a request is rejected; None if it is answered."""
     headers, path = Headers(scope=scope), scope["path"]
     if not path.startswith("/") or not path.isprintable():
         return "the path is malformed."
@@ -93,7 +94,7 @@ def refusal(scope: Scope, hosts: frozenset[str]) -> str | None:
 
 
 def _foreign_host(headers: Headers, hosts: frozenset[str]) -> str | None:
-    """A name that an attacker's DNS points here is refused."""
+    """Reject a name that an attacker's DNS may point here."""
     given = headers.getlist("host")
     if len(given) != 1 or given[0].lower() not in hosts:
         return (
@@ -111,7 +112,7 @@ def _foreign_page(scope: Scope, headers: Headers, hosts: frozenset[str]) -> str 
         return "the request comes from a page of another origin."
     if all(site in ("same-origin", "none") for site in headers.getlist("sec-fetch-site")):
         return None
-    # A link on another page may be followed.
+    # Following a link from another page is allowed.
     opened = (headers.get("sec-fetch-mode"), headers.get("sec-fetch-dest")) == ("navigate", "document")
     if opened and scope["type"] == "http" and scope["method"] in _READING:
         return None
@@ -119,7 +120,7 @@ def _foreign_page(scope: Scope, headers: Headers, hosts: frozenset[str]) -> str 
 
 
 def _authority(origin: str) -> str | None:
-    """The host and port of an origin; None if it is no web page's."""
+    """The host and port of an origin; None if it is not a web page's."""
     try:
         parts = urlsplit(origin)
     except ValueError:
@@ -136,7 +137,7 @@ def _unsafe_request(method: str, path: str, headers: Headers) -> str | None:
     kinds = headers.getlist("content-type")
     if [kind.partition(";")[0].strip().lower() for kind in kinds] == ["application/json"]:
         return None
-    # Browsers ask before they send PUT across origins, and name the origin with POST and DELETE.
+    # Browsers ask before sending PUT across origins, and send the origin with POST and DELETE.
     if path.startswith(_UPLOADS) and (method == "PUT" or "origin" in headers):
         return None
     if method == "DELETE" and not kinds and "origin" in headers:
@@ -152,7 +153,7 @@ def _with_headers(path: str, send: Send) -> Send:
             headers = MutableHeaders(scope=message)
             headers.update(_EVERYWHERE)
             headers["X-Frame-Options"] = "SAMEORIGIN" if policy == _MLFLOW else "DENY"
-            # Beside the server's own: a browser applies both.
+            # Appended to the server's own policy: a browser applies both.
             headers.append("Content-Security-Policy", policy)
         await send(message)
 

@@ -1,4 +1,4 @@
-"""Starts and stops what ``make ui`` serves."""
+"""Starts and stops the servers of ``make ui``."""
 
 import http.client
 import os
@@ -30,12 +30,12 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
     """Serve Dagster, MLflow and reports until Ctrl-C, SIGTERM, or the end of a server; returns the exit status.
 
     Args:
-        port: of loopback.
-        workspace: a ``workspace.yaml``; the project's when unset.
-        hosts: values of the header ``Host`` that are answered beside loopback's names, such as those of an SSH tunnel.
+        port: a port of loopback.
+        workspace: a ``workspace.yaml``; None means the project's.
+        hosts: accepted values of the header ``Host`` besides loopback's names, such as those of an SSH tunnel.
 
     Raises:
-        InputError: the port is taken, a database is damaged, or a server does not come up or ends by itself.
+        InputError: the port is in use, a database is damaged, or a server does not start or ends by itself.
     """
     require_sound_databases()
     stop = _stop_on_signals()
@@ -56,7 +56,7 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
             servers.wait(services.exists, "The Dagster code servers", stop)
             if not stop():
                 daemon = ["-m", "dagster._daemon", "run", "--workspace", str(services)]
-                # The address is the last line, so that it is found.
+                # The daemon logs little, so that the address stays the last line and is easy to find.
                 quiet = ["--log-level", "warning", "--code-server-log-level", "warning"]
                 servers.start("Dagster daemon", [*daemon, *quiet])
             address = f"http://{HOST}:{port}"
@@ -77,28 +77,28 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
 
 
 class _Servers:
-    """The running servers by name, each in a session of its own, so that Ctrl-C reaches it once, by us."""
+    """The running servers by name, each in its own session, so that Ctrl-C reaches it only once, through us."""
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self._environment = environment
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def start(self, name: str, words: Sequence[str], *descriptors: int) -> None:
-        """Start a Python process that keeps these descriptors."""
+        """Start a Python process that inherits these descriptors."""
         self._running[name] = subprocess.Popen(  # noqa: S603
             [sys.executable, *words],
             env=self._environment,
             pass_fds=descriptors,
             start_new_session=True,
-            # Whoever may write to the socket of a code server commands it.
+            # Write access to a code server's socket means control over the server.
             umask=0o077,
         )
 
     def wait(self, condition: Callable[[], bool], what: str, stop: Callable[[], bool]) -> None:
-        """Wait until the condition holds or somebody asks for the end.
+        """Wait until the condition holds or a stop is requested.
 
         Raises:
-            InputError: a server ends first, or it takes too long.
+            InputError: a server ends first, or the wait takes too long.
         """
         deadline = time.monotonic() + _START_SECONDS
         while not stop() and not condition():
@@ -108,13 +108,13 @@ class _Servers:
             time.sleep(_LOOK_SECONDS)
 
     def require_running(self) -> None:
-        """Raise an InputError that names a server that has ended."""
+        """Raise an InputError that names the server, if one has ended."""
         for name, server in self._running.items():
             if server.poll() is not None:
                 raise InputError(f"the {name} ended with status {server.returncode}; the lines above say why.")
 
     def stop(self) -> None:
-        """End all of them, with what is left of their children."""
+        """End all servers, including leftover children."""
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_IGN)
         _stop(self._running.values())
@@ -133,17 +133,17 @@ def _stop(servers: Collection[subprocess.Popen[bytes]]) -> None:
 
 
 def _stop_on_signals() -> Callable[[], bool]:
-    """Whether Ctrl-C or the like came; nothing is interrupted, so no server is started and then forgotten."""
+    """A function that returns whether Ctrl-C or the like came; it interrupts nothing, so no server is orphaned."""
     came: list[int] = []
     for number in _SIGNALS:
-        # What nohup ignores stays ignored. SIGINT does not: a shell ignores it for what it starts with `&`.
+        # Keep ignoring what nohup ignores. Not SIGINT: a shell ignores it for commands started with `&`.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: came.append(number))
     return lambda: bool(came)
 
 
 def _environment() -> Mapping[str, str]:
-    # As `dagster dev` has it: a wrong definition is shown without Dagster's own stack.
+    # As `dagster dev` does: errors in definitions are shown without Dagster's own stack.
     return {"MLFLOW_DISABLE_TELEMETRY": "true", "DAGSTER_IS_DEV_CLI": "1"} | os.environ
 
 
@@ -160,9 +160,9 @@ def _listening(port: int) -> socket.socket:
 
 
 def _answers(url: str) -> bool:
-    # Past any proxy of the environment, which could not reach this machine's loopback.
+    # Bypass any proxy from the environment, which could not reach this machine's loopback.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    # The socket listens before anybody answers.
+    # The socket accepts connections before a server answers.
     with suppress(OSError, http.client.HTTPException), opener.open(url, timeout=2):
         return True
     return False

@@ -1,4 +1,4 @@
-"""The pages of materializations and the full lists of checks, for the browser."""
+"""Serves the pages of materializations and the full lists of checks to the browser."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -13,12 +13,12 @@ from starlette.staticfiles import StaticFiles
 
 from lance_pipeline.display import printable
 
-# Below the reports: a page is <data set>/<asset>/<run>.html, a list <data set>/<split>_<check>.csv.
+# Paths below the reports folder: pages <data set>/<asset>/<run>.html, lists <data set>/<split>_<check>.csv.
 _PAGE_DEPTH = 3
 
 
 def reports_routes(folder: Path) -> list[Route | Mount]:
-    """A list of all reports, and the reports themselves, to read."""
+    """The routes of the list of all reports, and of the reports themselves, read-only."""
 
     def index(_: Request) -> HTMLResponse:
         lists = "".join(f"<li>{_link(name, name)}</li>\n" for name in _lists(folder))
@@ -27,12 +27,12 @@ def reports_routes(folder: Path) -> list[Route | Mount]:
         title = "<!doctype html><title>Reports</title><h1>Reports</h1>\n"
         return HTMLResponse(title + (found if "<li>" in found else none))
 
-    # The folder is made by the first run that writes.
+    # The first run that writes a report creates the folder.
     return [Route("/", index), Mount("/", StaticFiles(directory=folder, check_dir=False))]
 
 
 def _pages(folder: Path) -> str:
-    """The pages of all assets, each by its asset and time."""
+    """The pages of all assets, each with asset and time."""
     written = {path: path.stat().st_mtime for path in _files(folder) if _is_page(path, folder)}
     lines = [
         f"<li>{_link(_name(path, folder), _name(path.parent, folder))}, "
@@ -55,7 +55,7 @@ def _is_page(path: Path, folder: Path) -> bool:
 
 
 def _name(path: Path, folder: Path) -> str:
-    # A name that is not UTF-8 has no address.
+    # A name that is not UTF-8 has no URL.
     return path.relative_to(folder).as_posix().encode(errors="replace").decode()
 
 

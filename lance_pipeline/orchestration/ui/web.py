@@ -1,7 +1,7 @@
 """The process that serves the pages: ``python -m lance_pipeline.orchestration.ui.web``.
 
-Dagster's web server and MLflow's are applications in this one process, behind the guard, on the one socket that the
-launcher listens on. Neither has an address of its own that would lead past the guard.
+Dagster's and MLflow's web servers are applications in this one process, behind the guard, on the single socket that
+the launcher listens on. Neither has an address of its own that would bypass the guard.
 """
 
 import argparse
@@ -38,7 +38,7 @@ from lance_pipeline.orchestration.ui.reports import reports_routes
 from lance_pipeline.storage.whole_files import write_whole
 
 _CODE_LOG_LEVEL = "warning"
-# Pages hold WebSockets open for as long as they are shown.
+# Pages keep WebSockets open for as long as they are shown.
 _STOP_SECONDS = 3
 
 
@@ -54,7 +54,7 @@ def main() -> int:
     configure_loggers(formatter="colored", log_level="INFO")
     try:
         with ThreadPoolExecutor(1) as beside, dg.DagsterInstance.get() as instance:
-            # MLflow takes seconds to import, and the code servers to start.
+            # In parallel: importing MLflow and starting the code servers both take seconds.
             resources = default_resources()
             mlflow = beside.submit(_mlflow_routes, resources["mlflow"])
             with _dagster(instance, arguments.workspace, arguments.services) as dagster:
@@ -65,7 +65,7 @@ def main() -> int:
         print(f"lance-pipeline: {error}", file=sys.stderr)
         return 1
     except SystemExit:
-        # From SIGTERM.
+        # Raised on SIGTERM.
         return 0
     return 0
 
@@ -73,11 +73,11 @@ def main() -> int:
 def _serve(app: ASGIApp, descriptor: int) -> None:
     config = uvicorn.Config(
         app,
-        # The parser that refuses what is ambiguous, such as two Host headers.
+        # This parser rejects ambiguous requests, such as those with two Host headers.
         http="h11",
         log_level="warning",
         lifespan="off",
-        # What these say of a request's origin is not to be believed.
+        # Do not trust what these headers say about a request's origin.
         proxy_headers=False,
         server_header=False,
         timeout_graceful_shutdown=_STOP_SECONDS,
@@ -86,16 +86,16 @@ def _serve(app: ASGIApp, descriptor: int) -> None:
 
 
 def _exit(_: int, __: FrameType | None) -> None:
-    # So that everything that was started is stopped on the way out.
+    # Exit normally, so that everything that was started is stopped.
     raise SystemExit(0)
 
 
 @contextmanager
 def _dagster(instance: dg.DagsterInstance, workspace: str, services: Path) -> Iterator[ASGIApp]:
-    """Dagster's web server over code servers of its own, as `dagster dev` starts them."""
+    """Dagster's web server on code servers of its own, started as `dagster dev` does."""
     target = WorkspaceFileTarget([workspace])
     with ProxyServerManager(instance, target, code_server_log_level=_CODE_LOG_LEVEL) as servers:
-        # The daemon reads it as soon as it is there.
+        # Written atomically, because the launcher starts the daemon as soon as the file exists.
         write_whole(services, yaml.safe_dump({"load_from": list(servers.get_code_server_specs())}).encode())
         with WorkspaceProcessContext(
             instance, WorkspaceFileTarget([str(services)]), code_server_log_level=_CODE_LOG_LEVEL
@@ -104,7 +104,7 @@ def _dagster(instance: dg.DagsterInstance, workspace: str, services: Path) -> It
 
 
 def _mlflow_routes(tracking: MlflowTracking) -> list[BaseRoute]:
-    """MLflow's own server over the tracking database, or the way to the server that is tracked on.
+    """Routes to MLflow's own server for the tracking database, or a redirect to the configured tracking server.
 
     Raises:
         InputError: the server or the database cannot be used.
@@ -113,15 +113,15 @@ def _mlflow_routes(tracking: MlflowTracking) -> list[BaseRoute]:
     if tracking.remote:
         return [Route(MLFLOW_PATH + "{path:path}", lambda _: RedirectResponse(tracking.ui))]
     files = data_root() / "mlflow" / "uploads"
-    # MLflow's server takes its settings from the environment alone.
+    # MLflow's server reads its settings only from the environment.
     os.environ |= {
         "_MLFLOW_SERVER_FILE_STORE": tracking.address.full(),
         "_MLFLOW_SERVER_ARTIFACT_ROOT": "mlflow-artifacts:/",
         "_MLFLOW_SERVER_ARTIFACT_DESTINATION": files.as_uri(),
         "_MLFLOW_SERVER_SERVE_ARTIFACTS": "true",
-        # Its eight processes serve language models; they are slow to start and to stop.
+        # These eight processes serve language models; they are slow to start and to stop.
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
-        # It answers every port of this host; the guard does not.
+        # That middleware accepts every port of this host; the guard does not.
         "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "true",
     }
     from mlflow.server.fastapi_app import app
@@ -133,5 +133,5 @@ if __name__ == "__main__":
     status = main()
     sys.stdout.flush()
     sys.stderr.flush()
-    # Everything is stopped by now; Python would spend seconds on taking its modules apart.
+    # Everything is stopped by now; Python's own teardown of modules would take seconds.
     os._exit(status)

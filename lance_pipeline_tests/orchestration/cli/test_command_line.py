@@ -1,4 +1,4 @@
-"""The real command line, in a shell of its own."""
+"""The real command line, run in a separate shell."""
 
 import os
 import re
@@ -47,7 +47,7 @@ def test_everything_is_below_the_data_folder(demo: Demo):
 
 def test_the_terminal_shows_what_people_can_act_on(demo: Demo):
     lines = demo.output.splitlines()
-    # Printed before any code of ours runs: `make demo` and `lance-pipeline run` hide it.
+    # These lines are printed before our code runs; `make demo` and `lance-pipeline run` hide them.
     ours = [line for line in lines if "SupersessionWarning" not in line and "callback(" not in line]
     assert all(re.search(r" - dagster - (INFO|WARNING) - ", line) for line in ours), demo.output
 
@@ -82,7 +82,7 @@ def test_the_interface_prints_its_address_last(demo: Demo):
             await_condition(lambda: "Ctrl-C stops" in output.read_text(), 200, "the interface is there")
             for path in ("", "/mlflow/", "/nope"):
                 urllib.request.urlopen(f"http://127.0.0.1:{port}{path}").read()
-            # Its daemon begins now.
+            # The daemon starts only now.
             time.sleep(3)
         finally:
             process.send_signal(signal.SIGTERM)
@@ -118,7 +118,7 @@ def test_summary_of_what_was_never_made_says_what_to_run(shell: Shell):
     summary = shell.run("lance_pipeline", "summary", "digits")
     assert summary.returncode == 1
     assert "a dataset 'digits' was ever materialized" in summary.stderr
-    # No group that may not exist.
+    # It must not suggest a group that may not exist.
     assert "group:" not in summary.stderr
 
 
@@ -140,7 +140,7 @@ def test_a_summary_suggests_the_nearest_name_at_once(demo: Demo):
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     summary = demo.shell.run("lance_pipeline", "summary", "digit")
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    # Of the processor, as other tests run beside this one.
+    # Measure processor time, as other tests run in parallel.
     assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 3
     assert summary.returncode == 1
     assert "Did you mean digits?" in summary.stderr
@@ -170,7 +170,7 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
     assert re.search(r"^resnet34: Epoch 2/2: loss", whole.stdout, re.MULTILINE)
     assert "model.safetensors" in whole.stdout
     assert not re.search(r"DEBUG|__ASSET_JOB|Warning|INFO", whole.stdout + whole.stderr)
-    # A failing check, once, with its count and an example.
+    # A failing check appears once, with its count and an example.
     [leak] = re.findall("^WARNING lance_splits: train: leakage: (.*)", whole.stdout, re.MULTILINE)
     assert leak.startswith(f"images 1, share 8.3 %; the first: train/{LEAK['train']} and test/{LEAK['test']}")
     assert "WARNING lance_splits: val: few_images: classes 3, limit 10; the first: " in whole.stdout
@@ -181,11 +181,11 @@ def test_run_shows_a_line_for_each_thing_and_a_summary(tmp_path: Path):
 def test_ctrl_c_before_anything_is_run_shows_no_stack_trace(shell: Shell, begun: str):
     process = shell.start("lance_pipeline", "run", "digits", "raw_images")
     await_condition(lambda: any(begun in command for command in processes_of(shell.data).values()), 60, begun)
-    # Python itself has begun.
+    # Give Python itself time to start.
     time.sleep(1)
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
-    # On a fast machine the run may have begun.
+    # On a fast machine the run may already have started.
     assert process.returncode in (1, 130)
     assert "Traceback" not in output
 

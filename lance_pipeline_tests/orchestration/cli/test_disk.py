@@ -1,4 +1,4 @@
-"""``python -m lance_pipeline disk``, as people and programs read it."""
+"""``python -m lance_pipeline disk``, with output for people and for programs."""
 
 import json
 import os

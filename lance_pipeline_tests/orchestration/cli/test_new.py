@@ -1,4 +1,4 @@
-"""From an unknown folder of images to a data set, by one command."""
+"""One command turns an unknown folder of images into a data set."""
 
 import re
 from collections.abc import Callable

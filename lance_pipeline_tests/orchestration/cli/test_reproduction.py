@@ -1,4 +1,4 @@
-"""A training repeated from what MLflow holds of it, by the real command line."""
+"""Repeating a training from its MLflow run, with the real command line."""
 
 import subprocess
 import sys
@@ -30,19 +30,19 @@ def test_it_is_the_same_bit_for_bit(finished_graph: Graph, run_id: str):
     lines = [" ".join(line.split()) for line in finished.stdout.splitlines()]
     assert {"environment as then", "epoch 1/2 as then", "epoch 2/2 as then", "weights as then"} <= set(lines)
     assert "The same, bit for bit." in finished.stdout
-    # Neither an asset nor MLflow has anything of it.
+    # Neither an asset nor MLflow has changed.
     assert finished_graph.record("resnet34", Model).mlflow_run_id == run_id
 
 
 def _pretend(run_id: str, **fields: Any) -> None:
-    """As if the training had been recorded like this."""
+    """Change the record as if the training had been logged with these fields."""
     run = MlflowTracking().existing_run(run_id)
     run.log_file(_kept(run)[0].model_copy(update=fields).model_dump_json().encode(), TRAINING_FILE)
 
 
 @pytest.fixture
 def recorded(run_id: str) -> Training:
-    """The record, which is put back afterwards."""
+    """The training's record, restored afterwards."""
     return _kept(MlflowTracking().existing_run(run_id))[0]
 
 

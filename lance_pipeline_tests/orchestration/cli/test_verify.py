@@ -1,4 +1,4 @@
-"""Damaged rows under Dagster: what stops, what the checks of maintenance say, and the command that repairs them."""
+"""Damaged rows under Dagster: failing assets, the maintenance checks, and the command that repairs them."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 
 
 def flip_stored_images(uri: Path, count: int) -> list[str]:
-    """One bit in each of some images of a split, in place; returns their paths."""
+    """Flip one bit in each of some images of a split, in place; returns their paths."""
     rows = LanceSplit(str(uri)).to_table(["path", "image"]).slice(0, count).to_pylist()
     (file,) = (uri / "data").iterdir()
     stored = bytearray(file.read_bytes())
@@ -52,7 +52,7 @@ def test_what_is_not_there_is_said(shell: Shell):
 def test_nothing_is_built_on_damaged_rows(graph: Graph):
     assert graph.materialize(*DATA, "resnet34").success
     data = graph.images.parent / "data"
-    # Where the pixels are cached, the rows are not read.
+    # With cached pixels, the rows would not be read.
     shutil.rmtree(data / "cache")
     for split, asset in (("train", "resnet34"), ("test", "metrics_test")):
         (path,) = flip_stored_images(data / "lance" / f"tiny_{split}.lance", 1)

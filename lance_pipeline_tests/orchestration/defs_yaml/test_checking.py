@@ -1,4 +1,4 @@
-"""Each mistake in a ``defs.yaml`` gives one line with file, line, key, what was meant and an example."""
+"""Each mistake in a ``defs.yaml`` gives one line with file, line, key, the likely intention and an example."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ TYPE = "type: lance_pipeline.ImageClassifier\n"
 GOOD = TYPE + "attributes:\n  source: {sample: digits}\n"
 NOBODY = 65534
 
-# By the mistake: the file, and words of its one line, which begins with the line's number.
+# For each mistake: the file, and parts of its one message, which begins with the line number.
 MISTAKES: dict[str, tuple[str | bytes, tuple[str, ...]]] = {
     "unknown key": (GOOD + "  colour: red\n", ("4: `attributes.colour`", "image_size", "Example: ")),
     "hyphen": (GOOD + "  image-size: 64\n", ("4: `attributes.image-size`", "`image_size`?", "image_size: 224")),
@@ -230,7 +230,7 @@ def unprivileged() -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "mode"), [("flowers", 0), ("flowers", 0o444), ("flowers/defs.yaml", 0)])
 def test_what_may_not_be_read_is_named(name: str, mode: int):
-    # The folders of tests are their user's alone.
+    # Folders below pytest's temporary folder are closed to other users.
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:
         defs = Path(folder)
         defs.chmod(0o755)

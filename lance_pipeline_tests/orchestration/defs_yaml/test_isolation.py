@@ -1,4 +1,4 @@
-"""A broken ``defs.yaml`` fails by itself, and never in silence."""
+"""A broken ``defs.yaml`` fails on its own, and never silently."""
 
 import itertools
 import logging
@@ -19,10 +19,10 @@ Project = Callable[[dict[str, str | bytes]], Path]
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Writes a package of its own whose ``defs`` holds these files; returns the package's folder."""
+    """Write a new package with these files in ``defs``; returns the package's folder."""
 
     def write(files: dict[str, str | bytes]) -> Path:
-        # Python imports a package of one name once.
+        # Python imports a package of a given name only once.
         name = f"project{next(_numbers)}"
         package = tmp_path / name
         (tmp_path / "pyproject.toml").write_text(

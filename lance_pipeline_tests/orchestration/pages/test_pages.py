@@ -1,4 +1,4 @@
-"""The HTML pages of materializations: what they show, and that no name is obeyed."""
+"""The HTML pages of materializations: their content, and that names cannot inject markup."""
 
 import re
 from html.parser import HTMLParser
@@ -28,7 +28,7 @@ _ATTRIBUTES = "alt charset class content height href lang name src width"
 
 
 class Read(HTMLParser):
-    """A page as a browser takes it apart."""
+    """A page as parsed by a browser."""
 
     def __init__(self, document: str) -> None:
         super().__init__()
@@ -54,7 +54,7 @@ def page_of(graph: Graph, asset: str) -> Read:
     address = graph.metadata(asset)["page"]
     event = graph.instance.get_latest_materialization_event(dg.AssetKey(["tiny", asset]))
     assert event is not None
-    # Without host and port: it leads there wherever the UI is.
+    # Without host and port, the link works wherever the UI runs.
     assert address == f"/reports/tiny/{asset}/{event.run_id}.html"
     return Read((graph.images.parent / "data" / address[1:]).read_text())
 
@@ -78,7 +78,7 @@ def test_page_of_the_raw_images_has_counts_and_unusual_files(graph: Graph):
     assert graph.materialize("raw_images").success
     page, record = page_of(graph, "raw_images"), graph.record("raw_images", RawImages)
     assert "29 files in 2 classes" in page.text
-    # Of cat in train, val and test; their share, and the size.
+    # The counts of cat in train, val and test, their share, and the size.
     assert re.search(r"cat\s*12\s*3\s*3\s*62.1 %\s*12\d kB", page.text)
     for files, what, first in [
         (3, "empty", "train/cat/deep.d/empty"),
@@ -116,7 +116,7 @@ def test_page_of_metrics_shows_each_mistake(finished_graph: Graph):
     images = sum(COUNTS["test"].values())
     model = finished_graph.record("resnet34", Model)
     assert f"/reports/tiny/resnet34/{Path(model.folder).name}.html" in page.links
-    # A picture for each mistake, and the confusion matrix.
+    # One picture for each mistake, plus the confusion matrix.
     assert page.pictures == 1 + round((1 - record.accuracy) * images)
 
 

@@ -1,4 +1,4 @@
-"""A tiny data set on a Dagster instance that keeps its history on the disk, as a user's does."""
+"""A tiny data set on a Dagster instance with its history on disk, like a user's."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,14 +19,14 @@ DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 
 
 class Project(Graph):
-    """The data set ``tiny``, and the data folder that it is in."""
+    """The data set ``tiny`` and its data folder."""
 
     @property
     def data(self) -> Path:
         return self.images.parent / "data"
 
     def train(self, *more: str) -> str:
-        """Train, and materialize more; returns the Dagster run."""
+        """Train, and materialize more assets; returns the Dagster run."""
         result = self.materialize("resnet34", *more)
         assert result.success
         return result.run_id
@@ -37,19 +37,19 @@ class Project(Graph):
         return Retention("tiny", Keep(models=models, days=days), self.instance, *places)
 
     def models(self) -> set[str]:
-        """The runs whose models are on the disk."""
+        """The runs whose models are on disk."""
         return {path.name for path in (self.data / "models" / "tiny").glob("*/")}
 
     def records(self, asset: str = "resnet34") -> set[str]:
-        """The runs of an asset's records."""
+        """The runs that have a record of an asset."""
         return {path.stem for path in (self.data / "dagster" / "records" / "tiny" / asset).glob("*.json")}
 
     def pages(self) -> set[str]:
-        """The runs whose models have pages."""
+        """The runs whose models have a page."""
         return {path.stem for path in (self.data / "reports" / "tiny" / "resnet34").glob("*.html")}
 
     def events(self) -> set[str]:
-        """The runs that have a database of events."""
+        """The runs that have an event database."""
         found = {path.stem for path in (self.data / "dagster" / "history" / "runs").glob("*.db")}
         return found - {"index"}
 
@@ -62,7 +62,7 @@ def module_patch() -> Iterator[pytest.MonkeyPatch]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory, module_patch: pytest.MonkeyPatch) -> Iterator[Project]:
-    """One whose splits are there, and no model."""
+    """A project with splits but no model."""
     folder = tmp_path_factory.mktemp("project")
     module_patch.setenv("LANCE_PIPELINE_DATA", str(folder / "data"))
     module_patch.delenv("MLFLOW_TRACKING_URI", raising=False)

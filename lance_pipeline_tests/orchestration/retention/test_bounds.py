@@ -1,4 +1,4 @@
-"""What is on the disk after many trainings and increments."""
+"""Disk usage after many trainings and increments."""
 
 import os
 from datetime import timedelta
@@ -17,11 +17,11 @@ from lance_pipeline_tests.orchestration.retention.conftest import Project
 TRAININGS, INCREMENTS = 30, 200
 KEPT = 3
 MB = 1_000_000
-# The weights of a ResNet-34, which have two names.
+# The weights of a ResNet-34, which have two hard links.
 MODEL = 86 * MB
-# A training's events, logs, records, and what MLflow's and Dagster's databases hold of it.
+# A training's events, logs and records, and its share of MLflow's and Dagster's databases.
 RUN = 1 * MB
-# Both databases when they are empty, and what is removed only inside them.
+# Both databases when empty, plus space that deletions free only inside them.
 DATABASES = 15 * MB
 
 
@@ -53,7 +53,7 @@ def test_two_hundred_increments_leave_as_much_as_their_images(tmp_path: Path):
     images = sum(len(image.as_py()) for image in rows)
     assert len(rows) == 40 + INCREMENTS
     assert len(lance.dataset(uri).versions()) == 1
-    # Columns beside the image, file borders, and the memory of what was seen: about 1 kB for each image.
+    # Other columns, file overhead, and the memory of seen files: about 1 kB for each image.
     assert _bytes_below(tmp_path) - _bytes_below(root) <= images + len(rows) * 1_000 + 50_000
 
 

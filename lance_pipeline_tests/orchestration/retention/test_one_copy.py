@@ -1,4 +1,4 @@
-"""How often the weights are on the disk, and when the checkpoint goes."""
+"""The number of copies of the weights on disk, and when the checkpoint is removed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -57,7 +57,7 @@ def test_a_checkpoint_that_was_left_goes_with_maintenance(project: Project, monk
 
     with monkeypatch.context() as patch:
         patch.setattr(Checkpoints, "remove", killed)
-        # Dagster makes an error of it, and asks for no more.
+        # Dagster turns this exception into an error of the run.
         assert not project.materialize("resnet34").success
     assert checkpoints(project)
     assert project.materialize("maintenance").success
@@ -69,7 +69,7 @@ def test_a_server_is_asked_to_delete_what_this_project_made(project: Project, se
     first = project.train()
     client = MlflowClient(server.uri)
     gone = record(project, first)
-    # Of somebody else, who trains on this data set too.
+    # A run of another user who trains on this data set too.
     foreign = client.create_run(client.get_run(gone.mlflow_run_id).info.experiment_id, tags={"training_id": "theirs"})
     client.set_terminated(foreign.info.run_id, "FAILED")
     project.attributes["maintenance"] = {"keep": {"models": 1, "days": 0}}

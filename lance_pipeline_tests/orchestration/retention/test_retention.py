@@ -1,4 +1,4 @@
-"""Which models go and which stay, and that a removal may be cut short anywhere."""
+"""Which models are removed and which stay, and that a removal can be interrupted anywhere."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def record(project: Project, run_id: str) -> Model:
 
 @pytest.fixture(scope="module")
 def trained(project: Project) -> Runs:
-    """Models with their Dagster runs, by what is special about them."""
+    """Models with their Dagster runs, each by its special feature."""
     found = {name: project.train() for name in ("plain", "tagged", "registered", "logged", "latest")}
     assert project.materialize("metrics_val", "metrics_test").success
     client = MlflowTracking().client()
@@ -52,7 +52,7 @@ def trained(project: Project) -> Runs:
 
 @pytest.fixture
 def restored(project: Project, trained: Runs, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Puts the data folder back as it was; done once more at the end."""
+    """A function that restores the data folder; it is also called once at the end."""
     kept = tmp_path / "kept"
     _copy(project.data, kept)
 
@@ -69,7 +69,7 @@ def restored(project: Project, trained: Runs, tmp_path: Path) -> Iterator[Callab
 
 def _copy(source: Path, target: Path) -> None:
     def copied(one: str, other: str) -> None:
-        # Nobody writes into weights.
+        # Weights can be linked because nothing writes to them in place.
         (os.link if one.endswith(".safetensors") else shutil.copyfile)(one, other)
 
     shutil.copytree(source, target, copy_function=copied)
@@ -79,7 +79,7 @@ def test_a_plan_says_why_each_model_stays_and_changes_nothing(project: Project, 
     plan = project.retention().plan()
     (model,) = (one for one in plan.removed if one.what == "model")
     assert model.name == trained["plain"]
-    # Weights with their two names.
+    # Weights with two hard links.
     assert 85_000_000 < model.bytes < 87_000_000
     why = {one.model: one.why for one in plan.kept}
     assert why.keys() == {trained[name] for name in trained if name != "plain"}
@@ -106,7 +106,7 @@ def test_what_a_removed_model_had_is_gone(project: Project, trained: Runs, resto
 
 
 def assert_removed(project: Project, trained: Runs) -> None:
-    """The plain model is gone with all that it had, and all others are whole."""
+    """The plain model is removed with everything that belongs to it; all others are complete."""
     kept = {run_id for name, run_id in trained.items() if name != "plain"}
     assert project.models() == project.records() == project.pages() == kept
     assert not list((project.data / "reports").rglob(f"{trained['plain']}.html"))
@@ -117,7 +117,7 @@ def assert_removed(project: Project, trained: Runs) -> None:
     with closing(sqlite3.connect(project.data / "mlflow" / "mlflow.db")) as database:
         runs = {row[0] for row in database.execute("SELECT run_uuid FROM runs")}
         parents = dict(database.execute("SELECT run_uuid, value FROM tags WHERE key = 'mlflow.parentRunId'"))
-        # Evaluations are children of the runs of their models.
+        # Evaluations are children of their model's run.
         assert runs - parents.keys() == mlflow_runs
         assert set(parents.values()) <= mlflow_runs
         (count,) = database.execute("SELECT count(*) FROM logged_models").fetchone()
@@ -132,7 +132,7 @@ def assert_removed(project: Project, trained: Runs) -> None:
 
 
 def assert_nothing_dangles(project: Project) -> None:
-    """What records name is there."""
+    """Everything that records refer to exists."""
     client, known = MlflowTracking().client(), set()
     for run_id in project.records():
         model = record(project, run_id)
@@ -151,12 +151,12 @@ def assert_nothing_dangles(project: Project) -> None:
 
 
 class Killed(BaseException):
-    """In place of a signal that nobody can handle."""
+    """Stands in for a signal that cannot be handled."""
 
 
 @contextmanager
 def killed_after(project: Project, steps: int) -> Iterator[None]:
-    """The process "ends" once so many things were done to the disk."""
+    """The process "ends" after this number of operations on the disk."""
     left = steps
     storage = project.instance
 

@@ -1,4 +1,4 @@
-"""Trainings that are cancelled in the Dagster UI, and pool slots that a killed one has left."""
+"""Trainings cancelled in the Dagster UI, and pool slots left by a killed one."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,14 +11,14 @@ from lance_pipeline_tests.browser.launcher import HOST, Launcher, await_conditio
 from lance_pipeline_tests.orchestration.trainings import Project, end, read_until, training_project
 from lance_pipeline_tests.processes import processes_of
 
-# What the UI's dialog sends, without and with the tick at "force termination immediately".
+# The UI's dialog sends these, without and with "force termination immediately" ticked.
 SAFE, FORCED = "SAFE_TERMINATE", "MARK_AS_CANCELED_IMMEDIATELY"
 TERMINATE = """
 mutation ($run: String!, $policy: TerminateRunPolicy!) {
   terminateRun(runId: $run, terminatePolicy: $policy) { __typename }
 }
 """
-# So many that a training is not over before it notices what happened to its run.
+# Enough epochs that a training is still running when it notices its run's new status.
 EPOCHS = 12
 
 pytestmark = pytest.mark.filterwarnings("ignore:Using variable_values:DeprecationWarning")  # of dagster_graphql
@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Project:
 
 @pytest.fixture
 def ui(project: Project, monkeypatch: pytest.MonkeyPatch) -> Iterator[Launcher]:
-    """The UIs, with the project's data."""
+    """The UI with the project's data."""
     for name, value in project.shell.variables.items():
         monkeypatch.setenv(name, value)
     with Launcher(project.root / "ui", project.data, project.root / "workspace.yaml") as launcher:
@@ -47,20 +47,20 @@ def launch(ui: Launcher) -> str:
 
 
 def terminate(ui: Launcher, run_id: str, policy: str) -> str:
-    """What the UI is told of it."""
+    """Terminate the run as the UI does; returns the type of the response."""
     answer = DagsterGraphQLClient(HOST, ui.port)._execute(TERMINATE, {"run": run_id, "policy": policy})
     return answer["terminateRun"]["__typename"]
 
 
 def run_processes(project: Project) -> set[int]:
-    """The living processes but for multiprocessing's tracker, which the UI keeps from its first run on."""
+    """The living processes except multiprocessing's tracker, which the UI keeps after its first run."""
     return {number for number, command in processes_of(project.data).items() if "resource_tracker" not in command}
 
 
 def test_a_cancelled_training_goes_on(project: Project, ui: Launcher):
     servers = run_processes(project)
     assert ui.process.pid in servers
-    # The UI need not wait for the place in the pool that a killed one has left.
+    # With one slot, this also shows that the UI's run does not wait for the slot of a killed run.
     with project.instance() as instance:
         instance.event_log_storage.set_concurrency_slots(POOL, 1)
     process = project.start("resnet34")
@@ -77,7 +77,7 @@ def test_a_cancelled_training_goes_on(project: Project, ui: Launcher):
     assert terminate(ui, launched, SAFE) == "TerminateRunSuccess"
     await_end(1)
 
-    # Of a run from a shell the UI can change the status only; asked to be safe, it says that this is not enough.
+    # For a run started in a shell the UI can only change the status; with the safe policy it reports a failure.
     for number, (policy, answer) in enumerate([(FORCED, "TerminateRunSuccess"), (SAFE, "TerminateRunFailure")], 2):
         process = project.start("resnet34")
         output = read_until(process, rf"Epoch \d+/{EPOCHS}:")
@@ -94,7 +94,7 @@ def test_a_cancelled_training_goes_on(project: Project, ui: Launcher):
 
 
 def test_the_pool_slot_of_a_killed_training_is_free_again(tmp_path: Path):
-    """With nothing running that could free it but the next run itself, also where its run was ended in the UI."""
+    """Only the next run itself can free the slot, even where the killed run was ended in the UI."""
     project = training_project(tmp_path, epochs=2)
     with project.instance() as instance:
         storage = instance.event_log_storage

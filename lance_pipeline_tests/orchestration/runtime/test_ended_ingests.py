@@ -1,4 +1,4 @@
-"""An ingest that nobody waits for any more, or whose run was ended, ends too; the next one makes up for it."""
+"""An ingest ends when its executor is lost or its run was ended; the next ingest makes up for it."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def test_an_ingest_ends_with_its_run(
     shutil.copyfile(folder / "000.png", folder / f"{status}.png")
     uri = str(project.data / "lance" / "flowers_train.lance")
     rows = len(LanceSplit(uri))
-    # By itself it would never end.
+    # While the table is locked, the ingest cannot end by itself.
     with locked([uri]):
         process = project.start("raw_images", "lance_train")
         read_until(process, "Waiting for another ingest")

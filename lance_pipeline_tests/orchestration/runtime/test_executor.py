@@ -1,4 +1,4 @@
-"""What the steps of a run find loaded when they begin."""
+"""The modules that are loaded when the steps of a run begin."""
 
 from pathlib import Path
 
@@ -8,9 +8,9 @@ from lance_pipeline.orchestration.runtime.executor import _PRELOADED, PRELOAD_TA
 from lance_pipeline_tests.conftest import new_shell
 from lance_pipeline_tests.orchestration.conftest import Graph
 
-# They start threads when they are imported or used, and a fork has none of them.
+# These start threads on import or use, and threads do not survive a fork.
 UNSAFE = {"lance", "ray"}
-# Imports nothing but the executor, and so tells what the fork server has imported.
+# Imports only the executor, and so shows what the fork server has imported.
 PROBE = """
 import sys
 

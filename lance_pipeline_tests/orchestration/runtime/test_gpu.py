@@ -1,4 +1,4 @@
-"""The resource `gpu`: which device, in which precision, and one training at a time on it."""
+"""The resource `gpu`: device, precision, and exclusive use by one training at a time."""
 
 import os
 import subprocess
@@ -18,7 +18,7 @@ from lance_pipeline.orchestration.resources import (
 )
 from lance_pipeline.orchestration.runtime.gpu import GpuResource
 
-# An asset that trains on the CPU, materialized in a process of its own.
+# An asset that trains on the CPU, materialized in a separate process.
 RUN = """
 import dagster as dg
 from lance_pipeline.orchestration.runtime.gpu import GpuResource
@@ -34,7 +34,7 @@ dg.materialize([resnet34], resources={"gpu": GpuResource(device="cpu")})
 
 @pytest.fixture(autouse=True)
 def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A host of its own, for these tests and their processes."""
+    """A separate runtime folder, so that these tests and their processes see no other locks."""
     monkeypatch.setenv("XDG_RUNTIME_DIR", str(tmp_path))
 
 
@@ -114,7 +114,7 @@ def test_without_exclusive_nothing_is_waited_for(monkeypatch: pytest.MonkeyPatch
         shared.hold("meadow/resnet34", devices="cpu", on_wait=unasked) as other,
     ):
         assert one == other
-    # And nobody waits for one that waits for nobody.
+    # A training with `exclusive` does not wait for one without it.
     with (
         shared.hold("flowers/resnet34", devices="cpu", on_wait=unasked),
         GpuResource(device="cpu").hold("digits/resnet34", on_wait=unasked),

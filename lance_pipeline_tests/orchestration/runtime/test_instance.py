@@ -1,4 +1,4 @@
-"""The folder of Dagster's instance: which one, made where it is missing, and named where it cannot be."""
+"""The folder of Dagster's instance: which one is used, created if missing, and named in errors."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ HOME, DATA = "DAGSTER_HOME", "LANCE_PIPELINE_DATA"
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "parent" / "data"
     monkeypatch.setenv(DATA, str(folder))
-    # Set back afterwards, as what is tested sets it.
+    # Registers the variable, which the tested code sets, to be restored afterwards.
     monkeypatch.setenv(HOME, "")
     return folder
 
@@ -84,7 +84,7 @@ def test_a_file_in_the_way_is_named(data: Path, tmp_path: Path, monkeypatch: pyt
 def test_a_folder_of_somebody_elses_is_named(shell: Shell, mode: int):
     (parent := shell.data.parent / "parent").mkdir()
     parent.chmod(mode)
-    # Root may write everywhere, unless it gives that up.
+    # Root can write everywhere, unless it drops that capability.
     drop = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search"] if os.getuid() == 0 else []
     command = [*drop, sys.executable, "-m", "lance_pipeline", "summary", "digits"]
     variables = {DATA: str(parent / "data"), HOME: ""}

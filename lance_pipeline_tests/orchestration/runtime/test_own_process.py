@@ -1,4 +1,4 @@
-"""What the processes of the pipeline write, and how."""
+"""Output of the pipeline's own processes: file modes, logs and warnings."""
 
 import os
 import subprocess
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 QUIET = ("PYTHONWARNINGS", "MLFLOW_LOGGING_LEVEL")
-# A process of ours, in which libraries log and fail.
+# One of the pipeline's processes, in which libraries log and fail.
 PROCESS = """
 import logging, os, sys, threading
 from lance_pipeline.orchestration.runtime.own_process import keep_to_the_user
@@ -91,5 +91,5 @@ def test_warnings_of_libraries_are_for_those_who_ask(options: tuple[str, ...], s
     command = [sys.executable, *options, "-c", WARNING]
     finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert ("of a library" in finished.stderr) == shown
-    # What a child is given by an option of its parent's is not ours to decide.
+    # With an option of the parent, the child's warnings are outside this package's control.
     assert shown or finished.stderr == ""

@@ -1,4 +1,4 @@
-"""A training that is killed, terminated or interrupted in a real shell, and materialized again."""
+"""A training that is killed, terminated or interrupted in a real shell, then materialized again."""
 
 import re
 
@@ -10,7 +10,7 @@ from lance_pipeline_tests.orchestration.trainings import EPOCHS, Project, end, r
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """With its splits and one model, of a training that nothing has interrupted."""
+    """A project with splits and one model from an uninterrupted training."""
     project = training_project(tmp_path_factory.mktemp("project"))
     project.materialize("resnet34")
     return project
@@ -18,7 +18,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="module")
 def expected(project: Project) -> tuple[str, dict[str, list[tuple[int, float]]]]:
-    """The digest of that model's weights, and its series."""
+    """The digest of that model's weights, and its metrics."""
     model = project.model()
     return model.sha256, project.series(model.mlflow_run_id)
 
@@ -43,7 +43,7 @@ def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str)
         line = r"Saved after epoch (\d) of 4.*\. To go on: dagster asset materialize -m small.definitions --select "
         assert re.match(f"{line}flowers/resnet34$", told.splitlines()[-1]), told
     assert project.processes() == set()
-    # Who is killed can tell nobody.
+    # A killed process cannot report its end.
     assert project.mlflow_statuses()[0] == ("RUNNING" if how == "SIGKILL to the group" else "KILLED")
 
     output = project.materialize("resnet34")
@@ -83,12 +83,12 @@ def test_what_makes_a_training_begin_anew_is_told(project: Project, expected):
     assert "Starting from scratch: recipe.epochs was 4 and is 1" in project.materialize("resnet34")
     assert project.mlflow_statuses()[:2] == ["FINISHED", "KILLED"]
 
-    # With the recipe of then the interrupted one is still there.
+    # Back at the old recipe, the interrupted training can still resume.
     project.defs.write_text(project.defs.read_text().replace("epochs: 1", f"epochs: {EPOCHS}"))
     assert "Resuming training" in project.materialize("resnet34")
     assert project.model().sha256 == expected[0]
     assert project.mlflow_statuses()[:2] == ["FINISHED", "FINISHED"]
-    # And the other one has ended, though another was the last to.
+    # The other training still counts as ended, although it was not the last one to end.
     project.defs.write_text(project.defs.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
     assert "Starting from scratch: the last training has ended" in project.materialize("resnet34")
     fresh = '{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}'

@@ -1,4 +1,4 @@
-"""What a person sees in the terminal of a run."""
+"""Output in the terminal of a run."""
 
 import sys
 
@@ -39,7 +39,7 @@ def test_dagster_is_shown_the_message_of_an_interruption_alone():
     except dg.DagsterExecutionInterruptedError:
         shown = serializable_error_info_from_exc_info(sys.exc_info())
     assert shown.to_string() == "stopped: SIGINT"
-    # By which the executor knows it.
+    # The executor recognizes the interruption by this class name.
     assert shown.cls_name == "DagsterExecutionInterruptedError"
 
 

@@ -1,4 +1,4 @@
-"""Two trainings that are started at once, as two people would, and want the same thing."""
+"""Two trainings started at once, as by two users, that want the same device."""
 
 import os
 import shutil
@@ -14,13 +14,13 @@ from lance_pipeline_tests.browser.launcher import await_condition
 from lance_pipeline_tests.orchestration.trainings import Project, training_project
 from lance_pipeline_tests.processes import processor_seconds
 
-# So many that the first one is still at it while the second one waits, however the two begin.
+# Enough epochs that the first training is still running while the second waits, whatever their start times.
 EPOCHS = 8
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """With a second data set, `meadow`, of the same images."""
+    """A project with a second data set, `meadow`, of the same images."""
     project = training_project(tmp_path_factory.mktemp("project"), EPOCHS)
     project.defs.write_text(project.defs.read_text() + "  device: cpu\n")
     shutil.copytree(project.defs.parent, project.defs.parent.with_name("meadow"))
@@ -29,7 +29,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 def waits(project: Project, run_id: str) -> list[tuple[str, int]]:
-    """What the run has told of its waiting in observations, each with the step's process."""
+    """The observations in which the run reported waiting, each with the process id of the step."""
     found = []
     with project.instance() as instance:
         for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.ASSET_OBSERVATION):
@@ -63,12 +63,12 @@ def test_the_second_sleeps_and_says_for_whom(project: Project, other: str, wante
     used = processor_seconds(step)
     time.sleep(2)
     assert processor_seconds(step) - used < 0.5
-    # Or this would have measured its training.
+    # Otherwise this would have measured training rather than waiting.
     assert "Training on cpu" not in project.log(second)
 
     outputs = [process.communicate(timeout=200)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    # Nothing more was told of waiting.
+    # Waiting was not reported again.
     assert of_runs() == told
     assert project.dagster_statuses()[:2] == ["SUCCESS"] * 2
 
@@ -87,7 +87,7 @@ def test_two_run_side_by_side_where_they_may(project: Project, variable: str):
 
     try:
         await_condition(lambda: len(training()) == 2, 200, "both train")
-        # Each has begun while the other was at it.
+        # Each has started while the other was running.
         assert [process.poll() for process in processes] == [None, None]
         assert [waits(sharing, run) for run in training()] == [[], []]
         if name == "LANCE_PIPELINE_THREADS":

@@ -1,4 +1,4 @@
-"""The code that MLflow keeps beside the weights."""
+"""The code that MLflow stores beside the weights."""
 
 from pathlib import Path
 from types import SimpleNamespace

@@ -1,4 +1,4 @@
-"""A training whose MLflow server is stopped and started again."""
+"""A training whose MLflow server stops and starts again."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -35,7 +35,7 @@ def steps(client: MlflowClient, run_id: str, name: str) -> list[int]:
 
 
 def assert_all_told(project: Project, server: MlflowServer) -> None:
-    """One run, that has ended, with one point for each epoch, the model, and the load of the system."""
+    """MLflow has one ended run, with one point for each epoch, the model, and the system load."""
     client = MlflowClient(server.uri)
     (run,) = client.search_runs(["1"])
     assert run.info.status == "FINISHED"
@@ -57,7 +57,7 @@ def test_lost_in_the_middle(project: Project, server: MlflowServer, leave: str, 
     process = project.start("resnet34")
     read_until(process, r"Epoch 1/4:")
     getattr(server, leave)()
-    # However fast the training is: it is not over before MLflow has all.
+    # Even a fast training cannot end before MLflow has everything.
     read_until(process, "metrics will be uploaded later")
     getattr(server, return_)()
     output, _ = process.communicate(timeout=200)

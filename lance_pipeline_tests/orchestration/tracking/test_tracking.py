@@ -1,4 +1,4 @@
-"""What MLflow holds of a training, and what becomes of a training whose MLflow is away."""
+"""MLflow's content after a training, and training while MLflow is unreachable."""
 
 import json
 import sqlite3
@@ -107,7 +107,7 @@ def test_the_evaluations_are_the_logged_models(finished_graph: Graph):
         assert {one.dataset_digest for one in logged.metrics or [] if one.dataset_name == f"tiny_{split}"} == {
             digests[f"tiny_{split}"]
         }
-    # Charts of the training have a point for each epoch.
+    # Charts of the training have one point for each epoch.
     for name in run.data.metrics:
         if not name.startswith("system/"):
             assert [one.step for one in client.get_metric_history(run.info.run_id, name)] == [1, 2], name
@@ -147,7 +147,7 @@ def test_no_two_runs_have_one_number(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with ThreadPoolExecutor(4) as beside:
         names = list(beside.map(opened, range(8)))
     assert sorted(names) == [f"tiny-{number:04d}" for number in range(1, 9)]
-    # One that goes on keeps its name, and one that was removed gives its own to nobody.
+    # A resumed run keeps its name, and the name of a removed run is not reused.
     client = tracking.client()
     run = tracking.open_training("tiny", {TRAINING_TAG: "3"})
     assert run.name == names[3]
@@ -163,7 +163,7 @@ def test_two_hosts_that_take_one_number_of_a_server_both_see_it(tmp_path: Path, 
     monkeypatch.setenv("LANCE_PIPELINE_DATA", str(tmp_path / "data"))
     tracking = MlflowTracking()
     first = tracking.open_training("tiny", {TRAINING_TAG: "a"})
-    # As another host does, between reading the number and writing it.
+    # Simulates another host, between reading the number and writing it.
     first.client.set_experiment_tag(first.experiment_id, NUMBER_TAG, "0")
     second = tracking.open_training("tiny", {TRAINING_TAG: "b"})
     assert {first.name, second.name} == {"tiny-0001", "tiny-0002"}
@@ -175,7 +175,7 @@ def test_the_page_has_the_recipe_that_was_used(finished_graph: Graph):
     expected = {"epochs": 2, "batch_size": 4, "learning_rate": 0.05, "image_size": 32, "crop_padding": 0}
     assert {name: recipe[name] for name in expected} == expected
     assert recipe["mean"] == pytest.approx(card.mean, abs=1e-4)
-    # Not that of today's YAML, which may be another.
+    # The recipe is not in the definitions, which may have changed since.
     (model,) = (asset for asset in finished_graph.assets if dg.AssetKey(["tiny", "resnet34"]) in asset.keys)
     assert "recipe" not in model.metadata_by_key[dg.AssetKey(["tiny", "resnet34"])]
 
@@ -190,9 +190,9 @@ FORMATS = {"", ".json", ".py", ".safetensors", ".txt", ".yaml"}
 
 
 def _load(model_uri: str) -> PyFuncModel:
-    """The model, as somebody loads it who has nothing but MLflow."""
+    """Load the model as a user who has only MLflow."""
     with pytest.MonkeyPatch.context() as patch:
-        # MLflow sets the variable too, which is to be gone afterwards.
+        # MLflow sets this variable too; patching it here restores it afterwards.
         patch.setenv("MLFLOW_TRACKING_URI", address := MlflowTracking().address.full())
         mlflow.set_tracking_uri(address)
         return load_from_mlflow(model_uri)
@@ -229,7 +229,7 @@ def test_the_logged_model_has_the_example_and_the_figures_of_its_epoch(finished_
     assert outputs is not None
     assert [(one.model_id, one.step) for one in outputs.model_outputs] == [(model.model_id, record.best_epoch)]
     folder = Path(model.artifact_location.removeprefix("file://"))
-    # Nothing that would have to be unpickled.
+    # No file needs unpickling.
     assert {path.name for path in (folder / "artifacts").iterdir()} == {"model.json", "model.safetensors"}
     assert {path.suffix for path in folder.rglob("*") if path.is_file()} <= FORMATS
     example = json.loads((folder / "input_example.json").read_text())
@@ -273,7 +273,7 @@ def test_an_experiment_that_was_deleted_is_named(graph: Graph):
 
 def test_a_run_that_was_opened_twice_does_not_count_as_running(graph: Graph):
     assert graph.materialize("raw_images", "lance_train", "lance_val").success
-    # As a server does that has made the run, but whose answer was lost.
+    # Simulates a server that created the run but whose response was lost.
     tracking, place = MlflowTracking(), {"checkpoint_folder": "host:/folder"}
     first, second = (tracking.open_training("tiny", {TRAINING_TAG: name, **place}) for name in ("a", "b"))
     assert first.run_id != second.run_id
@@ -283,7 +283,7 @@ def test_a_run_that_was_opened_twice_does_not_count_as_running(graph: Graph):
 
 @contextmanager
 def without(table: str, database: Path) -> Iterator[None]:
-    """Within, MLflow's database refuses all that needs this table; at once, as a lock would not."""
+    """Within the context, MLflow's database rejects everything that needs this table, at once and without locks."""
     with closing(sqlite3.connect(database)) as connection:
         connection.execute(f"ALTER TABLE {table} RENAME TO away")
         yield
@@ -310,13 +310,13 @@ def test_no_point_of_the_systems_load_is_doubled(
     run.end("KILLED")
 
     run = opened()
-    # Where MLflow cannot tell how far it had come.
+    # MLflow cannot report the run's latest step.
     with without("latest_metrics", database), pytest.raises(MlflowException, match="no such table"):
         run.watch_system()
     run.watch_system()
     told = len(steps())
     await_condition(lambda: len(steps()) > told, 30, "points of the training that goes on")
-    # Where it answers, and takes no points.
+    # MLflow responds but rejects points.
     with without("metrics", database):
         await_condition(lambda: "Failed to log system metrics" in caplog.text, 60, "a point is refused")
     told = len(steps())
@@ -326,7 +326,7 @@ def test_no_point_of_the_systems_load_is_doubled(
 
 
 def test_the_evaluation_has_the_precision_of_the_recipe(graph: Graph, monkeypatch: pytest.MonkeyPatch):
-    # The CPU takes no bf16: only who asks for it fails.
+    # The CPU does not support bf16, so only a step that asks for it fails.
     monkeypatch.setenv("LANCE_PIPELINE_PRECISION", "bf16")
     graph.attributes["recipe"] = RECIPE | {"precision": "fp32"}
     assert graph.materialize().success
@@ -335,7 +335,7 @@ def test_the_evaluation_has_the_precision_of_the_recipe(graph: Graph, monkeypatc
 def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://somebody:s3cret@127.0.0.1:9")
     tracking = MlflowTracking()
-    # Dagster shows and stores configuration.
+    # Dagster would show and store this configuration.
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI") as refusal:
         MlflowTracking(tracking_uri="http://somebody:s3cret@127.0.0.1:9")
     assert "s3cret" not in str(refusal.value)

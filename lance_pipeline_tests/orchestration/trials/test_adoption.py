@@ -1,4 +1,4 @@
-"""A trial's settings in a ``defs.yaml`` that people have written."""
+"""Adopting a trial's settings into a hand-written ``defs.yaml``."""
 
 import os
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_comments_and_order_stay(text: str):
     after = edited(text, "flowers", "flowers", SETTINGS)
     assert list(yaml.safe_load_all(after)) == wanted(text, SETTINGS)
     assert comments(after) == comments(text)
-    # A line that has nothing of it is as it was, in its place.
+    # Unaffected lines are unchanged and in place.
     changed = ("epochs", "mixup", "image_size", "recipe", "attributes: {source", "flip: false  # digits")
     untouched = [line for line in text.splitlines(keepends=True) if not any(word in line for word in changed)]
     left = after.splitlines(keepends=True)

@@ -1,4 +1,4 @@
-"""Trials on a real instance, and what they leave alone."""
+"""Trials on a real instance, and the state that they must not change."""
 
 import os
 import signal
@@ -38,14 +38,14 @@ def lines(graph: Graph) -> list[str]:
 
 @pytest.fixture
 def later_version(finished_graph: Graph) -> int:
-    """A version of the train split that no asset knows."""
+    """A version of the train split that no asset refers to."""
     table = lance.dataset(finished_graph.record("lance_train", Split).data.uri)
     table.update_metadata({"touched": "yes"})
     return table.latest_version
 
 
 def state(graph: Graph) -> dict[str, Any]:
-    """All that a trial must not change."""
+    """Everything that a trial must not change."""
     data = Path(default_resources()["lance_store"].datasets_root).parent
     assets = [key for asset in graph.assets for key in asset.keys]
     context = LoadingContextForTest(graph.instance)
@@ -94,7 +94,7 @@ def test_an_experiment_is_in_mlflow_only(finished_graph: Graph, later_version: i
     assert "(2 seeds)" in row
     assert "make ui" in hint
 
-    # What was trained is not trained again.
+    # A finished trial is not trained again.
     runs = len(MlflowTracking().client().search_runs([found[0][0].experiment_id]))
     assert try_(finished_graph, settings={"recipe.epochs": 1, "recipe.flip": True}).success
     assert len(MlflowTracking().client().search_runs([found[0][0].experiment_id])) == runs
@@ -152,7 +152,7 @@ def test_a_trial_that_was_stopped_resumes_with_its_run_and_number(tmp_path: Path
     command = ("lance_pipeline", "try", "flowers", "recipe.epochs=5", "-m", "small.definitions")
     process = project.shell.start(*command)
     read_until(process, "Epoch 2/5")
-    # As from a terminal.
+    # Ctrl-C in a terminal signals the whole process group.
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=120)
     assert process.returncode != 0

@@ -1,4 +1,4 @@
-"""Which trials of a search are stopped early."""
+"""The rule that stops trials of a search early."""
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +16,7 @@ def test_what_is_below_the_median_falls_behind():
 
 
 def test_epochs_are_compared_by_their_share():
-    # After 2 of 6 epochs, as the others after 1 of 3.
+    # 2 of 6 epochs compare with 1 of 3 of the others.
     assert not falls_behind(course([0.1, 0.46], 6), [GOOD, FAIR])
     assert falls_behind(course([0.1, 0.44], 6), [GOOD, FAIR])
 

@@ -1,4 +1,4 @@
-"""What the words of a command line and a run's configuration say of trials."""
+"""Parsing the settings of trials from a command line and from a run's configuration."""
 
 from typing import Any
 

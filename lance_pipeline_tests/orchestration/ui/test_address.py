@@ -1,4 +1,4 @@
-"""How the terminal finds the UI."""
+"""How terminal commands find the UI."""
 
 import multiprocessing
 import os
