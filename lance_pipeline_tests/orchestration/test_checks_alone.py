@@ -13,8 +13,8 @@ from lance_pipeline.orchestration.records import Split
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.quality.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.image_folders import class_image
+from lance_pipeline_tests.orchestration.check_results import DATA, check_of, latest_check, runs_of
 from lance_pipeline_tests.orchestration.conftest import Graph
-from lance_pipeline_tests.orchestration.test_split_checks import DATA, check_of, latest_check, runs_of
 
 ALL = {check.name for check in SPLIT_CHECKS}
 

@@ -7,8 +7,8 @@ from PIL import Image
 
 from lance_pipeline.orchestration.record_io import RecordIOManager
 from lance_pipeline.orchestration.records import Metrics, Model
+from lance_pipeline_tests.orchestration.check_results import latest_check
 from lance_pipeline_tests.orchestration.conftest import RECIPE, Graph
-from lance_pipeline_tests.orchestration.test_split_checks import latest_check
 
 
 def evaluation(graph: Graph, asset: str, check: str) -> dg.AssetCheckEvaluation:

@@ -9,8 +9,8 @@ import pytest
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.plugins import load_plugins
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline_tests.orchestration.check_results import check_of
 from lance_pipeline_tests.orchestration.conftest import Graph
-from lance_pipeline_tests.orchestration.test_split_checks import check_of
 
 OWN = """\
 import numpy as np, pyarrow.compute as pc

@@ -1,7 +1,5 @@
 """The checks of the splits, each on a folder with the fault that it should find."""
 
-import base64
-import io
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,20 +8,28 @@ from typing import Any
 import dagster as dg
 import lance
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-from lance_pipeline.display import percent
 from lance_pipeline.orchestration.records import Split
 from lance_pipeline.quality.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.image_folders import class_image, write_image_folder
+from lance_pipeline_tests.orchestration.check_results import DATA, (
+    SPLITS,
+    assert_images,
+    check_of,
+    failed_checks,
+    full_list,
+    images_of,
+    latest_check,
+    numbers_of,
+    pairs_of,
+    runs_of,
+)
 from lance_pipeline_tests.orchestration.conftest import Graph, failure_of
 
-SPLITS = ("train", "val", "test")
 # Exactly as many as `min_images_per_class` requires.
 CLEAN = {split: {"cat": 10, "dog": 10} for split in SPLITS}
-DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 BLOCKING = {"counts_reconcile", "schema", "same_classes"}
 
 
@@ -32,69 +38,6 @@ def clean(graph: Graph) -> Graph:
     """A graph on images that pass every check."""
     write_image_folder(graph.images, CLEAN)
     return graph
-
-
-def latest_check(graph: Graph, asset: str, check: str) -> dg.AssetCheckEvaluation | None:
-    """The latest evaluation of a check on the asset's page, if it ever ran."""
-    key = dg.AssetCheckKey(dg.AssetKey(["tiny", asset]), check)
-    record = graph.instance.event_log_storage.get_latest_asset_check_execution_by_key([key]).get(key)
-    if record is None or record.event is None or record.event.dagster_event is None:
-        return None
-    return record.event.dagster_event.asset_check_evaluation_data
-
-
-def check_of(graph: Graph, split: str, check: str) -> dg.AssetCheckEvaluation:
-    evaluation = latest_check(graph, f"lance_{split}", check)
-    assert evaluation is not None, f"{check} of {split} never ran"
-    return evaluation
-
-
-def failed_checks(graph: Graph) -> set[tuple[str, str]]:
-    """The failed checks by split and name, after asserting that all checks ran."""
-    names = [(split, check.name) for split in SPLITS for check in SPLIT_CHECKS]
-    return {(split, name) for split, name in names if not check_of(graph, split, name).passed}
-
-
-def numbers_of(evaluation: dg.AssetCheckEvaluation) -> dict[str, Any]:
-    return {name: value.value for name, value in evaluation.metadata.items() if name not in ("full_list", "examples")}
-
-
-def full_list(graph: Graph, split: str, check: str) -> pd.DataFrame:
-    """The list that the page of a check links to."""
-    path = check_of(graph, split, check).metadata["full_list"].value
-    assert isinstance(path, str)
-    assert Path(path).name == f"{split}_{check}.csv"
-    return pd.read_csv(path, dtype={"label": str}, keep_default_na=False)
-
-
-def images_of(table: pd.DataFrame) -> list[str]:
-    """The faulty images, as ``<split>/<label>/<file>``."""
-    assert table["label"].tolist() == [path.split("/")[0] for path in table["path"]]
-    return [f"{split}/{path}" for split, path in zip(table["split"], table["path"], strict=True)]
-
-
-def pairs_of(table: pd.DataFrame) -> list[tuple[str, str]]:
-    """The faulty images, each with the other one of its pair."""
-    assert table["other_label"].tolist() == [path.split("/")[0] for path in table["other_path"]]
-    others = [f"{split}/{path}" for split, path in zip(table["other_split"], table["other_path"], strict=True)]
-    return list(zip(images_of(table), others, strict=True))
-
-
-def assert_images(graph: Graph, split: str, check: str, count: int, total: int) -> None:
-    """The check warns about this number of images and shows some of them on its page."""
-    evaluation = check_of(graph, split, check)
-    assert not evaluation.passed
-    assert evaluation.severity == dg.AssetCheckSeverity.WARN
-    numbers = numbers_of(evaluation)
-    assert numbers["images"] == count
-    assert numbers["share"] == percent(count / total)
-    assert len(full_list(graph, split, check)) == count
-    text = evaluation.metadata["examples"].value
-    assert isinstance(text, str)
-    begin = "![picture](data:image/jpeg;base64,"
-    assert text.startswith(begin)
-    with Image.open(io.BytesIO(base64.b64decode(text.removeprefix(begin).removesuffix(")")))) as sheet:
-        assert min(sheet.size) > 100
 
 
 def copy_as(source: Path, target: Path, **how: Any) -> None:
@@ -116,12 +59,6 @@ def add_images(folder: Path, count: int) -> None:
     rng = np.random.default_rng(1)
     for number in range(count):
         class_image(0, rng).save(folder / f"more{number}.png")
-
-
-def runs_of(graph: Graph) -> dict[str, str | None]:
-    """The run of each asset's latest materialization."""
-    events = {name: graph.instance.get_latest_materialization_event(dg.AssetKey(["tiny", name])) for name in DATA}
-    return {name: event.run_id if event else None for name, event in events.items()}
 
 
 def test_clean_folder_passes_every_check(clean: Graph):

@@ -10,8 +10,8 @@ from PIL import Image
 from lance_pipeline.images import LanceSplit
 from lance_pipeline.orchestration.records import Model
 from lance_pipeline.training.weights import CARD_FILE, load_model
+from lance_pipeline_tests.orchestration.check_results import check_of, full_list, images_of
 from lance_pipeline_tests.orchestration.conftest import Graph
-from lance_pipeline_tests.orchestration.test_split_checks import check_of, full_list, images_of
 
 DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 
