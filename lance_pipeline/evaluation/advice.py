@@ -1,4 +1,4 @@
-"""Whether a model is any good, as far as its own figures tell, and what to try where it is not."""
+"""Judging a model by its own figures, and advice on what to try."""
 
 import math
 from collections.abc import Sequence
@@ -7,21 +7,21 @@ from typing import NamedTuple
 from lance_pipeline.training.recipe import Recipe
 
 GAP = 0.1
-"""A model that does so much better on images that it has learned from has learned them by heart."""
+"""The gap between training and validation accuracy beyond which a model has memorized its training images."""
 _RISE = 0.01
 _FALL = 0.02
-# One-sided, 95 %; and two standard errors.
+# The one-sided 95 % quantile, and two standard errors.
 _Z, _TWO = 1.645, 2.0
 _PHOTO_SIZE = 64
 
 
 class Advice(NamedTuple):
-    """The answer to a question about a model.
+    """The outcome of a check of a model.
 
     Attributes:
-        passed: whether all is well.
-        figures: that it was told by; shares are parts of 1.
-        text: one or two sentences: what is the matter, and what to try; "" where all is well.
+        passed: whether the check passed.
+        figures: the figures behind the outcome; shares are from 0 to 1.
+        text: one or two sentences on the problem and what to try; "" if the check passed.
     """
 
     passed: bool
@@ -30,16 +30,16 @@ class Advice(NamedTuple):
 
 
 def beats_guessing(accuracy: float, images: int, commonest: float, recipe: Recipe, image_size: int) -> Advice:
-    """Whether a model does better than naming the commonest class each time, beyond chance.
+    """Whether a model does significantly better than always naming the most common class.
 
     The bound is the normal approximation of the binomial distribution, one-sided at 95 %.
 
     Args:
-        accuracy: of the model.
-        images: on so many images.
-        commonest: the commonest class's share of them.
-        recipe: by which the model was trained.
-        image_size: at which it sees the images, in pixels.
+        accuracy: the accuracy of the model.
+        images: the number of images it was measured on.
+        commonest: the most common class's share of them.
+        recipe: the recipe of the model.
+        image_size: height and width of the images that it sees, in pixels.
     """
     needed = commonest + _Z * math.sqrt(commonest * (1 - commonest) / max(images, 1))
     figures = {"accuracy": accuracy, "commonest_class": commonest, "needed": min(needed, 1.0), "images": images}
@@ -62,13 +62,13 @@ def beats_guessing(accuracy: float, images: int, commonest: float, recipe: Recip
 
 
 def has_converged(accuracies: Sequence[float]) -> Advice:
-    """Whether the validation accuracy no longer rose when the training ended.
+    """Whether the validation accuracy had stopped rising when training ended.
 
-    The last tenth of the epochs, at least one, is compared with the tenth before; it still rises if it is a percentage
-    point above, and its last epoch is the best of all.
+    Compares the mean of the last tenth of the epochs, at least one, with that of the tenth before. The accuracy still
+    rises if it is more than a percentage point higher, and the last epoch is the best of all.
 
     Args:
-        accuracies: on the val split, of each epoch.
+        accuracies: the accuracy on the val split after each epoch.
     """
     tenth = max(len(accuracies) // 10, 1)
     if len(accuracies) < 2 * tenth:
@@ -86,12 +86,12 @@ def has_converged(accuracies: Sequence[float]) -> Advice:
 
 
 def generalizes(train_accuracy: float, val_accuracy: float, recipe: Recipe) -> Advice:
-    """Whether a model does about as well on new images as on those that it has learned from.
+    """Whether a model does about as well on new images as on its training images.
 
     Args:
-        train_accuracy: on images that it has learned from, as they are.
-        val_accuracy: on the val split.
-        recipe: by which it was trained.
+        train_accuracy: the accuracy on training images without augmentation.
+        val_accuracy: the accuracy on the val split.
+        recipe: the recipe of the model.
     """
     gap = train_accuracy - val_accuracy
     figures = {"train_accuracy": train_accuracy, "val_accuracy": val_accuracy, "gap": gap}
@@ -117,13 +117,15 @@ def generalizes(train_accuracy: float, val_accuracy: float, recipe: Recipe) -> A
 
 
 def keeps_up(accuracy: float, images: int, before: float, images_before: int, *, same_split: bool) -> Advice:
-    """Whether a model is not far below the one before it: beyond two points, and two pooled standard errors.
+    """Whether a model is about as good as the previous one.
+
+    It is not if its accuracy is lower by more than two points and more than two pooled standard errors.
 
     Args:
-        accuracy: of the model.
-        images: on so many images.
-        before: the accuracy of the model before.
-        images_before: on so many images.
+        accuracy: the accuracy of the model.
+        images: the number of images it was measured on.
+        before: the accuracy of the previous model.
+        images_before: the number of images that one was measured on.
         same_split: whether both were measured on the same images.
     """
     counts = max(images, 1), max(images_before or images, 1)

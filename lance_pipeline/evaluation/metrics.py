@@ -1,4 +1,4 @@
-"""Classification metrics, by scikit-learn."""
+"""Classification metrics, computed by scikit-learn."""
 
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -12,7 +12,7 @@ from lance_pipeline.evaluation.prediction import Predictions
 
 
 class ClassMetrics(BaseModel):
-    """One class: all from 0 to 1; ``support`` is its number of images."""
+    """Metrics of one class, from 0 to 1; ``support`` is its number of images."""
 
     label: str
     precision: float
@@ -22,14 +22,14 @@ class ClassMetrics(BaseModel):
 
 
 class ClassificationMetrics(BaseModel):
-    """A split's metrics.
+    """The metrics of a split.
 
     Attributes:
         accuracy, macro_f1, loss: as in :class:`lance_pipeline.training.scores.Scores`.
         top5_accuracy: the share of images whose class is among the five most probable.
         per_class: in the order of the class indices; zero where a ratio has no denominator.
         confusion: images by true class (rows) and predicted class (columns).
-        more: figures of metrics that a project has added.
+        more: values of a project's own metrics, by name.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -44,12 +44,12 @@ class ClassificationMetrics(BaseModel):
     more: dict[str, float] = {}
 
     def scalars(self) -> dict[str, float]:
-        """The figures that describe the split as a whole."""
+        """The metrics of the split as a whole."""
         return self.model_dump(include={"accuracy", "top5_accuracy", "macro_f1", "loss"}) | self.more
 
 
 Metric = Callable[[Predictions, Sequence[str]], float]
-"""Takes predictions and the labels in the order of the class indices, gives a figure of the split as a whole."""
+"""Maps predictions and the labels, in the order of the class indices, to one figure for the whole split."""
 
 
 def classification_metrics(
@@ -58,9 +58,9 @@ def classification_metrics(
     """All metrics of one split's predictions.
 
     Args:
-        predictions: of the split.
+        predictions: the predictions for the split.
         classes: the labels in the order of their class indices.
-        more: further metrics, by their names.
+        more: additional metrics, by name.
     """
     labels, predicted = predictions.labels, predictions.predicted
     every_class = np.arange(len(classes))

@@ -1,4 +1,4 @@
-"""The mistakes that a model is most confident of, as stored predictions have them."""
+"""The most confident mistakes of a model, read from stored predictions."""
 
 from typing import NamedTuple
 
@@ -13,26 +13,26 @@ _COLUMNS = ["label", "predicted", "correct", "probabilities"]
 
 
 class Mistake(NamedTuple):
-    """An image that was classified wrongly."""
+    """A misclassified image."""
 
     sample: Sample
     label: str
     predicted: str
     probability: float
-    """Of the predicted class."""
+    """The probability of the predicted class."""
 
 
 def confident_mistakes(uri: str, version: int, split: LanceSplit, count: int) -> list[Mistake]:
     """Up to ``count`` mistakes, the most confident first.
 
     Args:
-        uri: of the predictions, in the order of the split's rows.
-        version: of the predictions.
-        split: the split that they are of, at the version that was evaluated.
-        count: the most mistakes.
+        uri: the dataset of the predictions, in the order of the split's rows.
+        version: the version of the predictions.
+        split: the evaluated split, at the evaluated version.
+        count: the maximum number of mistakes.
 
     Raises:
-        DamagedError: an image is not what was ingested.
+        DamagedError: an image differs from what was ingested.
     """
     parts, start = [], 0
     for batch in open_table(uri, version).to_batches(columns=_COLUMNS):
@@ -56,7 +56,7 @@ def confident_mistakes(uri: str, version: int, split: LanceSplit, count: int) ->
 
 
 def common_confusions(confusion: list[list[int]], classes: list[str], count: int) -> list[tuple[str, str, int]]:
-    """The commonest mistakes: true class, predicted class, and how many images."""
+    """The most common confusions: true class, predicted class, and number of images."""
     counts = np.array(confusion)
     np.fill_diagonal(counts, 0)
     order = np.argsort(-counts, axis=None, kind="stable")[:count]

@@ -8,7 +8,7 @@ from lance_pipeline.evaluation.metrics import ClassificationMetrics
 from lance_pipeline.imaging.pictures import figure_png
 from lance_pipeline.training.history import Epoch
 
-# Past this many classes the numbers and names would run into each other.
+# With more classes, numbers and names would overlap.
 _LEGIBLE = 30
 
 
@@ -46,7 +46,7 @@ def learning_curve(history: list[Epoch], best: Epoch, title: str) -> bytes:
 
 
 def learning_curve_figure(history: list[Epoch], best: Epoch, title: str) -> Figure:
-    """Losses, and accuracy and F1 on validation, over the epochs; the best epoch is marked."""
+    """Losses, validation accuracy and F1 over the epochs; the best epoch is marked."""
     numbers = [epoch.number for epoch in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     losses, scores = figure.subplots(1, 2)

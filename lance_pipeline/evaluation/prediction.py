@@ -1,4 +1,4 @@
-"""The model's predictions for a split, in memory and as a Lance dataset."""
+"""A model's predictions for a split, in memory and as a Lance dataset."""
 
 from dataclasses import dataclass
 
@@ -27,7 +27,7 @@ class Predictions:
     Attributes:
         labels: int64 (n,), the true class indices.
         probabilities: float32 (n, classes).
-        scores: of these predictions.
+        scores: the scores of these predictions.
     """
 
     labels: NDArray[np.int64]
@@ -41,7 +41,7 @@ class Predictions:
 
 
 def evaluation_loader(split: LanceSplit, card: ModelCard, device: Device) -> ImageLoader:
-    """The rows of a split in their order, as the model of the card sees them.
+    """A loader for the rows of a split in stored order, prepared for the card's model.
 
     Raises:
         InputError: the split has labels that the model does not know.
@@ -54,7 +54,7 @@ def evaluation_loader(split: LanceSplit, card: ModelCard, device: Device) -> Ima
         training=False,
         normalize=(card.mean, card.std),
         fit=card.fit,
-        # Seen once, nothing is worth keeping.
+        # Each image is read only once.
         cache=None,
         classes=card.classes,
         device=device.torch_device,
@@ -63,7 +63,7 @@ def evaluation_loader(split: LanceSplit, card: ModelCard, device: Device) -> Ima
 
 
 def predict(model: nn.Module, loader: ImageLoader, device: Device) -> Predictions:
-    """Classify all rows of the loader, which normalises and does not shuffle, in order."""
+    """Classify all rows of the loader, in order; the loader must normalise and not shuffle."""
     model.to(device.torch_device).to(memory_format=torch.channels_last)
     batches, losses = [], []
     for output in outputs(model, loader, device):
@@ -78,7 +78,7 @@ def write_predictions(
 ) -> lance.LanceDataset:
     """Write a new version with columns path, label, predicted, correct and probabilities.
 
-    ``probabilities`` is a list of float32 in the order of ``classes``, which the facts repeat.
+    ``probabilities`` is a list of float32 in the order of ``classes``, which are also stored in the facts.
     """
     names = np.array(classes, dtype=object)
     schema = pa.schema(

@@ -14,9 +14,9 @@ from lance_pipeline.training.device_names import device_names
 from lance_pipeline.training.networks import DEFAULT_NETWORK, NETWORKS
 from lance_pipeline.training.recipe import Recipe, later_defaults
 
-# What Dagster takes as a group and as part of a key, an op's name and a job's name.
+# Valid in Dagster as a group name, and as part of an asset key, an op name and a job name.
 NAME_PATTERN = "[A-Za-z][A-Za-z0-9_]*"
-# By these sources were always told apart, even at their defaults; a later setting counts only where it differs.
+# Always part of a source's identity, even at their defaults; settings added later count only if they differ.
 _ALWAYS_IDENTIFYING = ("folder", "sample", "archive", "url", "checksum", "max_bytes", "max_members")
 _SOME_NETWORKS = "resnet18, resnet50, convnext_tiny, efficientnet_b0 or vit_b_16; docs/training.md has all of them"
 
@@ -67,12 +67,12 @@ class Archive(StrictModel):
     def _known_scheme(cls, url: Address) -> Address:
         from lance_pipeline.sources.download import require_address
 
-        # Such as {{ env.MIRROR }}: checked again once it is filled in.
+        # A template such as {{ env.MIRROR }} is checked after it is filled in.
         if not url.is_template:
             require_address(url)
         return url
 
-    # The last, and thus the first to run: an error quotes what it was given.
+    # Declared last and thus run first: errors quote the value, and an Address shows no secrets.
     @field_validator("url", mode="before")
     @classmethod
     def _address(cls, url: object) -> object:
@@ -113,10 +113,10 @@ class SourceSettings(StrictModel):
         return self
 
     def identity(self) -> str:
-        """What tells sources apart, as JSON; a new setting at its default changes none."""
+        """The settings that distinguish sources, as JSON; a new setting at its default changes none."""
         left_out = later_defaults(self, _ALWAYS_IDENTIFYING)
         if self.archive:
-            # How fast an archive has to come makes no other images of it.
+            # The required download speed does not change the images.
             left_out["archive"] = left_out.get("archive", {}) | {"min_bytes_per_second": True}
         return self.model_dump_json(exclude=left_out)
 
@@ -240,7 +240,7 @@ class Maintenance(StrictModel):
 
     @property
     def has_own_schedule(self) -> bool:
-        """Whether the data set has a schedule beside the one of all data sets."""
+        """Whether the data set has its own schedule besides the one for all data sets."""
         return bool(self.model_fields_set & {"cron", "timezone", "enabled"})
 
 
@@ -284,7 +284,7 @@ class ImageClassifierAttributes(StrictModel):
         default=32,
         ge=8,
         le=1024,
-        # Every network takes it.
+        # A size that every network accepts.
         examples=[224],
         validate_default=True,
         description="Height and width at which the model sees them, in pixels. Some networks have a smallest size, "
@@ -328,9 +328,9 @@ class ImageClassifierAttributes(StrictModel):
     @field_validator("model")
     @classmethod
     def _known_network(cls, model: str) -> str:
-        # Such as {{ env.MODEL }}: checked again once it is filled in.
+        # A template such as {{ env.MODEL }} is checked after it is filled in.
         if model not in NETWORKS and "{{" not in model:
-            # Of one such as `quantized_resnet18` the part that is known.
+            # For a name such as `quantized_resnet18`, the known part of it.
             inside = max((name for name in NETWORKS if name in model), key=len, default=None)
             near = nearest(model, NETWORKS) or inside
             expected = f"did you mean `{near}`" if near else f"expected one such as {_SOME_NETWORKS}"
@@ -354,7 +354,7 @@ class ImageClassifierAttributes(StrictModel):
     @field_validator("device")
     @classmethod
     def _known_devices(cls, device: str | list[str] | None) -> str | list[str] | None:
-        # Names such as {{ env.DEVICE }} are checked again once they are filled in.
+        # Templates such as {{ env.DEVICE }} are checked after they are filled in.
         if device is not None and "{{" not in "".join(device):
             device_names(device)
         return device

@@ -1,4 +1,4 @@
-"""What runs by itself: retraining where it is asked for, and maintenance."""
+"""Jobs and schedules for retraining and maintenance."""
 
 import dagster as dg
 
@@ -7,7 +7,7 @@ from lance_pipeline.orchestration.dataset import MAINTENANCE_GROUP, Dataset
 
 
 def build_retraining(dataset: Dataset) -> dg.Definitions:
-    """The job ``<dataset>_retrain`` over the whole graph, and its schedule of the same name."""
+    """The job ``<dataset>_retrain`` for the whole graph, and, if configured, its schedule."""
     name = f"{dataset.name}_retrain"
     job = dg.define_asset_job(
         name,
@@ -29,7 +29,7 @@ def build_retraining(dataset: Dataset) -> dg.Definitions:
 
 
 def build_maintenance_job() -> dg.Definitions:
-    """The job ``maintenance`` of all data sets, and its schedule; once for a code location, beside its resources."""
+    """The job ``maintenance`` for all data sets and its schedule, once per code location and beside its resources."""
     job = dg.define_asset_job(
         "maintenance",
         selection=dg.AssetSelection.groups(MAINTENANCE_GROUP),
@@ -47,7 +47,7 @@ def build_maintenance_job() -> dg.Definitions:
 
 
 def build_own_maintenance(dataset: Dataset) -> dg.Definitions:
-    """The schedule ``<dataset>_maintenance_schedule``, where the data set asks for one of its own."""
+    """The schedule ``<dataset>_maintenance_schedule``, if the data set configures its own."""
     timing, key = dataset.attributes.maintenance, dataset.key("maintenance")
     if not timing.has_own_schedule:
         return dg.Definitions()

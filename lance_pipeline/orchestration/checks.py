@@ -1,4 +1,4 @@
-"""Checks of an asset that are answered without materializing it, from the version that is there."""
+"""Evaluating the checks of an asset on its existing version, without materializing it."""
 
 from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import TypeVar
@@ -11,16 +11,16 @@ from lance_pipeline.orchestration.records import Record
 
 AnyRecord = TypeVar("AnyRecord", bound=Record)
 Answer = Callable[[AnyRecord, Collection[str]], Iterable[dg.AssetCheckResult]]
-"""Takes the record of a version and the names of checks, and says what each of them finds in that version."""
+"""Takes the record of a version and names of checks; returns the results of these checks for that version."""
 
 
 def selected_checks(context: dg.AssetExecutionContext, key: dg.AssetKey) -> list[str]:
-    """The names of an asset's checks that this run is to evaluate."""
+    """The names of an asset's checks that are selected in this run."""
     return sorted(check.name for check in context.selected_asset_check_keys if check.asset_key == key)
 
 
 def is_asked_alone(context: dg.AssetExecutionContext, key: dg.AssetKey) -> bool:
-    """Whether this run is to evaluate checks of an asset that it does not materialize."""
+    """Whether this run evaluates checks of an asset without materializing it."""
     return bool(selected_checks(context, key)) and key not in context.selected_asset_keys
 
 
@@ -31,17 +31,17 @@ def answers(
     record_type: type[AnyRecord],
     answer: Answer[AnyRecord],
 ) -> Iterator[dg.AssetCheckResult]:
-    """The results of an asset's selected checks, from the version that its latest materialization names.
+    """The results of an asset's selected checks, for the version in its latest materialization.
 
-    Nothing, where the run materializes the asset: its checks belong to the version that is being made. Checks of an
+    Yields nothing if the run materializes the asset, because its checks then belong to the new version. Checks of an
     asset that was never materialized fail and say so.
 
     Args:
-        context: of the step whose op has these checks; the op needs ``can_subset=True``.
-        records: where the asset's record is.
-        key: the asset's.
+        context: the context of the step with these checks; its op needs ``can_subset=True``.
+        records: stores the asset's record.
+        key: the key of the asset.
         record_type: the type of its record.
-        answer: evaluates checks on the version of a record.
+        answer: evaluates checks for the version in a record.
 
     Raises:
         InputError: the version cannot be read.
@@ -56,7 +56,7 @@ def answers(
 
 
 def never_materialized(key: dg.AssetKey, checks: Iterable[dg.AssetCheckKey]) -> Iterator[dg.AssetCheckResult]:
-    """The results of checks that need a version of an asset of which there is none."""
+    """Failed results for checks of an asset that has no version."""
     for check in checks:
         yield dg.AssetCheckResult(
             asset_key=check.asset_key,

@@ -1,4 +1,4 @@
-"""Commands that messages tell people to run."""
+"""Commands that messages recommend."""
 
 import dagster as dg
 
@@ -7,5 +7,5 @@ LIST_COMMAND = f"dagster asset list -m {DEFINITIONS}"
 
 
 def materialize_command(key: dg.AssetKey, module: str = DEFINITIONS) -> str:
-    """The command that materializes one asset of the definitions in a module."""
+    """The command that materializes one asset from the definitions in a module."""
     return f"dagster asset materialize -m {module} --select 'key:\"{key.to_user_string()}\"'"

@@ -25,7 +25,7 @@ from lance_pipeline.storage.redacted_errors import without_secrets
 
 
 class ImageClassifier(dg.Component):
-    """A folder of images to Lance datasets, a trained network and its metrics.
+    """Turns a folder of images into Lance datasets, a trained network and its metrics.
 
     Args:
         attributes: the checked content of the ``defs.yaml``.
@@ -36,20 +36,20 @@ class ImageClassifier(dg.Component):
 
     @classmethod
     def get_model_cls(cls) -> type[BaseModel]:
-        """Dagster checks the YAML against this, and names file, line and key of what is wrong."""
+        """The model that Dagster validates the YAML against; its errors name file, line and key."""
         fail_dg_check()
         return ImageClassifierAttributes
 
     @classmethod
     def load(cls, attributes: BaseModel | None, context: dg.ComponentLoadContext) -> Self:
-        """The component of a ``defs.yaml``."""
+        """Load the component of a ``defs.yaml``."""
         attributes = ImageClassifierAttributes.model_validate(attributes)
         resolution = context.resolution_context.at_path("attributes")
         file = yaml_file(context.path)
-        # Of what Dagster lets pass, such as a key that is given twice.
+        # Mistakes that Dagster accepts, such as a duplicate key.
         if file.is_file() and (lines := mistakes(file)):
             raise InputError(lines)
-        # An error quotes values that were filled in.
+        # Errors quote filled-in values, which may be secret.
         with without_secrets():
             try:
                 return cls(rendered(attributes, resolution.resolve_value))
@@ -57,7 +57,7 @@ class ImageClassifier(dg.Component):
                 raise InputError(attribute_mistakes(file, error)) from error
 
     def build_defs(self, context: dg.ComponentLoadContext) -> dg.Definitions:
-        """Assets, checks, the retraining job and, where asked for, its schedule."""
+        """Assets, checks, the retraining job and, if configured, its schedule."""
         attributes = self.attributes
         plugins = load_plugins(attributes.plugins)
         dataset = Dataset(_name(attributes, context), attributes, context.project_root, plugins)
@@ -77,7 +77,7 @@ class ImageClassifier(dg.Component):
 
 
 def _name(attributes: ImageClassifierAttributes, context: dg.ComponentLoadContext) -> str:
-    """The given name, or the folder's where that can be one."""
+    """The configured name, or else the folder's name if it is valid."""
     name = attributes.name or context.path.name
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputError(

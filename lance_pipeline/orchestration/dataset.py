@@ -1,4 +1,4 @@
-"""One dataset as its assets see it."""
+"""One dataset: the name, attributes and paths that its assets share."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,13 +17,13 @@ from lance_pipeline.training.recipe import Recipe
 
 SPLITS = ("train", "val", "test")
 MAINTENANCE_GROUP = "maintenance"
-"""The group of all data sets' maintenance, so that no run of a data set's graph includes it."""
+"""The group of all data sets' maintenance assets, so that no run of a data set's graph includes them."""
 
 
 def settings_version(code_version: str, *settings: BaseModel | int | str) -> str:
-    """A code version that changes with these settings too: then what they make is stale.
+    """A code version that also changes with these settings, which makes their assets stale.
 
-    Settings that are left at their defaults do not count, so that a new one makes nothing stale.
+    Settings at their defaults do not count, so that a new setting makes nothing stale.
     """
     texts = [one.model_dump_json(exclude_defaults=True) if isinstance(one, BaseModel) else str(one) for one in settings]
     return hashlib.sha256("\n".join([code_version, *texts]).encode()).hexdigest()[:16]
@@ -43,7 +43,7 @@ class Dataset:
         return dg.AssetKey([self.name, asset])
 
     def spec(self, asset: str, description: str, kinds: set[str], code_version: str, **more: Any) -> dg.AssetSpec:
-        """What all of the dataset's assets have in common, with what is this one's own."""
+        """The spec of one of the dataset's assets, with everything that they have in common."""
         about = f"\n\n{self.attributes.description}" if self.attributes.description else ""
         return dg.AssetSpec(
             self.key(asset),
@@ -58,7 +58,7 @@ class Dataset:
 
     @property
     def network(self) -> str:
-        """The name of its network, which is that of the model's asset too."""
+        """The name of the network, which is also the name of the model's asset."""
         return self.attributes.model
 
     @property
@@ -68,7 +68,7 @@ class Dataset:
 
     @property
     def recipe(self) -> Recipe:
-        """The recipe, with the path of a weights file made absolute."""
+        """The recipe, with an absolute path to a weights file."""
         recipe = self.attributes.recipe
         if recipe.weights in ("auto", "none", "imagenet"):
             return recipe
@@ -80,7 +80,7 @@ class Dataset:
         return (*SPLIT_CHECKS, *self.plugins.checks)
 
     def weights_state(self) -> str:
-        """Size and time of a local weights file, so that another file under the same name is noticed."""
+        """Size and time of a local weights file, to detect another file under the same name."""
         path = Path(self.recipe.weights)
         if not path.is_absolute() or not path.is_file():
             return ""

@@ -1,4 +1,4 @@
-"""The storage of the Dagster instance, as `dagster.yaml` names it."""
+"""The storage class of the Dagster instance, named in `dagster.yaml`."""
 
 from typing import TYPE_CHECKING, Self
 
@@ -13,12 +13,12 @@ if TYPE_CHECKING:
     from dagster._serdes import ConfigurableClassData
 
 
-# A run begins with 300 KB of snapshots and events; with less free space none can begin.
+# A run starts by writing 300 KB of snapshots and events, and cannot start with less free space.
 _LEAST = 400_000
 
 
 class ExplainedSqliteStorage(DagsterSqliteStorage):
-    """Dagster's SQLite storage; a full disk or a damaged database is named when it is opened.
+    """Dagster's SQLite storage, with clear errors for a full disk or a damaged database on opening.
 
     Dagster's commands open their instance before they load any code.
     """

@@ -1,4 +1,4 @@
-"""Where Lance datasets, models and all else are kept, as a resource."""
+"""The resource that locates Lance datasets, models and all other files."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +12,7 @@ from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.storage.addresses import Address
 
 TRIALS = ".trials"
-"""The folder, beside the checkpoints of each dataset's training, with those of trials."""
+"""The folder with the checkpoints of trials, beside those of each dataset's training."""
 
 
 class LanceStore(Settled, dg.ConfigurableResource):
@@ -67,7 +67,7 @@ class LanceStore(Settled, dg.ConfigurableResource):
         return folder
 
     def dataset_uri(self, name: str) -> str:
-        """The path or object-store URI of the Lance dataset of that name.
+        """The path or object-store URI of the Lance dataset with this name.
 
         Raises:
             InputError: its folder cannot be written.
@@ -80,21 +80,21 @@ class LanceStore(Settled, dg.ConfigurableResource):
 
     @property
     def datasets_root(self) -> str:
-        """Where the Lance datasets are, whether or not it is there."""
+        """The root of the Lance datasets, which may not exist."""
         return self.datasets or lance_place()
 
     @property
     def reports_root(self) -> Path:
-        """The local folder with a folder of reports for each dataset."""
+        """The local folder that contains a folder of reports for each dataset."""
         return _local_folder(self.reports, "reports")
 
     def reports_folder(self, dataset: str) -> Path:
-        """The local folder of the full lists that checks write."""
+        """The local folder of a dataset's pages and its checks' full lists."""
         return self.reports_root / dataset
 
     @property
     def records_root(self) -> Path:
-        """The local folder with a folder of records for each asset."""
+        """The local folder that contains a folder of records for each asset."""
         return _local_folder(self.records, "dagster/records")
 
     @property
@@ -104,38 +104,38 @@ class LanceStore(Settled, dg.ConfigurableResource):
 
     @property
     def models_root(self) -> Path:
-        """The local folder with a folder of models for each dataset."""
+        """The local folder that contains a folder of models for each dataset."""
         return _local_folder(self.models, "models")
 
     def model_folder(self, dataset: str, run_id: str) -> Path:
-        """The folder for the model of one run; it is made when the model is saved."""
+        """The folder for the model of one run; saving the model creates it."""
         make_folder(self.models_root)
         return self.models_folder(dataset) / run_id
 
     def models_folder(self, dataset: str) -> Path:
-        """The folder with a folder for the model of each run."""
+        """The folder that contains a folder for the model of each run."""
         return self.models_root / dataset
 
     @property
     def checkpoints_root(self) -> Path:
-        """The local folder with a folder of checkpoints for each dataset."""
+        """The local folder that contains a folder of checkpoints for each dataset."""
         return _local_folder(self.checkpoints, "checkpoints")
 
     def checkpoint_folder(self, dataset: str) -> Path:
-        """The folder of the checkpoint of the dataset's training, which may be written."""
+        """The folder for the checkpoint of the dataset's training, created if missing."""
         return make_folder(self.checkpoint_place(dataset))
 
     def checkpoint_place(self, dataset: str) -> Path:
-        """Where that folder is, whether or not it is there."""
+        """The path of that folder, which may not exist."""
         return self.checkpoints_root / dataset
 
     def trials_folder(self, dataset: str) -> Path:
-        """The folder of the checkpoints of the dataset's trials, which may be written."""
+        """The folder for the checkpoints of the dataset's trials, created if missing."""
         return make_folder(self.checkpoint_place(f"{TRIALS}/{dataset}"))
 
     @property
     def downloads_folder(self) -> str:
-        """The folder that keeps downloaded weights."""
+        """The folder of downloaded weights."""
         return str(_local_folder(self.downloads, "models/downloads"))
 
 

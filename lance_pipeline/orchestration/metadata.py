@@ -14,47 +14,47 @@ if TYPE_CHECKING:
 
 
 def shown(metadata: Mapping[str, Any]) -> dict[str, Any]:
-    """The metadata with every plain text as :func:`lance_pipeline.display.printable` shows it.
+    """The metadata with every plain string passed through :func:`lance_pipeline.display.printable`.
 
-    Whatever is made of names passes through here on its way to a page; values with a type of their own are shown by
-    the function that makes them.
+    Everything built from names passes through here on its way to a page; typed values are escaped by the functions
+    that create them.
     """
     return {name: printable(value) if isinstance(value, str) else value for name, value in metadata.items()}
 
 
 def link(url: str) -> dg.UrlMetadataValue | dg.TextMetadataValue:
-    """An address of the web, or a path of the UI's own, that can be clicked; any other, such as a script's, is text."""
+    """A clickable link to a web address or a path within the UI; any other address, such as a script, becomes text."""
     safe = printable(url)
     return dg.MetadataValue.url(safe) if is_web_address(safe) else dg.MetadataValue.text(safe)
 
 
 def is_web_address(address: str) -> bool:
-    """Whether it leads to a page of the web, or of the server that shows it, and runs nothing."""
+    """Whether an address leads to a page on the web or on the current server, and runs no script."""
     return address.startswith(("http://", "https://")) or re.match(r"/(?![/\\])", address) is not None
 
 
 def show_pictures(context: dg.AssetExecutionContext, key: dg.AssetKey, pictures: dict[str, bytes]) -> None:
-    """Put pictures on the page of an asset that this step materializes.
+    """Show pictures on the page of an asset that this step materializes.
 
-    Metadata of a result are written to the event log twice, with the output and with the materialization; these are
-    only with the materialization.
+    Dagster writes the metadata of a result to the event log twice, with the output and with the materialization; these
+    pictures are written only once, with the materialization.
     """
     context.add_asset_metadata({name: picture(data) for name, data in pictures.items()}, key)
 
 
 def picture(data: bytes) -> dg.MarkdownMetadataValue:
-    """PNG or JPEG bytes as a picture in the page; they live in the event log, so keep them small."""
+    """PNG or JPEG bytes as a picture in the page; stored in the event log, so keep it small."""
     return dg.MetadataValue.md(f"![picture]({picture_address(data)})")
 
 
 def picture_address(data: bytes) -> str:
-    """PNG or JPEG bytes as the address of a picture."""
+    """PNG or JPEG bytes as a data URL."""
     kind = "png" if data.startswith(b"\x89PNG") else "jpeg"
     return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def column_schema(schema: "pa.Schema") -> dg.TableSchemaMetadataValue:
-    """An Arrow schema as Dagster shows it, with the descriptions in its fields' metadata."""
+    """An Arrow schema as Dagster metadata, with the descriptions from its fields' metadata."""
     columns = [
         dg.TableColumn(
             field.name,
@@ -68,5 +68,5 @@ def column_schema(schema: "pa.Schema") -> dg.TableSchemaMetadataValue:
 
 
 def table(rows: list[dict[str, Any]]) -> dg.TableMetadataValue:
-    """Rows of equal keys as a table."""
+    """Rows with equal keys as table metadata."""
     return dg.MetadataValue.table([dg.TableRecord(shown(row)) for row in rows])

@@ -1,4 +1,4 @@
-"""Which of a dataset's assets are models: those that are named after a network."""
+"""Finding the models among a dataset's assets: those named after a network."""
 
 import dagster as dg
 
@@ -6,11 +6,11 @@ from lance_pipeline.training.networks import NETWORKS
 
 
 def model_assets(instance: dg.DagsterInstance, dataset: str) -> list[str]:
-    """The networks that a dataset has models of, the latest one first; the one that it is set to may not be among them.
+    """The networks that a dataset has models of, the latest model first; the configured network may be missing.
 
     Args:
-        instance: Dagster's.
-        dataset: its name.
+        instance: the Dagster instance.
+        dataset: the name of the dataset.
     """
     made: dict[str, float] = {}
     for name in {key.path[-1] for key in instance.get_asset_keys(prefix=[dataset])} & NETWORKS.keys():

@@ -1,4 +1,4 @@
-"""The checks of a model and of its metrics: is it any good, and if not, what to try."""
+"""The checks of a model and its metrics, with advice on what to try."""
 
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -28,7 +28,7 @@ METRICS_CHECKS = {
 
 
 def build_model_checks(dataset: Dataset) -> dg.AssetChecksDefinition:
-    """The checks of the model and of ``<dataset>/metrics_<split>``, of the versions that are there."""
+    """The checks of the model and of ``<dataset>/metrics_<split>``, for their existing versions."""
     model_key = dataset.model_key
     wanted = {
         model_key: MODEL_CHECKS,
@@ -102,7 +102,7 @@ def _of_metrics(instance: dg.DagsterInstance, records: RecordIOManager, check: d
 
 
 def _before(instance: dg.DagsterInstance, key: dg.AssetKey, now: Metrics) -> Metrics | None:
-    """The latest metrics of another model, among the last materializations."""
+    """The latest metrics of a different model, among the last materializations."""
     made = (one.asset_materialization for one in instance.fetch_materializations(key, limit=_LOOKED_BACK).records)
     earlier = (recorded(one, Metrics) for one in made if one is not None)
     return next((one for one in earlier if one is not None and one.model_sha256 != now.model_sha256), None)

@@ -1,16 +1,16 @@
-"""The known name that a misspelt one was meant to be."""
+"""Suggesting a known name for a misspelt one."""
 
 from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 
-# Of 1 for equal names; below this, words that only share some letters would be taken for each other.
+# Least similarity, where 1 means equal; a lower limit would match words that merely share some letters.
 _LEAST = 0.7
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The one of the known names that is most like this one; None where none is.
+    """The most similar known name; None if none is similar.
 
-    Case does not count, nor whether words are joined by `-`, `_` or nothing.
+    Ignores case, spaces, `-` and `_`.
     """
     by_letters = {_letters(one): one for one in known}
     found = get_close_matches(_letters(name), by_letters, 1, _LEAST)
@@ -18,12 +18,12 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str], shown: Callable[[str], str] = str) -> str:
-    """A question to append to an error, with a space before it; empty where no known name is near.
+    """A question to append to an error, starting with a space; empty if no known name is similar.
 
     Args:
-        name: as it was given.
-        known: the names that there are.
-        shown: turns the nearest name into what is to be typed.
+        name: the name as given.
+        known: the known names.
+        shown: formats the suggested name as the user should type it.
     """
     found = nearest(name, known)
     return "" if found is None else f" Did you mean {shown(found)}?"

@@ -1,4 +1,4 @@
-"""Where the data lives."""
+"""Paths of the data folder and everything in it."""
 
 import os
 import stat
@@ -12,19 +12,19 @@ from lance_pipeline.storage.private import is_shared, restrict_folder
 DATA_VARIABLE = "LANCE_PIPELINE_DATA"
 HOME_VARIABLE = "DAGSTER_HOME"
 IN_DATA = {"README.md", "cache", "checkpoints", "dagster", "lance", "mlflow", "models", "raw", "reports"}
-"""All that a data folder holds."""
+"""The names of everything that a data folder contains."""
 
 
 def project_root() -> Path:
-    """The source checkout that holds this package, or else the current folder."""
+    """The source checkout that contains this package, or else the current folder."""
     checkout = Path(__file__).parents[2]
     return checkout if (checkout / "pyproject.toml").is_file() else Path.cwd()
 
 
 def data_root() -> Path:
-    """The local folder of what runs write: ``LANCE_PIPELINE_DATA``, or ``data`` in the project.
+    """The local folder of everything that runs write: ``LANCE_PIPELINE_DATA``, or ``data`` in the project.
 
-    Where ``LANCE_PIPELINE_DATA`` is an object-store URI, everything but the Lance datasets stays in
+    If ``LANCE_PIPELINE_DATA`` is an object-store URI, everything but the Lance datasets stays in
     the project's ``data``.
     """
     given = os.environ.get(DATA_VARIABLE, "")
@@ -32,7 +32,7 @@ def data_root() -> Path:
 
 
 def dagster_home() -> Path:
-    """The folder of Dagster's instance, there or not: ``DAGSTER_HOME``, or else ``dagster`` in the data folder."""
+    """The folder of Dagster's instance, which may not exist: ``DAGSTER_HOME``, or ``dagster`` in the data folder."""
     return Path(os.environ.get(HOME_VARIABLE) or data_root() / "dagster").expanduser()
 
 
@@ -40,24 +40,24 @@ def lance_root() -> str:
     """The folder or object-store URI of the Lance datasets: ``lance`` in ``LANCE_PIPELINE_DATA``.
 
     Raises:
-        InputError: a local folder cannot be written, or the URI holds credentials.
+        InputError: a local folder cannot be written, or the URI contains credentials.
     """
     place = lance_place()
     return place if "://" in place else str(make_folder(Path(place)))
 
 
 def lance_place() -> str:
-    """What ``lance_root`` is, whether or not it is there."""
+    """Like ``lance_root``, but the folder may not exist."""
     given = os.environ.get(DATA_VARIABLE, "")
     require_no_user(given)
     return f"{given.rstrip('/')}/lance" if "://" in given else str(data_root() / "lance")
 
 
 def resolve_path(path: str, project: Path) -> str:
-    """A path of a ``defs.yaml`` as an absolute one; an object-store URI stays as it is.
+    """An absolute path for a path in a ``defs.yaml``; an object-store URI stays unchanged.
 
-    A relative path counts from the project, but below ``data/`` from the data root, so that
-    ``LANCE_PIPELINE_DATA`` moves it along.
+    A relative path starts at the project, but one below ``data/`` starts at the data root, so that
+    ``LANCE_PIPELINE_DATA`` moves it too.
     """
     if "://" in path:
         return path
@@ -68,14 +68,14 @@ def resolve_path(path: str, project: Path) -> str:
 
 
 def make_folder(path: Path, variable: str = DATA_VARIABLE) -> Path:
-    """The folder, made where it was missing; below the data root for this user alone, whatever the umask is.
+    """Create a folder if missing; below the data root for this user only, regardless of the umask.
 
     Args:
-        path: of the folder.
+        path: the path of the folder.
         variable: the environment variable that moves it elsewhere.
 
     Raises:
-        InputError: it cannot be made or written to.
+        InputError: it cannot be created or written to.
     """
     try:
         root = data_root()
@@ -102,16 +102,16 @@ def _not_writable(path: Path, variable: str, reason: str | None) -> InputError:
 
 
 def private_umask() -> int:
-    """The umask for all that is written below the data root: nobody else, or the group that shares it."""
+    """The umask below the data root: access for this user only, or also for the group that shares the data."""
     root = data_root()
     return 0o007 if os.path.isdir(root) and is_shared(root.stat()) else 0o077
 
 
 def narrow_data(root: Path) -> None:
-    """Take the data root from everybody else.
+    """Remove the access of other users to the data root.
 
-    One that holds other things than a data folder does, such as a home, keeps its mode: the folders below it are
-    narrowed. So does one that is shared by its group, which has the setgid bit, or that belongs to somebody else.
+    A root that contains other things, such as a home directory, keeps its mode; the folders below it are restricted
+    instead. A root that its group shares (it has the setgid bit), or that another user owns, also keeps its mode.
     """
     if (
         os.access(root, os.R_OK | os.X_OK)
@@ -122,17 +122,17 @@ def narrow_data(root: Path) -> None:
 
 
 def _make_first(root: Path, path: Path) -> None:
-    """Make the folder right below the root in which a path lies, or take it from everybody else."""
+    """Create the folder directly below the root that contains a path, or remove other users' access to it."""
     for name in path.relative_to(root).parts[:1]:
         first = root / name
         _make_own(first)
-        # A link or a mounted disk is a folder of the user's choice.
+        # The user chose the target of a link or a mounted disk: keep its mode.
         if not first.is_symlink() and first.stat().st_dev == root.stat().st_dev and not is_shared(root.stat()):
             restrict_folder(first)
 
 
 def _make_own(folder: Path) -> None:
-    """Make a folder for this user, and the group that shares the data; one that is there keeps its mode."""
+    """Create a folder for this user, and for a group that shares the data; an existing one keeps its mode."""
     with suppress(FileExistsError):
         folder.mkdir()
         folder.chmod(stat.S_IMODE(folder.stat().st_mode) & stat.S_ISGID | ~private_umask() & 0o777)

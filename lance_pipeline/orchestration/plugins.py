@@ -1,4 +1,4 @@
-"""Checks and metrics of a project's own: the modules that a ``defs.yaml`` names under ``plugins``."""
+"""A project's own checks and metrics, from the modules under ``plugins`` in a ``defs.yaml``."""
 
 import importlib
 import re
@@ -19,11 +19,11 @@ _EXPECTED = "`CHECKS`, SplitCheck objects, or `METRICS`, functions by their name
 
 @dataclass(frozen=True)
 class Plugins:
-    """What is checked and measured beside what always is.
+    """Checks and metrics in addition to the built-in ones.
 
     Attributes:
-        checks: of each split.
-        metrics: of each split's predictions, by their names.
+        checks: the checks of each split.
+        metrics: the metrics of each split's predictions, by name.
     """
 
     checks: tuple[SplitCheck, ...] = ()
@@ -31,14 +31,14 @@ class Plugins:
 
 
 NO_PLUGINS = Plugins()
-"""Nothing beside."""
+"""No additional checks or metrics."""
 
 
 def load_plugins(modules: Sequence[str]) -> Plugins:
-    """The checks and metrics of some modules: their ``CHECKS`` and ``METRICS``.
+    """Load ``CHECKS`` and ``METRICS`` from modules.
 
     Raises:
-        InputError: a module cannot be imported, has neither, or gives something a name that is no name or is taken.
+        InputError: a module cannot be imported, has neither, or uses a name that is invalid or taken.
     """
     checks: list[SplitCheck] = []
     metrics: dict[str, Metric] = {}

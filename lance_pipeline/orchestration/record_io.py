@@ -1,4 +1,4 @@
-"""The IO manager of records."""
+"""The IO manager for records."""
 
 import json
 import logging
@@ -28,9 +28,9 @@ _METADATA = "record"
 class RecordIOManager(Settled, dg.ConfigurableIOManager):
     """Keeps each asset's record as ``<folder>/<asset key>/<run id>.json``, and in the materialization's metadata.
 
-    A record whose file is damaged or gone is restored from the metadata. The Lance versions that an asset's latest
-    record names are tagged, so that no clean-up removes them. An input is the current run's record, or else that of
-    the asset's latest materialization in the event log: what the lineage shows, never simply the newest file.
+    A record whose file is damaged or missing is restored from the metadata. The Lance versions in an asset's latest
+    record are tagged, so that no clean-up removes them. An input is the current run's record, or else that of the
+    asset's latest materialization in the event log, as the lineage shows, never simply the newest file.
     """
 
     folder: str | None = Field(
@@ -39,14 +39,14 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
     )
 
     def asset_folder(self, key: dg.AssetKey) -> Path:
-        """The folder with the asset's records, named after their runs."""
+        """The folder of the asset's records, which are named after their runs."""
         return LanceStore(records=self.folder).records_root.joinpath(*key.path)
 
     def _path(self, key: dg.AssetKey, run_id: str) -> Path:
         return self.asset_folder(key) / f"{run_id}.json"
 
     def handle_output(self, context: dg.OutputContext, obj: Record) -> None:
-        """Write the record, whole or not at all."""
+        """Write the record atomically."""
         path, document = self._path(context.asset_key, context.run_id), obj.to_json()
         with clear_failures():
             _write(path, document)
@@ -54,7 +54,7 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
         context.add_output_metadata({_METADATA: dg.MetadataValue.json(json.loads(document))})
 
     def load_input(self, context: dg.InputContext) -> Record:
-        """Read the record for an asset's parameter, by the parameter's type."""
+        """Read the record for an asset's parameter, using the parameter's type."""
         record_type = context.dagster_type.typing_type
         if not (isinstance(record_type, type) and issubclass(record_type, Record)):
             raise TypeError(f"the parameter for {context.asset_key.to_user_string()} must be annotated with its record")
@@ -67,7 +67,7 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
         """The record of ``key`` from the given run, or else from its latest materialization.
 
         Raises:
-            InputError: the asset was never materialized, or its record cannot be had.
+            InputError: the asset was never materialized, or its record is unavailable.
         """
         if run_id is None or not self._path(key, run_id).is_file():
             run_id = _latest(instance, key).run_id
@@ -110,14 +110,14 @@ def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.EventLogEntry:
 def _from_metadata(
     instance: dg.DagsterInstance, key: dg.AssetKey, run_id: str, record_type: type[AnyRecord]
 ) -> AnyRecord | None:
-    """The record in the metadata of the latest materialization, where that is of this run and has an intact one."""
+    """The record in the metadata of the latest materialization, if it is from this run and has an intact record."""
     event = _latest(instance, key)
     made = event.asset_materialization
     return None if event.run_id != run_id or made is None else recorded(made, record_type)
 
 
 def recorded(made: dg.AssetMaterialization, record_type: type[AnyRecord]) -> AnyRecord | None:
-    """The record in the metadata of a materialization, where it has an intact one."""
+    """The record in the metadata of a materialization, if it has an intact one."""
     if _METADATA not in made.metadata:
         return None
     document = json.dumps(made.metadata[_METADATA].value).encode()

@@ -1,4 +1,4 @@
-"""The records that flow between assets: where a thing is and which version, never its bytes."""
+"""The records passed between assets: locations and versions of data, never the data itself."""
 
 import json
 from typing import Any, Self
@@ -13,10 +13,9 @@ from lance_pipeline.training.recipe import Recipe
 
 
 class Record(BaseModel):
-    """What an asset hands on; kept as JSON, one file for each asset and run.
+    """The output of an asset, stored as JSON, one file for each asset and run.
 
-    Fields that a later version has added are ignored. A field that is added here needs a default, for the records that
-    are there lack it.
+    Fields added by a later version are ignored. A field added here needs a default, because existing records lack it.
     """
 
     model_config = ConfigDict(extra="ignore", frozen=True)
@@ -27,20 +26,20 @@ class Record(BaseModel):
 
     @classmethod
     def from_json(cls, document: bytes, where: str, otherwise: str = "materialize again") -> Self:
-        """The record in a document that this version or an earlier one has written.
+        """Parse a document that this version or an earlier one wrote.
 
         Args:
-            document: as it was read.
+            document: the bytes as read.
             where: its path, for errors.
-            otherwise: what to do about a record of a later version where this one cannot be upgraded.
+            otherwise: what to do about a record of a later version if this package cannot be upgraded.
 
         Raises:
-            DamagedError: it is not what was written, or no record of this type.
-            LaterFormatError: a later version of this package has written it.
+            DamagedError: it is damaged, or no record of this type.
+            LaterFormatError: a later version of this package wrote it.
         """
         fields = sealed.from_json(document, where, otherwise).fields
         try:
-            # Of nested settings too, which are strict where people write them.
+            # Unknown fields are also ignored in nested settings, which are strict only in user input.
             return cls.model_validate(fields, extra="ignore")
         except ValidationError as error:
             raise DamagedError(f"{where} is no {cls.__name__} of this version of lance-pipeline: {error}") from error
@@ -64,11 +63,11 @@ class RawImages(Record):
 
     root: str
     folders: dict[str, str]
-    """For each split its folder below ``root``; ``""`` for files that are yet to be split."""
+    """The folder of each split below ``root``; the key is ``""`` for files not split yet."""
     listing: LanceVersion
     """A table of split, label, path, size and time of every file."""
     classes: list[str]
-    """In the order of their class indices, everywhere."""
+    """In the order of their class indices, which all splits share."""
     counts: dict[str, dict[str, int]]
     """Files per split and label."""
 
@@ -78,7 +77,7 @@ class Split(Record):
 
     data: LanceVersion
     quarantine: TableVersion
-    """Of the files that could not become rows."""
+    """The files that could not become rows."""
     scanned: int
     rows: int
     rejected: int
@@ -90,12 +89,12 @@ class Model(Record):
     """A trained model."""
 
     network: str = DEFAULT_NETWORK
-    """torchvision's name of it, and the last part of the asset's key."""
+    """torchvision's name of the network, and the last part of the asset's key."""
     mlflow_run_id: str
     folder: str
-    """Holds the weights and their card."""
+    """Contains the weights and their card."""
     sha256: str
-    """Of the weights file; the model's identity."""
+    """SHA-256 of the weights file; identifies the model."""
     classes: list[str]
     image_size: int
     recipe: Recipe
@@ -104,15 +103,15 @@ class Model(Record):
     best_epoch: int
     val_accuracy: float
     train_accuracy: float | None = None
-    """On images that it has learned from, as they are; None of models of before."""
+    """On training images without augmentation; None in records of earlier versions."""
     val_accuracies: list[float] = []
-    """Of each epoch."""
+    """One value per epoch."""
     val_counts: dict[str, int] = {}
-    """Images of each class in the val split."""
+    """Images per class in the val split."""
 
 
 class Training(Record):
-    """How a model was trained, and what came of it: all that is needed to do it again.
+    """How a model was trained, and the result: everything needed to repeat the training.
 
     The first fields are the training's identity (see ``training_identity``).
     """
@@ -128,15 +127,15 @@ class Training(Record):
     device: str
     precision: str
     environments: list[dict[str, Any]]
-    """In which it was trained, the last one last; more than one where it was interrupted and went on in another."""
+    """The environments it was trained in, the latest last; several if it was interrupted and resumed in another."""
     sha256: str
-    """Of the weights file."""
+    """SHA-256 of the weights file."""
     history: list[dict[str, float]]
-    """Of each epoch the number and the figures that do not depend on time."""
+    """For each epoch, its number and the figures that do not depend on time."""
 
     @property
     def identity(self) -> dict[str, Any]:
-        """As ``training_identity`` gives it."""
+        """The identity as returned by ``training_identity``."""
         names = {"code", "train", "val", "model", "image_size", "weights"}
         return self.model_dump(mode="json", include=names, exclude_defaults=True) | {"recipe": self.recipe.identity()}
 
@@ -145,15 +144,15 @@ class Metrics(Record):
     """A model's metrics on one split."""
 
     network: str = DEFAULT_NETWORK
-    """Of the model."""
+    """The network of the model."""
     model_sha256: str
     mlflow_run_id: str
     split: LanceVersion
     predictions: LanceVersion
     images: int = 0
-    """In the split; 0 of metrics of before."""
+    """Images in the split; 0 in records of earlier versions."""
     commonest_class: float = 0.0
-    """Its share of them."""
+    """The most common class's share of the images."""
     accuracy: float
     top5_accuracy: float
     macro_f1: float

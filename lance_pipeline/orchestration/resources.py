@@ -1,4 +1,4 @@
-"""The resources of the code location, by their keys."""
+"""The resources of the code location, by key."""
 
 import os
 from typing import Any
@@ -24,21 +24,20 @@ FOLDER_VARIABLES = {
     "records": "LANCE_PIPELINE_RECORDS_FOLDER",
     "reports": "LANCE_PIPELINE_REPORTS_FOLDER",
 }
-"""By the fields of ``LanceStore``."""
+"""The variables that set the folders of ``LanceStore``, by field."""
 
 
 def default_resources(lance_store: LanceStore | None = None) -> dict[str, Any]:
-    """``gpu``, ``mlflow``, ``lance_store`` and the IO manager, set by the environment.
+    """``gpu``, ``mlflow``, ``lance_store`` and the IO manager, configured by environment variables.
 
-    ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` name device (several with commas between them) and
+    ``LANCE_PIPELINE_DEVICE`` and ``LANCE_PIPELINE_PRECISION`` set the device (several separated by commas) and the
     precision, ``LANCE_PIPELINE_THREADS`` and ``LANCE_PIPELINE_EXCLUSIVE`` how trainings share it,
-    ``LANCE_PIPELINE_MLFLOW_UI`` the address that links to MLflow start with,
-    ``LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue`` has a training begin without the server, and
-    ``LANCE_PIPELINE_<NAME>_FOLDER`` moves one of the folders of ``LanceStore``. Variables are read where the values are
-    used; which of them are set, when this is called.
+    ``LANCE_PIPELINE_MLFLOW_UI`` the base address of links to MLflow. ``LANCE_PIPELINE_MLFLOW_UNREACHABLE=continue``
+    starts training without the server, and ``LANCE_PIPELINE_<NAME>_FOLDER`` moves one of the folders of ``LanceStore``.
+    The values of variables are read when they are used; this function only checks which variables are set.
 
     Args:
-        lance_store: in place of the one that the environment sets; the IO manager keeps its records there too.
+        lance_store: replaces the one set by the environment; the IO manager stores its records there too.
     """
     store = lance_store or LanceStore(**_given(FOLDER_VARIABLES))
     return {
@@ -56,11 +55,11 @@ def default_resources(lance_store: LanceStore | None = None) -> dict[str, Any]:
             )
         ),
         "lance_store": store,
-        # The variable itself, where one sets it.
+        # The variable itself, if one sets the field.
         "io_manager": RecordIOManager(folder=vars(store)["records"]),
     }
 
 
 def _given(variables: dict[str, str]) -> dict[str, Any]:
-    """The variables that are set, by the fields that they set."""
+    """The variables that are set, by field."""
     return {field: dg.EnvVar(name) for field, name in variables.items() if os.environ.get(name)}

@@ -1,4 +1,4 @@
-"""Resources whose values no run can redirect."""
+"""Resources that no run can redirect."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar, cast
@@ -17,23 +17,23 @@ _VARIABLES = (dg.EnvVar, IntEnvVar)
 
 
 class Settled:
-    """Mixin for a ``ConfigurableResource`` of which a run may set a few harmless values, and nothing else.
+    """Mixin for a ``ConfigurableResource`` that lets a run set only a few harmless values.
 
-    Whoever may launch a run could otherwise have it write elsewhere, or send credentials to another address. A launch
-    that tries is refused, and Dagster's pages show the harmless values only.
+    Otherwise anyone who may launch a run could make it write elsewhere, or send credentials to another address. A
+    launch that tries is refused, and Dagster's pages show only the harmless values.
 
-    Every field takes ``dg.EnvVar``, or ``dg.EnvVar.int`` where it is a number. The variable is read in the process that
-    uses the value, when it does; pages show the variable's name.
+    Every field accepts ``dg.EnvVar``, or ``dg.EnvVar.int`` if it is a number. The variable is read in the process that
+    uses the value, at the time of use; pages show the variable's name.
     """
 
     at_launch: ClassVar[Mapping[str, Any]] = {}
-    """The fields that a run's configuration may set, with their types; no path, address or credential."""
+    """The fields that a run's configuration may set, with their types; never a path, address or credential."""
     secret: ClassVar[frozenset[str]] = frozenset()
-    """The fields that may hold a secret where a variable gives them, and only there."""
+    """The fields that may be secret, but only if a variable sets them."""
 
     def __init__(self, **data: Any) -> None:
         variables = {name: value for name, value in data.items() if isinstance(value, _VARIABLES)}
-        # Without them, for they would be checked by their names in place of their values.
+        # Without the variables: validation would check their names instead of their values.
         super().__init__(**{name: value for name, value in data.items() if name not in variables})
         self.__dict__.update(variables)
 
@@ -42,10 +42,10 @@ class Settled:
         return self._read(name, value) if isinstance(value, _VARIABLES) else value
 
     def _read(self, name: str, variable: dg.EnvVar | IntEnvVar) -> Any:
-        """The value that the variable gives a field, which is checked as any other.
+        """Read the variable that sets a field, and validate its value like any other.
 
         Raises:
-            InputError: it is not set, or is no value of the field.
+            InputError: it is not set, or its value is invalid for the field.
         """
         what = f"the environment variable {variable.env_var_name}, which sets `{name}` of {type(self).__name__}"
         try:
@@ -61,12 +61,12 @@ class Settled:
             raise InputError(f"{what}, has no value that can be used: {reasons}.") from error
 
     def _variables(self) -> dict[str, str]:
-        """The names of the variables that give fields their values."""
+        """The names of the variables that set fields, by field."""
         return {name: value.env_var_name for name, value in vars(self).items() if isinstance(value, _VARIABLES)}
 
     @property
     def _config_schema(self) -> DefinitionConfigSchema:
-        # Dagster would offer every field, and take its text from any environment variable.
+        # Dagster would offer every field, and let a run fill it from any environment variable.
         variables = self._variables()
         fields = {
             name: dg.Field(
@@ -86,7 +86,7 @@ class Settled:
         return f"{text} From the environment variable {variable}." if variable else text
 
     def get_resource_definition(self) -> Any:
-        """As Dagster makes it, with the variables that set fields in its description."""
+        """Dagster's definition, whose description also lists the variables that set fields."""
         definition = super().get_resource_definition()  # pyright: ignore[reportAttributeAccessIssue]
         lines = [f"`{name}`: from the environment variable {one}." for name, one in self._variables().items()]
         definition._description = "\n\n".join([type(self).__doc__ or "", *lines])  # noqa: SLF001

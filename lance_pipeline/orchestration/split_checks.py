@@ -1,4 +1,4 @@
-"""The checks of a split, as Dagster sees them."""
+"""The checks of a split as Dagster asset checks."""
 
 import logging
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ _logger = logging.getLogger(__name__)
 
 
 def check_specs(key: dg.AssetKey, checks: Iterable[SplitCheck], settings: CheckSettings) -> list[dg.AssetCheckSpec]:
-    """The checks of the asset of a split."""
+    """The specs of the checks of a split's asset."""
     return [
         dg.AssetCheckSpec(one.name, asset=key, description=one.description, blocking=one.blocks(settings))
         for one in checks
@@ -26,7 +26,7 @@ def check_specs(key: dg.AssetKey, checks: Iterable[SplitCheck], settings: CheckS
 
 
 def check_result(outcome: "Outcome", key: dg.AssetKey) -> dg.AssetCheckResult:
-    """The outcome of a check of the asset ``key``; one that failed is in the step's log, too."""
+    """The Dagster result of a check of the asset ``key``; a failure is also logged."""
     name = outcome.check.name
     if not outcome.passed:
         expected = outcome.check.description
@@ -46,7 +46,7 @@ def check_result(outcome: "Outcome", key: dg.AssetKey) -> dg.AssetCheckResult:
 
 
 def blocking_failures(outcomes: "Sequence[Outcome]") -> list[str]:
-    """The checks that block and have failed, a line each."""
+    """The failed blocking checks, one line each."""
     lines = []
     for one in outcomes:
         if one.blocks and not one.passed:
@@ -58,10 +58,10 @@ def blocking_failures(outcomes: "Sequence[Outcome]") -> list[str]:
 
 
 def require_blocking(failures: list[str]) -> None:
-    """Stop where a check that blocks has failed.
+    """Stop if a blocking check failed.
 
     Raises:
-        InputError: there are such failures.
+        InputError: there are failures.
     """
     if failures:
         raise InputError(

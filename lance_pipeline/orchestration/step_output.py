@@ -1,4 +1,4 @@
-"""What steps print, as `dagster.yaml` names the class that captures it."""
+"""The class that captures the output of steps, named in `dagster.yaml`."""
 
 import os
 import signal
@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 
 class StepOutput(LocalComputeLogManager):
-    """Dagster's manager of what steps print, whose helpers outlive Ctrl-C.
+    """Dagster's manager of the output of steps, with helper processes that survive Ctrl-C.
 
-    In a terminal Ctrl-C reaches them too: the one that copies a step's lines to the terminal would end before the step
-    has said what it saved, and the one that watches over it would print a stack trace.
+    In a terminal, Ctrl-C reaches the helpers too: the one that copies a step's output to the terminal would exit before
+    the step reports what it saved, and the one that supervises it would print a stack trace.
     """
 
     @classmethod
     def from_config_value(cls, inst_data: "ConfigurableClassData | None", config_value: Any) -> Self:
-        """Keep what is printed where Dagster keeps it by default: in ``storage`` below ``base_dir``."""
+        """Store the output where Dagster stores it by default: in ``storage`` below ``base_dir``."""
         folder = os.path.join(config_value["base_dir"], "storage")
         return cls(inst_data=inst_data, **{**config_value, "base_dir": folder})
 
     @contextmanager
     def capture_logs(self, log_key: Sequence[str]) -> Iterator["CapturedLogContext"]:
-        """Capture what this process prints."""
+        """Capture the output of this process."""
         with ExitStack() as stack:
-            # They inherit it.
+            # The helper processes inherit the signal mask.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             try:
                 context = stack.enter_context(super().capture_logs(log_key))

@@ -10,12 +10,12 @@ from torch import nn
 class WeightAverage:
     """An exponential moving average of the weights and buffers, such as the statistics of batch norm.
 
-    As torch's ``AveragedModel`` with ``get_ema_multi_avg_fn``, without its look at the device in each update. Counters
-    are not averaged, but copied.
+    Like torch's ``AveragedModel`` with ``get_ema_multi_avg_fn``, but an update does not wait for the device. Counters
+    are copied, not averaged.
 
     Args:
-        model: whose tensors stay the same objects.
-        decay: above 0 and below 1.
+        model: the model to average; its tensors must stay the same objects.
+        decay: the decay of each update, above 0 and below 1.
 
     Attributes:
         module: a copy of the model that holds the average.
@@ -29,8 +29,8 @@ class WeightAverage:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take the model's present weights in; the first ones are the average as they are."""
-        # torch's optimizers are made of these: one call for all tensors.
+        """Add the model's current weights to the average; the first update copies them."""
+        # torch's optimizers use these functions too: one call for all tensors.
         if self._begun:
             torch._foreach_lerp_(self._averages, self._weights, 1 - self._decay)  # pyright: ignore[reportPrivateImportUsage]
         else:
@@ -40,7 +40,7 @@ class WeightAverage:
         self._begun = True
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later update depends on."""
+        """Everything that later updates depend on."""
         return {"module": self.module.state_dict(), "begun": self._begun}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -50,6 +50,6 @@ class WeightAverage:
 
 
 def _tensors(model: nn.Module) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """What is averaged, and what is copied."""
+    """The tensors to average, and those to copy."""
     tensors = [*model.parameters(), *model.buffers()]
     return [one for one in tensors if one.is_floating_point()], [one for one in tensors if not one.is_floating_point()]

@@ -10,9 +10,9 @@ from lance_pipeline.training.history import Epoch
 
 @dataclass(frozen=True)
 class StepProgress:
-    """How far the training is after a batch.
+    """Training progress after a batch.
 
-    ``loss`` is a scalar tensor that still lies on the device: reading it waits for the batch. ``seconds_left`` is None
+    ``loss`` is a scalar tensor on the device: reading it waits for the batch. ``seconds_left`` is None
     until the pace is known.
     """
 
@@ -31,9 +31,9 @@ class TrainingCallbacks:
     Attributes:
         on_epoch: called after each epoch's validation.
         on_step: called after each batch.
-        tell: called with lines for a log.
-        stop: asked after each batch; a reason ends the training once its state is saved.
-        enough: asked before each epoch whether those that there are will do; then the training is over.
+        tell: called with log lines.
+        stop: called after each batch; if it returns a reason, training stops once its state is saved.
+        enough: called before each epoch with the finished epochs; if it returns True, training ends.
     """
 
     on_epoch: Callable[[Epoch], None] = lambda epoch: None

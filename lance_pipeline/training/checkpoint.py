@@ -1,4 +1,4 @@
-"""Where a training stands, on disk: so that whatever ends it, it goes on from there."""
+"""Checkpoints on disk, from which an interrupted training resumes."""
 
 import errno
 import logging
@@ -25,23 +25,23 @@ from lance_pipeline.training.occupancy import held
 
 _logger = logging.getLogger(__name__)
 _FILE, _PREVIOUS = "checkpoint.pt", "previous.pt"
-# Of what is in the file. Since format 3 it ends in a seal.
+# Version of the file's content. Since format 3 the file ends in a seal.
 _FORMAT = 3
 _BEGIN = "materialize with `fresh: true`, which starts from scratch"
-# Of an identity that does not name them.
+# Values of keys that an identity leaves out.
 _LEFT_OUT = {"model": DEFAULT_NETWORK}
 
 
 @dataclass(frozen=True)
 class Progress:
-    """A checkpoint as it was read.
+    """The content of a checkpoint.
 
     Attributes:
-        training_id: stays the same however often the training is interrupted.
-        identity: what it trains on and how; another identity is another training. None in a checkpoint that another
-            version of this package has written.
-        environments: in which it was trained so far, the latest last.
-        state: of all that moves; None before the first batch.
+        training_id: stays the same across interruptions.
+        identity: what it trains on and how; a different identity is a different training. None in a checkpoint that an
+            earlier version of this package wrote.
+        environments: the environments it was trained in so far, the latest last.
+        state: everything that changes during training; None before the first batch.
     """
 
     training_id: str
@@ -54,19 +54,19 @@ class Progress:
 class Checkpoints:
     """The latest checkpoint of a training, in a folder that only one training may use at a time.
 
-    A checkpoint is one file, which ends in a digest of all of it. A new one is written beside the latest, read back
-    from the disk, and takes its place; the one before stays as ``previous.pt``, in case the latest is damaged later. A
-    thread does it while the training goes on. A checkpoint holds no more than tensors and plain values, and is read by
-    torch's restricted loader.
+    A checkpoint is one file, which ends in a digest of its content. A new one is written beside the latest, read back
+    from disk, and then replaces it; the replaced one is kept as ``previous.pt`` in case the latest is damaged later. A
+    background thread does this while training continues. A checkpoint contains only tensors and plain values, so that
+    torch's restricted loader can read it.
 
     Args:
-        folder: where; made when missing.
-        training_id: of the training.
+        folder: the folder of the checkpoint; created if missing.
+        training_id: the id of the training.
         identity: see ``Progress``.
-        environments: see ``Progress``; with that of this process.
-        state: what to go on from; None to begin.
-        every: seconds after which ``due`` holds again.
-        on_saved: called, in the thread, with each state that is safely on the disk.
+        environments: see ``Progress``; includes that of this process.
+        state: the state to resume from; None to start from scratch.
+        every: seconds after a save until ``due`` is true again.
+        on_saved: called in the thread with each state that is safely on disk.
     """
 
     folder: Path
@@ -81,14 +81,14 @@ class Checkpoints:
 
     @classmethod
     def begun(cls, folder: Path, identity: dict[str, Any], **more: Any) -> Self:
-        """Of a training that begins; from now on a next one finds it.
+        """Create the checkpoint of a new training, for a later run to find.
 
         Raises:
             InputError: the folder cannot be written.
         """
         checkpoints = cls(folder, uuid.uuid4().hex, identity, **more)
         checkpoints._write(None)
-        # Of another training.
+        # It belongs to another training.
         (folder / _PREVIOUS).unlink(missing_ok=True)
         return checkpoints
 
@@ -100,31 +100,31 @@ class Checkpoints:
         self._thread.shutdown()
 
     def due(self) -> bool:
-        """Whether the last one is so old that its loss would hurt."""
+        """Whether the last save was ``every`` seconds ago or more."""
         return time.monotonic() - self._saved >= self.every
 
     def save(self, state: dict[str, Any]) -> None:
-        """Begin to write a state, which must not change any more.
+        """Start writing a state, which must not change any more.
 
         Raises:
-            InputError: the one before could not be written.
+            InputError: the previous state could not be written.
         """
         self.wait()
         self._saved = time.monotonic()
         self._pending = self._thread.submit(self._write, state)
 
     def wait(self) -> None:
-        """Return once the last state is on the disk.
+        """Wait until the last state is on disk.
 
         Raises:
-            InputError: it could not be written; the one before is still there.
+            InputError: it could not be written; the previous checkpoint still exists.
         """
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     def remove(self) -> None:
-        """Remove the checkpoint, once nothing needs it any more.
+        """Remove the checkpoint once nothing needs it any more.
 
         Raises:
             InputError: it cannot be removed.
@@ -142,7 +142,7 @@ class Checkpoints:
 
         try:
             if latest.exists():
-                # There is room for two of them, not for three.
+                # There may be disk space for only two checkpoints, not three.
                 previous.unlink(missing_ok=True)
             with whole_file(latest, keep_the_one_before) as work:
                 _write_sealed(work, content)
@@ -161,19 +161,19 @@ def _write_sealed(path: str, content: dict[str, Any]) -> None:
     with open(path, "wb") as file:
         writer = SealingWriter(file)
         try:
-            # All that torch asks of it.
+            # It has all the methods that torch calls.
             torch.save(content, writer)  # pyright: ignore[reportArgumentType]
         except RuntimeError as error:
-            # torch raises its own in place of the disk's.
+            # torch replaces the disk's error with its own.
             raise writer.error or error from error
         writer.seal()
 
 
 def _require_intact(path: Path) -> None:
-    """Read a file back that was just written, from the disk where the system allows it.
+    """Read back a file that was just written, bypassing the page cache where the system allows it.
 
     Raises:
-        DamagedError: it does not hold what was written.
+        DamagedError: its content is not what was written.
     """
     if hasattr(os, "posix_fadvise"):
         with path.open("rb") as file:
@@ -183,13 +183,13 @@ def _require_intact(path: Path) -> None:
 
 
 def read_checkpoint(folder: Path) -> Progress | None:
-    """The latest checkpoint in a folder that is intact; None where there is none.
+    """The latest intact checkpoint in a folder; None if there is none.
 
-    A damaged one is named in the log and removed, and the one before it takes its place.
+    A damaged checkpoint is logged and removed, and the previous one replaces it.
 
     Raises:
-        InputError: it may not be read.
-        LaterFormatError: a later version of this package has written it.
+        InputError: it cannot be read.
+        LaterFormatError: a later version of this package wrote it.
     """
     latest, previous = folder / _FILE, folder / _PREVIOUS
     for path in (latest, previous):
@@ -229,7 +229,7 @@ def _read(path: Path) -> Progress:
     except MemoryError:
         raise
     except Exception as error:
-        # torch says in a dozen ways that a file is none of its own.
+        # torch raises many types of errors for a file that it cannot load.
         raise DamagedError(f"{type(error).__name__}: {error}") from error
     if require_known_format(number, _FORMAT, f"the checkpoint {path}", _BEGIN) < _FORMAT:
         return Progress(content.get("training_id", ""), None, [], None)
@@ -249,14 +249,14 @@ def exclusive(
     on_wait: Callable[[str], None],
     stop: Callable[[], str | None] = lambda: None,
 ) -> AbstractContextManager[object]:
-    """Have a folder of checkpoints to oneself; it is free again when the context or the process ends.
+    """Lock a checkpoint folder until the context or the process ends.
 
     Args:
-        folder: made when missing.
-        what: what is trained, such as ``digits/resnet34``; shown to those who wait.
+        folder: created if missing.
+        what: the asset being trained, such as ``digits/resnet34``; shown to waiting processes.
         run_id: the Dagster run, shown as well.
-        on_wait: called with whom the folder is waited for, and again when another training has it.
-        stop: asked while it waits; a reason ends the waiting.
+        on_wait: called with a message that names the holder, and again when the holder changes.
+        stop: polled while waiting; a reason ends the wait.
 
     Raises:
         Stopped: ``stop`` gave a reason.
@@ -266,7 +266,7 @@ def exclusive(
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:
-    """What differs between two identities, such as ``recipe.epochs was 8 and is 10``."""
+    """The differences between two identities, such as ``recipe.epochs was 8 and is 10``."""
     found: list[str] = []
     for key in dict.fromkeys([*before, *now]):
         old, new = (one.get(key, _LEFT_OUT.get(prefix + key)) for one in (before, now))
@@ -278,17 +278,17 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
 
 
 class Snapshot:
-    """Tensors on the CPU as they are at one moment, which later steps do not change.
+    """Copies of tensors on the CPU, which later steps do not change.
 
-    Memory that is seen again, in the same shape, is copied once: the best weights are mostly the latest ones.
+    Memory that occurs again in the same shape is copied only once: the best weights are usually the latest ones.
     """
 
     def __init__(self) -> None:
-        # With the originals: a new tensor could come to lie where one that is gone has been.
+        # Keeps the originals alive: otherwise a new tensor could reuse the address of a freed one.
         self._copies: dict[tuple[Any, ...], tuple[torch.Tensor, torch.Tensor]] = {}
 
     def of(self, value: Any) -> Any:
-        """A copy of a tensor, or of a value in which there are some."""
+        """A copy of a tensor, or of a value that contains tensors."""
         if isinstance(value, torch.Tensor):
             key = value.device, value.data_ptr(), value.dtype, value.shape, value.stride()
             if key not in self._copies:

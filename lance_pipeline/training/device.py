@@ -1,4 +1,4 @@
-"""Which device trains, in which precision, and why."""
+"""The training device, its precision, and the reason for the choice."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,15 +23,15 @@ class Device:
 
     @property
     def torch_device(self) -> torch.device:
-        """As torch wants it."""
+        """The device as a torch object."""
         return torch.device(self.name)
 
     @property
     def hardware(self) -> str:
-        """What all processes of this host call it, in letters that a file's name may have.
+        """A name that is the same in all processes on this host, and valid in a file name.
 
-        A card's number says nothing between processes, for CUDA_VISIBLE_DEVICES numbers them anew; its UUID
-        does. Where torch does not know it, the number has to do.
+        A card's number differs between processes, because CUDA_VISIBLE_DEVICES renumbers the cards; its UUID does
+        not. If torch does not know the UUID, the number is used.
         """
         if self.torch_device.type != "cuda":
             return self.name
@@ -39,8 +39,8 @@ class Device:
         return f"cuda-{(self.torch_device.index or 0) if uuid is None else uuid}"
 
     def autocast(self) -> torch.autocast:
-        """The context of a forward pass; it changes nothing in fp32."""
-        # No weight is used twice, and a CUDA graph must not find casts from before.
+        """The context of a forward pass; without effect in fp32."""
+        # A cache gains nothing, as no weight is used twice, and a CUDA graph must not reuse earlier casts.
         dtype = torch.float16 if self.precision == "fp16" else torch.bfloat16
         return torch.autocast(
             self.torch_device.type, dtype=dtype, enabled=self.precision != "fp32", cache_enabled=False
@@ -49,14 +49,14 @@ class Device:
 
 @contextmanager
 def reproducible(deterministic: bool = True) -> Iterator[None]:
-    """Within, equal computations on one kind of card end with equal bits; on the CPU it changes nothing.
+    """Make equal computations on the same type of card bitwise equal; without effect on the CPU.
 
-    Otherwise cuDNN races all its algorithms for the fastest.
+    If ``deterministic`` is false, cuDNN benchmarks all its algorithms and takes the fastest.
 
-    cuDNN takes deterministic algorithms only, and does not choose them by a race, whose winner changes. cuBLAS
-    needs no setting (such as CUBLAS_WORKSPACE_CONFIG): torch gives it a workspace for each stream, and a training
-    computes in one. What else a ResNet does on CUDA is deterministic anyway; attention and the adaptive pooling of
-    AlexNet and VGG may not be. The settings are the process's.
+    Otherwise cuDNN uses only deterministic algorithms, and does not benchmark, as the winner varies. cuBLAS needs no
+    setting (such as CUBLAS_WORKSPACE_CONFIG): torch gives it a workspace for each stream, and a training uses one
+    stream. Everything else in a ResNet is deterministic on CUDA anyway; attention and the adaptive pooling of AlexNet
+    and VGG may not be. The settings apply to the whole process.
     """
     cudnn = torch.backends.cudnn
     before = cudnn.deterministic, cudnn.benchmark
@@ -73,16 +73,16 @@ def choose_device(devices: str | Sequence[str] = "auto", precision: str = "auto"
 
 
 def candidate_devices(devices: str | Sequence[str] = "auto", precision: str = "auto") -> list[Device]:
-    """The configured devices, each once, the preferred one first.
+    """The configured devices without duplicates, the preferred one first.
 
     Args:
-        devices: one or several, see `device_names`. ``auto`` is all CUDA devices, or else MPS, or else the CPU;
-            ``cuda`` is ``cuda:0``.
-        precision: ``auto`` is bf16 (fp16 on older cards) on CUDA, where tensor cores make it pay, and fp32
+        devices: one or several, see `device_names`. ``auto`` means all CUDA devices, else MPS, else the CPU; ``cuda``
+            means ``cuda:0``.
+        precision: ``auto`` means bf16 (fp16 on older cards) on CUDA, where tensor cores make it faster, and fp32
             elsewhere.
 
     Raises:
-        InputError: a device is not known or not there, or cannot do the configured precision.
+        InputError: a device is unknown or missing, or does not support the configured precision.
     """
     found: dict[str, Device] = {}
     for configured in device_names(devices):
@@ -92,7 +92,7 @@ def candidate_devices(devices: str | Sequence[str] = "auto", precision: str = "a
 
 
 def _best_devices() -> list[tuple[str, str]]:
-    """Names and reasons."""
+    """Names of the devices that ``auto`` selects, and the reasons."""
     if torch.cuda.is_available():
         cards = range(torch.cuda.device_count())
         return [(f"cuda:{card}", f"auto: CUDA is available ({torch.cuda.get_device_name(card)})") for card in cards]
@@ -102,7 +102,7 @@ def _best_devices() -> list[tuple[str, str]]:
 
 
 def _present(configured: str) -> tuple[str, str]:
-    """Name and reason of a device that has to be there."""
+    """Name and reason of a configured device, which must exist."""
     kind, _, number = configured.partition(":")
     card = int(number or 0)
     cards = torch.cuda.device_count() if torch.cuda.is_available() else 0
@@ -122,7 +122,7 @@ def _precision(name: str, precision: str) -> Precision:
         case "auto":
             if not cuda:
                 return "fp32"
-            # torch.cuda.is_bf16_supported() also says yes to older cards, which emulate it.
+            # torch.cuda.is_bf16_supported() is also true for older cards, which emulate it.
             bf16 = torch.version.hip is not None or torch.cuda.get_device_capability(name) >= (8, 0)
             return "bf16" if bf16 else "fp16"
         case "fp32":

@@ -1,4 +1,4 @@
-"""The devices that a setting names; torch is not needed to tell whether they are well named."""
+"""Parsing the devices in a setting, without importing torch."""
 
 import re
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ def device_names(devices: str | Sequence[str]) -> list[str]:
     """The devices that a setting names, the preferred one first.
 
     Args:
-        devices: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``; several of them in a list, or in a text
-            with commas between them.
+        devices: ``auto``, ``cpu``, ``mps``, ``cuda`` or ``cuda:<number>``; several of them in a list, or in a
+            comma-separated string.
 
     Raises:
-        InputError: one of them is not known, or there is none.
+        InputError: a name is unknown, or there is none.
     """
     names = [name.strip() for name in (devices.split(",") if isinstance(devices, str) else devices)]
     for name in names or [""]:

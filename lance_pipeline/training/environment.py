@@ -1,4 +1,4 @@
-"""What a training's outcome may depend on besides its data and its settings."""
+"""The environment of a training, which may affect its outcome besides data and settings."""
 
 import importlib.metadata
 import platform
@@ -15,10 +15,10 @@ from lance_pipeline.version import __version__
 
 
 def environment(device: Device) -> dict[str, Any]:
-    """Device, code, interpreter, machine and packages, as JSON takes them.
+    """Device, code, interpreter, machine and packages, as JSON-compatible values.
 
-    On the CPU, two trainings of the same identity (see ``training_identity``) in the same environment end with the same
-    bits. ``cpu_capability`` is the instruction set that torch computes with, ``threads`` how many it uses.
+    On the CPU, two trainings with the same identity (see ``training_identity``) in the same environment give bitwise
+    equal results. ``cpu_capability`` is the instruction set that torch uses, ``threads`` its number of threads.
     """
     cuda = torch.cuda.is_available()
     return {
@@ -36,19 +36,19 @@ def environment(device: Device) -> dict[str, Any]:
 
 
 def _packages() -> dict[str, str]:
-    """The versions of all that is installed."""
+    """The versions of all installed packages."""
     packages: dict[str, str] = {}
     for one in importlib.metadata.distributions():
-        # The leftovers of an installation that was broken off have no name.
+        # The remains of an aborted installation have no name.
         with suppress(FileNotFoundError):
             if name := one.metadata["Name"]:
-                # Of two the first is imported.
+                # If a package is installed twice, the first one is imported.
                 packages.setdefault(name, one.version)
     return dict(sorted(packages.items()))
 
 
 def _code_version() -> dict[str, Any]:
-    """This package's version, and where it runs from a git checkout the commit, and whether that was changed."""
+    """This package's version; in a git checkout also the commit, and whether there are uncommitted changes."""
     version: dict[str, Any] = {"version": __version__, "commit": None, "changed": None}
     root = Path(__file__).parents[2]
     if shutil.which("git") and (root / ".git").exists():
@@ -59,6 +59,6 @@ def _code_version() -> dict[str, Any]:
 
 
 def _git(root: Path, *command: str) -> str | None:
-    """What git prints; None where it does not like the folder, such as another user's."""
+    """The output of git; None if git refuses the folder, for example because another user owns it."""
     finished = subprocess.run(["git", "-C", str(root), *command], capture_output=True, text=True, check=False)  # noqa: S603, S607
     return finished.stdout.strip() if finished.returncode == 0 else None

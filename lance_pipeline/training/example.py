@@ -1,4 +1,4 @@
-"""Images as an example for those who use a trained model."""
+"""Example images for users of a trained model."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,7 +9,7 @@ from lance_pipeline.training.weights import ModelCard
 
 
 def example_images(split: LanceSplit, card: ModelCard, count: int = 2) -> NDArray[np.float32]:
-    """The split's first images, RGB from 0 to 255 and not normalised: float32 (count, 3, image_size, image_size)."""
+    """The split's first images, RGB from 0 to 255, not normalised: float32 (count, 3, image_size, image_size)."""
     loader = ImageLoader(
         split.uri,
         version=split.version,

@@ -1,4 +1,4 @@
-"""From two Lance datasets and a recipe to a trained network."""
+"""Training a network from two Lance datasets and a recipe."""
 
 import hashlib
 import math
@@ -28,7 +28,7 @@ from lance_pipeline.training.scores import evaluate
 from lance_pipeline.training.start import settled_start
 from lance_pipeline.training.weights import ModelCard
 
-# So many tell training images that were learned by heart from others, and take seconds.
+# Enough images to detect memorization, at a cost of seconds.
 _SAMPLED_IMAGES = 500
 
 
@@ -48,20 +48,20 @@ def fit_network(
     """Train on one version of each split; returns the best epoch's weights and their card.
 
     Args:
-        train_split: to learn from; it also settles the classes and the normalisation.
-        val_split: to choose the best epoch by.
-        recipe: all settings; what is ``auto`` is settled here.
-        device: where to train, in which precision.
-        network: torchvision's name of it.
-        image_size: height and width at which the model sees the images, in pixels.
-        downloads: the folder that keeps downloaded weights; torch's cache when None.
-        cache: where decoded images are kept; None decodes them anew in each epoch.
-        checkpoints: where to go on from, and where the state is saved; None saves nothing.
+        train_split: the split to learn from; it also determines the classes and the normalisation.
+        val_split: the split that selects the best epoch.
+        recipe: all settings; ``auto`` values are resolved here.
+        device: the device and precision.
+        network: torchvision's name of the network.
+        image_size: height and width of the images that the model sees, in pixels.
+        downloads: the folder of downloaded weights; torch's cache when None.
+        cache: where to cache decoded images; None decodes them again in each epoch.
+        checkpoints: the state to resume from, and where to save it; None saves nothing.
         watch: callbacks for progress and cancellation.
 
     Raises:
-        InputError: weights cannot be had, the splits do not go together, or the training cannot go on.
-        Stopped: it was asked to stop, and its state is saved.
+        InputError: weights are unavailable, the splits do not match, or training cannot continue.
+        Stopped: ``watch.stop`` gave a reason; the state is saved.
     """
     start = settled_start(
         recipe,
@@ -76,7 +76,7 @@ def fit_network(
     recipe = start.recipe
     torch.manual_seed(recipe.seed)
     card = model_card(train_split, recipe, image_size, network)
-    # What a checkpoint holds need not be had first.
+    # Skip the download when resuming.
     resumed = checkpoints is not None and checkpoints.state is not None
     weights = "none" if resumed else recipe.weights
     model = build_network(network, len(card.classes), recipe.stem, weights, downloads)
@@ -99,7 +99,7 @@ def fit_network(
 def _accuracy(
     model: nn.Module, loader: ImageLoader, device: Device, watch: TrainingCallbacks, saved: str | None
 ) -> float:
-    """On the loader's first images, which are a fair sample, for they are stored in random order."""
+    """Accuracy on the loader's first images, a fair sample because images are stored in random order."""
 
     def stop_if_asked() -> None:
         if reason := watch.stop():
@@ -114,9 +114,9 @@ def _accuracy(
 def training_identity(
     train_split: LanceSplit, val_split: LanceSplit, recipe: Recipe, image_size: int, network: str = DEFAULT_NETWORK
 ) -> dict[str, Any]:
-    """What settles the outcome of a training: two of the same identity learn the same."""
+    """Everything that determines a training's result: two trainings with the same identity learn the same."""
     weights = Path(recipe.weights)
-    # The default is left out: trainings of before it could be chosen keep their identity.
+    # The default is left out, so that trainings from before the network could be chosen keep their identity.
     chosen = {} if network == DEFAULT_NETWORK else {"model": network}
     return chosen | {
         "code": CODE_VERSION,
@@ -133,10 +133,10 @@ def _content(split: LanceSplit) -> dict[str, Any]:
 
 
 def model_card(split: LanceSplit, recipe: Recipe, image_size: int, network: str = DEFAULT_NETWORK) -> ModelCard:
-    """The card of a model that is trained on a split.
+    """The card of a model trained on a split.
 
     Raises:
-        InputError: the split was not made by an ingest, or the network does not take images of this size.
+        InputError: the split was not made by an ingest, or the network does not accept images of this size.
     """
     known = known_network(network)
     if wrong := known.wrong_size(image_size):

@@ -1,4 +1,4 @@
-"""What is known of a training's epochs."""
+"""The results of a training's epochs."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -7,17 +7,16 @@ from typing import Any, Literal
 from lance_pipeline.storage.formats import known_fields
 
 BestBy = Literal["accuracy", "macro_f1", "loss"]
-# What differs from one run to the next however equal they are.
+# Fields that differ between runs even if the trainings are equal.
 TIMINGS = ("duration", "images_per_second", "data_wait", "seconds_left", "ended")
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch came to.
+    """The results of one epoch.
 
-    Losses are means over images, in nats, and times in seconds; ``data_wait`` is the share of the time from the first
-    to the last batch that the training waited for data, ``learning_rate`` that of the first batch, ``ended`` a Unix
-    time.
+    Losses are means over images, in nats; times are in seconds. ``data_wait`` is the share of the time from the first
+    to the last batch spent waiting for data, ``learning_rate`` that of the first batch, ``ended`` a Unix time.
     """
 
     number: int
@@ -34,16 +33,16 @@ class Epoch:
     ended: float
 
     def figures(self) -> dict[str, float]:
-        """What is worth a series: all but the number and what says when."""
+        """The values to log as series: all but ``number``, ``of`` and ``ended``."""
         kept = {key: value for key, value in vars(self).items() if key not in ("number", "of", "ended")}
         return {key: float(value) for key, value in kept.items()}
 
     def outcome(self) -> dict[str, float]:
-        """What is the same whenever the same training is repeated: number and figures but the timings."""
+        """The values that the same training always reproduces: number and figures without the timings."""
         return {"number": self.number} | {key: value for key, value in self.figures().items() if key not in TIMINGS}
 
     def rank(self, by: BestBy) -> tuple[float, float]:
-        """Greater for a better epoch; the loss decides between equals."""
+        """A sort key, greater for a better epoch; the loss breaks ties."""
         values = {"accuracy": self.val_accuracy, "macro_f1": self.val_macro_f1, "loss": -self.val_loss}
         return values[by], -self.val_loss
 
@@ -54,5 +53,5 @@ def best_of(history: list[Epoch], by: BestBy) -> Epoch:
 
 
 def read_history(stored: Iterable[Mapping[str, Any]]) -> list[Epoch]:
-    """The epochs as a checkpoint has them."""
+    """The epochs stored in a checkpoint."""
     return [Epoch(**known_fields(Epoch, epoch)) for epoch in stored]

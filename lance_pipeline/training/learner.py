@@ -1,4 +1,4 @@
-"""The weights and all that changes them: one step of training."""
+"""One training step: the weights and everything that updates them."""
 
 from collections import Counter
 from collections.abc import Callable
@@ -16,26 +16,26 @@ from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.schedule import LearningRates
 from lance_pipeline.training.step_graph import Kind, StepGraph, kind_of
 
-# So many steps run before one is recorded, so that libraries have chosen their algorithms and made their workspaces.
+# Steps to run before recording one, so that libraries have chosen algorithms and allocated workspaces.
 _BEFORE_GRAPH = 3
 
 
 class Learner:
     """A model with its optimizer, schedule, average and gradient scaler.
 
-    Nothing in a step waits for the device.
+    No step waits for the device.
 
     Args:
-        model: gives logits (n, classes) for images (n, 3, h, w); its last linear layer or convolution
+        model: maps images (n, 3, h, w) to logits (n, classes); its last linear layer or convolution
             is the head. It is moved to the device.
         recipe: all settings.
-        device: where, in which precision.
-        steps: over the whole training; epochs times batches.
-        class_weights: float (classes,), 1 on average over the images; None weighs all the same.
-        tell: called with what is worth a line in a log.
+        device: the device and precision.
+        steps: the number of steps in the whole training: epochs times batches.
+        class_weights: float (classes,), 1 on average over the images; None weighs all classes equally.
+        tell: called with log lines.
 
     Raises:
-        InputError: the recipe wants a graph, and the device is not CUDA or has no bf16.
+        InputError: the recipe requires a graph, and the device is not CUDA or its precision is fp16.
     """
 
     def __init__(
@@ -57,45 +57,45 @@ class Learner:
         self._optimizer, self._rate = _sgd(model, recipe, device)
         self._average = WeightAverage(self.model, recipe.averaging) if recipe.averaging else None
         self._scaler = torch.amp.GradScaler(device.torch_device.type, enabled=device.precision == "fp16")
-        # Of a batch, which the device's memory holds one after the other.
+        # Micro-batches per batch, processed one after the other to save device memory.
         self._parts = 1
         self._graph: StepGraph | None = None
         self._records, self._run_before = _records(recipe, device), Counter[Kind]()
 
     @property
     def learning_rate(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return self._rates.current
 
     @property
     def judged(self) -> nn.Module:
-        """What is validated and kept: the average of the weights, or the weights themselves."""
+        """The model to validate and keep: the averaged weights, or the weights themselves."""
         return self.model if self._average is None else self._average.module
 
     def is_finite(self) -> bool:
-        """Whether all weights are numbers."""
+        """Whether all weights are finite."""
         return bool(torch.stack([torch.isfinite(value).all() for value in self.model.parameters()]).all())
 
     def begin_epoch(self, number: int) -> None:
-        """To training mode; in the first epochs, counted from 0, the recipe may train the head alone."""
+        """Switch to training mode; in the first epochs, counted from 0, the recipe may train only the head."""
         frozen = number < self._recipe.freeze_epochs
         if self._recipe.freeze_epochs and number in (0, self._recipe.freeze_epochs):
-            # Which gradients it computes is part of it.
+            # The graph fixes which gradients are computed.
             self._forget_graph()
         self.model.train(not frozen)
         self.model.requires_grad_(not frozen)
         self.model.get_submodule(self._head).train().requires_grad_(True)
 
     def step(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """Learn from a batch; its mean loss, a scalar on the device.
+        """Train on a batch; returns its mean loss, a scalar on the device.
 
-        Where the device's memory does not hold the batch, its gradients are added up over parts of it. They are
-        those of the batch, but where batch norm takes the statistics of each part.
+        If the device's memory cannot hold the batch, gradients are accumulated over micro-batches. They equal those
+        of the batch, except that batch norm uses the statistics of each micro-batch.
 
         Raises:
-            InputError: the memory does not even hold two images, or the recipe wants a graph that cannot be recorded.
+            InputError: the memory cannot hold even two images, or the recipe requires a graph that cannot be recorded.
         """
-        # As the model is: CUDA's roll, and with it MixUp, loses it.
+        # The model's memory format, which CUDA's roll, and thus MixUp, loses.
         images = images.contiguous(memory_format=torch.channels_last)
         self._set_rate()
         kind = kind_of(images, targets)
@@ -111,14 +111,14 @@ class Learner:
 
     def _set_rate(self) -> None:
         if isinstance(self._rate, torch.Tensor):
-            # A graph reads it where it lies.
+            # A graph reads the rate from this tensor.
             self._rate.fill_(self._rates.current)
             return
         for group in self._optimizer.param_groups:
             group["lr"] = self._rates.current
 
     def _record(self, images: torch.Tensor, targets: torch.Tensor) -> None:
-        """Record the step for batches like this one, where that can be done; recording changes no weights."""
+        """Record the step for batches like this one, if possible; recording changes no weights."""
         try:
             self._optimizer.zero_grad()
             self._graph = StepGraph(self._whole_step, images, targets)
@@ -133,14 +133,14 @@ class Learner:
         self._run_before.clear()
 
     def _step_in_parts(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The step, in as many parts as the memory wants."""
+        """Run the step in as many micro-batches as memory requires."""
         while True:
             try:
                 loss = self._gradients(images, targets)
                 break
             except torch.OutOfMemoryError as error:
                 self._halve(len(images), error)
-            # Not before the error is gone, which holds all that was computed.
+            # Only once the error is released, because it keeps the computed tensors alive.
             torch.cuda.empty_cache()
         self._update()
         return loss
@@ -151,7 +151,7 @@ class Learner:
         return loss
 
     def _update(self) -> None:
-        """Change the weights by their gradients, and the average by the weights."""
+        """Update the weights from their gradients, and the average from the weights."""
         if self._recipe.gradient_clip is not None:
             self._scaler.unscale_(self._optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self._recipe.gradient_clip)
@@ -161,10 +161,10 @@ class Learner:
             self._average.update()
 
     def _gradients(self, images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-        """The mean loss, with its gradients left in the parameters."""
+        """Compute the mean loss and leave its gradients in the parameters."""
         self._optimizer.zero_grad()
         total = torch.zeros((), device=images.device)
-        # A part of one image would leave batch norm without a variance.
+        # Batch norm has no variance in a micro-batch of one image.
         parts = max(min(self._parts, len(images) // 2), 1)
         for part, wanted in zip(images.tensor_split(parts), targets.tensor_split(parts), strict=True):
             with self._device.autocast():
@@ -174,7 +174,7 @@ class Learner:
         return total
 
     def _halve(self, images: int, error: Exception) -> None:
-        """Take batches in twice as many parts from now on."""
+        """Split batches into twice as many micro-batches from now on."""
         if self._parts * 2 > images // 2:
             raise InputError(
                 f"{self._device.name} has too little memory for {-(-images // self._parts)} images: {error}. Free its "
@@ -189,11 +189,11 @@ class Learner:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a later step depends on."""
+        """Everything that later steps depend on."""
         return {
             "model": self.model.state_dict(),
             "average": None if self._average is None else self._average.state_dict(),
-            # The groups and their settings are the recipe's.
+            # The recipe defines the groups and their settings.
             "optimizer": self._optimizer.state_dict()["state"],
             "schedule": self._rates.state_dict(),
             "scaler": self._scaler.state_dict(),
@@ -208,17 +208,17 @@ class Learner:
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": state["optimizer"], "param_groups": groups})
         if isinstance(self._rate, torch.Tensor):
-            # The optimizer has taken a copy of it.
+            # The optimizer replaced it with a copy.
             for group in self._optimizer.param_groups:
                 group["lr"] = self._rate
         self._rates.load_state_dict(state["schedule"])
-        # Empty from a device with another precision.
+        # Empty if it was saved with another precision.
         if state["scaler"]:
             self._scaler.load_state_dict(state["scaler"])
 
 
 def _sgd(model: nn.Module, recipe: Recipe, device: Device) -> tuple[SGD, torch.Tensor | float]:
-    """The optimizer, and its learning rate: on CUDA a tensor on the device, which is changed in place."""
+    """The optimizer and its learning rate, on CUDA a tensor on the device that is changed in place."""
     kind = device.torch_device.type
     peak = recipe.peak_learning_rate
     rate = torch.tensor(peak, device=device.torch_device) if kind == "cuda" else peak
@@ -226,7 +226,7 @@ def _sgd(model: nn.Module, recipe: Recipe, device: Device) -> tuple[SGD, torch.T
     groups = [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": spared, "weight_decay": 0.0}]
     optimizer = SGD(groups, lr=rate, momentum=recipe.momentum, fused=kind in ("cpu", "cuda"))
     if recipe.momentum:
-        # torch makes them in the first step of each parameter, and fails where some of a group are not there yet.
+        # torch creates each in its parameter's first step, and fails if some of a group are still missing.
         for parameter in model.parameters():
             optimizer.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
     return optimizer, rate
@@ -236,9 +236,9 @@ def _records(recipe: Recipe, device: Device) -> bool:
     """Whether steps are recorded as a graph.
 
     Raises:
-        InputError: they are to be, and cannot.
+        InputError: the recipe requires a graph, and the device does not support it.
     """
-    # fp16's scaler leaves steps out, which a graph cannot decide.
+    # fp16's scaler skips some steps, a decision that a graph cannot make.
     can = device.torch_device.type == "cuda" and device.precision != "fp16"
     if recipe.step == "graph" and not can:
         raise InputError(
@@ -257,9 +257,9 @@ def decayed_and_spared(model: nn.Module) -> tuple[list[nn.Parameter], list[nn.Pa
 
 
 def balanced_weights(counts: list[int]) -> torch.Tensor:
-    """Weights of classes, float (classes,), by the rarity of each: 1 on average over the images.
+    """Class weights, float (classes,), inversely proportional to class sizes: 1 on average over the images.
 
-    The same as scikit-learn's ``class_weight="balanced"``; classes without images weigh nothing.
+    The same as scikit-learn's ``class_weight="balanced"``; classes without images get weight 0.
     """
     sizes = torch.tensor(counts, dtype=torch.float32)
     there = sizes > 0

@@ -25,16 +25,15 @@ from lance_pipeline.training.pace import Pace
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.scores import Scores, evaluate
 
-# Looking at a loss waits for the device; the CPU has computed it anyway.
+# Batches between checks of the losses, since reading a loss waits for the device; the CPU checks every batch.
 _LOOK_EVERY = 50
 
 
 @dataclass
 class Trained:
-    """The weights of the best epoch by validation, and the course of all epochs.
+    """The weights of the best epoch by validation, and the history of all epochs.
 
-    ``train_accuracy`` is theirs on images of the training split as they are, without augmentation; None where nobody
-    has asked.
+    ``train_accuracy`` is the accuracy of these weights on training images without augmentation; None if not measured.
     """
 
     state: dict[str, torch.Tensor]
@@ -56,23 +55,22 @@ def train(
 ) -> Trained:
     """Train ``model`` by the recipe and return the weights of its best epoch.
 
-    The best epoch is the first of those with the best validation metric, the lower validation loss
-    deciding between equals.
+    The best epoch is the first with the best validation metric; the lower validation loss breaks ties.
 
     Args:
-        model: takes float images (n, 3, h, w), gives logits (n, classes); it is moved to the device.
-        train_loader: gives images (n, 3, h, w) and labels on the device, shuffled and augmented.
-        val_loader: the same for validation, normalised, in the stored order.
+        model: maps float images (n, 3, h, w) to logits (n, classes); it is moved to the device.
+        train_loader: yields images (n, 3, h, w) and labels on the device, shuffled and augmented.
+        val_loader: the same for validation, normalised, in stored order.
         recipe: all settings.
-        device: where to train, in which precision.
-        transform: makes of a training batch what the model sees.
-        checkpoints: where to go on from, and where the state is saved; None saves nothing.
+        device: the device and precision.
+        transform: turns a training batch into the model's input.
+        checkpoints: the state to resume from, and where to save it; None saves nothing.
         watch: callbacks for progress and cancellation.
 
     Raises:
         InputError: the training split is too small to train on, the loss became infinite or NaN, or a checkpoint
             cannot be written.
-        Stopped: it was asked to stop, and its state is saved.
+        Stopped: ``watch.stop`` gave a reason; the state is saved.
     """
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
@@ -86,18 +84,18 @@ def train(
 
 @dataclass
 class _Partial:
-    """An epoch as far as it has come."""
+    """An unfinished epoch."""
 
     learning_rate: float
     losses: torch.Tensor
-    """Of each batch, on the device."""
+    """The loss of each batch, on the device."""
     images: list[int] = field(default_factory=list)
-    """In each batch so far."""
+    """The number of images in each batch so far."""
     seconds: float = 0.0
 
 
 class _Training:
-    """The moving parts of one training."""
+    """A training in progress."""
 
     def __init__(
         self,
@@ -114,7 +112,7 @@ class _Training:
         self._recipe, self._device, self._transform = recipe, device, transform
         self._checkpoints, self._watch = checkpoints, watch
         self._epochs = recipe.epochs_for(train_loader.rows)
-        # Batch norm cannot take the variance of a last batch of one image, which is left out.
+        # A last batch of one image is left out, because batch norm has no variance over it.
         self._usable = len(train_loader) - (train_loader.rows % recipe.images_per_batch == 1)
         self._batches = min(self._usable, recipe.batches_per_epoch or self._usable)
         weights = balanced_weights(train_loader.class_counts) if recipe.class_weights == "balanced" else None
@@ -126,7 +124,7 @@ class _Training:
         self._pace = Pace(0.0)
 
     def run(self) -> Trained:
-        """Train until the end, from the checkpoint where there is one."""
+        """Train to the end, resuming from the checkpoint if there is one."""
         state = None if self._checkpoints is None else self._checkpoints.state
         if state is not None:
             self._load_state_dict(state)
@@ -138,7 +136,7 @@ class _Training:
 
     @property
     def _place(self) -> str:
-        """Where the training is, for people."""
+        """The current position, for messages."""
         epochs, batches = len(self._history), len(self._partial.images)
         if batches:
             return f"after epoch {epochs + 1} of {self._epochs}, batch {batches} of {self._batches}"
@@ -180,13 +178,13 @@ class _Training:
         self._save(snapshot)
 
     def _measured(self, validation: Scores, data_wait: float, began: float) -> Epoch:
-        """The epoch whose batches are all learned."""
+        """The results of the epoch, whose batches are all done."""
         partial, images = self._partial, sum(self._partial.images)
         counts = torch.tensor(partial.images, device=self._device.torch_device)
         duration = time.monotonic() - began
         left = self._pace.seconds_left(self._done(self._batches))
         if left is None:
-            # Resumed when all batches of the epoch were done.
+            # Resumed after the last batch of the epoch.
             left = duration * (self._epochs - len(self._history) - 1)
         return Epoch(
             number=len(self._history) + 1,
@@ -204,7 +202,7 @@ class _Training:
         )
 
     def _train_epoch(self, began: float) -> None:
-        """The rest of the epoch's batches."""
+        """Train on the rest of the epoch's batches."""
         self._learner.begin_epoch(len(self._history))
         partial = self._partial
         for images, labels in self._remaining():
@@ -225,12 +223,12 @@ class _Training:
         self._require_finite_weights()
 
     def _remaining(self) -> Iterator[Batch]:
-        """The epoch's batches that are left."""
+        """The remaining batches of the epoch."""
         left = self._batches - len(self._partial.images)
         if not left:
             return iter(())
         batches = (batch for batch in self._loader if len(batch[1]) > 1)
-        # To the loader's very end, which is where it completes its cache.
+        # Read to the loader's very end, where it completes its cache.
         return islice(batches, left) if self._batches < self._usable else batches
 
     def _stop_if_asked(self) -> None:
@@ -243,7 +241,7 @@ class _Training:
             raise Stopped(reason)
 
     def _require_finite_losses(self) -> None:
-        """See that the losses since the last look are numbers."""
+        """Check that the losses since the last check are finite."""
         losses = self._partial.losses[: len(self._partial.images)][-_LOOK_EVERY:]
         wrong = (~torch.isfinite(losses)).nonzero().flatten().tolist()
         if wrong:
@@ -264,13 +262,13 @@ class _Training:
         )
 
     def _done(self, batches: int) -> float:
-        """The share of the training, after so many batches of this epoch."""
+        """The share of the training that is done after this many batches of the epoch."""
         return (len(self._history) + batches / self._batches) / self._epochs
 
     def _save(self, snapshot: Snapshot) -> None:
-        """Begin to save the state, unless it is spoilt."""
+        """Start saving the state, once it is known to be finite."""
         if self._checkpoints is not None:
-            # A batch whose loss is NaN need not have reached the weights: fp16's scaler leaves its step out.
+            # A NaN loss does not always reach the weights: fp16's scaler skips its step.
             self._require_finite_losses()
             self._require_finite_weights()
             self._checkpoints.save(self._state_dict(snapshot))
@@ -280,7 +278,7 @@ class _Training:
             self._checkpoints.wait()
 
     def _state_dict(self, snapshot: Snapshot) -> dict[str, Any]:
-        """All that the rest of the training depends on; later steps do not change it."""
+        """Everything that the rest of the training depends on; later steps do not change it."""
         cuda = torch.cuda.get_rng_state_all() if self._device.torch_device.type == "cuda" else []
         moving = {
             "learner": self._learner.state_dict(),

@@ -1,4 +1,4 @@
-"""What is done to whole training batches before the model sees them: RandAugment, MixUp and CutMix."""
+"""Transforms of whole training batches: RandAugment, MixUp and CutMix."""
 
 import torch
 from torchvision.transforms import v2
@@ -8,10 +8,10 @@ from lance_pipeline.training.recipe import Recipe, Triple
 
 
 class BatchTransform:
-    """torchvision's transforms for batches, drawn from torch's own generator.
+    """torchvision's batch transforms, which draw from torch's own generator.
 
     Args:
-        recipe: which of them, how strong.
+        recipe: selects the transforms and their strength.
         classes: the number of classes.
         normalization: mean and std of each channel; needed for RandAugment, which works on uint8 images.
     """
@@ -28,18 +28,18 @@ class BatchTransform:
 
     @staticmethod
     def takes_bytes(recipe: Recipe) -> bool:
-        """Whether the images must come as uint8, not normalised."""
+        """Whether images must be passed as uint8, not normalised."""
         return recipe.randaugment > 0
 
     def __call__(self, images: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The batch as the model sees it.
+        """Transform a batch into the model's input.
 
         Args:
             images: (n, 3, h, w), uint8 with RandAugment, else normalised float32.
             labels: int64 (n,).
 
         Returns:
-            normalised float32 images, and labels int64 (n,) or, mixed, float32 (n, classes).
+            normalised float32 images, and labels: int64 (n,) or, if mixed, float32 (n, classes).
         """
         if self._one is not None:
             images = normalized(torch.stack([self._one(image) for image in images]), *self._normalization)

@@ -16,8 +16,8 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.training.networks import known_network
 
 _SILENT_SECONDS = 60
-# The first that a network has. SWAG's linear weights see images of 224 pixels, as the networks do that have none of the
-# others.
+# In order of preference. SWAG's linear weights expect images of 224 pixels, and so does every network that has only
+# those.
 _OFFICIAL = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
 # GoogLeNet and Inception v3 are trained without their auxiliary classifiers.
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
@@ -26,19 +26,19 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 def build_network(
     name: str, classes: int, stem: str = "imagenet", weights: str = "none", downloads: str | None = None
 ) -> nn.Module:
-    """A network for images (n, 3, h, w) that gives logits (n, classes).
+    """A network that maps images (n, 3, h, w) to logits (n, classes).
 
     Args:
         name: torchvision's name of a classification network.
         classes: the number of classes.
         stem: ``imagenet`` as published, or ``small``: the first convolution without stride and no
-            pooling, with the same weights. Only ResNets have a small one.
+            pooling, with the same weights. Only ResNets support ``small``.
         weights: ``none`` for random ones, ``imagenet`` for torchvision's official ones, or a file.
             The head is always new.
-        downloads: the folder that keeps downloaded weights; torch's cache when None.
+        downloads: the folder of downloaded weights; torch's cache when None.
 
     Raises:
-        InputError: there is no such network, or the stem or the weights do not fit it, or cannot be had.
+        InputError: there is no such network, the stem or the weights do not fit it, or the weights are unavailable.
     """
     known = known_network(name)
     if wrong := known.wrong_stem(stem):
@@ -55,10 +55,10 @@ def build_network(
 
 
 def head_name(model: nn.Module) -> str:
-    """The name of the module that gives the logits: the last linear layer or convolution.
+    """The name of the module that computes the logits: the last linear layer or convolution.
 
     Raises:
-        ValueError: the model has none.
+        ValueError: the model has neither.
     """
     names = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv2d)]
     if not names:
@@ -67,18 +67,18 @@ def head_name(model: nn.Module) -> str:
 
 
 def imagenet_weights(name: str, downloads: str | None) -> dict[str, torch.Tensor]:
-    """Torchvision's weights of a network trained on ImageNet, downloaded once.
+    """Torchvision's ImageNet weights for a network, downloaded once.
 
     Args:
-        name: of the network.
-        downloads: the folder that keeps them; torch's cache when None.
+        name: the network's name.
+        downloads: the folder to keep them in; torch's cache when None.
 
     Raises:
-        InputError: they could not be downloaded, or read.
+        InputError: they could not be downloaded or read.
     """
     official = official_weights(name)
     before = socket.getdefaulttimeout()
-    # torch's download would wait for ever for a server that has gone silent.
+    # Without a timeout, torch would wait forever for a silent server.
     socket.setdefaulttimeout(_SILENT_SECONDS)
     try:
         state = official.get_state_dict(model_dir=downloads, progress=False, check_hash=True, weights_only=True)
@@ -94,7 +94,7 @@ def imagenet_weights(name: str, downloads: str | None) -> dict[str, torch.Tensor
 
 
 def official_weights(name: str) -> WeightsEnum:
-    """Which of torchvision's weights ``weights: imagenet`` takes, whatever a later torchvision calls the default."""
+    """The weights for ``weights: imagenet``, even if a later torchvision changes its default."""
     known = get_model_weights(name).__members__
     return next(known[one] for one in _OFFICIAL if one in known)
 
@@ -108,12 +108,13 @@ def _options(name: str) -> dict[str, Any]:
 
 
 def _replace(model: nn.Module, head: str, classes: int) -> None:
-    """Put a new head for so many classes in the place of the published one."""
+    """Replace the published head with a new one for this many classes."""
     before: Any = model.get_submodule(head)
     if isinstance(before, nn.Linear):
         model.set_submodule(head, nn.Linear(before.in_features, classes))
         return
-    # SqueezeNet's, whose pixels are averaged; behind a ReLU, a class that begins below zero would never be learned.
+    # SqueezeNet averages the pixels of its head. The ReLU after the head is dropped, because a class that starts below
+    # zero would never be learned.
     model.set_submodule(head, nn.Conv2d(before.in_channels, classes, kernel_size=1))
     model.set_submodule("classifier.2", nn.Identity())
 
@@ -132,7 +133,7 @@ def _read_weights(name: str, weights: str, downloads: str | None) -> dict[str, t
             return load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        # torch's own message on a refused pickle advises to load it unsafely.
+        # For a refused pickle, torch's own message suggests loading it unsafely.
         refused = isinstance(error, pickle.UnpicklingError)
         reason = "it is damaged or holds more than tensors" if refused else f"{type(error).__name__}: {error}"
         raise InputError(

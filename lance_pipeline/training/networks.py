@@ -1,4 +1,4 @@
-"""The networks that can be trained: torchvision's classification networks, as far as they are known without torch."""
+"""The networks that can be trained: torchvision's classification networks, described without importing torch."""
 
 from dataclasses import dataclass, replace
 
@@ -11,15 +11,15 @@ _HALVES: Triple = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class Network:
-    """What one of the networks can take.
+    """The requirements of a network.
 
     Attributes:
-        name: torchvision's.
-        least_size: the smallest images, in pixels.
-        only_size: the one size that it takes; None where it takes larger images too.
-        is_resnet: whether it begins with the stem of a ResNet, and its blocks have residual branches to start at zero.
-        mean: by which the images were normalised that its ImageNet weights have learned from.
-        std: likewise.
+        name: torchvision's name.
+        least_size: the smallest image size, in pixels.
+        only_size: the only supported size; None if larger images work too.
+        is_resnet: whether it has the stem of a ResNet, and residual branches that can start at zero.
+        mean: per-channel mean that normalised the training images of its ImageNet weights.
+        std: per-channel standard deviation, likewise.
     """
 
     name: str = ""
@@ -30,7 +30,7 @@ class Network:
     std: Triple = IMAGENET_STD
 
     def wrong_size(self, image_size: int) -> str | None:
-        """Why it cannot take images of so many pixels; None where it can."""
+        """Why it cannot take images of this size, in pixels; None if it can."""
         if self.only_size not in (None, image_size):
             return f"`image_size` {image_size} does not go with `model: {self.name}`, which takes {self.only_size} only"
         if image_size < self.least_size:
@@ -39,7 +39,7 @@ class Network:
         return None
 
     def wrong_stem(self, stem: str) -> str | None:
-        """Why it cannot have a stem; None where it can."""
+        """Why it cannot have this stem; None if it can."""
         if stem == "small" and not self.is_resnet:
             return f"`stem: small` is for ResNets; `model: {self.name}` has no such stem, leave `stem` out"
         return None
@@ -66,19 +66,19 @@ _FAMILIES = {
     "alexnet": Network(least_size=63),
     "squeezenet1_0": Network(least_size=21),
     "squeezenet1_1": Network(least_size=17),
-    # torchvision's builder has these two normalise ImageNet's images once more within the network, to this.
+    # torchvision's builder makes these two normalise ImageNet's images again inside the network, to these values.
     "googlenet": Network(least_size=15, mean=_HALVES, std=_HALVES),
     "inception_v3": Network(least_size=75, mean=_HALVES, std=_HALVES),
 }
 NETWORKS = {name: replace(family, name=name) for names, family in _FAMILIES.items() for name in names.split()}
-"""All of them, by name. A test compares them with torchvision's."""
+"""All networks by name. A test compares them with torchvision's."""
 
 
 def known_network(name: str) -> Network:
-    """The network of that name.
+    """The network with this name.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such network.
     """
     if name not in NETWORKS:
         raise InputError(

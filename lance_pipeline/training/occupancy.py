@@ -1,4 +1,4 @@
-"""One training at a time on each device of a host, and in each folder of checkpoints."""
+"""One training at a time per device of a host, and per checkpoint folder."""
 
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -13,7 +13,7 @@ from lance_pipeline.storage.private import user_folder
 
 
 class Holder(BaseModel):
-    """Who has a device, or a folder of checkpoints."""
+    """The process that holds a device or a checkpoint folder."""
 
     model_config = ConfigDict(frozen=True)
 
@@ -37,22 +37,22 @@ def occupied(
     on_wait: Callable[[str], None],
     stop: Callable[[], str | None] = lambda: None,
 ) -> AbstractContextManager[str]:
-    """Acquire the first free one of these devices exclusively, and yield it; sleep while all are taken.
+    """Acquire the first free device exclusively and yield its name; sleep while all are taken.
 
     The lock files are in the user's own folder, see `user_folder`. All runs of one user on one host see each other's
-    trainings, whatever TMPDIR and LANCE_PIPELINE_DATA are set to, as long as they agree on XDG_RUNTIME_DIR or have
-    none; those of two users, and of two containers, do not.
+    trainings, regardless of TMPDIR and LANCE_PIPELINE_DATA, as long as they agree on XDG_RUNTIME_DIR or have none.
+    Runs of different users or containers do not.
 
     Args:
-        devices: the devices, the preferred one first: what to call each of them, and its name on this host.
-        what: what is trained, such as ``digits/resnet34``; shown to those who wait.
+        devices: the devices, the preferred one first: the name to use for each, and its name on this host.
+        what: the asset being trained, such as ``digits/resnet34``; shown to waiting processes.
         run_id: the Dagster run, shown as well.
-        on_wait: called with whom the devices are waited for, and again when others have them.
-        stop: asked while it waits; a reason, such as ``SIGTERM``, ends the waiting.
+        on_wait: called with a message that names the holders, and again when they change.
+        stop: polled while waiting; a reason, such as ``SIGTERM``, ends the wait.
 
     Raises:
         Stopped: `stop` gave a reason.
-        InputError: there is no folder for the locks, or a file in it cannot be used.
+        InputError: there is no folder for the lock files, or a file in it cannot be used.
     """
     folder = user_folder()
     locks = {device: folder / f"{name}.lock" for device, name in devices.items()}
@@ -69,22 +69,22 @@ def held(
     on_wait: Callable[[str], None],
     stop: Callable[[], str | None] = lambda: None,
 ) -> Iterator[str]:
-    """Acquire the first free one of these things exclusively, and yield its name; sleep while all are taken.
+    """Acquire the first free resource exclusively and yield its name; sleep while all are taken.
 
-    Each has a lock file, in which its `Holder` is noted for those who wait. It is free again when the context or the
-    process ends, however it ends.
+    Each resource has a lock file that names its `Holder` for waiting processes. The lock is released when the context
+    or the process ends, however it ends.
 
     Args:
-        locks: their lock files by what they are called, the preferred one first.
-        variable: the environment variable that moves the files elsewhere, for the message.
-        what: what is trained, such as ``digits/resnet34``; shown to those who wait.
+        locks: the lock files by resource name, the preferred one first.
+        variable: the environment variable that moves the files elsewhere, for error messages.
+        what: the asset being trained, such as ``digits/resnet34``; shown to waiting processes.
         run_id: the Dagster run, shown as well.
-        on_wait: called with whom they are waited for, and again when others have them.
-        stop: asked while it waits; a reason, such as ``SIGTERM``, ends the waiting.
+        on_wait: called with a message that names the holders, and again when they change.
+        stop: polled while waiting; a reason, such as ``SIGTERM``, ends the wait.
 
     Raises:
         Stopped: `stop` gave a reason.
-        InputError: a file cannot be used.
+        InputError: a lock file cannot be used.
     """
     names = {str(lock): name for name, lock in locks.items()}
     with first_free(list(names), variable, lambda: _waiting(locks), on_wait, stop) as lock:
@@ -96,7 +96,7 @@ def held(
 
 
 def _waiting(locks: Mapping[str, Path]) -> str:
-    """What is waited for, and who has it."""
+    """A message that names the resources and their holders."""
     having: list[str] = []
     for name, lock in locks.items():
         holder, it = _holder(lock), name if len(locks) > 1 else "it"
@@ -105,7 +105,7 @@ def _waiting(locks: Mapping[str, Path]) -> str:
 
 
 def _holder(lock: Path) -> Holder | None:
-    """None for the moment before it is noted, and where another version has noted something else."""
+    """The holder named in a lock file; None before it is written, or if another version wrote something else."""
     try:
         return Holder.model_validate_json(read_note(str(lock)))
     except (OSError, ValidationError):

@@ -1,20 +1,20 @@
-"""How long a training still takes."""
+"""Estimating the remaining time of a training."""
 
 import time
 from collections.abc import Callable
 
 # The first batches compile, allocate and fill caches.
 _WARM_UP = 3
-# So many batches after those tell the pace.
+# Batches after the warm-up until the pace is known.
 _LEAST = 5
 
 
 class Pace:
-    """The pace of a training since its first batches.
+    """The pace of a training, measured after its first batches.
 
     Args:
-        done: the share of the training that was done before, from 0 to 1.
-        clock: gives seconds.
+        done: the share of the training already done, from 0 to 1.
+        clock: returns seconds.
     """
 
     def __init__(self, done: float, clock: Callable[[], float] = time.monotonic) -> None:
@@ -30,7 +30,7 @@ class Pace:
         return self.seconds_left(done) if self._batches >= _WARM_UP + _LEAST else None
 
     def seconds_left(self, done: float) -> float | None:
-        """The seconds left by all that is known, as after an epoch; None where nothing was done since the beginning.
+        """The best estimate of the seconds left, such as after an epoch; None if nothing was done since the start.
 
         Args:
             done: the share of the training that is done now.

@@ -1,4 +1,4 @@
-"""How to train: the one model of all settings that change what is learned."""
+"""The training recipe: all settings that change what a model learns."""
 
 import math
 from collections.abc import Collection
@@ -9,9 +9,9 @@ from pydantic import BaseModel, Field, field_validator, model_validator
 from lance_pipeline.settings import StrictModel
 
 CODE_VERSION = "4"
-"""Of what a training computes: another one makes other weights by the same recipe from the same data."""
+"""Version of the training's computation: another version trains other weights from the same recipe and data."""
 
-# By these trainings were always told apart, even at their defaults; a later setting counts only where it differs.
+# Always part of a training's identity, even at their defaults; settings added later count only if they differ.
 _ALWAYS_IDENTIFYING = (
     "preset", "epochs", "batches_per_epoch", "batch_size", "learning_rate", "momentum", "schedule", "weight_decay",
     "gradient_clip", "averaging", "label_smoothing", "class_weights", "flip", "crop_padding", "resized_crop",
@@ -48,29 +48,29 @@ _ARTICLE: dict[str, Any] = {
 }
 PRESETS: dict[str, dict[str, Any]] = {"article": _ARTICLE}
 
-# Few images need many passes to make enough steps; a few passes over many are enough.
+# Few images need many epochs to make enough steps; for many images, a few epochs are enough.
 _AUTO_IMAGES = 300 * 64
 _AUTO_EPOCHS = (16, 100)
 # Batch norm needs a variance.
 _LEAST_BATCH = 2
 _SMALL_BATCH = 64
 _STEPS_PER_EPOCH = 64
-# What fastai's `fine_tune` and its vision transforms do (Howard and Gugger, "fastai: A Layered API for Deep Learning",
-# 2020): fit the new head first, and crop at random, as few images are learned by heart soon.
+# As in fastai's `fine_tune` and vision transforms (Howard and Gugger, "fastai: A Layered API for Deep Learning", 2020):
+# train the new head first, and crop at random, because a model soon memorizes few images.
 _FEW_IMAGES = 10_000
 _FEW_IMAGES_DEFAULTS: dict[str, Any] = {"freeze_epochs": 1, "resized_crop": (0.35, 1.0)}
-# By the image size in pixels: what keeps a large card busy, and no more, for larger batches learn less from an image.
+# By image size in pixels: just enough to keep a large card busy, as larger batches learn less from each image.
 _CUDA_BATCHES = ((48, 512), (128, 256), (320, 128), (math.inf, 64))
 
 
 def later_defaults(settings: BaseModel, known: Collection[str]) -> dict[str, Any]:
-    """What an identity of settings leaves out, as pydantic's ``exclude``: all but ``known`` that is at its default.
+    """The fields that an identity leaves out, as pydantic's ``exclude``: all at their defaults except ``known``.
 
-    So a setting that is added leaves all identities as they are.
+    A new setting therefore changes no existing identity.
 
     Args:
-        settings: some, which may have others in them.
-        known: the names, at any depth, of those that count in any case.
+        settings: the settings, possibly nested.
+        known: the names, at any depth, of fields that always count.
     """
     found: dict[str, Any] = {}
     for name, field in type(settings).model_fields.items():
@@ -270,24 +270,24 @@ class Recipe(StrictModel):
         return self
 
     def identity(self) -> dict[str, Any]:
-        """What tells trainings apart, as JSON takes it; a new setting at its default changes none."""
+        """The settings that distinguish trainings, JSON-compatible; a new setting at its default changes none."""
         return self.model_dump(mode="json", exclude=later_defaults(self, _ALWAYS_IDENTIFYING))
 
     @property
     def begins_trained(self) -> bool:
-        """Whether the training begins with trained weights; those of ``auto`` are still open, and count as random."""
+        """Whether training starts from trained weights; an unresolved ``auto`` counts as random."""
         return self.weights not in ("none", "auto")
 
     @property
     def peak_learning_rate(self) -> float:
-        """The learning rate, or the default for the kind of weights."""
+        """The learning rate, or the default for this type of weights."""
         if self.learning_rate is not None:
             return self.learning_rate
         return 0.01 if self.begins_trained else 0.05
 
     @property
     def images_per_batch(self) -> int:
-        """The batch size, which ``resolved`` has settled.
+        """The batch size, once ``resolved`` has set it.
 
         Raises:
             ValueError: it is still ``auto``.
@@ -297,15 +297,15 @@ class Recipe(StrictModel):
         return self.batch_size
 
     def resolved(self, device: str, image_size: int, images: int) -> Self:
-        """The recipe as it trains: what is ``auto`` or unset is settled, but for weights and normalisation.
+        """The recipe with ``auto`` and unset values filled in, except weights and normalisation.
 
-        The learning rate grows with the batch (Goyal et al., "Accurate, Large Minibatch SGD", 2017), unless it was
-        given.
+        The learning rate scales with the batch size (Goyal et al., "Accurate, Large Minibatch SGD", 2017), unless it
+        was given.
 
         Args:
-            device: torch's name for its type, such as ``cuda``.
+            device: torch's device type, such as ``cuda``.
             image_size: height and width, in pixels.
-            images: in the training split.
+            images: the number of images in the training split.
         """
         batch_size = self.batch_size
         rate = self.peak_learning_rate
@@ -313,7 +313,7 @@ class Recipe(StrictModel):
             batch_size = _cuda_batch(image_size, images) if device == "cuda" else _SMALL_BATCH
             rate = self.learning_rate or rate * batch_size / _SMALL_BATCH
         few = self.begins_trained and images < _FEW_IMAGES
-        # Set either way: settled once, it stays so.
+        # Set in either case, so that resolving again changes nothing.
         defaults = {
             name: value if few and name not in self.model_fields_set else getattr(self, name)
             for name, value in _FEW_IMAGES_DEFAULTS.items()
@@ -328,13 +328,13 @@ class Recipe(StrictModel):
         return recipe.model_copy(update=settled)
 
     def padding_for(self, image_size: int) -> int:
-        """By how many pixels training images are shifted at most."""
+        """The largest shift of training images, in pixels."""
         if self.crop_padding is not None:
             return self.crop_padding
         return 0 if self.resized_crop else image_size // 8
 
     def epochs_for(self, images: int) -> int:
-        """The number of epochs over a training split of so many images."""
+        """The number of epochs for a training split of this many images."""
         if self.epochs != "auto":
             return self.epochs
         return min(max(math.ceil(_AUTO_IMAGES / max(images, 1)), _AUTO_EPOCHS[0]), _AUTO_EPOCHS[1])
@@ -342,18 +342,18 @@ class Recipe(StrictModel):
     def normalization(
         self, mean: Triple, std: Triple, pretrained: tuple[Triple, Triple] = (IMAGENET_MEAN, IMAGENET_STD)
     ) -> tuple[Triple, Triple]:
-        """The mean and std to use, given those of the training split, and those that go with ImageNet's weights."""
+        """The mean and std to use, given those of the training split and those of the ImageNet weights."""
         if self.mean is not None and self.std is not None:
             return self.mean, self.std
         if self.weights == "imagenet":
             return pretrained
-        # A channel without any variation would divide by zero.
+        # A constant channel would divide by zero.
         r, g, b = (value or 1.0 for value in std)
         return mean, (r, g, b)
 
 
 def _cuda_batch(image_size: int, images: int) -> int:
     by_size = next(batch for pixels, batch in _CUDA_BATCHES if image_size <= pixels)
-    # A batch of a small split would leave an epoch too few steps.
+    # On a small split, a large batch would leave too few steps per epoch.
     by_count = 1 << max(images // _STEPS_PER_EPOCH, 1).bit_length() - 1
     return max(min(by_size, by_count), _SMALL_BATCH)

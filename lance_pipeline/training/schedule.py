@@ -8,18 +8,18 @@ from torch.optim.lr_scheduler import ConstantLR, LRScheduler, OneCycleLR
 
 
 class LearningRates:
-    """torch's schedules, apart from the optimizer that learns.
+    """torch's schedules, separate from the training optimizer.
 
-    That one may keep its rate on a device, where torch's schedules would wait for it in each step.
+    That optimizer may keep its rate on a device, where torch's schedules would wait for it in each step.
 
     Args:
         schedule: ``one_cycle`` or ``constant``.
-        peak: the greatest rate.
-        steps: over the whole training.
+        peak: the highest rate.
+        steps: the number of steps in the whole training.
     """
 
     def __init__(self, schedule: Literal["one_cycle", "constant"], peak: float, steps: int) -> None:
-        # Has nothing to learn.
+        # A dummy optimizer, which trains nothing.
         self._carrier = SGD([torch.zeros(1, requires_grad=True)], lr=peak)
         self._schedule: LRScheduler = (
             ConstantLR(self._carrier, factor=1.0)
@@ -29,17 +29,17 @@ class LearningRates:
 
     @property
     def current(self) -> float:
-        """Of the next step."""
+        """The learning rate of the next step."""
         return float(self._schedule.get_last_lr()[0])
 
     def advance(self) -> None:
-        """To the step after the next."""
-        # torch warns where the schedule is ahead of its optimizer.
+        """Advance by one step."""
+        # torch warns if the schedule steps before its optimizer.
         self._carrier.step()
         self._schedule.step()
 
     def state_dict(self) -> dict[str, Any]:
-        """Where it is."""
+        """The state of the schedule."""
         return self._schedule.state_dict()
 
     def load_state_dict(self, state: dict[str, Any]) -> None:

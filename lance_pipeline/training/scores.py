@@ -1,4 +1,4 @@
-"""Loss, accuracy and F1 of a model on a split: what validation and evaluation both report."""
+"""Loss, accuracy and F1 of a model on a split, for validation and evaluation."""
 
 import math
 from collections.abc import Callable, Iterable, Iterator
@@ -17,12 +17,12 @@ from lance_pipeline.training.device import Device
 
 @dataclass(frozen=True)
 class Scores:
-    """How a model does on a split.
+    """The scores of a model on a split.
 
     Attributes:
         loss: mean cross-entropy, in nats.
         accuracy: the share of images whose most probable class is right.
-        macro_f1: the mean F1 of the classes that the split has, each counting the same.
+        macro_f1: the unweighted mean F1 of the classes present in the split.
     """
 
     loss: float
@@ -31,7 +31,7 @@ class Scores:
 
 
 class Output(NamedTuple):
-    """What a model gives for a batch, on the device.
+    """The output of a model for a batch, on the device.
 
     Attributes:
         logits: float32 (n, classes).
@@ -51,7 +51,7 @@ def outputs(
     """Run a model over batches.
 
     Args:
-        model: takes images (n, 3, h, w), gives logits (n, classes); it is left in evaluation mode.
+        model: maps images (n, 3, h, w) to logits (n, classes); it is left in evaluation mode.
         batches: normalised images (n, 3, h, w) and labels (n,), on the device.
         device: sets the precision.
         on_batch: called before each batch.
@@ -67,10 +67,10 @@ def outputs(
 def evaluate(
     model: nn.Module, batches: Iterable[Batch], device: Device, on_batch: Callable[[], None] = lambda: None
 ) -> Scores:
-    """The scores of a model on some images; arguments as of :func:`outputs`."""
+    """The scores of a model on some images; the arguments are those of :func:`outputs`."""
     losses, predicted, actual = [], [], []
     for output in outputs(model, batches, device, on_batch):
-        # On the device until all are there: to look at one would wait for it.
+        # Kept on the device until the end, because reading one would wait for it.
         losses.append(output.loss)
         predicted.append(output.logits.argmax(1))
         actual.append(output.labels)
@@ -83,11 +83,11 @@ def scores(labels: NDArray[np.int64], predicted: NDArray[np.int64], losses: list
     Args:
         labels: int64 (n,), the true class indices.
         predicted: int64 (n,), the most probable class indices.
-        losses: of each batch the sum of its images' losses.
+        losses: for each batch, the sum of its images' losses.
     """
     return Scores(
         math.fsum(torch.stack(losses).tolist()) / len(labels),
         int((labels == predicted).sum()) / len(labels),
-        # Over the classes that the split has: no denominator is zero.
+        # Only the classes present in the split: no denominator is zero.
         float(f1_score(labels, predicted, labels=np.unique(labels).tolist(), average="macro")),
     )

@@ -1,4 +1,4 @@
-"""What a training begins with: its recipe, and the weights that the recipe leaves open."""
+"""The start of a training: resolving its recipe and choosing its weights."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,16 +12,17 @@ from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Recipe
 
 _LEAST_SIDE = 64
-"""Smaller images are unlike the photos of some 500 pixels, seen at 224, that ImageNet's weights have learned from."""
+"""Least side for ImageNet weights, in pixels. Smaller images differ too much from ImageNet's photos of about 500
+pixels, seen at 224."""
 
 
 class Start(NamedTuple):
-    """How a training begins.
+    """How a training starts.
 
     Attributes:
-        recipe: with nothing left open but the normalisation.
-        reason: why these weights, for people.
-        second_best: whether trained weights were wanted, and could not be downloaded.
+        recipe: fully resolved except for the normalisation.
+        reason: why these weights were chosen, for messages.
+        second_best: whether trained weights were wanted but could not be downloaded.
     """
 
     recipe: Recipe
@@ -39,16 +40,17 @@ def settled_start(
     downloads: str | None = None,
     resumable: Callable[[Recipe], bool] = lambda recipe: False,
 ) -> Start:
-    """The recipe as it trains on a split, with the weights of ``weights: auto`` chosen.
+    """The recipe resolved for a split, with weights chosen for ``weights: auto``.
 
     Args:
-        recipe: as it was given.
-        train_split: to learn from.
-        network: torchvision's name of the network that trains.
-        image_size: height and width at which the model sees the images, in pixels.
-        device: torch's name for its type, such as ``cuda``.
-        downloads: the folder that keeps downloaded weights; torch's cache when None.
-        resumable: whether an interrupted training began with a recipe: that is taken, whatever can be had now.
+        recipe: the recipe as configured.
+        train_split: the split to learn from.
+        network: torchvision's name of the network.
+        image_size: height and width of the images that the model sees, in pixels.
+        device: torch's device type, such as ``cuda``.
+        downloads: the folder of downloaded weights; torch's cache when None.
+        resumable: whether an interrupted training started with a recipe; that recipe is used regardless of which
+            weights are available now.
     """
 
     def with_weights(weights: str) -> Recipe:
@@ -71,7 +73,7 @@ def settled_start(
 
 
 def _usual_side(split: LanceSplit) -> int:
-    """The median of the images' shorter sides, in pixels; 0 where another tool wrote the split and nobody knows."""
+    """The median of the images' shorter sides, in pixels; 0 if another tool wrote the split without sizes."""
     if not {"width", "height"} <= set(split.dataset.schema.names):
         return 0
     sizes = split.to_table(["width", "height"])

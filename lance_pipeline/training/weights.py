@@ -26,7 +26,7 @@ _WAY_OUT = "Restore the files from a copy, or materialize the model again."
 
 
 class ModelCard(BaseModel):
-    """All that is needed to use the weights: written beside them as ``model.json``, with the weights' SHA-256."""
+    """Everything needed to use the weights; stored beside them as ``model.json``, with the weights' SHA-256."""
 
     model_config = ConfigDict(extra="ignore", frozen=True)
 
@@ -41,7 +41,7 @@ class ModelCard(BaseModel):
 
 
 def save_model(folder: Path, state: dict[str, torch.Tensor], card: ModelCard) -> str:
-    """Write weights and card, each whole or not at all; returns the SHA-256 of the weights file.
+    """Write weights and card, each atomically; returns the SHA-256 of the weights file.
 
     Raises:
         InputError: the folder cannot be written.
@@ -64,12 +64,12 @@ def load_model(folder: Path, sha256: str | None = None) -> tuple[nn.Module, Mode
     """The model in evaluation mode on the CPU, and its card.
 
     Args:
-        folder: holds weights and card.
-        sha256: of the weights; that of the card when None.
+        folder: the folder of weights and card.
+        sha256: the expected digest of the weights; that in the card when None.
 
     Raises:
-        DamagedError: a file is missing, or is not what was written.
-        InputError: a file may not be read, or a later version has written it.
+        DamagedError: a file is missing or damaged.
+        InputError: a file cannot be read, or a later version wrote it.
     """
     try:
         fields = _card_fields(folder / CARD_FILE)
@@ -83,11 +83,11 @@ def load_model(folder: Path, sha256: str | None = None) -> tuple[nn.Module, Mode
 
 
 def read_weights(folder: Path, sha256: str | None = None) -> dict[str, torch.Tensor]:
-    """The weights alone.
+    """Load the weights only.
 
     Raises:
-        DamagedError: the file is missing, or is not what was written or not that of ``sha256``.
-        InputError: it may not be read.
+        DamagedError: the file is missing or damaged, or does not match ``sha256``.
+        InputError: it cannot be read.
     """
     path = folder / WEIGHTS_FILE
     try:

@@ -14,7 +14,8 @@ from PIL import Image
 from lance_pipeline.orchestration.records import Split
 from lance_pipeline.quality.split_checks import SPLIT_CHECKS
 from lance_pipeline_tests.image_folders import class_image, write_image_folder
-from lance_pipeline_tests.orchestration.check_results import DATA, (
+from lance_pipeline_tests.orchestration.check_results import (
+    DATA,
     SPLITS,
     assert_images,
     check_of,

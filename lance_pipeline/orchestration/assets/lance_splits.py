@@ -1,4 +1,4 @@
-"""The splits as Lance datasets: three assets that one step makes."""
+"""The splits as Lance datasets: three assets made by one step."""
 
 from collections.abc import Collection, Iterator, Mapping
 from functools import partial
@@ -45,7 +45,7 @@ class SplitsConfig(dg.Config):
 
 
 def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
-    """The assets ``<dataset>/lance_train``, ``lance_val`` and ``lance_test``; any of them can be made alone."""
+    """The assets ``<dataset>/lance_train``, ``lance_val`` and ``lance_test``; each can be materialized alone."""
     specs = {
         split: dataset.spec(
             f"lance_{split}",
@@ -58,7 +58,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
 
     @dg.multi_asset(
         name=f"{dataset.name}__lance_splits",
-        # Read where it is needed: checks alone need no images.
+        # A dependency, not an input: checks alone need no images.
         deps=[dataset.key("raw_images")],
         outs={f"lance_{split}": dg.AssetOut.from_spec(spec, is_required=False) for split, spec in specs.items()},
         check_specs=[
@@ -107,7 +107,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
 def _answers(
     context: dg.AssetExecutionContext, dataset: Dataset, store: LanceStore, records: RecordIOManager
 ) -> Iterator[dg.AssetCheckResult]:
-    """The results of the selected checks of splits that this run does not make."""
+    """The results of the selected checks of splits that this run does not materialize."""
     from lance_pipeline.images import LanceSplit
 
     keys = {split: dataset.key(f"lance_{split}") for split in SPLITS}
@@ -132,7 +132,7 @@ def _checked(
     store: LanceStore,
     names: Collection[str] | None = None,
 ) -> "list[Outcome]":
-    """The outcomes of the checks of these names on one split; of all checks when None."""
+    """The outcomes of the checks with these names on one split; all checks when None."""
     from lance_pipeline.quality.check_outcomes import outcomes
     from lance_pipeline.quality.split_checks import CheckTarget, FileCounts
 
@@ -152,7 +152,7 @@ def _ingested(
     *,
     repair: bool,
 ) -> "dict[str, IngestReport]":
-    """The wanted splits brought up to date: a folder at a time, or all of one folder in one pass."""
+    """Bring the wanted splits up to date: one folder at a time, or all splits of one folder in one pass."""
     from lance_pipeline.ingest.ingestion import Limits, Watch, ingest
 
     attributes = dataset.attributes
@@ -192,7 +192,7 @@ def _ingested(
 def _sources(
     dataset: Dataset, raw: RawImages, wanted: list[str], store: LanceStore
 ) -> "Iterator[tuple[IngestSource, list[str]]]":
-    """The folders to read, each with the splits that it feeds."""
+    """The folders to read, each with the splits made from it."""
     from lance_pipeline.ingest.ingestion import IngestSource
     from lance_pipeline.sources.listing import UNSPLIT, files_of_split
     from lance_pipeline.sources.split_assignment import ByFractions, FixedSplit
@@ -219,7 +219,7 @@ def _sources(
 
 
 def _data_version(report: "IngestReport") -> dg.DataVersion:
-    """Of the images' bytes and, where that can matter, of what transparent pixels become."""
+    """The version of the images' bytes and, if it can matter, of how transparent pixels are blended."""
     from lance_pipeline.storage.transparency import EARLIER
 
     suffix = "" if report.blended_on == EARLIER else f"-{report.blended_on}"
@@ -227,7 +227,7 @@ def _data_version(report: "IngestReport") -> dg.DataVersion:
 
 
 def _existing(dataset: Dataset, store: LanceStore) -> "dict[str, LanceSplit]":
-    """The splits of the dataset that there are, also those that this step does not make."""
+    """The existing splits of the dataset, including those that this step does not make."""
     from lance_pipeline.images import LanceSplit
     from lance_pipeline.storage.tables import find_table
 
@@ -256,7 +256,7 @@ def _page(
     report: "IngestReport",
     outcomes: "list[Outcome]",
 ) -> dg.MetadataValue:
-    """Write the split's page, and show its smaller pictures on the asset's; returns the link to it."""
+    """Write the split's page and show its smaller pictures on the asset's page; returns the link."""
     from lance_pipeline.imaging.pictures import split_pictures
 
     pictures = split_pictures(data, record.counts, f"{key.path[-1]}: images per class")

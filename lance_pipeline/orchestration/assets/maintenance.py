@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from lance_pipeline.ingest.maintenance import TidyResult
 
 SETTINGS = "maintenance"
-"""On the asset: the settings of its dataset."""
+"""Metadata key of the asset: the maintenance settings of its dataset."""
 
 
 def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
     """The asset ``<dataset>/maintenance``, in the group of all data sets' maintenance.
 
     Raises:
-        InputError: the data set has the name of that group.
+        InputError: the data set has the same name as that group.
     """
     if dataset.name == MAINTENANCE_GROUP:
         raise InputError(
@@ -90,7 +90,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
                     "freed": size(freed),
                     "bytes_removed": freed,
                     "checkpoint_bytes_removed": checkpoints,
-                    # Dagster takes no table without rows.
+                    # Dagster rejects a table without rows.
                     **{name: table(lines) for name, lines in rows.items() if lines},
                 }
             )
@@ -98,7 +98,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
         for split, check in checks.items():
             uri = lance_store.dataset_uri(f"{dataset.name}_{split}")
             found = next((one for one in tidied if one.uri == uri), None)
-            # One that is not there has nothing to be damaged.
+            # A missing table has no damaged rows.
             about = {} if found is None else _damage(found.version, found.damaged, found.note)
             yield _check_result(check, about, passed=found is None or found.intact)
         with clear_failures():
@@ -109,7 +109,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
 
 
 def _table_row(one: "TidyResult") -> dict[str, str | int]:
-    """A line that fits the page: the name of the table without its place."""
+    """A row that fits the page: the name of the table without its path."""
     return {
         "table": one.uri.rstrip("/").rpartition("/")[2],
         "versions": f"{count(one.versions_before)} → {count(one.versions)}",
@@ -126,7 +126,7 @@ def _verified(
     checks: dict[str, dg.AssetCheckSpec],
     records: RecordIOManager,
 ) -> Iterator[dg.AssetCheckResult]:
-    """The results of the selected checks, of the splits' versions that the latest materializations name."""
+    """The results of the selected checks, for the versions of the splits in their latest materializations."""
     from lance_pipeline.storage.tables import open_table
     from lance_pipeline.storage.verification import verify_rows
 
@@ -152,7 +152,7 @@ def _check_result(check: dg.AssetCheckSpec, about: dict[str, Any], *, passed: bo
 
 
 def table_names(name: str) -> list[str]:
-    """The Lance tables that a dataset of this name may have."""
+    """The Lance tables that a dataset with this name may have."""
     kinds = ("", "_rejected", "_predictions")
     return [f"{name}_listing", *(f"{name}_{split}{kind}" for split in SPLITS for kind in kinds)]
 
@@ -172,7 +172,7 @@ def _tidied(
 
 
 def _tables(dataset: Dataset, store: LanceStore) -> Iterator[tuple[str, str | None]]:
-    """The tables that exist, each with the folder that remembers what was seen, if an ingest writes it."""
+    """The existing tables, each with its folder of already seen files if an ingest writes the table."""
     from lance_pipeline.storage.tables import find_table
 
     name, drawn = dataset.name, dataset.attributes.splits.fractions is not None

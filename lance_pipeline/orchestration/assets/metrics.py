@@ -1,4 +1,4 @@
-"""The model's metrics on a split."""
+"""The metrics of the model on a split."""
 
 import hashlib
 from collections.abc import Mapping
@@ -96,7 +96,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
                 {
                     "page": page,
                     "result": f"{percent(result.accuracy)} of {count(result.images)} images are classified as labelled",
-                    # As numbers, of which Dagster draws series.
+                    # As numbers, which Dagster plots over time.
                     **result.scalars(),
                     "per_class": table([_class_row(one) for one in result.per_class]),
                     "predictions": predictions.uri,
@@ -133,7 +133,7 @@ def _evaluated(
     uri: str,
     more: "Mapping[str, Metric]",
 ) -> "tuple[ClassificationMetrics, LanceVersion, pa.Schema]":
-    """The metrics, and the version of the predictions' dataset with its Arrow schema."""
+    """The metrics, and the version and Arrow schema of the predictions' dataset."""
     from lance_pipeline.evaluation.metrics import classification_metrics
     from lance_pipeline.evaluation.prediction import evaluation_loader, predict, write_predictions
     from lance_pipeline.images import LanceSplit

@@ -1,4 +1,4 @@
-"""The trained model, an asset that is named after its network."""
+"""The trained model, an asset named after its network."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -77,7 +77,7 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
             context.log_event(dg.AssetObservation(context.asset_key, metadata=shown({"waiting": text})))
 
         with clear_failures(), supervised(context) as stop:
-            # Before anything is waited for.
+            # Fail before waiting for locks.
             mlflow.require_start()
             place = exclusive(lance_store.checkpoint_folder(dataset.name), what, run_id, on_wait=on_wait, stop=stop)
             devices = gpu.hold(
@@ -95,7 +95,7 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
                         context, dataset, config, lance_train, lance_val, device, stop, mlflow, lance_store
                     )
                 yield result
-                # Dagster asks for more once record and materialization are stored: nothing needs the checkpoint now.
+                # Dagster resumes here once record and materialization are stored: the checkpoint is no longer needed.
                 _remove_old(context, dataset, checkpoints, mlflow, lance_store, io_manager)
 
     return model
@@ -112,7 +112,7 @@ def _trained(
     mlflow: MlflowTracking,
     lance_store: LanceStore,
 ) -> "tuple[dg.MaterializeResult[Model], Checkpoints]":
-    """Train from the checkpoint where there is one, and log it all; the checkpoint is still needed."""
+    """Train, resuming from a checkpoint if there is one, and log everything; the checkpoint is still needed."""
     from lance_pipeline.evaluation.plots import learning_curve
     from lance_pipeline.training.weights import save_model
 
@@ -189,7 +189,7 @@ def _remove_old(
     lance_store: LanceStore,
     records: RecordIOManager,
 ) -> None:
-    """Remove the checkpoint, and models and runs beyond the limits. What cannot be removed is no reason to fail."""
+    """Remove the checkpoint, and models and runs beyond the limits; failures are only logged."""
     keep, own_run = dataset.attributes.maintenance.keep, context.run.run_id
     try:
         checkpoints.remove()

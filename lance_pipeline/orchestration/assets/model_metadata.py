@@ -1,4 +1,4 @@
-"""What Dagster and MLflow show of a model: the asset's definition, its tags, and its metadata."""
+"""What Dagster and MLflow show about a model: the asset's spec, its tags and its metadata."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ STEP_TAGS = {PRELOAD_TAG: "torch,torchvision,mlflow.pytorch,sklearn.metrics,matp
 
 
 def model_spec(dataset: Dataset) -> dg.AssetSpec:
-    """The asset ``<dataset>/<network>``; another recipe makes it stale, and so does a file of weights that changed."""
-    # The network is not among the settings: it is in the key.
+    """The asset ``<dataset>/<network>``; a changed recipe or weights file makes it stale."""
+    # The network is part of the key, not of the settings.
     settings = dataset.attributes.recipe, dataset.attributes.image_size, dataset.weights_state()
     return dataset.spec(
         dataset.network,
@@ -46,14 +46,14 @@ def model_metadata(record: Model, device: "Device", url: str, history: "list[Epo
 
     Args:
         record: the model.
-        device: that trained it.
-        url: of its MLflow run.
+        device: the device that trained it.
+        url: the address of its MLflow run.
         history: all epochs.
     """
     return {
         "result": f"{percent(record.val_accuracy)} of val are classified as labelled, after epoch {record.best_epoch} "
         f"of {len(history)}",
-        # As numbers, of which Dagster draws series.
+        # As numbers, which Dagster plots over time.
         "val_accuracy": record.val_accuracy,
         "train_accuracy": record.train_accuracy,
         "best_epoch": record.best_epoch,

@@ -1,4 +1,4 @@
-"""The folder of images, found or made, and listed once."""
+"""The folder of images: found or created, and listed once."""
 
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -134,7 +134,7 @@ def _require_classes(record: RawImages) -> None:
 
 
 def _list(dataset: Dataset, context: dg.AssetExecutionContext) -> "Listing":
-    """The listing of the dataset's folder, which is made first if the source is a sample or an archive."""
+    """List the dataset's folder, which is created first if the source is a sample or an archive."""
     from lance_pipeline.sources.listing import list_split_folders, list_unsplit_folders
     from lance_pipeline.sources.sample import make_sample
 
@@ -150,7 +150,7 @@ def _list(dataset: Dataset, context: dg.AssetExecutionContext) -> "Listing":
 
 
 def _unpack(archive: Archive, dataset: Dataset, context: dg.AssetExecutionContext) -> None:
-    """Make the dataset's folder of the archive, unless it is there."""
+    """Create the dataset's folder from the archive, unless it exists."""
     from lance_pipeline.sources.archive import make_from_archive
 
     report = progress_reporter(context, dataset.key("raw_images"), "Download", "MB")

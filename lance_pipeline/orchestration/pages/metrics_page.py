@@ -1,4 +1,4 @@
-"""The page of a model's metrics on a split."""
+"""The page with a model's metrics on a split."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,20 +26,20 @@ def metrics_page(
     url: str,
     reports: Path,
 ) -> dict[str, Any]:
-    """What the template ``metrics`` shows.
+    """The content for the template ``metrics``.
 
     Args:
-        key: of the metrics' asset.
+        key: the key of the metrics' asset.
         model: the model.
         data: the split that it was measured on.
-        predictions: of the model on the split.
+        predictions: the model's predictions for the split.
         result: the metrics.
         confusion: the confusion matrix, a PNG.
-        url: of the MLflow run.
+        url: the address of the MLflow run.
         reports: the folder of the data set's pages.
 
     Raises:
-        DamagedError: an image is not what was ingested.
+        DamagedError: an image differs from what was ingested.
     """
     from lance_pipeline.evaluation.mistakes import common_confusions, confident_mistakes
     from lance_pipeline.images import LanceSplit
@@ -90,6 +90,6 @@ def metrics_page(
 
 
 def _model_address(key: dg.AssetKey, model: Model, reports: Path) -> str:
-    """The page of that very model or, where it has none, its asset."""
+    """The page of exactly this model or, if it has none, its asset."""
     run_id = Path(model.folder).name
     return page_address(key, run_id) if page_path(reports, key.path[-1], run_id).is_file() else asset_address(key)

@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 def model_page(
     key: dg.AssetKey, record: Model, history: "list[Epoch]", curve: bytes, recipe: dict[str, Any], device: str, url: str
 ) -> dict[str, Any]:
-    """What the template ``model`` shows.
+    """The content for the template ``model``.
 
     Args:
-        key: of the model's asset.
+        key: the key of the model's asset.
         record: the model.
         history: all epochs.
         curve: the learning curve, a PNG.
-        recipe: what it was trained with, by name.
-        device: what it was trained on.
-        url: of its MLflow run.
+        recipe: the settings it was trained with, by name.
+        device: the device it was trained on.
+        url: the address of its MLflow run.
     """
     dataset, best = key.path[0], f"best: epoch {record.best_epoch} of {len(history)}"
     metrics = [

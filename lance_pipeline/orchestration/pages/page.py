@@ -1,4 +1,4 @@
-"""Writing a page, and where pages are."""
+"""Writing pages, and their paths and addresses."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -19,38 +19,38 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def page_path(reports: Path, asset: str, run_id: str) -> Path:
-    """The file of the page of an asset that a run has made, below the reports of its data set."""
+    """The file of the page that a run makes for an asset, below the reports of its data set."""
     return reports / asset / f"{run_id}.html"
 
 
 def pages_of_run(reports: Path, run_id: str) -> list[Path]:
-    """The pages of all assets of a data set that a run has made."""
+    """The pages that a run made for all assets of a data set."""
     return sorted(reports.glob(str(page_path(Path(), "*", run_id))))
 
 
 def page_address(key: dg.AssetKey, run_id: str) -> str:
-    """Where the UI serves that page; without host and port, so that it leads there from the UI wherever that is."""
+    """The path of that page in the UI; without host and port, so that it works wherever the UI runs."""
     from lance_pipeline.orchestration.ui.guard import REPORTS_PATH
 
     return "/".join([REPORTS_PATH, *map(quote, key.path), f"{run_id}.html"])
 
 
 def asset_address(key: dg.AssetKey) -> str:
-    """Where the UI shows an asset."""
+    """The path of an asset in the UI."""
     return "/".join(["/assets", *map(quote, key.path)])
 
 
 def write_page(
     context: dg.AssetExecutionContext, store: LanceStore, key: dg.AssetKey, template: str, content: dict[str, Any]
 ) -> dg.MetadataValue:
-    """Write the page of an asset that this run makes; returns the link to it.
+    """Write the page of an asset that this run materializes; returns the link to it.
 
     Args:
-        context: of the step.
-        store: where reports are.
-        key: the asset's.
+        context: the context of the step.
+        store: locates the reports.
+        key: the key of the asset.
         template: the name of its template.
-        content: what the template shows. Every text is escaped, so that names are shown and never obeyed.
+        content: the content for the template. All text is escaped, so that names never act as markup.
 
     Raises:
         InputError: the page cannot be written.
@@ -67,7 +67,7 @@ def write_page(
 
 
 def _environment() -> Any:
-    """The templates' environment, in which any text that is put into a page is shown as it is and never obeyed."""
+    """The environment of the templates, which escapes all text in a page, so that it never acts as markup."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     environment = Environment(
@@ -84,12 +84,12 @@ def _environment() -> Any:
 
 
 def _shown(value: object) -> object:
-    # A subclass of text is Markup: it is a part of the page.
+    # A subclass of str is Markup, which is part of the page.
     return printable(value) if type(value) is str else value
 
 
 def _href(address: str) -> str:
-    """An address that may be followed; any other leads nowhere."""
-    # As it will stand in the page: an escape may begin with a backslash.
+    """An address that is safe to follow; any other is replaced by a link to nowhere."""
+    # Check the address as the page will contain it: an escape may start with a backslash.
     safe = printable(address)
     return safe if is_web_address(safe) else "#"

@@ -21,13 +21,13 @@ _EXTREMES, _EXAMPLES = 10, 20
 
 
 def raw_images_page(key: dg.AssetKey, record: RawImages, listing: "Listing", listed: datetime) -> dict[str, Any]:
-    """What the template ``raw_images`` shows, all of it from the listing: no image is read.
+    """The content for the template ``raw_images``, taken from the listing alone: no image is read.
 
     Args:
-        key: of the asset.
+        key: the key of the asset.
         record: the listed folder.
-        listing: of its files.
-        listed: when.
+        listing: the listing of its files.
+        listed: the time of the listing.
     """
     import pyarrow.compute as pc
 
@@ -66,7 +66,7 @@ def raw_images_page(key: dg.AssetKey, record: RawImages, listing: "Listing", lis
 
 
 def _class_rows(record: RawImages, files: "pa.Table") -> list[tuple[str, ...]]:
-    """For each class its files in each split, their share of all, and their size."""
+    """For each class, the number of its files in each split, their share of all files, and their size."""
     sums = files.group_by("label").aggregate([("size", "sum")]).to_pylist()
     sizes = {row["label"]: row["size_sum"] for row in sums}
     counts = {label: [of_label[label] for of_label in record.counts.values()] for label in record.classes}
@@ -77,7 +77,7 @@ def _class_rows(record: RawImages, files: "pa.Table") -> list[tuple[str, ...]]:
 
 
 def _endings(files: "pa.Table") -> "pa.ChunkedArray":
-    """Of each file's name what follows the last dot, in small letters; empty where there is none."""
+    """The ending of each file's name: the lower-case text after the last dot, empty if there is no dot."""
     import pyarrow.compute as pc
 
     rest = pc.ReplaceSubstringOptions(r"^(.*/)?([^.]*$|.*\.)", "")
@@ -85,14 +85,14 @@ def _endings(files: "pa.Table") -> "pa.ChunkedArray":
 
 
 def _ending_rows(files: "pa.Table") -> list[tuple[str, str, str]]:
-    """How many files and bytes there are of each ending, the commonest first."""
+    """The number of files and bytes for each ending, the most common first."""
     groups = files.group_by("ending").aggregate([("size", "count"), ("size", "sum")])
     ordered = groups.sort_by([("size_count", "descending"), ("ending", "ascending")]).to_pylist()[:_EXAMPLES]
     return [(row["ending"] or "(none)", count(row["size_count"]), size(row["size_sum"])) for row in ordered]
 
 
 def _not_named_as_images(files: "pa.Table") -> "pa.Table":
-    """The files whose names end as those of other things; whether they are images, only reading them shows."""
+    """The files without the ending of an image; only reading them shows whether they are images."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -113,7 +113,7 @@ def _examples(record: RawImages, files: "pa.Table") -> list[str]:
 
 
 def _place(record: RawImages, row: dict[str, Any]) -> str:
-    """A file's path below the folder of all splits."""
+    """A file's path below the root folder of all splits."""
     return os.path.join(record.folders[row["split"]], row["path"])
 
 

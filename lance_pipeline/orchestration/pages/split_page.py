@@ -26,7 +26,7 @@ def split_page(
     outcomes: "Sequence[Outcome]",
     pictures: "SplitPictures",
 ) -> dict[str, Any]:
-    """What the template ``split`` shows."""
+    """The content for the template ``split``."""
     from lance_pipeline.imaging.thumbnails import jpeg
     from lance_pipeline.storage.tables import open_table
 

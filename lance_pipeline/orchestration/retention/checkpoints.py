@@ -1,4 +1,4 @@
-"""The checkpoints of a dataset's trainings, which are needed until the model is there."""
+"""The checkpoints of a dataset's trainings, which are needed until the model is stored."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -12,7 +12,7 @@ from lance_pipeline.storage.usage import freed_by_removing
 
 
 def training_ids(folder: Path) -> set[str]:
-    """The trainings that resume from a checkpoint in this folder.
+    """The ids of the trainings that can resume from a checkpoint in this folder.
 
     Raises:
         InputError: a checkpoint cannot be read.
@@ -23,10 +23,10 @@ def training_ids(folder: Path) -> set[str]:
 
 
 def remove_ended(folder: Path, history: RunHistory, models: Iterable[dg.AssetKey]) -> int:
-    """Remove the checkpoints of trainings that have made one of the models; returns the bytes that this freed.
+    """Remove the checkpoints of trainings that have made one of the models; returns the bytes freed.
 
-    A training does it itself once its model is stored; this is for those that were killed just then. Nothing is done
-    while a training has the folder.
+    A training removes its own checkpoint once its model is stored; this handles trainings that were killed just then.
+    Nothing is removed while a training holds the lock of the folder.
 
     Raises:
         InputError: a checkpoint cannot be read or removed.

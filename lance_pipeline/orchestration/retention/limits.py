@@ -1,4 +1,4 @@
-"""Which of several things are beyond the limits of ``maintenance.keep``."""
+"""The limits of ``maintenance.keep``."""
 
 import time
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from lance_pipeline.orchestration.attributes import Keep
 
 
 class Verdict(NamedTuple):
-    """Why something stays; None where nothing keeps it."""
+    """Why something stays; ``why`` is None if nothing keeps it."""
 
     name: str
     made: float
@@ -16,12 +16,12 @@ class Verdict(NamedTuple):
 
 
 def within_limits(made: Mapping[str, float], keep: Keep, now: float | None = None) -> dict[str, str]:
-    """Why things stay that are among the latest, or young; the others are missing.
+    """Reasons to keep things that are among the latest or young enough; other things are left out.
 
     Args:
         made: when each was made, as a Unix time.
         keep: the limits.
-        now: the time; that of the clock when None.
+        now: the current time; read from the clock when None.
     """
     now = time.time() if now is None else now
     latest_first = sorted(made, key=lambda name: (-made[name], name))

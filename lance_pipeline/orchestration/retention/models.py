@@ -1,4 +1,4 @@
-"""The models of a dataset: which stay and why, and removing the others with all that belongs to them."""
+"""The models of a dataset: which stay and why, and removing the others with everything that belongs to them."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from lance_pipeline.storage.whole_files import write_whole
 from lance_pipeline.training.networks import NETWORKS
 
 TRAINED_TAG = "trained"
-"""Of the Lance versions that a training reads: ``trained.<training id>``."""
+"""Tag of the Lance versions that a training reads: ``trained.<training id>``."""
 EVALUATED_TAG = "evaluated"
-"""Of the predictions that a record names: ``evaluated.<Dagster run>``."""
+"""Tag of the predictions in a record: ``evaluated.<Dagster run>``."""
 _NOTE = ".removing"
 
 
 class Removal(Record):
-    """A model that is being removed, noted beside the records so that the next start completes it."""
+    """A model that is being removed, noted beside the records so that the next clean-up can complete the removal."""
 
     run_id: str
     training_id: str | None
@@ -39,16 +39,16 @@ class Removal(Record):
 
 @dataclass(frozen=True)
 class KnownModel:
-    """A model on the disk.
+    """A model on disk.
 
     Attributes:
-        run_id: of the Dagster run that made it.
-        network: the asset that it is of; None where neither a record nor a materialization says so.
-        folder: its weights and card.
-        made: a Unix time.
-        record: None where there is none.
+        run_id: the Dagster run that made it.
+        network: the network, which names its asset; None if neither a record nor a materialization gives it.
+        folder: the folder of its weights and card.
+        made: when it was made, a Unix time.
+        record: its record; None if there is none.
         damage: why its record cannot be read.
-        left_over: by a run that ended before it was done.
+        left_over: whether it was left by a run that ended before the model was done.
     """
 
     run_id: str
@@ -61,12 +61,12 @@ class KnownModel:
 
 
 class Models:
-    """The models of a dataset, of whatever networks it was set to: each network has an asset of its own.
+    """The models of a dataset, for all networks that it was ever configured with: each network has its own asset.
 
     Args:
-        name: the dataset's.
-        records: where the records are.
-        store: where models are.
+        name: the name of the dataset.
+        records: locates the records.
+        store: locates the models.
         history: Dagster's runs.
     """
 
@@ -78,18 +78,18 @@ class Models:
 
     @property
     def keys(self) -> list[dg.AssetKey]:
-        """The assets that they are of."""
+        """The keys of the models' assets."""
         return list(map(self._key, self._networks))
 
     def _key(self, network: str) -> dg.AssetKey:
         return dg.AssetKey([self._name, network])
 
     def _notes(self, network: str) -> Path:
-        """The folder of the records and of the removals that have begun."""
+        """The folder of the records and of the notes about unfinished removals."""
         return self._records.asset_folder(self._key(network))
 
     def known(self) -> list[KnownModel]:
-        """All of them, the latest first."""
+        """All models, the latest first."""
         run_ids = {path.name for path in self._folder.glob("*/")}
         networks: dict[str, str] = {}
         made: dict[str, float] = {}
@@ -118,12 +118,12 @@ class Models:
         )
 
     def reasons(self, known: list[KnownModel], keep: Keep, tracking: Callable[[], Tracking]) -> dict[str, str]:
-        """Why models stay, by their run; those without a reason may go.
+        """Why models stay, by run; models without a reason may go.
 
         Args:
             known: all models, the latest first.
             keep: the limits.
-            tracking: gives MLflow's part; asked only where limits and Dagster do not keep all.
+            tracking: gives access to MLflow; called only if the limits and Dagster do not keep all models.
 
         Raises:
             InputError: MLflow cannot be reached, or a record cannot be read.
@@ -150,12 +150,12 @@ class Models:
         return reasons
 
     def _in_use(self, models: list[KnownModel]) -> set[str]:
-        """Those that a run may read that has not ended: of each network the latest when it began, and later ones."""
+        """The models that an unfinished run may read: the latest of each network at its launch, and all later ones."""
         since = self._history.earliest_live()
         if since is None:
             return set()
         later = {model.run_id for model in models if model.made >= since}
-        # The latest ones come last, and stay.
+        # In order of time, so that the latest of each network remains.
         latest = {model.network: model.run_id for model in reversed(models) if model.run_id not in later}
         return {*later, *latest.values()}
 
@@ -171,13 +171,13 @@ class Models:
         return dg.AssetKey([self._name, f"metrics_{split}"])
 
     def _metrics_records(self, split: str) -> Iterator[tuple[str, Metrics]]:
-        """The records of metrics that can be read, by their runs."""
+        """The readable records of metrics, by run."""
         key = self._metrics(split)
         for path in sorted(self._records.asset_folder(key).glob("*.json")):
             try:
                 record = self._records.read(self._history.instance, key, Metrics, path.stem)
             except InputError:
-                # It cannot say which model it is of: it stays where it is, and evaluating again replaces it.
+                # Its model is unknown: leave it alone; evaluating again replaces it.
                 continue
             yield path.stem, record
 
@@ -194,7 +194,7 @@ class Models:
         return found
 
     def begin_removal(self, model: KnownModel, record: Model, tracking: Tracking) -> Removal:
-        """Note that a model goes, with all that is needed to complete it whenever this process ends.
+        """Note that a model is being removed, with everything needed to complete this if the process ends early.
 
         Raises:
             InputError: MLflow cannot be reached, or the note cannot be written.
@@ -208,20 +208,20 @@ class Models:
         return removal
 
     def removals(self) -> list[Removal]:
-        """The removals that have begun."""
+        """The unfinished removals."""
         notes = sorted(path for network in self._networks for path in self._notes(network).glob(f"*{_NOTE}"))
         return [Removal.from_json(path.read_bytes(), str(path), "remove the model by hand") for path in notes]
 
     def complete(self, removal: Removal, tracking: Tracking) -> None:
-        """Remove a model and all that belongs to it: records, pages, MLflow run, files, and the tags on Lance versions.
+        """Remove a model with its records, pages, MLflow run, files, and tags on Lance versions.
 
         Raises:
-            InputError: something cannot be removed; the note stays, and the next start tries again.
+            InputError: something cannot be removed; the note stays, and the next clean-up tries again.
         """
         from lance_pipeline.ingest.maintenance import release_version
 
         model, notes = removal.model, self._notes(removal.model.network)
-        # Records first, as they point to the rest; the note last, as it knows what is left to do.
+        # Records first, as they point to the rest; the note last, as it says what is left to do.
         (notes / f"{removal.run_id}.json").unlink(missing_ok=True)
         page_path(self._reports, model.network, removal.run_id).unlink(missing_ok=True)
         shared = any(one.record and one.record.mlflow_run_id == model.mlflow_run_id for one in self.known())
@@ -246,7 +246,7 @@ class Models:
                 (self._records.asset_folder(self._metrics(split)) / f"{run_id}.json").unlink(missing_ok=True)
 
     def pin_predictions(self) -> None:
-        """Tag the predictions that records name, so that they stay as long as the model that they are of.
+        """Tag the predictions in records, so that they stay as long as their model.
 
         Raises:
             InputError: a table cannot be read or written.

@@ -1,4 +1,4 @@
-"""Removing what is beyond the limits of ``maintenance.keep``, and telling what stays why."""
+"""Removing everything beyond the limits of ``maintenance.keep``, and reporting why the rest stays."""
 
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ _BEYOND = "beyond the limits"
 
 
 class Removed(NamedTuple):
-    """One thing that was, or would be, removed; ``bytes`` are those that are free then."""
+    """One thing that was, or would be, removed; ``bytes`` is the space that this frees."""
 
     what: str
     name: str
@@ -49,12 +49,12 @@ class Kept(NamedTuple):
 
 @dataclass
 class Outcome:
-    """What a clean-up did, or would do.
+    """The outcome of a clean-up, or of a plan for one.
 
     Attributes:
-        removed: what is gone.
+        removed: the removed things.
         kept: the models that stay.
-        troubles: what could not be done.
+        troubles: errors that prevented parts of the clean-up.
     """
 
     removed: list[Removed] = field(default_factory=list)
@@ -63,21 +63,21 @@ class Outcome:
 
     @property
     def freed(self) -> int:
-        """The bytes that all of it freed."""
+        """The bytes freed in total."""
         return sum(one.bytes for one in self.removed)
 
 
 class Retention:
-    """What is kept of a dataset's trainings and runs.
+    """Applies the limits to a dataset's trainings and runs.
 
     Args:
-        name: the dataset's.
+        name: the name of the dataset.
         keep: the limits.
-        instance: Dagster's.
-        mlflow: where MLflow is.
-        store: where models and checkpoints are.
-        records: where records are.
-        own_run: the run that asks, which needs nothing old.
+        instance: the Dagster instance.
+        mlflow: gives access to MLflow.
+        store: locates models and checkpoints.
+        records: locates records.
+        own_run: the calling run, which needs nothing old.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Retention:
         return Tracking(self._mlflow, self._name, place_tag(self._checkpoints))
 
     def plan(self) -> Outcome:
-        """What a clean-up would remove now, and what would stay; nothing is changed."""
+        """What a clean-up would remove and keep now; changes nothing."""
         outcome = Outcome()
         gone: set[AssetRun] = set()
         with _noted(outcome):
@@ -113,12 +113,12 @@ class Retention:
         return outcome
 
     def apply(self, log: Callable[[str], None]) -> Outcome:
-        """Remove what is beyond the limits.
+        """Remove everything beyond the limits.
 
-        It may end anywhere: the next one completes what was begun. What cannot be removed stays, and is reported.
+        It may be interrupted anywhere: the next one completes it. What cannot be removed stays, and is reported.
 
         Args:
-            log: called with a line for each thing that is removed.
+            log: called with a line for each removed thing.
         """
         from lance_pipeline.storage.table_lock import locked
 
@@ -133,7 +133,7 @@ class Retention:
         return outcome
 
     def remove_ended_checkpoints(self) -> int:
-        """Remove checkpoints that no training needs any more; returns the bytes that this freed.
+        """Remove checkpoints that no training needs any more; returns the bytes freed.
 
         Raises:
             InputError: a checkpoint cannot be read or removed.
@@ -141,7 +141,7 @@ class Retention:
         return remove_ended(self._checkpoints, self._history, self._models.keys)
 
     def pin_predictions(self) -> None:
-        """See that the predictions of models that stay are not cleaned up.
+        """Protect the predictions of models that stay from clean-ups.
 
         Raises:
             InputError: a table of predictions cannot be read or written.
@@ -178,7 +178,7 @@ class Retention:
         return Removed("model", model.run_id, _date(model.made), freed_by_removing(model.folder, *artifacts), why)
 
     def _remove_mlflow_runs(self, outcome: Outcome) -> Iterator[Removed]:
-        """Runs of trainings that ended without a model and will not resume, and those that users have deleted."""
+        """Remove runs of trainings that ended without a model and will not resume, and runs deleted by users."""
         del outcome
         models = {model.record.mlflow_run_id for model in self._models.known() if model.record}
         failed = [run for run in self._tracking.ended_without_model() if run.info.run_id not in models]
@@ -228,7 +228,7 @@ class Retention:
 
 @contextmanager
 def _noted(outcome: Outcome) -> Iterator[None]:
-    """What cannot be done is noted, and the rest is done nevertheless."""
+    """Note errors in the outcome, so that the remaining steps still run."""
     try:
         yield
     except (InputError, OSError, SQLAlchemyError) as error:

@@ -1,4 +1,4 @@
-"""Dagster's runs of a dataset: which stay and why, and removing the others with their records, events and logs."""
+"""The Dagster runs of a dataset: which stay and why, and removing the others with their records, events and logs."""
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -19,17 +19,17 @@ from lance_pipeline.training.networks import NETWORKS
 
 _PAGE = 200
 AssetRun = tuple[str, str]
-"""The last part of an asset's key, and a run that materialized it."""
+"""The last part of an asset's key, and the id of a run that materialized it."""
 
 
 @dataclass(frozen=True)
 class KnownRun:
-    """A run of Dagster's that touches assets of the dataset.
+    """A Dagster run that concerns assets of the dataset.
 
     Attributes:
         run_id: its id.
         made: when it was launched, a Unix time.
-        keys: the assets that it was to make or check.
+        keys: the assets that it was launched to make or check.
         ended: whether it has finished.
     """
 
@@ -43,9 +43,9 @@ class RunHistory:
     """Dagster's runs, as far as they concern a dataset.
 
     Args:
-        name: the dataset's.
-        instance: Dagster's.
-        own: a run that is not counted as going on, as it is the one that looks.
+        name: the name of the dataset.
+        instance: the Dagster instance.
+        own: the calling run, which does not count as unfinished.
     """
 
     def __init__(self, name: str, instance: dg.DagsterInstance, own: str | None = None) -> None:
@@ -53,7 +53,7 @@ class RunHistory:
         self._latest: dict[dg.AssetKey, str | None] = {}
 
     def runs(self) -> list[KnownRun]:
-        """The runs that touch assets of the dataset, the latest first."""
+        """The runs that concern assets of the dataset, the latest first."""
         return [run for run in self._all() if any(key.path[0] == self.name for key in run.keys)]
 
     def _all(self) -> Iterator[KnownRun]:
@@ -73,19 +73,19 @@ class RunHistory:
         checks = frozenset(check.asset_key for check in run.asset_check_selection or ())
         if chosen or checks:
             return chosen | checks
-        # Of a job that was launched whole: what it was to make is in its events.
+        # A job launched as a whole: its events name the planned assets.
         planned = self.instance.get_records_for_run(
             run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION_PLANNED
         ).records
         return frozenset(record.asset_key for record in planned if record.asset_key)
 
     def has_ended(self, run_id: str) -> bool:
-        """Whether Dagster knows the run, and it has finished."""
+        """Whether Dagster knows the run and the run has finished."""
         run = self.instance.get_run_by_id(run_id)
         return run is not None and run.is_finished
 
     def earliest_live(self) -> float | None:
-        """When the first of the runs was launched that have not ended; None where there are none."""
+        """When the earliest unfinished run was launched; None if there is none."""
         records = self.instance.get_run_records(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
         return min(
             (
@@ -98,7 +98,7 @@ class RunHistory:
         )
 
     def latest_run(self, key: dg.AssetKey) -> str | None:
-        """The run of the asset's latest materialization."""
+        """The id of the run with the asset's latest materialization."""
         if key not in self._latest:
             event = self.instance.get_latest_materialization_event(key)
             self._latest[key] = event.run_id if event else None
@@ -115,7 +115,7 @@ class RunHistory:
             cursor = page.cursor
 
     def lineage(self, outcomes: Iterable[AssetRun]) -> set[AssetRun]:
-        """These materializations and all that they were made from, as far as Dagster knows them."""
+        """These materializations and everything that they were made from, as far as Dagster knows."""
         found: set[AssetRun] = set()
         pending = list(outcomes)
         while pending:
@@ -127,7 +127,7 @@ class RunHistory:
 
     def _inputs(self, outcome: AssetRun) -> Iterator[AssetRun]:
         asset, run_id = outcome
-        # To ask for the events of a run that is gone would make a database for it.
+        # Reading the events of a removed run would create a database for it.
         if not self.instance.has_run(run_id):
             return
         made = self.instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION).records
@@ -144,10 +144,10 @@ class RunHistory:
 class Runs:
     """The runs of a dataset with their records and pages.
 
-    Those of models and metrics that are there go with the models.
+    Runs of existing models and metrics are removed only with the models.
 
     Args:
-        records: where the records are.
+        records: locates the records.
         reports: the folder of the dataset's pages.
         history: the runs.
     """
@@ -158,16 +158,16 @@ class Runs:
         self._reports = reports
 
     def reasons(self, runs: list[KnownRun], keep: Keep, without: Collection[AssetRun] = ()) -> dict[str, str]:
-        """Why runs stay; those without a reason may go.
+        """Why runs stay; runs without a reason may go.
 
         Args:
-            runs: all of the dataset's.
+            runs: all runs of the dataset.
             keep: the limits.
-            without: models and metrics that are about to go, and need no lineage any more.
+            without: models and metrics about to be removed, whose lineage is not needed any more.
         """
         reasons = within_limits({run.run_id: run.made for run in runs}, keep)
         if all(run.run_id in reasons for run in runs):
-            # As is usual: then nobody need look at what each model came from.
+            # The usual case, in which no lineage has to be read.
             return reasons
         lineage = self._history.lineage(outcome for outcome in self._outcomes() if outcome not in without)
         needed = {run_id for _, run_id in lineage}
@@ -183,7 +183,7 @@ class Runs:
         return reasons
 
     def _outcomes(self) -> Iterator[AssetRun]:
-        """The models and metrics that there are."""
+        """The existing models and metrics."""
         for folder in self._root.glob("*/"):
             if folder.name in NETWORKS or folder.name.startswith("metrics_"):
                 yield from ((folder.name, path.stem) for path in folder.glob("*.json"))
@@ -193,11 +193,11 @@ class Runs:
         return any(any((self._root.parent / other).glob(f"*/{run.run_id}.json")) for other in others)
 
     def size(self, run: KnownRun) -> int:
-        """The bytes that are free once a run is removed."""
+        """The bytes freed by removing a run."""
         return freed_by_removing(*self._records_of(run.run_id), *run_files(self._history.instance, run.run_id))
 
     def remove(self, run: KnownRun) -> None:
-        """Remove a run with its records, pages, events and logs; its events last, by which it is found again.
+        """Remove a run with its records, pages, events and logs; its events last, so that a retry finds the run.
 
         Raises:
             InputError: something cannot be removed.
@@ -210,17 +210,17 @@ class Runs:
         self.remove_events(run.run_id)
 
     def left_over(self) -> list[str]:
-        """Runs that are gone while their events are not: a removal was cut short, or Dagster's UI has removed them."""
+        """Removed runs whose events remain: a removal was interrupted, or Dagster's UI removed the runs."""
         instance = self._history.instance
         if not isinstance(instance.event_log_storage, SqliteEventLogStorage):
             return []
-        # The files first: a run is there before its events.
+        # List the files first: a run exists before its events.
         files = Path(instance.event_log_storage.path_for_shard("*")).parent.glob("*.db")
         found = {path.stem for path in files} - {INDEX_SHARD_NAME}
         return sorted(found.difference(instance.run_storage.get_run_ids()))
 
     def remove_events(self, run_id: str) -> int:
-        """Remove the events of a run that is gone; returns the bytes that this freed.
+        """Remove the events of a removed run; returns the bytes freed.
 
         Raises:
             InputError: a file cannot be removed.
@@ -237,7 +237,7 @@ class Runs:
 
 
 def run_files(instance: dg.DagsterInstance, run_id: str) -> list[Path]:
-    """The database of a run's events, where each run has its own, and what its steps have printed."""
+    """The database of a run's events, if each run has its own, and the output of its steps."""
     printed = Path(instance.storage_directory(), run_id)
     events = instance.event_log_storage
     if not isinstance(events, SqliteEventLogStorage):

@@ -1,4 +1,4 @@
-"""MLflow's part: what its users keep, and removing runs with their models for good."""
+"""Retention in MLflow: what its users keep, and removing runs with their models permanently."""
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from mlflow.entities import LoggedModel, Run
 
 KEEP_TAG = "lance_pipeline.keep"
-"""Of an MLflow run or a logged model: whatever its value, unless that is ``false``, the model stays."""
+"""Tag of an MLflow run or a logged model: the model stays if the tag has any value except ``false``."""
 _CHAMPION = "champion"
 _MISSING = "RESOURCE_DOES_NOT_EXIST"
 _ENDED = ("FAILED", "KILLED")
@@ -20,10 +20,10 @@ _PAGE = 1000
 
 
 class Tracking:
-    """The runs of one experiment that trainings of this data folder have made.
+    """The runs of one experiment that were made by trainings of this data folder.
 
     Args:
-        mlflow: where MLflow is.
+        mlflow: gives access to MLflow.
         experiment: the experiment's name.
         place: a tag that only runs of this data folder have.
 
@@ -40,7 +40,7 @@ class Tracking:
             self._registered = {} if found is None else _registered(self._client)
 
     def why_kept(self, run_id: str) -> str | None:
-        """Why the model of a run must stay, by what MLflow's users have done with it; None where nothing says so.
+        """Why MLflow's users want to keep the model of a run; None if nothing says so.
 
         Raises:
             InputError: MLflow cannot be reached.
@@ -69,7 +69,7 @@ class Tracking:
             return [run for run in self._own("attributes.status != 'FINISHED'") if run.info.status in _ENDED]
 
     def in_trash(self, days: float) -> "list[Run]":
-        """This data folder's runs that users have deleted so many days ago; none where a server keeps them.
+        """This data folder's runs that users deleted at least this many days ago; none on a remote server.
 
         Raises:
             InputError: MLflow's database cannot be read.
@@ -83,7 +83,7 @@ class Tracking:
             return [run for run in self._own("", ViewType.DELETED_ONLY) if run.info.run_id in old] if old else []
 
     def folders(self, run_id: str) -> list[Path]:
-        """The folders of a run's artifacts and its models, as far as they are on this host.
+        """The folders of a run's artifacts and models that are on this host.
 
         Raises:
             InputError: MLflow cannot be reached.
@@ -93,16 +93,16 @@ class Tracking:
             return [folder for uri in self._places(run) if (folder := local_folder(uri))] if run else []
 
     def training_id(self, run_id: str) -> str | None:
-        """The id of the training that a run is of."""
+        """The id of a run's training."""
         with self._mlflow.clear_errors():
             run = self.find(run_id)
             return run.data.tags.get(TRAINING_TAG) if run else None
 
     def remove(self, run_id: str) -> None:
-        """Remove a run and its models for good; nothing happens where there is none.
+        """Remove a run and its models permanently; does nothing if there is no such run.
 
-        In a database of this host nothing is left of them. A server is asked by its API to delete them and the
-        artifacts that it serves; it keeps the names until ``mlflow gc`` is run there.
+        A database on this host keeps nothing of them. A server is asked through its API to delete them and the
+        artifacts that it serves; it keeps the names until ``mlflow gc`` runs there.
 
         Raises:
             InputError: MLflow cannot be reached, or refuses.
@@ -112,7 +112,7 @@ class Tracking:
             if run is None:
                 return
             models = self._models(run)
-            # First they are hidden, last they are forgotten: what is cut short in between is found again.
+            # Hide them first and erase them last, so that an interrupted removal can be found again.
             for model in models:
                 self._client.delete_logged_model(model.model_id)
             if run.info.lifecycle_stage != "deleted":
@@ -125,7 +125,7 @@ class Tracking:
                 self._forget(run_id, [model.model_id for model in models])
 
     def find(self, run_id: str) -> "Run | None":
-        """The run, also one that its users have deleted; None where there is none."""
+        """The run, even if users deleted it; None if there is none."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -150,7 +150,7 @@ class Tracking:
                 return
 
     def _models(self, run: "Run") -> "list[LoggedModel]":
-        """The run's models, those too that are hidden but not forgotten yet."""
+        """The run's models, including hidden ones that are not erased yet."""
         info = run.info
         models = list(self._client.search_logged_models([info.experiment_id], f"source_run_id = '{info.run_id}'"))
         outputs = {output.model_id for output in run.outputs.model_outputs} if run.outputs else set()
@@ -158,7 +158,7 @@ class Tracking:
         return [*models, *filter(None, hidden)]
 
     def _evaluations(self, run: "Run") -> "list[Run]":
-        """The runs of its model's evaluations."""
+        """The evaluation runs of the run's model."""
         from mlflow.entities import ViewType
 
         condition = f"tags.`{PARENT_TAG}` = '{run.info.run_id}'"
@@ -180,13 +180,13 @@ class Tracking:
 
     @property
     def _store(self) -> Any:
-        """What ``mlflow gc`` works on: the client has no way to what is deleted."""
+        """The store that ``mlflow gc`` uses: the client cannot access deleted entities."""
         from mlflow.tracking._tracking_service.utils import _get_store
 
         return _get_store(self._mlflow.client_uri())
 
     def _remove_artifacts(self, uri: str) -> None:
-        """Only what lies on this host or is served by the tracking server: nobody else's store is touched."""
+        """Remove artifacts that are on this host or served by the tracking server; other stores stay untouched."""
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
         folder = local_folder(uri)
@@ -197,7 +197,7 @@ class Tracking:
             folder.parent.rmdir()
 
     def _forget(self, run_id: str, model_ids: Iterable[str]) -> None:
-        """What ``mlflow gc`` does to its database, without the seconds that its command takes."""
+        """Erase them from the database like ``mlflow gc``, without the seconds that its command takes."""
         store = self._store
         for model_id in model_ids:
             store._hard_delete_logged_model(model_id)  # noqa: SLF001 - as `mlflow gc` does
@@ -205,7 +205,7 @@ class Tracking:
 
 
 def _registered(client: "MlflowClient") -> dict[str, str]:
-    """Why the runs and logged models stay that somebody has registered, as is a champion or a former one."""
+    """Reasons to keep registered runs and logged models; current and former champions are registered."""
     kept: dict[str, str] = {}
     token = None
     while True:
@@ -221,7 +221,7 @@ def _registered(client: "MlflowClient") -> dict[str, str]:
 
 
 def _keeping_tag(tags: dict[str, str]) -> str | None:
-    """The tag by which a user keeps a model."""
+    """The tag with which a user keeps a model; None if there is none."""
     return next(
         (
             key
