@@ -185,8 +185,8 @@ class Ingest(StrictModel):
 
     on_bad_image: Literal["quarantine", "fail"] = Field(
         default="quarantine",
-        description="`quarantine` lists bad files in `<dataset>_<split>_rejected.lance` and goes on; `fail` fails once "
-        "all of them are known.",
+        description="`quarantine` lists bad files in `<dataset>_<split>_rejected.lance` and continues; `fail` fails "
+        "once all of them are known.",
     )
     max_rejected_fraction: float = Field(
         default=0.05,

@@ -41,7 +41,9 @@ POOL = "gpu"
 class TrainingConfig(dg.Config):
     """How one run trains; what is learned is settled by the recipe."""
 
-    fresh: bool = Field(default=False, description="Train anew, even where an interrupted training could go on.")
+    fresh: bool = Field(
+        default=False, description="Start from scratch, even if an interrupted training could be resumed."
+    )
     checkpoint_minutes: float = Field(
         default=10, gt=0, description="Save a checkpoint after so many minutes, and at the end of each epoch."
     )
