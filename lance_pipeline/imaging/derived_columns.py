@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
 from lance_pipeline.storage.table_errors import reading, write_error
+from lance_pipeline.storage.tables import open_table
 
 
 class DerivedColumn(NamedTuple):
@@ -40,20 +41,21 @@ def split_schema() -> pa.Schema:
     return schema
 
 
-def with_derived_columns(rows: pa.RecordBatch) -> pa.RecordBatch:
-    """Extend a batch of SPLIT_SCHEMA to :func:`split_schema`."""
+def with_columns_of(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The columns of a schema that an ingest writes; derived ones that the rows lack are computed."""
     for column in DERIVED_COLUMNS:
-        rows = rows.append_column(column.field, column.compute(rows.select(column.reads)))
-    return rows
+        if column.field.name in schema.names and column.field.name not in rows.schema.names:
+            rows = rows.append_column(column.field, column.compute(rows.select(column.reads)))
+    return rows.select(schema.names)
 
 
-def add_missing_columns(dataset: lance.LanceDataset) -> bool:
-    """Add the derived columns that a stored split lacks, each in its own commit.
+def add_missing_columns(dataset: lance.LanceDataset) -> lance.LanceDataset:
+    """Add the derived columns that a stored split lacks, in one commit.
 
     The caller holds the lock of the dataset.
 
     Returns:
-        Whether any were missing.
+        The dataset with all columns.
 
     Raises:
         DamagedError: the columns that they are computed from cannot be read.
@@ -61,17 +63,18 @@ def add_missing_columns(dataset: lance.LanceDataset) -> bool:
         InputError: the dataset cannot be written.
     """
     missing = [column for column in DERIVED_COLUMNS if column.field.name not in dataset.schema.names]
-    for column in missing:
-        schema = pa.schema([column.field])
+    if not missing:
+        return dataset
+    schema = pa.schema([column.field for column in missing])
 
-        def computed(
-            batch: pa.RecordBatch, column: DerivedColumn = column, schema: pa.Schema = schema
-        ) -> pa.RecordBatch:
-            return pa.record_batch([column.compute(batch)], schema=schema)
+    def computed(rows: pa.RecordBatch) -> pa.RecordBatch:
+        return pa.record_batch([column.compute(rows.select(column.reads)) for column in missing], schema=schema)
 
-        with reading(dataset.uri, dataset.version):
-            try:
-                dataset.add_columns(lance.batch_udf(schema)(computed), list(column.reads))
-            except OSError as error:
-                raise write_error(dataset.uri, error) from error
-    return bool(missing)
+    with reading(dataset.uri, dataset.version):
+        try:
+            dataset.add_columns(
+                lance.batch_udf(schema)(computed), sorted({name for one in missing for name in one.reads})
+            )
+        except OSError as error:
+            raise write_error(dataset.uri, error) from error
+    return open_table(dataset.uri)

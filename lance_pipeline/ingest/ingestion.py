@@ -14,6 +14,7 @@ import pyarrow as pa
 from lance_pipeline.errors import InputError
 from lance_pipeline.freed_memory import give_back_freed_memory, keep_freed_memory
 from lance_pipeline.imaging.channels import ChannelSums
+from lance_pipeline.imaging.derived_columns import add_missing_columns
 from lance_pipeline.ingest.backlog import Backlog
 from lance_pipeline.ingest.crew import outcomes
 from lance_pipeline.ingest.examination import Job
@@ -319,6 +320,7 @@ def _commit_split(source: IngestSource, stored: StoredSplit, plan: Plan) -> Inge
     }
     kept = plan.kept[stored.split]
     dataset = stored.commit(kept, [fragment for one in written for fragment in one.fragments], totals, facts)
+    dataset = add_missing_columns(dataset)
     facts = read_facts(dataset)
     return IngestReport(
         uri=stored.uri,

@@ -7,7 +7,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from lance_pipeline.imaging.decoding import DECODERS
-from lance_pipeline.imaging.derived_columns import split_schema
 from lance_pipeline.imaging.rejection import Rejected
 from lance_pipeline.ingest.backlog import Backlog
 from lance_pipeline.ingest.seen_files import SeenFiles
@@ -139,10 +138,10 @@ def _resume(
     plan: Plan, seen: SeenFiles, split_of: pa.ChunkedArray, where: Indices, done: Mask, stored: dict[str, StoredSplit]
 ) -> None:
     """Reuse the data files of an interrupted ingest whose rows are all still wanted."""
-    start, columns = 0, split_schema().names
+    start = 0
     for step in seen.steps:
         for written in map(Written.from_json, step.written):
-            if written.split not in stored or written.mode != stored[written.split].mode or written.columns != columns:
+            if written.split not in stored or not written.fits(stored[written.split]):
                 continue
             mine = start + np.flatnonzero(
                 equal(split_of.slice(start, step.files), pa.repeat(written.split, step.files))

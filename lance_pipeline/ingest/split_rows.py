@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pyarrow as pa
 
-from lance_pipeline.imaging.derived_columns import with_derived_columns
+from lance_pipeline.imaging.derived_columns import split_schema, with_columns_of
 from lance_pipeline.ingest.inspection import ImageInfo, perceptual_hashes
 from lance_pipeline.sources.file_names import unescape_name
 from lance_pipeline.storage.row_digests import IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
@@ -53,7 +53,7 @@ def rows_to_batch(split: str, rows: list[Row]) -> pa.RecordBatch:
     }
     arrays[ROW_DIGEST] = pa.array(row_digests(pa.RecordBatch.from_pydict(arrays)))
     batch = pa.record_batch([arrays[name] for name in SPLIT_SCHEMA.names], schema=SPLIT_SCHEMA)
-    return with_derived_columns(batch)
+    return with_columns_of(batch, split_schema())
 
 
 def _filename(path: str) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.decoding import DECODERS
-from lance_pipeline.imaging.derived_columns import add_missing_columns, split_schema
+from lance_pipeline.imaging.derived_columns import split_schema
 from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.facts import Facts, read_facts
@@ -19,7 +19,7 @@ from lance_pipeline.storage.row_addresses import take_addresses
 from lance_pipeline.storage.row_digests import DESCRIBED, ROW_DIGEST, row_digests
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
 from lance_pipeline.storage.table_errors import damaged_version, reading
-from lance_pipeline.storage.tables import change_rows, find_table, open_table, replace_rows
+from lance_pipeline.storage.tables import change_rows, find_table, replace_rows
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.verification import DamagedRow, verify_rows
 
@@ -65,8 +65,6 @@ class StoredSplit:
                 f"{uri} is a Lance dataset that was not written by an ingest. Choose another URI, or move the dataset."
             )
         current = facts.get("ingest_version") == INGEST_VERSION
-        if found is not None and current and add_missing_columns(found):
-            found = open_table(uri)
         self._outdated = found
         self.dataset = found if current else None
         self.facts: Facts = {} if self.dataset is None else facts
@@ -85,6 +83,14 @@ class StoredSplit:
             with reading(uri, self.dataset.version):
                 rows = self.dataset.to_table(columns=_KNOWN.names[:-1], with_row_address=True)
             self.rows = rows.combine_chunks()
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The columns that new rows are written with: those of the stored rows, or else all."""
+        schema = split_schema()
+        if self.dataset is None:
+            return schema
+        return pa.schema([schema.field(name) for name in self.dataset.schema.names if name in schema.names])
 
     @property
     def mode(self) -> str:
@@ -145,7 +151,7 @@ class StoredSplit:
             "blended_on": self.facts.get("blended_on", EARLIER) if unchanged else self.transparency,
         }
         if self.dataset is None:
-            return replace_rows(self.uri, self._outdated, split_schema(), added, facts)
+            return replace_rows(self.uri, self._outdated, self.schema, added, facts)
         if unchanged and facts == self.facts:
             return self.dataset
         return change_rows(self.dataset, self._kept_offsets(kept), added, facts)

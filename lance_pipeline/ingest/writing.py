@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self
 import pyarrow as pa
 from lance.fragment import FragmentMetadata
 
-from lance_pipeline.imaging.derived_columns import split_schema
+from lance_pipeline.imaging.derived_columns import with_columns_of
 from lance_pipeline.ingest.fragments import FragmentWriter
 from lance_pipeline.ingest.stored_split import StoredSplit
 from lance_pipeline.ingest.totals import Totals
@@ -22,6 +22,10 @@ class Written(NamedTuple):
     fragments: list[FragmentMetadata]
     totals: Totals
     columns: list[str]
+
+    def fits(self, stored: StoredSplit) -> bool:
+        """Whether the coming commit can use the data files."""
+        return self.mode == stored.mode and self.columns == stored.schema.names
 
     def to_json(self) -> dict[str, Any]:
         """The form that the seen files remember."""
@@ -50,8 +54,7 @@ class SplitWriter:
 
     def __init__(self, stored: StoredSplit) -> None:
         self._stored = stored
-        self._schema = split_schema()
-        self._writer = FragmentWriter(stored.uri, self._schema, mode=stored.mode)
+        self._writer = FragmentWriter(stored.uri, stored.schema, mode=stored.mode)
         self._totals = Totals()
 
     def add(self, rows: pa.RecordBatch, totals: Totals) -> None:
@@ -61,7 +64,7 @@ class SplitWriter:
             InputError: the rows cannot be written.
         """
         self._totals = self._totals.plus(totals)
-        self._writer.write(rows)
+        self._writer.write(with_columns_of(rows, self._stored.schema))
 
     def finish(self) -> Written:
         """Complete the data files and return them.
@@ -70,7 +73,7 @@ class SplitWriter:
             InputError: the files cannot be written.
         """
         fragments = self._writer.finish()
-        return Written(self._stored.split, self._stored.mode, fragments, self._totals, self._schema.names)
+        return Written(self._stored.split, self._stored.mode, fragments, self._totals, self._stored.schema.names)
 
     def abandon(self) -> None:
         """Stop writing; the next ingest removes the files."""

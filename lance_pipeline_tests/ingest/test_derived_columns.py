@@ -11,9 +11,12 @@ import pytest
 from lance_pipeline.images import ImageLoader, LanceSplit, Watch, ingest_split
 from lance_pipeline.imaging import derived_columns
 from lance_pipeline.imaging.derived_columns import DerivedColumn
+from lance_pipeline.ingest.repair import repair_from_versions
 from lance_pipeline.ingest.seen_files import SeenFiles
+from lance_pipeline.storage.tables import commit_table, open_table
 from lance_pipeline.storage.verification import verify_rows
 from lance_pipeline_tests.image_folders import write_image_folder
+from lance_pipeline_tests.storage.test_verification import flip_image
 
 BYTES = DerivedColumn(
     pa.field("bytes_per_pixel", pa.float64(), nullable=False, metadata={"description": "Of the file"}),
@@ -69,9 +72,7 @@ def test_new_rows_have_the_column(root: str, tmp_path: Path, monkeypatch: pytest
     assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
 
 
-def test_files_of_an_interrupted_ingest_without_the_column_are_not_used(
-    root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_files_of_an_interrupted_ingest_get_the_column_too(root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     uri = str(tmp_path / "train.lance")
     ingest_split(root, "train", uri)
     write_image_folder(root, {"train": {"emu": 3}})
@@ -86,6 +87,52 @@ def test_files_of_an_interrupted_ingest_without_the_column_are_not_used(
     split = LanceSplit(uri)
     assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
     assert lance.dataset(uri).count_rows() == 12
+
+
+@pytest.mark.parametrize("columns", [(), (BYTES,)], ids=["missing", "stored"])
+def test_damaged_rows_are_repaired_from_their_files(
+    columns: tuple[DerivedColumn, ...], root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = str(tmp_path / "train.lance")
+    monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", columns)
+    ingest_split(root, "train", uri)
+    flip_image(Path(uri), "dog/001.png")
+    monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", (BYTES,))
+    report = ingest_split(root, "train", uri, repair=True)
+    assert (report.rows, report.damaged, report.lost) == (9, 1, [])
+    split = LanceSplit(uri)
+    assert verify_rows(split.dataset).passed
+    assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
+
+
+@pytest.mark.parametrize("columns", [(), (BYTES,)], ids=["missing", "stored"])
+def test_damaged_rows_are_repaired_from_older_versions(
+    columns: tuple[DerivedColumn, ...], root: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    uri = str(tmp_path / "train.lance")
+    monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", columns)
+    ingest_split(root, "train", uri)
+    older = LanceSplit(uri)
+    rows = older.to_table().to_batches()
+    commit_table(uri, older.dataset.schema, rows, older.facts)
+    (newest,) = (Path(uri, "data", file.path) for file in open_table(uri).get_fragments()[0].data_files())
+    damage(newest, older, "dog/001.png")
+    monkeypatch.setattr(derived_columns, "DERIVED_COLUMNS", (BYTES,))
+    assert repair_from_versions(uri).same
+    split = LanceSplit(uri)
+    assert verify_rows(split.dataset).passed
+    assert len(split) == 9
+    if columns:
+        assert split.to_table(["bytes_per_pixel"])["bytes_per_pixel"].to_pylist() == expected(split)
+
+
+def damage(file: Path, split: LanceSplit, path: str) -> None:
+    """Flip one bit of a stored image in one data file."""
+    rows = split.to_table(["path", "image"]).to_pylist()
+    image = next(row["image"] for row in rows if row["path"] == path)
+    stored = bytearray(file.read_bytes())
+    stored[stored.index(image) + len(image) // 2] ^= 0x10
+    file.write_bytes(stored)
 
 
 def _interrupt(*_: object) -> None:
