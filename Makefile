@@ -65,7 +65,7 @@ docs: architecture ## Write what is generated in docs/: the picture of the archi
 	@$(BIN)/python -m supply.configuration
 
 screenshots: .venv/.installed-dev chromium ## Take the pictures of the documentation from the UI
-	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser/test_ui.py -k "not Stopping"
+	LANCE_PIPELINE_SCREENSHOTS=docs/images $(BIN)/pytest lance_pipeline_tests/browser/test_ui.py
 
 clean: ## Remove the environment and all caches, but no data
 	rm -rf .venv .env .coverage .pytest_cache .ruff_cache .hypothesis .import_linter_cache

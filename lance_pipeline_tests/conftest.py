@@ -20,6 +20,8 @@ from lance_pipeline_tests.image_folders import TRAIN_COUNTS, ingest_folder, writ
 
 SPLIT_COUNTS = {"train": {"cat": 8, "dog": 8}, "val": {"cat": 4, "dog": 4}}
 PROJECT = Path(__file__).parents[1]
+PLAIN_PACKAGES = ("storage", "imaging", "sources", "ingest", "loader", "quality", "training", "evaluation")
+"""The packages that work without Dagster and change nothing of their process."""
 _UNSET = ("DAGSTER_HOME", "MLFLOW_TRACKING_URI", "LANCE_PIPELINE_MLFLOW_UI", "PYTHONWARNINGS")
 
 

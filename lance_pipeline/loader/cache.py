@@ -119,10 +119,6 @@ class PixelCache:
         """The pixels of a range of rows, concatenated."""
         return self._pixels[int(self._starts[first]) : int(self._starts[stop])]
 
-    def close(self) -> None:
-        """Release the lock, so that others can delete the cache."""
-        self._lock.close()
-
     def _shape(self, row: int) -> tuple[int, int]:
         height, width = self._shapes[row if len(self._shapes) > 1 else 0]
         return int(height), int(width)

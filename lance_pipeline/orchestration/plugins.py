@@ -13,7 +13,11 @@ if TYPE_CHECKING:
     from lance_pipeline.evaluation.metrics import Metric
 
 _NAME = "[a-z][a-z0-9_]*"
-_TAKEN = {"accuracy", "top5_accuracy", "macro_f1", "loss", "page", "result", "per_class", "predictions"}
+# The metadata of the metrics' assets.
+_TAKEN = {
+    "accuracy", "top5_accuracy", "macro_f1", "loss", "page", "result", "confusion", "per_class", "predictions",
+    "predictions_version", "model_sha256", "lance_version", "mlflow_run", "record",
+}  # fmt: skip
 _EXPECTED = "`CHECKS`, SplitCheck objects, or `METRICS`, functions by their names"
 
 

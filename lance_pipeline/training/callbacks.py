@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from lance_pipeline.errors import Stopped
 from lance_pipeline.training.history import Epoch
 
 
@@ -41,6 +42,17 @@ class TrainingCallbacks:
     tell: Callable[[str], None] = lambda text: None
     stop: Callable[[], str | None] = lambda: None
     enough: Callable[[list[Epoch]], bool] = lambda history: False
+
+    def stopped(self, reason: str, saved: str | None) -> Stopped:
+        """The error that ends a training, after a log line that says where it can resume.
+
+        Args:
+            reason: as ``stop`` returned it.
+            saved: the place that was saved, such as ``after epoch 2 of 16``; None if nothing was.
+        """
+        if saved is not None:
+            self.tell(f"Saved {saved}. Stopped ({reason}); materialize again to resume there.")
+        return Stopped(reason)
 
 
 NO_CALLBACKS = TrainingCallbacks()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.loader.augmentation import Augment
 from lance_pipeline.loader.cache_place import CachePlace
@@ -103,9 +103,7 @@ def _accuracy(
 
     def stop_if_asked() -> None:
         if reason := watch.stop():
-            if saved:
-                watch.tell(f"Saved {saved}. Stopped ({reason}); materialize again to resume there.")
-            raise Stopped(reason)
+            raise watch.stopped(reason, saved)
 
     batches = islice(loader, math.ceil(_SAMPLED_IMAGES / loader.batch_size))
     return evaluate(model, batches, device, stop_if_asked).accuracy

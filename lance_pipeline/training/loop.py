@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import InputError
 from lance_pipeline.freed_memory import keep_freed_memory
 from lance_pipeline.loader.devices import Batch
 from lance_pipeline.loader.image_loader import ImageLoader
@@ -236,9 +236,7 @@ class _Training:
         if reason is not None:
             self._save(Snapshot())
             self._wait_until_saved()
-            if self._checkpoints is not None:
-                self._watch.tell(f"Saved {self._place}. Stopped ({reason}); materialize again to resume there.")
-            raise Stopped(reason)
+            raise self._watch.stopped(reason, None if self._checkpoints is None else self._place)
 
     def _require_finite_losses(self) -> None:
         """Check that the losses since the last check are finite."""

@@ -16,7 +16,8 @@ from torch import nn
 from lance_pipeline.errors import InputError, Stopped
 from lance_pipeline.evaluation.prediction import write_predictions
 from lance_pipeline.images import ImageLoader, LanceSplit, Limits, ingest_split
-from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, RawImages, Record, Split, TableVersion
+from lance_pipeline.orchestration.assets.lance_splits import split_record
+from lance_pipeline.orchestration.records import LanceVersion, Metrics, Model, RawImages, Record, Split
 from lance_pipeline.orchestration.retention.models import Removal
 from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use
 from lance_pipeline.orchestration.tracking.training_log import training_record
@@ -114,15 +115,7 @@ def write_tables() -> tuple[RawImages, dict[str, Split]]:
 
 def _ingested(split: str, uri: str) -> Split:
     report = ingest_split("images", split, uri, limits=Limits(max_rejected_fraction=1), transparency="grey")
-    return Split(
-        data=LanceVersion(uri=report.uri, version=report.version, fingerprint=report.fingerprint),
-        quarantine=TableVersion(uri=report.rejected_uri, version=report.rejected_version),
-        scanned=report.scanned,
-        rows=report.rows,
-        rejected=report.rejected,
-        counts=report.counts,
-        channels=report.channels,
-    )
+    return split_record(report)
 
 
 def write_predicted(split: Split) -> LanceVersion:

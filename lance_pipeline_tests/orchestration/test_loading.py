@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from lance_pipeline_tests.conftest import PROJECT, Shell
+from lance_pipeline_tests.conftest import PLAIN_PACKAGES, PROJECT, Shell
 
 HEAVY = ["torch", "torchvision", "mlflow", "lance", "ray"]
 
@@ -23,9 +23,7 @@ def test_code_location_loads_without_the_heavy_libraries():
     assert json.loads(python(code)) == []
 
 
-@pytest.mark.parametrize(
-    "package", ["storage", "imaging", "sources", "ingest", "loader", "quality", "training", "evaluation"]
-)
+@pytest.mark.parametrize("package", PLAIN_PACKAGES)
 def test_plain_packages_need_neither_dagster_nor_mlflow(package: str):
     code = (
         "import sys, importlib, pkgutil;"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.plugins import load_plugins
+from lance_pipeline.orchestration.plugins import _TAKEN, load_plugins
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline_tests.orchestration.check_results import check_of
 from lance_pipeline_tests.orchestration.conftest import Graph
@@ -43,6 +43,8 @@ def test_ten_lines_add_a_check_and_a_metric(graph: Graph, module: str):
     graph.attributes["plugins"] = [module]
     result = graph.materialize()
     assert result.success
+    # Whatever the asset's page shows has a name that no metric can take.
+    assert {name for name in graph.metadata("metrics_val") if "/" not in name} - {"confidence"} <= _TAKEN
     for split in ("train", "val", "test"):
         assert check_of(graph, split, "square").passed
     figure = graph.metadata("metrics_val")["confidence"]

@@ -31,6 +31,13 @@ class Server:
     authorizations: list[str | None] = field(default_factory=list)
     url: str = ""
 
+    def wait_for_requests(self, count: int) -> int:
+        """The number of requests so far, once there are ``count``: a client may give up before its request is read."""
+        deadline = time.monotonic() + 60
+        while len(self.requested_ranges) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        return len(self.requested_ranges)
+
     def answer(self, handler: BaseHTTPRequestHandler) -> None:
         wanted = handler.headers.get("Range")
         self.requested_ranges.append(wanted)

@@ -6,13 +6,13 @@ import os
 import re
 import stat
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from lance_pipeline.errors import InputError
-from lance_pipeline_tests.sources.archive_server import Server, serving
+from lance_pipeline_tests.sources.archive_server import Server
 from lance_pipeline_tests.sources.archives import (
     FILES,
     FORMATS,
@@ -24,17 +24,6 @@ from lance_pipeline_tests.sources.archives import (
     sha256,
     unfinished_files,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving(PACKED["tar.gz"]) as server:
-        yield server
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "raw" / "cinic"
 
 
 def test_an_archive_becomes_a_folder(server, target):

@@ -6,22 +6,18 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import traceback
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.sources import download
-from lance_pipeline_tests.sources.archive_server import Server, serving
 from lance_pipeline_tests.sources.archives import (
     FILES,
     LIMIT,
     MEMBERS,
     NOISE,
-    PACKED,
     content_of,
     make,
     pack,
@@ -30,21 +26,10 @@ from lance_pipeline_tests.sources.archives import (
 )
 
 
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving(PACKED["tar.gz"]) as server:
-        yield server
-
-
 @pytest.fixture(autouse=True)
 def no_retry_delays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(download, "_RETRY", download._RETRY.new(backoff_factor=0))
     monkeypatch.setattr(download, "_BUSY_SECONDS", (0,) * 4)
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "raw" / "cinic"
 
 
 def make_until(url: str, target: Path, enough: int) -> int:
@@ -78,10 +63,8 @@ def test_a_lost_connection_is_reconnected(server, target):
 
 def test_a_server_that_stops_sending_is_requested_again(server, target, monkeypatch):
     monkeypatch.setattr(download, "_CONNECT_AND_READ_SECONDS", (5, 0.3))
-    server.drop_after, server.seconds_after = [1_000_000], 6
-    begin = time.monotonic()
+    server.drop_after, server.seconds_after = [1_000_000], 60
     assert make(server.url, target, sha256(server.content))
-    assert time.monotonic() - begin < 5
     assert len(server.requested_ranges) == 2
 
 
@@ -90,7 +73,7 @@ def test_a_server_that_never_responds(server, target, monkeypatch):
     server.seconds_before = 1
     with pytest.raises(InputError, match=re.escape(server.url)):
         make(server.url, target)
-    assert len(server.requested_ranges) == 5
+    assert server.wait_for_requests(5) == 5
 
 
 def test_a_truncated_response_without_a_length_is_detected(server, target):

@@ -7,14 +7,13 @@ import stat
 import struct
 import tarfile
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.sources.unpacking.limited_reader import LARGEST_HEADER
-from lance_pipeline_tests.sources.archive_server import Server, serving
+from lance_pipeline_tests.sources.archive_server import Server
 from lance_pipeline_tests.sources.archives import (
     FORMATS,
     LIMIT,
@@ -27,17 +26,6 @@ from lance_pipeline_tests.sources.archives import (
     tar_writer,
     unfinished_files,
 )
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    with serving(PACKED["tar.gz"]) as server:
-        yield server
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "raw" / "cinic"
 
 
 def assert_refused(server: Server, target: Path, named: str = "", unfinished: int = 0, **limits) -> InputError:

@@ -83,7 +83,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
                 splits = _existing(dataset, lance_store)
         failures: list[str] = []
         for split in wanted:
-            key, record, report = specs[split].key, _record(reports[split]), reports[split]
+            key, record, report = specs[split].key, split_record(reports[split]), reports[split]
             with clear_failures(), interruptible(context):
                 found = _checked(dataset, split, record, splits, lance_store)
                 results = [check_result(outcome, key) for outcome in found]
@@ -235,7 +235,8 @@ def _existing(dataset: Dataset, store: LanceStore) -> "dict[str, LanceSplit]":
     return {split: LanceSplit(uri) for split, uri in uris.items() if find_table(uri) is not None}
 
 
-def _record(report: "IngestReport") -> Split:
+def split_record(report: "IngestReport") -> Split:
+    """The record of a split that an ingest has brought up to date."""
     return Split(
         data=LanceVersion(uri=report.uri, version=report.version, fingerprint=report.fingerprint),
         quarantine=TableVersion(uri=report.rejected_uri, version=report.rejected_version),

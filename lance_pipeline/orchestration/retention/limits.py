@@ -2,17 +2,8 @@
 
 import time
 from collections.abc import Mapping
-from typing import NamedTuple
 
 from lance_pipeline.orchestration.attributes import Keep
-
-
-class Verdict(NamedTuple):
-    """Why something stays; ``why`` is None if nothing keeps it."""
-
-    name: str
-    made: float
-    why: str | None
 
 
 def within_limits(made: Mapping[str, float], keep: Keep, now: float | None = None) -> dict[str, str]:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from lance_pipeline_tests.conftest import PLAIN_PACKAGES
+
 QUIET = ("PYTHONWARNINGS", "MLFLOW_LOGGING_LEVEL")
 # One of the pipeline's processes, in which libraries log and fail.
 PROCESS = """
@@ -58,9 +60,7 @@ def test_log_lines_and_tracebacks_quote_no_secrets(tmp_path: Path):
     assert "letmein1" not in output
 
 
-@pytest.mark.parametrize(
-    "package", ["storage", "imaging", "sources", "ingest", "loader", "quality", "training", "evaluation"]
-)
+@pytest.mark.parametrize("package", PLAIN_PACKAGES)
 def test_a_library_keeps_umask_log_and_warnings(package: str):
     code = (
         "import logging, os, importlib, pkgutil, warnings; factory = logging.getLogRecordFactory(); os.umask(0o027);"
