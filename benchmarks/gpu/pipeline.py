@@ -20,6 +20,7 @@ from benchmarks.gpu.sizes import SOURCES, Cell
 from lance_pipeline.images import CachePlace, LanceSplit, ingest_split
 from lance_pipeline.training.device import choose_device, reproducible
 from lance_pipeline.training.fit import fit_network
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.recipe import Recipe
 
 _DATASET = "photos"
@@ -140,8 +141,8 @@ class _Pipeline:
         """Train with the function and the loaders of the asset."""
         train, val = (LanceSplit(self._uri("jpeg", split)) for split in ("train", "val"))
         recipe = Recipe(epochs=self._sizes.photo_epochs, batch_size=self._sizes.batch)
-        size = self._sizes.photo
-        trained, _ = fit_network(train, val, recipe, self._device, image_size=size, cache=self._cache)
+        inputs = TrainingInputs(train, val, recipe, self._sizes.photo)
+        trained, _ = fit_network(inputs, self._device, cache=self._cache)
         return {"images": len(train), "epochs": [epoch.figures() for epoch in trained.history]}
 
     def _own_rate(self, cell: Cell) -> float:

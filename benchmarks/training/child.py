@@ -15,6 +15,7 @@ from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.history import Epoch
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.recipe import Recipe
 
 
@@ -32,11 +33,8 @@ def main(root: str, out: str, recipe: str, device: str = "cpu") -> None:
 
     began = time.perf_counter()
     fit_network(
-        train,
-        val,
-        Recipe.model_validate_json(recipe),
+        TrainingInputs(train, val, Recipe.model_validate_json(recipe), IMAGE_SIZE),
         choose_device(device),
-        image_size=IMAGE_SIZE,
         cache=CachePlace(os.path.join(out, "cache")),
         watch=TrainingCallbacks(on_epoch=on_epoch),
     )

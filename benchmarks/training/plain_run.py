@@ -21,6 +21,7 @@ from lance_pipeline.sources.sample import make_sample
 from lance_pipeline.training.device import Device, choose_device
 from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.history import Epoch
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import load_model, save_model
 
@@ -60,7 +61,7 @@ def _ingest(data: str) -> None:
 def _train(data: str, recipe: Recipe, image_size: int, device: Device) -> list[Epoch]:
     train, val = (LanceSplit(_uri(data, split)) for split in ("train", "val"))
     cache = CachePlace(os.path.join(data, "cache"))
-    trained, card = fit_network(train, val, recipe, device, image_size=image_size, cache=cache)
+    trained, card = fit_network(TrainingInputs(train, val, recipe, image_size), device, cache=cache)
     save_model(Path(data, "model"), trained.state, card)
     return trained.history
 

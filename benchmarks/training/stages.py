@@ -32,6 +32,7 @@ from lance_pipeline.training import fit
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.history import Epoch
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import ModelCard
@@ -110,9 +111,9 @@ def _asset(job: Job) -> Facts:
     found: list[Facts] = []
     original = fit.fit_network
 
-    def timed(train: LanceSplit, *settings: Any, **more: Any) -> tuple[Trained, ModelCard]:
-        trained, card = original(train, *settings, **more)
-        found.append(_facts(trained.history, len(train), time.time()))
+    def timed(inputs: TrainingInputs, *settings: Any, **more: Any) -> tuple[Trained, ModelCard]:
+        trained, card = original(inputs, *settings, **more)
+        found.append(_facts(trained.history, len(inputs.train), time.time()))
         return trained, card
 
     with patch.object(fit, "fit_network", timed):
@@ -132,17 +133,10 @@ STAGES: dict[str, Callable[[Job], Facts]] = {
 
 
 def _fitted(job: Job, checkpoints: Checkpoints | None) -> Facts:
-    train, cache = job.split("train"), CachePlace(os.path.join(job.data, "cache"))
-    trained, _ = fit.fit_network(
-        train,
-        job.split("val"),
-        job.recipe,
-        choose_device("cpu"),
-        image_size=IMAGE_SIZE,
-        cache=cache,
-        checkpoints=checkpoints,
-    )
-    return _facts(trained.history, len(train), time.time())
+    inputs = TrainingInputs(job.split("train"), job.split("val"), job.recipe, IMAGE_SIZE)
+    cache = CachePlace(os.path.join(job.data, "cache"))
+    trained, _ = fit.fit_network(inputs, choose_device("cpu"), cache=cache, checkpoints=checkpoints)
+    return _facts(trained.history, len(inputs.train), time.time())
 
 
 def _facts(history: list[Epoch], images: int, ended: float) -> Facts:

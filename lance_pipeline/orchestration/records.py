@@ -113,7 +113,7 @@ class Model(Record):
 class Training(Record):
     """How a model was trained, and the result: everything needed to repeat the training.
 
-    The first fields are the training's identity (see ``training_identity``).
+    The first fields are the training's identity (see ``TrainingInputs.identity``).
     """
 
     code: str
@@ -135,7 +135,7 @@ class Training(Record):
 
     @property
     def identity(self) -> dict[str, Any]:
-        """The identity as returned by ``training_identity``."""
+        """The identity as returned by ``TrainingInputs.identity``."""
         names = {"code", "train", "val", "model", "image_size", "weights"}
         return self.model_dump(mode="json", include=names, exclude_defaults=True) | {"recipe": self.recipe.identity()}
 

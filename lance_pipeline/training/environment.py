@@ -17,8 +17,8 @@ from lance_pipeline.version import __version__
 def environment(device: Device) -> dict[str, Any]:
     """Device, code, interpreter, machine and packages, as JSON-compatible values.
 
-    On the CPU, two trainings with the same identity (see ``training_identity``) in the same environment give bitwise
-    equal results. ``cpu_capability`` is the instruction set that torch uses, ``threads`` its number of threads.
+    On the CPU, two trainings with the same identity (see ``TrainingInputs``) in the same environment give bitwise equal
+    results. ``cpu_capability`` is the instruction set that torch uses, ``threads`` its number of threads.
     """
     cuda = torch.cuda.is_available()
     return {

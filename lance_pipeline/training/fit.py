@@ -1,17 +1,12 @@
 """Training a network from two Lance datasets and a recipe."""
 
-import hashlib
 import math
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
-from lance_pipeline.errors import InputError
-from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.loader.augmentation import Augment
 from lance_pipeline.loader.cache_place import CachePlace
 from lance_pipeline.loader.image_loader import ImageLoader
@@ -19,11 +14,11 @@ from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.training.callbacks import NO_CALLBACKS, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import Device
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.mixing import BatchTransform
 from lance_pipeline.training.model import build_network
-from lance_pipeline.training.networks import DEFAULT_NETWORK, known_network
-from lance_pipeline.training.recipe import CODE_VERSION, Recipe
+from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.scores import evaluate
 from lance_pipeline.training.start import settled_start
 from lance_pipeline.training.weights import ModelCard
@@ -33,13 +28,9 @@ _SAMPLED_IMAGES = 500
 
 
 def fit_network(
-    train_split: LanceSplit,
-    val_split: LanceSplit,
-    recipe: Recipe,
+    inputs: TrainingInputs,
     device: Device,
     *,
-    network: str = DEFAULT_NETWORK,
-    image_size: int,
     downloads: str | None = None,
     cache: CachePlace | None = None,
     checkpoints: Checkpoints | None = None,
@@ -48,12 +39,8 @@ def fit_network(
     """Train on one version of each split; returns the best epoch's weights and their card.
 
     Args:
-        train_split: the split to learn from; it also determines the classes and the normalisation.
-        val_split: the split that selects the best epoch.
-        recipe: all settings; ``auto`` values are resolved here.
+        inputs: what to train; ``auto`` values of its recipe are resolved here.
         device: the device and precision.
-        network: torchvision's name of the network.
-        image_size: height and width of the images that the model sees, in pixels.
         downloads: the folder of downloaded weights; torch's cache when None.
         cache: where to cache decoded images; None decodes them again in each epoch.
         checkpoints: the state to resume from, and where to save it; None saves nothing.
@@ -63,26 +50,19 @@ def fit_network(
         InputError: weights are unavailable, the splits do not match, or training cannot continue.
         Stopped: ``watch.stop`` gave a reason; the state is saved.
     """
-    start = settled_start(
-        recipe,
-        train_split,
-        network=network,
-        image_size=image_size,
-        device=device.torch_device.type,
-        downloads=downloads,
-    )
-    if recipe.weights == "auto":
+    start = settled_start(inputs, device.torch_device.type, downloads)
+    if inputs.recipe.weights == "auto":
         watch.tell(f"weights: {start.reason}")
-    recipe = start.recipe
+    inputs = replace(inputs, recipe=start.recipe)
+    recipe, card = inputs.recipe, inputs.card()
     torch.manual_seed(recipe.seed)
-    card = model_card(train_split, recipe, image_size, network)
     # Skip the download when resuming.
     resumed = checkpoints is not None and checkpoints.state is not None
     weights = "none" if resumed else recipe.weights
-    model = build_network(network, len(card.classes), recipe.stem, weights, downloads)
+    model = build_network(inputs.network, len(card.classes), recipe.stem, weights, downloads)
     train_loader, val_loader = (
         _loader(split, card, recipe, device, cache, training=training)
-        for split, training in ((train_split, True), (val_split, False))
+        for split, training in ((inputs.train, True), (inputs.val, False))
     )
     for name, loader in (("train", train_loader), ("val", val_loader)):
         watch.tell(f"{name}: {loader.rows} images, {loader.mode}")
@@ -91,7 +71,7 @@ def fit_network(
         model, train_loader, val_loader, recipe, device, transform=transform, checkpoints=checkpoints, watch=watch
     )
     model.load_state_dict(trained.state)
-    seen = _loader(train_split, card, recipe, device, None, training=False)
+    seen = _loader(inputs.train, card, recipe, device, None, training=False)
     saved = f"after epoch {len(trained.history)} of {recipe.epochs}" if checkpoints is not None else None
     return replace(trained, train_accuracy=_accuracy(model, seen, device, watch, saved)), card
 
@@ -107,52 +87,6 @@ def _accuracy(
 
     batches = islice(loader, math.ceil(_SAMPLED_IMAGES / loader.batch_size))
     return evaluate(model, batches, device, stop_if_asked).accuracy
-
-
-def training_identity(
-    train_split: LanceSplit, val_split: LanceSplit, recipe: Recipe, image_size: int, network: str = DEFAULT_NETWORK
-) -> dict[str, Any]:
-    """Everything that determines a training's result: two trainings with the same identity learn the same."""
-    weights = Path(recipe.weights)
-    # The default is left out, so that trainings from before the network could be chosen keep their identity.
-    chosen = {} if network == DEFAULT_NETWORK else {"model": network}
-    return chosen | {
-        "code": CODE_VERSION,
-        "train": _content(train_split),
-        "val": _content(val_split),
-        "recipe": recipe.identity(),
-        "image_size": image_size,
-        "weights": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else recipe.weights,
-    }
-
-
-def _content(split: LanceSplit) -> dict[str, Any]:
-    return {"uri": split.uri, "version": split.version, "fingerprint": split.facts.get("fingerprint")}
-
-
-def model_card(split: LanceSplit, recipe: Recipe, image_size: int, network: str = DEFAULT_NETWORK) -> ModelCard:
-    """The card of a model trained on a split.
-
-    Raises:
-        InputError: the split was not made by an ingest, or the network does not accept images of this size.
-    """
-    known = known_network(network)
-    if wrong := known.wrong_size(image_size):
-        raise InputError(f"{wrong}.")
-    if "channels" not in split.facts:
-        raise InputError(f"{split.uri} was not made by an ingest, so its mean and std are unknown. Ingest it.")
-    sums = ChannelSums.model_validate(split.facts["channels"])
-    mean, std = recipe.normalization(sums.mean(), sums.std(), pretrained=(known.mean, known.std))
-    return ModelCard(
-        architecture=network,
-        stem=recipe.stem,
-        classes=split.classes,
-        image_size=image_size,
-        fit=recipe.fit,
-        mean=mean,
-        std=std,
-        transparency=split.transparency,
-    )
 
 
 def _loader(

@@ -7,8 +7,8 @@ import numpy as np
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.model import imagenet_weights
-from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Recipe
 
 _LEAST_SIDE = 64
@@ -31,11 +31,7 @@ class Start(NamedTuple):
 
 
 def settled_start(
-    recipe: Recipe,
-    train_split: LanceSplit,
-    *,
-    network: str = DEFAULT_NETWORK,
-    image_size: int,
+    inputs: TrainingInputs,
     device: str,
     downloads: str | None = None,
     resumable: Callable[[Recipe], bool] = lambda recipe: False,
@@ -43,22 +39,20 @@ def settled_start(
     """The recipe resolved for a split, with weights chosen for ``weights: auto``.
 
     Args:
-        recipe: the recipe as configured.
-        train_split: the split to learn from.
-        network: torchvision's name of the network.
-        image_size: height and width of the images that the model sees, in pixels.
+        inputs: what to train, with the recipe as configured.
         device: torch's device type, such as ``cuda``.
         downloads: the folder of downloaded weights; torch's cache when None.
         resumable: whether an interrupted training started with a recipe; that recipe is used regardless of which
             weights are available now.
     """
+    recipe, image_size = inputs.recipe, inputs.image_size
 
     def with_weights(weights: str) -> Recipe:
-        return recipe.model_copy(update={"weights": weights}).resolved(device, image_size, len(train_split))
+        return recipe.model_copy(update={"weights": weights}).resolved(device, image_size, len(inputs.train))
 
     if recipe.weights != "auto":
         return Start(with_weights(recipe.weights), f"{recipe.weights}, as configured")
-    side = _usual_side(train_split)
+    side = _usual_side(inputs.train)
     if min(side, image_size) < _LEAST_SIDE:
         seen = f"images of {side} pixels" if side < _LEAST_SIDE else f"image_size {image_size}"
         return Start(with_weights("none"), f"random: {seen} is too small for ImageNet's ({_LEAST_SIDE} at least)")
@@ -66,7 +60,7 @@ def settled_start(
         if resumable(chosen := with_weights(weights)):
             return Start(chosen, f"{weights}, as the interrupted training")
     try:
-        imagenet_weights(network, downloads)
+        imagenet_weights(inputs.network, downloads)
     except InputError as error:
         return Start(with_weights("none"), f"random: {error}", second_best=True)
     return Start(with_weights("imagenet"), f"imagenet: images of {side} pixels, seen at {image_size}")

@@ -24,7 +24,7 @@ from lance_pipeline.storage.tables import open_table
 from lance_pipeline.storage.verification import verify_rows
 from lance_pipeline.training.checkpoint import read_checkpoint
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import training_identity
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.weights import CARD_FILE, ModelCard, load_model, read_weights, save_model
 from lance_pipeline_tests.formats.write import CARD, CLASSES, ENVIRONMENT, FOLDERS, RECIPE, RUN, SIZE, tiny_training
 
@@ -144,7 +144,7 @@ def _identity() -> dict[str, Any]:
     """The identity of the set's training, including the version of the code that trained it."""
     stored = json.loads(Path("mlflow/training.json").read_bytes())
     two = splits()
-    return training_identity(two["train"], two["val"], RECIPE, SIZE) | {"code": stored["code"]}
+    return TrainingInputs(two["train"], two["val"], RECIPE, SIZE).identity() | {"code": stored["code"]}
 
 
 def test_a_damaged_record_is_still_known_as_one(files: Path):

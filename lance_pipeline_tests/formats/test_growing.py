@@ -29,8 +29,8 @@ from lance_pipeline.storage.sealed import sealed, to_json, unsealed
 from lance_pipeline.storage.tables import open_table, replace_rows
 from lance_pipeline.training.checkpoint import Checkpoints, read_checkpoint
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import training_identity
 from lance_pipeline.training.history import read_history
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import CARD_FILE, load_model
 from lance_pipeline_tests.formats.write import FOLDERS, RECIPE, RUN, SIZE
@@ -269,7 +269,7 @@ def test_what_a_later_version_has_seen_is_refused_and_kept(first_files: Path):
 
 def identity() -> dict[str, Any]:
     train, val = (LanceSplit(f"lance/tiny_{split}.lance") for split in FOLDERS)
-    return training_identity(train, val, LongerRecipe.model_validate(RECIPE.model_dump()), SIZE)
+    return TrainingInputs(train, val, LongerRecipe.model_validate(RECIPE.model_dump()), SIZE).identity()
 
 
 def choose(folder: Path, lines: list[str], *, fresh: bool = False, **change: Any) -> Checkpoints:

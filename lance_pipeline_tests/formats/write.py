@@ -26,8 +26,8 @@ from lance_pipeline.sources.listing import list_split_folders, store_listing
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import training_identity
 from lance_pipeline.training.history import Epoch
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import ModelCard, save_model
@@ -129,7 +129,7 @@ def write_predicted(split: Split) -> LanceVersion:
 def write_checkpoint(splits: dict[str, Split]) -> tuple[Checkpoints, list[Epoch]]:
     """Write the checkpoint of a training that was stopped after the first of two epochs."""
     opened = {name: LanceSplit(**splits[name].data.model_dump()) for name in FOLDERS}
-    identity = training_identity(opened["train"], opened["val"], RECIPE, SIZE)
+    identity = TrainingInputs(opened["train"], opened["val"], RECIPE, SIZE).identity()
     checkpoints = checkpoints_to_use(
         lambda line: None, lambda: iter(()), WHERE, identity, choose_device("cpu"), fresh=False, every=600
     )

@@ -22,7 +22,7 @@ from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
-from lance_pipeline.training.fit import training_identity
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.networks import NETWORKS
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import load_model
@@ -117,7 +117,7 @@ def test_models_of_all_networks_stay_within_the_limits(project: Project, capsys:
 def test_an_interrupted_training_waits_for_its_network(splits, tmp_path: Path):
     """Another network starts from scratch beside its checkpoint; switched back, it resumes."""
     ours, other = (
-        training_identity(splits["train"], splits["val"], Recipe(), 32, name) for name in ("resnet34", "vgg11")
+        TrainingInputs(splits["train"], splits["val"], Recipe(), 32, name).identity() for name in ("resnet34", "vgg11")
     )
     lines: list[str] = []
 

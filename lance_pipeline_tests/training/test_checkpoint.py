@@ -19,8 +19,9 @@ from lance_pipeline.training import checkpoint
 from lance_pipeline.training.callbacks import StepProgress, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot, differences, exclusive, read_checkpoint
 from lance_pipeline.training.device import Device, choose_device
-from lance_pipeline.training.fit import fit_network, training_identity
+from lance_pipeline.training.fit import fit_network
 from lance_pipeline.training.history import TIMINGS, Epoch
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline_tests.image_folders import ingest_folder, write_image_folder
@@ -43,22 +44,15 @@ def fit(
     device: Device = CPU,
 ) -> Trained:
     """Train, resuming from the folder's checkpoint if it has the same identity."""
-    identity = training_identity(splits["train"], splits["val"], recipe, SIZE)
+    inputs = TrainingInputs(splits["train"], splits["val"], recipe, SIZE)
+    identity = inputs.identity()
     found = read_checkpoint(folder)
     if found is not None and found.identity == identity:
         checkpoints = Checkpoints(folder, found.training_id, identity, [], found.state, every)
     else:
         checkpoints = Checkpoints.begun(folder, identity, every=every)
     with checkpoints:
-        trained, _ = fit_network(
-            splits["train"],
-            splits["val"],
-            recipe,
-            device,
-            image_size=SIZE,
-            checkpoints=checkpoints,
-            watch=watch or TrainingCallbacks(),
-        )
+        trained, _ = fit_network(inputs, device, checkpoints=checkpoints, watch=watch or TrainingCallbacks())
     return trained
 
 
@@ -172,18 +166,18 @@ def test_a_finished_training_is_there_at_once(splits, uninterrupted, tmp_path):
 
 
 def test_another_recipe_is_another_training(splits, tmp_path):
-    before = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
-    now = training_identity(splits["train"], splits["val"], RECIPE.model_copy(update={"epochs": 4}), SIZE)
+    before = TrainingInputs(splits["train"], splits["val"], RECIPE, SIZE).identity()
+    now = TrainingInputs(splits["train"], splits["val"], RECIPE.model_copy(update={"epochs": 4}), SIZE).identity()
     assert differences(before, before) == []
     assert differences(before, now) == ["recipe.epochs was 3 and is 4"]
     assert differences({"a": 1}, {"b": {"c": 2}}) == ["a was 1 and is None", "b was None and is {'c': 2}"]
 
 
 def test_another_network_is_another_training_and_the_default_is_none(splits):
-    before = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
+    before = TrainingInputs(splits["train"], splits["val"], RECIPE, SIZE).identity()
     # The identity from before other networks could be chosen must keep its keys.
     assert set(before) == {"code", "train", "val", "recipe", "image_size", "weights"}
-    now = training_identity(splits["train"], splits["val"], RECIPE, SIZE, "resnet18")
+    now = TrainingInputs(splits["train"], splits["val"], RECIPE, SIZE, "resnet18").identity()
     assert differences(before, now) == ["model was resnet34 and is resnet18"]
     assert differences(now, before) == ["model was resnet18 and is resnet34"]
 
@@ -194,15 +188,15 @@ def test_another_weights_file_of_the_same_name_is_another_training(splits, tmp_p
     identities = []
     for content in (b"one", b"two"):
         weights.write_bytes(content)
-        identities.append(training_identity(splits["train"], splits["val"], recipe, SIZE))
+        identities.append(TrainingInputs(splits["train"], splits["val"], recipe, SIZE).identity())
     assert [difference.split()[0] for difference in differences(*identities)] == ["weights"]
 
 
 def test_a_checkpoint_is_saved_when_its_time_has_come(splits, tmp_path):
     saved = []
-    identity = training_identity(splits["train"], splits["val"], RECIPE, SIZE)
-    with Checkpoints.begun(tmp_path, identity, every=0.0, on_saved=saved.append) as checkpoints:
-        fit_network(splits["train"], splits["val"], RECIPE, CPU, image_size=SIZE, checkpoints=checkpoints)
+    inputs = TrainingInputs(splits["train"], splits["val"], RECIPE, SIZE)
+    with Checkpoints.begun(tmp_path, inputs.identity(), every=0.0, on_saved=saved.append) as checkpoints:
+        fit_network(inputs, CPU, checkpoints=checkpoints)
     # One save for each batch and one for each epoch.
     assert len(saved) == 3 * 4 + 3
     assert [len(state["history"]) for state in saved[4::5]] == [1, 2, 3]

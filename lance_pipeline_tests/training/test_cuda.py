@@ -13,6 +13,7 @@ from lance_pipeline.images import Augment, ImageLoader
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import Device, Precision
 from lance_pipeline.training.fit import fit_network
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.learner import Learner
 from lance_pipeline.training.loop import Trained
 from lance_pipeline.training.model import build_network
@@ -22,8 +23,8 @@ from lance_pipeline_tests.training.test_checkpoint import assert_equal
 
 def fit(splits, recipe: Recipe, precision: Precision, size: int, name: str = "cuda:0", **callbacks) -> Trained:
     device = Device(name, precision, "for tests")
-    watch = TrainingCallbacks(**callbacks)
-    trained, _ = fit_network(splits["train"], splits["val"], recipe, device, image_size=size, watch=watch)
+    inputs = TrainingInputs(splits["train"], splits["val"], recipe, size)
+    trained, _ = fit_network(inputs, device, watch=TrainingCallbacks(**callbacks))
     return trained
 
 

@@ -10,6 +10,7 @@ from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_network
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.scores import evaluate
 from lance_pipeline.training.weights import load_model, save_model
@@ -19,7 +20,7 @@ CPU = choose_device("cpu")
 
 
 def fit(splits, recipe: Recipe, image_size: int = 32):
-    return fit_network(splits["train"], splits["val"], recipe, CPU, image_size=image_size)
+    return fit_network(TrainingInputs(splits["train"], splits["val"], recipe, image_size), CPU)
 
 
 @pytest.fixture(scope="module")
@@ -30,9 +31,9 @@ def fitted(splits):
 def test_a_stop_after_the_last_epoch_says_what_was_saved(splits, tmp_path):
     epochs, told = [], []
     watch = TrainingCallbacks(on_epoch=epochs.append, tell=told.append, stop=lambda: "SIGINT" if epochs else None)
-    recipe, train, val = Recipe(epochs=1, batch_size=8), splits["train"], splits["val"]
+    inputs = TrainingInputs(splits["train"], splits["val"], Recipe(epochs=1, batch_size=8), 32)
     with Checkpoints(tmp_path, "training", {}) as checkpoints, pytest.raises(Stopped):
-        fit_network(train, val, recipe, CPU, image_size=32, checkpoints=checkpoints, watch=watch)
+        fit_network(inputs, CPU, checkpoints=checkpoints, watch=watch)
     assert told[-1].startswith("Saved after epoch 1 of 1. ")
     assert (tmp_path / "checkpoint.pt").exists()
 

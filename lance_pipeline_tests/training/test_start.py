@@ -10,6 +10,7 @@ from lance_pipeline.images import LanceSplit, ingest_split
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_network
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.start import Start, settled_start
 from lance_pipeline_tests.image_folders import write_image_folder
@@ -34,7 +35,7 @@ def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def start(split: LanceSplit, recipe: Recipe = AUTO, image_size: int = 64, downloads: str | None = None) -> Start:
-    return settled_start(recipe, split, image_size=image_size, device="cpu", downloads=downloads)
+    return settled_start(TrainingInputs(split, split, recipe, image_size), "cpu", downloads)
 
 
 def test_photos_begin_with_trained_weights_where_they_can_be_had(tmp_path, downloads):
@@ -68,12 +69,11 @@ def test_what_is_given_is_taken(tmp_path, weights):
 
 @pytest.mark.parametrize("weights", ["none", "imagenet"])
 def test_an_interrupted_training_resumes_as_it_began(tmp_path, downloads, weights):
+    split = photos(tmp_path)
     found = settled_start(
-        AUTO,
-        photos(tmp_path),
-        image_size=64,
-        device="cpu",
-        downloads=downloads if weights == "none" else str(tmp_path / "away"),
+        TrainingInputs(split, split, AUTO, 64),
+        "cpu",
+        downloads if weights == "none" else str(tmp_path / "away"),
         resumable=lambda recipe: recipe.weights == weights,
     )
     assert found.recipe.weights == weights
@@ -86,5 +86,5 @@ def test_a_training_without_dagster_says_it_too(tmp_path):
         ingest_split(root, split, uri)
     lines: list[str] = []
     recipe, watch = Recipe(epochs=1, batch_size=4), TrainingCallbacks(tell=lines.append)
-    fit_network(LanceSplit(train), LanceSplit(val), recipe, choose_device("cpu"), image_size=32, watch=watch)
+    fit_network(TrainingInputs(LanceSplit(train), LanceSplit(val), recipe, 32), choose_device("cpu"), watch=watch)
     assert any(line.startswith("weights: random") for line in lines)

@@ -1,6 +1,6 @@
 """The trained model, an asset named after its network."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -69,7 +69,7 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
         mlflow: MlflowTracking,
         lance_store: LanceStore,
         io_manager: dg.ResourceParam[RecordIOManager],
-    ):
+    ) -> Iterator[dg.MaterializeResult[Model]]:
         from lance_pipeline.training.checkpoint import exclusive
 
         what, run_id = context.asset_key.to_user_string(), context.run.run_id
@@ -78,10 +78,15 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
             context.log.info(printable(text))
             context.log_event(dg.AssetObservation(context.asset_key, metadata=shown({"waiting": text})))
 
+        def observe(figures: Mapping[str, Any]) -> None:
+            context.log_event(dg.AssetObservation(context.asset_key, metadata=figures))
+
         with clear_failures(), supervised(context) as stop:
             # Fail before waiting for locks.
             mlflow.require_start()
-            place = exclusive(lance_store.checkpoint_folder(dataset.name), what, run_id, on_wait=on_wait, stop=stop)
+            folder = lance_store.checkpoint_folder(dataset.name)
+            surroundings = Surroundings(run_id, context.log, observe, stop, folder, version_tag, mlflow, lance_store)
+            place = exclusive(folder, what, run_id, on_wait=on_wait, stop=stop)
             devices = gpu.hold(
                 what,
                 run_id,
@@ -93,9 +98,7 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
             with place:
                 with devices as device:
                     context.log.info(f"Training on {device.name} in {device.precision} ({device.reason})")
-                    result, checkpoints = _trained(
-                        context, dataset, config, lance_train, lance_val, device, stop, mlflow, lance_store
-                    )
+                    result, checkpoints = _train(context, dataset, config, lance_train, lance_val, device, surroundings)
                 yield result
                 # Dagster resumes here once record and materialization are stored: the checkpoint is no longer needed.
                 _remove_old(context, dataset, checkpoints, mlflow, lance_store, io_manager)
@@ -103,32 +106,26 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
     return model
 
 
-def _trained(
+def _train(
     context: dg.AssetExecutionContext,
     dataset: Dataset,
     config: TrainingConfig,
     train: Split,
     val: Split,
     device: "Device",
-    stop: Callable[[], str | None],
-    mlflow: MlflowTracking,
-    lance_store: LanceStore,
+    surroundings: Surroundings,
 ) -> "tuple[dg.MaterializeResult[Model], Checkpoints]":
     """Train, resuming from a checkpoint if there is one, and log everything; the checkpoint is still needed."""
     from lance_pipeline.evaluation.plots import learning_curve
     from lance_pipeline.training.weights import save_model
 
-    key, run_id, image_size = context.asset_key, context.run.run_id, dataset.attributes.image_size
-    folder = lance_store.checkpoint_folder(dataset.name)
-
-    def observe(figures: Mapping[str, Any]) -> None:
-        context.log_event(dg.AssetObservation(key, metadata=figures))
+    key, store, image_size = context.asset_key, surroundings.store, dataset.attributes.image_size
 
     def choose(identity: dict[str, Any]) -> "Checkpoints":
         return checkpoints_to_use(
             context.log.info,
             lambda: finished_trainings(context.instance, key),
-            folder,
+            surroundings.folder,
             identity,
             device,
             fresh=config.fresh,
@@ -136,22 +133,21 @@ def _trained(
         )
 
     plan = Plan(dataset.name, train, val, dataset.network, dataset.recipe, image_size, run_tags(key))
-    then, now = plan.splits[0].transparency, dataset.attributes.transparency
+    then, now = plan.inputs.train.transparency, dataset.attributes.transparency
     if then != now:
         context.log.info(
             f"The images were ingested with `transparency: {then}`, and are trained on so. Materialize "
             f"{dataset.key('lance_train').to_user_string()} for `{now}`."
         )
-    start = plan.start(device, lance_store.downloads_folder, folder, fresh=config.fresh)
+    start = plan.start(device, store.downloads_folder, surroundings.folder, fresh=config.fresh)
 
-    surroundings = Surroundings(run_id, context.log, observe, stop, folder, version_tag, mlflow, lance_store)
     with tracked_training(plan, start, device, surroundings, choose) as finished:
         trained, card, checkpoints, run = finished.trained, finished.card, finished.checkpoints, finished.run
-        folder = lance_store.model_folder(dataset.name, run_id)
+        folder = store.model_folder(dataset.name, surroundings.run_id)
         sha256 = save_model(folder, trained.state, card)
         curve = learning_curve(trained.history, trained.best, f"{dataset.name}: learning curve")
         training = training_record(checkpoints, device, trained.history, sha256)
-        with mlflow.clear_errors():
+        with surroundings.mlflow.clear_errors():
             model_uri = log_training(run, dataset.name, training, folder, trained.best, curve)
     record = Model(
         network=dataset.network,
@@ -178,7 +174,7 @@ def _trained(
     show_pictures(context, key, {"learning_curve": curve})
     about = f"{device.name} in {device.precision}: {device.reason}"
     content = model_page(key, record, trained.history, curve, more["recipe"], about, run.url)
-    page = write_page(context, lance_store, key, "model", content)
+    page = write_page(context, store, key, "model", content)
     metadata = shown({"page": page} | model_metadata(record, device, run.url, trained.history) | more)
     return dg.MaterializeResult(value=record, data_version=dg.DataVersion(sha256), metadata=metadata), checkpoints
 

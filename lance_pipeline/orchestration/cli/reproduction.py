@@ -108,23 +108,20 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
     from lance_pipeline.training.callbacks import TrainingCallbacks
     from lance_pipeline.training.checkpoint import differences
     from lance_pipeline.training.environment import environment
-    from lance_pipeline.training.fit import fit_network, training_identity
+    from lance_pipeline.training.fit import fit_network
+    from lance_pipeline.training.inputs import TrainingInputs
 
     train, val = (LanceSplit(**one.model_dump()) for one in (then.train, then.val))
-    now = training_identity(train, val, then.recipe, then.image_size, then.model)
-    _tell("data, recipe and code", differences(then.identity, now))
+    inputs = TrainingInputs(train, val, then.recipe, then.image_size, then.model)
+    _tell("data, recipe and code", differences(then.identity, inputs.identity()))
     where = {"device": then.device, "precision": then.precision}
     _tell("device", differences(where, {"device": device.name, "precision": device.precision}))
     _tell("environment", differences(then.environments[-1], environment(device)))
     for number, before in enumerate(then.environments[:-1], 1):
         _tell(f"before interruption {number}", differences(before, environment(device)))
     trained, _ = fit_network(
-        train,
-        val,
-        then.recipe,
+        inputs,
         device,
-        network=then.model,
-        image_size=then.image_size,
         downloads=lance_store.downloads_folder,
         cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
         watch=TrainingCallbacks(

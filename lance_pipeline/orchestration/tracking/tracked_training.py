@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,10 +22,10 @@ from lance_pipeline.orchestration.ui.address import MLFLOW_PATH, to_open
 from lance_pipeline.training.recipe import Recipe
 
 if TYPE_CHECKING:
-    from lance_pipeline.images import LanceSplit
     from lance_pipeline.training.checkpoint import Checkpoints
     from lance_pipeline.training.device import Device
     from lance_pipeline.training.history import Epoch
+    from lance_pipeline.training.inputs import TrainingInputs
     from lance_pipeline.training.loop import Trained
     from lance_pipeline.training.start import Start
     from lance_pipeline.training.weights import ModelCard
@@ -67,27 +67,24 @@ class Plan:
         from lance_pipeline.training.start import settled_start
 
         return settled_start(
-            self.recipe,
-            self.splits[0],
-            network=self.network,
-            image_size=self.image_size,
-            device=device.torch_device.type,
-            downloads=downloads,
+            self.inputs,
+            device.torch_device.type,
+            downloads,
             resumable=lambda recipe: not fresh and has_checkpoint(folder, self.identity(recipe)),
         )
 
     def identity(self, recipe: Recipe) -> dict[str, Any]:
         """Everything that determines the result of training with a fully resolved recipe."""
-        from lance_pipeline.training.fit import training_identity
-
-        return training_identity(*self.splits, recipe, self.image_size, self.network)
+        return replace(self.inputs, recipe=recipe).identity()
 
     @cached_property
-    def splits(self) -> "tuple[LanceSplit, LanceSplit]":
-        """The train and the val split, opened and checked against their fingerprints once."""
+    def inputs(self) -> "TrainingInputs":
+        """What determines the result, with splits that are opened and checked against their fingerprints once."""
         from lance_pipeline.images import LanceSplit
+        from lance_pipeline.training.inputs import TrainingInputs
 
-        return LanceSplit(**self.train.data.model_dump()), LanceSplit(**self.val.data.model_dump())
+        train, val = (LanceSplit(**split.data.model_dump()) for split in (self.train, self.val))
+        return TrainingInputs(train, val, self.recipe, self.image_size, self.network)
 
 
 @dataclass(frozen=True)
@@ -160,14 +157,14 @@ def tracked_training(
     from lance_pipeline.images import CachePlace
     from lance_pipeline.ingest.maintenance import keep_version
     from lance_pipeline.training.callbacks import TrainingCallbacks
-    from lance_pipeline.training.fit import fit_network, model_card
+    from lance_pipeline.training.fit import fit_network
 
     log, store = surroundings.log, surroundings.store
     records: dict[str, Split] = {"train": plan.train, "val": plan.val}
-    train, val = plan.splits
     recipe = start.recipe
+    inputs = replace(plan.inputs, recipe=recipe)
     (log.warning if start.second_best else log.info)(printable(f"weights: {start.reason}"))
-    checkpoints = choose(plan.identity(recipe))
+    checkpoints = choose(inputs.identity())
     # This process has locked the folder, so any other run that still counts as training there has ended.
     place = place_tag(surroundings.folder)
     # From here on no clean-up can remove the versions that this training reads.
@@ -183,7 +180,7 @@ def tracked_training(
         )
         tags = _tags(surroundings.run_id, device, checkpoints.environments[-1]["code"], records)
         run.log_tags(tags | place | {NOTE_TAG: note} | dict(plan.tags))
-        run.log_params(settings(recipe, model_card(train, recipe, plan.image_size, plan.network)))
+        run.log_params(settings(recipe, inputs.card()))
         run.log_dataset(f"{plan.dataset}_train", "training", plan.train)
         run.log_dataset(f"{plan.dataset}_val", "validation", plan.val)
 
@@ -196,12 +193,8 @@ def tracked_training(
                 raise Stopped(reason)
 
             trained, card = fit_network(
-                train,
-                val,
-                recipe,
+                inputs,
                 device,
-                network=plan.network,
-                image_size=plan.image_size,
                 downloads=store.downloads_folder,
                 cache=CachePlace(str(store.cache_folder), store.cache_budget),
                 checkpoints=checkpoints,

@@ -119,7 +119,7 @@ class Experiment:
                 run, trial = done
                 log(f"{run.name} was this already")
             else:
-                run, trial = self._trained(plan, start, attributes, device, identity, courses)
+                run, trial = self._train(plan, start, attributes, device, identity, courses)
         if courses is not None and not trial.stopped_early:
             courses.append(_course_of(run, trial.epochs))
         return trial
@@ -128,7 +128,7 @@ class Experiment:
         wanted = (trial for trial in trials_of(self.mlflow, self.dataset.name) if trial[1].identity == identity)
         return next((one for one in wanted if one[1].test_accuracy is not None or not self.test), None)
 
-    def _trained(
+    def _train(
         self,
         plan: Plan,
         start: "Start",
