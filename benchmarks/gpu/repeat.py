@@ -30,7 +30,7 @@ def main(name: str, steps: str, batch: str) -> None:
             images, labels = batches[number % _BATCHES]
             learner.step(images.to(device.torch_device), labels.to(device.torch_device))
     digest = hashlib.sha256()
-    for state in (learner.model.state_dict(), learner.judged.state_dict()):
+    for state in (learner.model.state_dict(), learner.evaluation_model.state_dict()):
         for value in state.values():
             digest.update(value.cpu().numpy().tobytes())
     print(digest.hexdigest())

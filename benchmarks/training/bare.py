@@ -25,7 +25,7 @@ def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: i
     recipe = recipe.resolved("cpu", image_size, len(train))
     numbers = range(recipe.epochs_for(len(train)))
     epochs = [batches_in_memory(train, train, recipe, image_size, epoch) for epoch in numbers]
-    judged = batches_in_memory(val, train, recipe, image_size, None)
+    evaluation_model = batches_in_memory(val, train, recipe, image_size, None)
     torch.manual_seed(recipe.seed)
     model = build_network("resnet34", len(train.classes), recipe.stem).to(memory_format=torch.channels_last)
     decayed, spared = decayed_and_spared(model)
@@ -47,7 +47,7 @@ def train_bare(train: LanceSplit, val: LanceSplit, recipe: Recipe, image_size: i
             optimizer.step()
             schedule.step()
             average.update_parameters(model)
-        losses.append(_validated(average.module, judged))
+        losses.append(_validated(average.module, evaluation_model))
         durations.append(time.monotonic() - began)
     return durations, losses
 

@@ -36,7 +36,7 @@ def main(root: str, out: str, recipe: str, device: str = "cpu") -> None:
         TrainingInputs(train, val, Recipe.model_validate_json(recipe), IMAGE_SIZE),
         choose_device(device),
         cache=CachePlace(os.path.join(out, "cache")),
-        watch=TrainingCallbacks(on_epoch=on_epoch),
+        callbacks=TrainingCallbacks(on_epoch=on_epoch),
     )
     seconds = time.perf_counter() - began
     facts = {"images": len(train), "seconds": seconds, "peak": own_peak(), "ends": ends, "accuracies": accuracies}

@@ -42,24 +42,26 @@ class Archive(StrictModel):
 
     url: Address = Field(
         examples=["https://example.org/flowers.zip"],
-        description="Its address: https, http, or file:///… for an archive on disk. A user part, and secrets in the "
-        "query, are shown nowhere.",
+        description="Its address: https, http, or file:///… for an archive on disk. Credentials in the address are "
+        "shown nowhere.",
     )
     checksum: str | None = Field(
         default=None,
         examples=["md5:6ee4d0c996905fe93221de577967a372"],
-        description="`sha256:…` or `md5:…` as its publisher tells it; any other archive is refused. "
-        "Without one whatever comes is taken.",
+        description="`sha256:…` or `md5:…` as its publisher states it; an archive with another checksum is refused. "
+        "Not checked when unset.",
     )
     max_bytes: int = Field(
-        default=20_000_000_000, gt=0, description="The most bytes that it, and also what it unpacks to, may measure."
+        default=20_000_000_000,
+        gt=0,
+        description="The greatest size in bytes of the archive, and of its unpacked files together.",
     )
-    max_members: int = Field(default=5_000_000, gt=0, description="The most files and folders that it may hold.")
+    max_members: int = Field(default=5_000_000, gt=0, description="The greatest number of files and folders in it.")
     min_bytes_per_second: int = Field(
         default=10_000,
         ge=0,
-        description="A download ends when less than that comes, on average over a minute; the next run continues it. "
-        "With 0 it may be as slow as it likes.",
+        description="A download slower than this on average over a minute is stopped; the next run continues it. "
+        "0 allows any speed.",
     )
 
     @field_validator("url")
@@ -130,14 +132,14 @@ class Fractions(StrictModel):
     """
 
     train: float = Field(default=0.7, gt=0, lt=1, description="Share to train on.")
-    val: float = Field(default=0.15, gt=0, lt=1, description="Share to choose the best epoch by.")
-    test: float = Field(default=0.15, gt=0, lt=1, description="Share to measure the result on.")
+    val: float = Field(default=0.15, gt=0, lt=1, description="Share that selects the best epoch.")
+    test: float = Field(default=0.15, gt=0, lt=1, description="Share that measures the result.")
     salt: str = Field(default="", examples=["2"], description="Any text; another one draws other splits.")
     pool: list[str] = Field(
         default_factory=list,
         examples=[["train", "val", "test"]],
-        description="Folders below the source whose classes are put together before they are cut, such as the "
-        "`[train, val, test]` of a data set whose splits have different classes. The source itself when empty.",
+        description="Folders below the source whose classes are merged before they are split, such as the "
+        "`[train, val, test]` of a dataset whose splits have different classes. The source itself when empty.",
     )
 
     @property
@@ -154,7 +156,7 @@ class Fractions(StrictModel):
 
 
 class Splits(StrictModel):
-    """The names of the splits' folders, or the fractions by which one folder of classes is cut."""
+    """The names of the splits' folders, or the fractions by which one folder of classes is split."""
 
     train: str = Field(default="train", description="Folder of the training split, below the source's folder.")
     val: str = Field(default="val", description="Folder of the validation split.")
@@ -162,7 +164,7 @@ class Splits(StrictModel):
     fractions: Fractions | None = Field(
         default=None,
         examples=[{"train": 0.7, "val": 0.15, "test": 0.15}],
-        description="Cut <folder>/<label>/<file> by these shares instead, by what the images show.",
+        description="Split <folder>/<label>/<file> by these shares instead, by the pixels of the images.",
     )
 
     @model_validator(mode="after")
@@ -186,48 +188,48 @@ class Ingest(StrictModel):
     on_bad_image: Literal["quarantine", "fail"] = Field(
         default="quarantine",
         description="`quarantine` lists bad files in `<dataset>_<split>_rejected.lance` and continues; `fail` fails "
-        "once all of them are known.",
+        "after all files have been examined.",
     )
     max_rejected_fraction: float = Field(
         default=0.05,
         ge=0,
         le=1,
-        description="Past this share of a folder's files the materialization fails either way.",
+        description="With more bad files than this share of a folder the materialization fails in either case.",
     )
 
 
 class Keep(StrictModel):
-    """What is kept of old trainings: whatever is within one of these limits stays.
+    """What is kept of old trainings: everything within one of these limits.
 
-    They hold for models with their MLflow runs, records and predictions, and for Dagster's runs with their logs.
+    They apply to models with their MLflow runs, records and predictions, and for Dagster's runs with their logs.
     """
 
-    models: int = Field(default=20, ge=1, description="The latest so many stay, however old they are.")
-    days: float = Field(default=90, ge=0, description="Those younger than this stay, however many they are.")
+    models: int = Field(default=20, ge=1, description="Keep this many of the latest, however old they are.")
+    days: float = Field(default=90, ge=0, description="Keep those younger than this, however many they are.")
 
 
 class Maintenance(StrictModel):
     """What is removed, and when.
 
-    One schedule, `maintenance_schedule`, is for all data sets: Sundays at five, off until it is started. With `cron`,
-    `timezone` or `enabled` a data set has one of its own as well, `<dataset>_maintenance_schedule`.
+    One schedule, `maintenance_schedule`, serves all datasets: Sundays at five, off until it is started. With `cron`,
+    `timezone` or `enabled` a dataset also has its own, `<dataset>_maintenance_schedule`.
     """
 
     cron: str = Field(
         default="0 5 * * 0",
-        description="A cron expression, for a schedule of this data set alone beside the one of all data sets.",
+        description="A cron expression for a schedule of this dataset, in addition to the one for all datasets.",
     )
     timezone: str = Field(
         default="UTC", description="The time zone of that schedule's expression, such as `Europe/Berlin`."
     )
     enabled: bool = Field(
-        default=False, description="Whether the data set's own schedule runs without being started by hand."
+        default=False, description="Whether the dataset's own schedule runs without being started by hand."
     )
     keep_days: float = Field(
         default=14,
         ge=0,
-        description="Versions of the Lance datasets younger than this stay; those that a model was trained on stay "
-        "as long as the model.",
+        description="Keep versions of the Lance datasets younger than this; versions that a model was trained on are "
+        "kept as long as the model.",
     )
     keep: Keep = Field(
         default=Keep(),
@@ -287,19 +289,19 @@ class ImageClassifierAttributes(StrictModel):
         # A size that every network accepts.
         examples=[224],
         validate_default=True,
-        description="Height and width at which the model sees them, in pixels. Some networks have a smallest size, "
-        "vit_* and maxvit_t take 224 only.",
+        description="Height and width of the images that the model sees, in pixels. Some networks have a minimum; "
+        "vit_* and maxvit_t accept 224 only.",
     )
     transparency: Transparency = Field(
         default=TRANSPARENCY,
-        description="What transparent pixels are blended with; `drop` shows whatever colour hides in them.",
+        description="The background of transparent pixels; `drop` ignores transparency and keeps their colours.",
     )
     recipe: Recipe = Field(default=Recipe(), examples=[{"epochs": 16}], description="How the model is trained.")
     device: str | list[str] | None = Field(
         default=None,
         examples=["cuda:0"],
-        description="The device that trains, such as `cuda:1`, or several, of which the first free one is taken. What "
-        "the resource `gpu` says when unset.",
+        description="The device that trains, such as `cuda:1`, or several, of which the first free one is used. The "
+        "setting of the resource `gpu` when unset.",
     )
     retrain: Retrain | None = Field(default=None, description="A schedule for retraining; none when unset.")
     maintenance: Maintenance = Field(
@@ -364,11 +366,11 @@ class ImageClassifierAttributes(StrictModel):
     def _owner_or_team(cls, owners: list[str]) -> list[str]:
         for owner in owners:
             if "@" not in owner and not owner.startswith("team:"):
-                raise ValueError(f"{owner!r} is no owner; expected an e-mail address or `team:<name>`")
+                raise ValueError(f"{owner!r} is not an owner; expected an e-mail address or `team:<name>`")
         return owners
 
 
-def rendered(attributes: ImageClassifierAttributes, render: Any) -> ImageClassifierAttributes:
+def render_attributes(attributes: ImageClassifierAttributes, render: Any) -> ImageClassifierAttributes:
     """The attributes with ``{{ env.NAME }}`` and the like filled in by Dagster's ``render``."""
     archive = attributes.source.archive
     if archive is not None:

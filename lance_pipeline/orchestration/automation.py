@@ -12,7 +12,7 @@ def build_retraining(dataset: Dataset) -> dg.Definitions:
     job = dg.define_asset_job(
         name,
         selection=dg.AssetSelection.groups(dataset.name),
-        description=f"Ingest {dataset.name} again, train anew and evaluate.",
+        description=f"Ingest {dataset.name} again, train from scratch and evaluate.",
     )
     retrain = dataset.attributes.retrain
     schedules = []

@@ -12,7 +12,7 @@ from lance_pipeline.orchestration.assets.maintenance import build_maintenance
 from lance_pipeline.orchestration.assets.metrics import build_metrics
 from lance_pipeline.orchestration.assets.model import build_model
 from lance_pipeline.orchestration.assets.raw_images import build_raw_images
-from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, rendered
+from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes, render_attributes
 from lance_pipeline.orchestration.automation import build_own_maintenance, build_retraining
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.defs_yaml.checking import attribute_mistakes, mistakes
@@ -52,7 +52,7 @@ class ImageClassifier(dg.Component):
         # Errors quote filled-in values, which may be secret.
         with without_secrets():
             try:
-                return cls(rendered(attributes, resolution.resolve_value))
+                return cls(render_attributes(attributes, resolution.resolve_value))
             except ValidationError as error:
                 raise InputError(attribute_mistakes(file, error)) from error
 

@@ -55,15 +55,15 @@ class LanceStore(Settled, dg.ConfigurableResource):
     cache_budget: int | None = Field(
         default=None,
         ge=0,
-        description="Bytes that decoded images may take in the folder `cache`; half of the memory, and at most half of "
-        "what is free on the disk, when unset. 0 uses none, and leaves what is there.",
+        description="Greatest size in bytes of the decoded images in the folder `cache`; half of the memory, and at "
+        "most half of the free disk space, when unset. 0 disables the cache and leaves existing files.",
     )
 
     @field_validator("models", "checkpoints", "cache", "downloads", "records", "reports")
     @classmethod
     def _local(cls, folder: str | None) -> str | None:
         if folder is not None and "://" in folder:
-            raise ValueError(f"{Address(folder)} is no local folder, which only `datasets` need not be")
+            raise ValueError(f"{Address(folder)} is not a local folder; only `datasets` may be elsewhere")
         return folder
 
     def dataset_uri(self, name: str) -> str:

@@ -8,7 +8,7 @@ import dagster as dg
 from lance_pipeline.orchestration.checks import never_materialized
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.metadata import shown
-from lance_pipeline.orchestration.record_io import RecordIOManager, recorded
+from lance_pipeline.orchestration.record_io import RecordIOManager, record_of
 from lance_pipeline.orchestration.records import Metrics, Model
 from lance_pipeline.orchestration.runtime.failures import clear_failures
 
@@ -104,12 +104,14 @@ def _of_metrics(instance: dg.DagsterInstance, records: RecordIOManager, check: d
 def _before(instance: dg.DagsterInstance, key: dg.AssetKey, now: Metrics) -> Metrics | None:
     """The latest metrics of a different model, among the last materializations."""
     made = (one.asset_materialization for one in instance.fetch_materializations(key, limit=_LOOKED_BACK).records)
-    earlier = (recorded(one, Metrics) for one in made if one is not None)
+    earlier = (record_of(one, Metrics) for one in made if one is not None)
     return next((one for one in earlier if one is not None and one.model_sha256 != now.model_sha256), None)
 
 
 def _unknown() -> "Advice":
     from lance_pipeline.evaluation.advice import Advice
 
-    text = "An earlier version of lance-pipeline made this, without the figures that tell. Materialize it again."
+    text = (
+        "An earlier version of lance-pipeline made this without the figures that the check needs. Materialize it again."
+    )
     return Advice(False, {}, text)

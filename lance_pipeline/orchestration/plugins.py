@@ -68,6 +68,8 @@ def load_plugins(modules: Sequence[str]) -> Plugins:
 def _require_free(module: str, names: list[str], taken: set[str]) -> None:
     for place, name in enumerate(names):
         if not re.fullmatch(_NAME, name):
-            raise InputError(f"`plugins: [{module}]`: {name!r} is no name; expected small letters, digits and _.")
+            raise InputError(
+                f"`plugins: [{module}]`: {name!r} is not a valid name; expected lowercase letters, digits and _."
+            )
         if name in taken or name in names[:place]:
             raise InputError(f"`plugins: [{module}]`: the name {name!r} is taken; choose another one.")

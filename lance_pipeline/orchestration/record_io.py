@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.commands import materialize_command
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.paths import make_folder
 from lance_pipeline.orchestration.records import Record, TableVersion
-from lance_pipeline.orchestration.runtime.databases import explained
+from lance_pipeline.orchestration.runtime.databases import as_input_error
 from lance_pipeline.orchestration.runtime.failures import clear_failures
 from lance_pipeline.orchestration.runtime.logs import library_warnings
 from lance_pipeline.orchestration.settled import Settled
@@ -89,17 +89,17 @@ def _write(path: Path, document: bytes) -> None:
     try:
         write_whole(path, document)
     except OSError as error:
-        raise explained(error) or InputError(f"cannot write the record {path}: {error.strerror}.") from error
+        raise as_input_error(error) or InputError(f"cannot write the record {path}: {error.strerror}.") from error
 
 
 def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.EventLogEntry:
     try:
         event = instance.get_latest_materialization_event(key)
     except Exception as error:
-        if explanation := explained(error):
+        if explanation := as_input_error(error):
             raise explanation from error
         raise DamagedError(
-            f"Dagster's event log cannot tell what {key.to_user_string()} is ({type(error).__name__}: {error}). "
+            f"Dagster's event log cannot be read for {key.to_user_string()} is ({type(error).__name__}: {error}). "
             f"Run: {materialize_command(key)}"
         ) from error
     if event is None:
@@ -113,10 +113,10 @@ def _from_metadata(
     """The record in the metadata of the latest materialization, if it is from this run and has an intact record."""
     event = _latest(instance, key)
     made = event.asset_materialization
-    return None if event.run_id != run_id or made is None else recorded(made, record_type)
+    return None if event.run_id != run_id or made is None else record_of(made, record_type)
 
 
-def recorded(made: dg.AssetMaterialization, record_type: type[AnyRecord]) -> AnyRecord | None:
+def record_of(made: dg.AssetMaterialization, record_type: type[AnyRecord]) -> AnyRecord | None:
     """The record in the metadata of a materialization, if it has an intact one."""
     if _METADATA not in made.metadata:
         return None

@@ -42,7 +42,7 @@ class Record(BaseModel):
             # Unknown fields are also ignored in nested settings, which are strict only in user input.
             return cls.model_validate(fields, extra="ignore")
         except ValidationError as error:
-            raise DamagedError(f"{where} is no {cls.__name__} of this version of lance-pipeline: {error}") from error
+            raise DamagedError(f"{where} is not a {cls.__name__} of this version of lance-pipeline: {error}") from error
 
 
 class TableVersion(Record):

@@ -51,14 +51,14 @@ class Settled:
         try:
             value = variable.get_value()
         except ValueError as error:
-            raise InputError(f"{what}, is no whole number.") from error
+            raise InputError(f"{what}, is not a whole number.") from error
         if value in (None, ""):
             raise InputError(f"{what}, is not set. Set it where the run starts, or remove it from the resource.")
         try:
             return value if name in self.secret else getattr(type(self)(**{name: value}), name)
         except ValidationError as error:
             reasons = "; ".join(one["msg"] for one in error.errors())
-            raise InputError(f"{what}, has no value that can be used: {reasons}.") from error
+            raise InputError(f"{what}, has an invalid value: {reasons}.") from error
 
     def _variables(self) -> dict[str, str]:
         """The names of the variables that set fields, by field."""

@@ -32,14 +32,14 @@ class TrainingCallbacks:
     Attributes:
         on_epoch: called after each epoch's validation.
         on_step: called after each batch.
-        tell: called with log lines.
+        log_line: called with log lines.
         stop: called after each batch; if it returns a reason, training stops once its state is saved.
         enough: called before each epoch with the finished epochs; if it returns True, training ends.
     """
 
     on_epoch: Callable[[Epoch], None] = lambda epoch: None
     on_step: Callable[[StepProgress], None] = lambda step: None
-    tell: Callable[[str], None] = lambda text: None
+    log_line: Callable[[str], None] = lambda text: None
     stop: Callable[[], str | None] = lambda: None
     enough: Callable[[list[Epoch]], bool] = lambda history: False
 
@@ -51,7 +51,7 @@ class TrainingCallbacks:
             saved: the place that was saved, such as ``after epoch 2 of 16``; None if nothing was.
         """
         if saved is not None:
-            self.tell(f"Saved {saved}. Stopped ({reason}); materialize again to resume there.")
+            self.log_line(f"Saved {saved}. Stopped ({reason}); materialize again to resume there.")
         return Stopped(reason)
 
 

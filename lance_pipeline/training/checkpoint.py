@@ -21,7 +21,7 @@ from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.sealed import SealingWriter, file_is_intact
 from lance_pipeline.storage.whole_files import whole_file
 from lance_pipeline.training.networks import DEFAULT_NETWORK
-from lance_pipeline.training.occupancy import held
+from lance_pipeline.training.occupancy import acquire_first
 
 _logger = logging.getLogger(__name__)
 _FILE, _PREVIOUS = "checkpoint.pt", "previous.pt"
@@ -262,7 +262,9 @@ def exclusive(
         Stopped: ``stop`` gave a reason.
         InputError: the folder cannot be written.
     """
-    return held({str(folder): folder / ".lock"}, "LANCE_PIPELINE_DATA", what, run_id, on_wait=on_wait, stop=stop)
+    return acquire_first(
+        {str(folder): folder / ".lock"}, "LANCE_PIPELINE_DATA", what, run_id, on_wait=on_wait, stop=stop
+    )
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -109,8 +109,8 @@ def _present(configured: str) -> tuple[str, str]:
     mps = torch.backends.mps.is_available()
     if not {"cpu": True, "mps": mps, "cuda": card < cards}[kind]:
         raise InputError(
-            f"`device: {configured}` is configured, but it is not there: this machine has {cards} CUDA devices"
-            f"{', and MPS' if mps else ''}. Configure a device that is there, or `auto` to take the best one "
+            f"`device: {configured}` is configured, but not available: this machine has {cards} CUDA devices"
+            f"{', and MPS' if mps else ''}. Configure an available device, or `auto` to take the best one "
             "(`device` in the defs.yaml, LANCE_PIPELINE_DEVICE, or the resource `gpu`)."
         )
     return f"cuda:{card}" if kind == "cuda" else kind, f"`device: {configured}` is configured"

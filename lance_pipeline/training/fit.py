@@ -34,7 +34,7 @@ def fit_network(
     downloads: str | None = None,
     cache: CachePlace | None = None,
     checkpoints: Checkpoints | None = None,
-    watch: TrainingCallbacks = NO_CALLBACKS,
+    callbacks: TrainingCallbacks = NO_CALLBACKS,
 ) -> tuple[Trained, ModelCard]:
     """Train on one version of each split; returns the best epoch's weights and their card.
 
@@ -44,15 +44,15 @@ def fit_network(
         downloads: the folder of downloaded weights; torch's cache when None.
         cache: where to cache decoded images; None decodes them again in each epoch.
         checkpoints: the state to resume from, and where to save it; None saves nothing.
-        watch: callbacks for progress and cancellation.
+        callbacks: callbacks for progress and cancellation.
 
     Raises:
         InputError: weights are unavailable, the splits do not match, or training cannot continue.
-        Stopped: ``watch.stop`` gave a reason; the state is saved.
+        Stopped: ``callbacks.stop`` gave a reason; the state is saved.
     """
     start = settled_start(inputs, device.torch_device.type, downloads)
     if inputs.recipe.weights == "auto":
-        watch.tell(f"weights: {start.reason}")
+        callbacks.log_line(f"weights: {start.reason}")
     inputs = replace(inputs, recipe=start.recipe)
     recipe, card = inputs.recipe, inputs.card()
     torch.manual_seed(recipe.seed)
@@ -65,25 +65,32 @@ def fit_network(
         for split, training in ((inputs.train, True), (inputs.val, False))
     )
     for name, loader in (("train", train_loader), ("val", val_loader)):
-        watch.tell(f"{name}: {loader.rows} images, {loader.mode}")
+        callbacks.log_line(f"{name}: {loader.rows} images, {loader.mode}")
     transform = BatchTransform(recipe, len(card.classes), (card.mean, card.std))
     trained = train(
-        model, train_loader, val_loader, recipe, device, transform=transform, checkpoints=checkpoints, watch=watch
+        model,
+        train_loader,
+        val_loader,
+        recipe,
+        device,
+        transform=transform,
+        checkpoints=checkpoints,
+        callbacks=callbacks,
     )
     model.load_state_dict(trained.state)
     seen = _loader(inputs.train, card, recipe, device, None, training=False)
     saved = f"after epoch {len(trained.history)} of {recipe.epochs}" if checkpoints is not None else None
-    return replace(trained, train_accuracy=_accuracy(model, seen, device, watch, saved)), card
+    return replace(trained, train_accuracy=_accuracy(model, seen, device, callbacks, saved)), card
 
 
 def _accuracy(
-    model: nn.Module, loader: ImageLoader, device: Device, watch: TrainingCallbacks, saved: str | None
+    model: nn.Module, loader: ImageLoader, device: Device, callbacks: TrainingCallbacks, saved: str | None
 ) -> float:
     """Accuracy on the loader's first images, a fair sample because images are stored in random order."""
 
     def stop_if_asked() -> None:
-        if reason := watch.stop():
-            raise watch.stopped(reason, saved)
+        if reason := callbacks.stop():
+            raise callbacks.stopped(reason, saved)
 
     batches = islice(loader, math.ceil(_SAMPLED_IMAGES / loader.batch_size))
     return evaluate(model, batches, device, stop_if_asked).accuracy

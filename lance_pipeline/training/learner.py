@@ -32,7 +32,7 @@ class Learner:
         device: the device and precision.
         steps: the number of steps in the whole training: epochs times batches.
         class_weights: float (classes,), 1 on average over the images; None weighs all classes equally.
-        tell: called with log lines.
+        log_line: called with log lines.
 
     Raises:
         InputError: the recipe requires a graph, and the device is not CUDA or its precision is fp16.
@@ -46,10 +46,10 @@ class Learner:
         *,
         steps: int,
         class_weights: torch.Tensor | None = None,
-        tell: Callable[[str], None] = lambda text: None,
+        log_line: Callable[[str], None] = lambda text: None,
     ) -> None:
         self.model = model.to(device.torch_device).to(memory_format=torch.channels_last)
-        self._recipe, self._device, self._tell = recipe, device, tell
+        self._recipe, self._device, self._log_line = recipe, device, log_line
         self._head = head_name(self.model)
         weight = None if class_weights is None else class_weights.to(device.torch_device)
         self._criterion = nn.CrossEntropyLoss(weight, reduction="sum", label_smoothing=recipe.label_smoothing)
@@ -68,7 +68,7 @@ class Learner:
         return self._rates.current
 
     @property
-    def judged(self) -> nn.Module:
+    def evaluation_model(self) -> nn.Module:
         """The model to validate and keep: the averaged weights, or the weights themselves."""
         return self.model if self._average is None else self._average.module
 
@@ -126,7 +126,7 @@ class Learner:
             if self._recipe.step == "graph":
                 raise InputError(f"`step: graph` cannot be recorded: {error}. Set `step: auto` or `eager`.") from error
             self._records = False
-            self._tell(f"the step cannot be recorded as a CUDA graph ({error}): each is launched kernel by kernel")
+            self._log_line(f"the step cannot be recorded as a CUDA graph ({error}): each is launched kernel by kernel")
 
     def _forget_graph(self) -> None:
         self._graph = None
@@ -183,7 +183,7 @@ class Learner:
         self._parts *= 2
         self._forget_graph()
         self._optimizer.zero_grad()
-        self._tell(
+        self._log_line(
             f"{self._device.name} ran out of memory: splitting each batch into {self._parts} micro-batches, whose "
             "gradients are added up"
         )
@@ -243,7 +243,7 @@ def _records(recipe: Recipe, device: Device) -> bool:
     if recipe.step == "graph" and not can:
         raise InputError(
             f"`step: graph` needs a CUDA device and the precision fp32 or bf16, not {device.name} in "
-            f"{device.precision}. Set `step: auto`, which takes a graph where there can be one."
+            f"{device.precision}. Set `step: auto`, which uses a graph where possible."
         )
     return can and recipe.step != "eager"
 

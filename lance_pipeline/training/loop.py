@@ -51,7 +51,7 @@ def train(
     *,
     transform: Callable[[torch.Tensor, torch.Tensor], Batch] = lambda images, labels: (images, labels),
     checkpoints: Checkpoints | None = None,
-    watch: TrainingCallbacks = NO_CALLBACKS,
+    callbacks: TrainingCallbacks = NO_CALLBACKS,
 ) -> Trained:
     """Train ``model`` by the recipe and return the weights of its best epoch.
 
@@ -65,16 +65,16 @@ def train(
         device: the device and precision.
         transform: turns a training batch into the model's input.
         checkpoints: the state to resume from, and where to save it; None saves nothing.
-        watch: callbacks for progress and cancellation.
+        callbacks: callbacks for progress and cancellation.
 
     Raises:
         InputError: the training split is too small to train on, the loss became infinite or NaN, or a checkpoint
             cannot be written.
-        Stopped: ``watch.stop`` gave a reason; the state is saved.
+        Stopped: ``callbacks.stop`` gave a reason; the state is saved.
     """
     if train_loader.rows < 2:
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
-    training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, watch)
+    training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, callbacks)
     with (
         reproducible(recipe.deterministic),
         keep_freed_memory() if device.torch_device.type == "cpu" else nullcontext(),
@@ -106,18 +106,18 @@ class _Training:
         device: Device,
         transform: Callable[[torch.Tensor, torch.Tensor], Batch],
         checkpoints: Checkpoints | None,
-        watch: TrainingCallbacks,
+        callbacks: TrainingCallbacks,
     ) -> None:
         self._loader, self._val_loader = train_loader, val_loader
         self._recipe, self._device, self._transform = recipe, device, transform
-        self._checkpoints, self._watch = checkpoints, watch
+        self._checkpoints, self._callbacks = checkpoints, callbacks
         self._epochs = recipe.epochs_for(train_loader.rows)
         # A last batch of one image is left out, because batch norm has no variance over it.
         self._usable = len(train_loader) - (train_loader.rows % recipe.images_per_batch == 1)
         self._batches = min(self._usable, recipe.batches_per_epoch or self._usable)
         weights = balanced_weights(train_loader.class_counts) if recipe.class_weights == "balanced" else None
         steps = self._epochs * self._batches
-        self._learner = Learner(model, recipe, device, steps=steps, class_weights=weights, tell=watch.tell)
+        self._learner = Learner(model, recipe, device, steps=steps, class_weights=weights, log_line=callbacks.log_line)
         self._history: list[Epoch] = []
         self._best_state: dict[str, torch.Tensor] = {}
         self._partial = self._begun()
@@ -128,7 +128,7 @@ class _Training:
         state = None if self._checkpoints is None else self._checkpoints.state
         if state is not None:
             self._load_state_dict(state)
-            self._watch.tell(f"Resuming {self._place}")
+            self._callbacks.log_line(f"Resuming {self._place}")
         while not self._is_over():
             self._epoch()
         self._wait_until_saved()
@@ -143,7 +143,7 @@ class _Training:
         return f"after epoch {epochs} of {self._epochs}" if epochs else "before the first batch"
 
     def _is_over(self) -> bool:
-        if len(self._history) >= self._epochs or (self._history and self._watch.enough(self._history)):
+        if len(self._history) >= self._epochs or (self._history and self._callbacks.enough(self._history)):
             return True
         if not self._history or self._recipe.patience is None:
             return False
@@ -160,24 +160,24 @@ class _Training:
         began = time.monotonic() - self._partial.seconds
         self._train_epoch(began)
         stats = self._loader.take_stats()
-        validation = evaluate(self._learner.judged, self._val_loader, self._device, self._stop_if_asked)
+        validation = evaluate(self._learner.evaluation_model, self._val_loader, self._device, self._stop_if_asked)
         if not math.isfinite(validation.loss):
             raise InputError(
                 f"the validation loss is no longer finite in epoch {len(self._history) + 1}, though the weights are: "
-                "what the network gives is too large. The last checkpoint is from before that. Lower "
+                "the logits overflow. The last checkpoint is from before that. Lower "
                 f"`recipe.learning_rate` (the peak is {self._recipe.peak_learning_rate:g}), or set "
                 "`recipe.gradient_clip` or `precision: fp32`."
             )
-        epoch = self._measured(validation, stats.waiting_share, began)
+        epoch = self._finished_epoch(validation, stats.waiting_share, began)
         self._history.append(epoch)
         snapshot = Snapshot()
         if best_of(self._history, self._recipe.best_by) is epoch:
-            self._best_state = snapshot.of(self._learner.judged.state_dict())
+            self._best_state = snapshot.of(self._learner.evaluation_model.state_dict())
         self._partial = self._begun()
-        self._watch.on_epoch(epoch)
+        self._callbacks.on_epoch(epoch)
         self._save(snapshot)
 
-    def _measured(self, validation: Scores, data_wait: float, began: float) -> Epoch:
+    def _finished_epoch(self, validation: Scores, data_wait: float, began: float) -> Epoch:
         """The results of the epoch, whose batches are all done."""
         partial, images = self._partial, sum(self._partial.images)
         counts = torch.tensor(partial.images, device=self._device.torch_device)
@@ -215,7 +215,7 @@ class _Training:
                 self._require_finite_losses()
             left = self._pace.after_batch(self._done(number))
             step = StepProgress(len(self._history) + 1, self._epochs, number, self._batches, loss, left)
-            self._watch.on_step(step)
+            self._callbacks.on_step(step)
             self._stop_if_asked()
             if self._checkpoints is not None and self._checkpoints.due():
                 self._save(Snapshot())
@@ -232,11 +232,11 @@ class _Training:
         return islice(batches, left) if self._batches < self._usable else batches
 
     def _stop_if_asked(self) -> None:
-        reason = self._watch.stop()
+        reason = self._callbacks.stop()
         if reason is not None:
             self._save(Snapshot())
             self._wait_until_saved()
-            raise self._watch.stopped(reason, None if self._checkpoints is None else self._place)
+            raise self._callbacks.stopped(reason, None if self._checkpoints is None else self._place)
 
     def _require_finite_losses(self) -> None:
         """Check that the losses since the last check are finite."""

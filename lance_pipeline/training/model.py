@@ -135,7 +135,7 @@ def _read_weights(name: str, weights: str, downloads: str | None) -> dict[str, t
     except Exception as error:
         # For a refused pickle, torch's own message suggests loading it unsafely.
         refused = isinstance(error, pickle.UnpicklingError)
-        reason = "it is damaged or holds more than tensors" if refused else f"{type(error).__name__}: {error}"
+        reason = "it is damaged or contains more than tensors" if refused else f"{type(error).__name__}: {error}"
         raise InputError(
             f"`weights: {weights}` cannot be read: {reason}. Expected a .safetensors file, "
             "or a .pth file with nothing but a state dict."

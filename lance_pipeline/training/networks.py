@@ -32,10 +32,10 @@ class Network:
     def wrong_size(self, image_size: int) -> str | None:
         """Why it cannot take images of this size, in pixels; None if it can."""
         if self.only_size not in (None, image_size):
-            return f"`image_size` {image_size} does not go with `model: {self.name}`, which takes {self.only_size} only"
+            return f"`image_size` {image_size} is invalid for `model: {self.name}`, which takes {self.only_size} only"
         if image_size < self.least_size:
             least = f"which takes {self.least_size} or more"
-            return f"`image_size` {image_size} does not go with `model: {self.name}`, {least}"
+            return f"`image_size` {image_size} is invalid for `model: {self.name}`, {least}"
         return None
 
     def wrong_stem(self, stem: str) -> str | None:
@@ -82,7 +82,7 @@ def known_network(name: str) -> Network:
     """
     if name not in NETWORKS:
         raise InputError(
-            f"there is no network {name!r} here; expected the name of a classification network of torchvision, such as "
+            f"unknown network {name!r}; expected the name of a classification network of torchvision, such as "
             f"{DEFAULT_NETWORK}. A later version of lance-pipeline may know it."
         )
     return NETWORKS[name]

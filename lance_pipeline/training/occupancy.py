@@ -20,7 +20,7 @@ class Holder(BaseModel):
     what: str = Field(description="What is trained, such as `digits/resnet34`.")
     run_id: str = Field(default="", description="The Dagster run; empty where there is none.")
     process: int = Field(default_factory=os.getpid, description="The process's id on this host.")
-    since: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC), description="When it got it.")
+    since: AwareDatetime = Field(default_factory=lambda: datetime.now(UTC), description="When it acquired the lock.")
 
     def __str__(self) -> str:
         since = self.since.astimezone()
@@ -29,7 +29,7 @@ class Holder(BaseModel):
         return f"{run}process {self.process}, since {since:{'%H:%M:%S' if today else '%Y-%m-%d %H:%M:%S'}}"
 
 
-def occupied(
+def acquire_device(
     devices: Mapping[str, str],
     what: str,
     run_id: str = "",
@@ -56,11 +56,11 @@ def occupied(
     """
     folder = user_folder()
     locks = {device: folder / f"{name}.lock" for device, name in devices.items()}
-    return held(locks, "XDG_RUNTIME_DIR", what, run_id, on_wait=on_wait, stop=stop)
+    return acquire_first(locks, "XDG_RUNTIME_DIR", what, run_id, on_wait=on_wait, stop=stop)
 
 
 @contextmanager
-def held(
+def acquire_first(
     locks: Mapping[str, Path],
     variable: str,
     what: str,
@@ -97,11 +97,11 @@ def held(
 
 def _waiting(locks: Mapping[str, Path]) -> str:
     """A message that names the resources and their holders."""
-    having: list[str] = []
+    held: list[str] = []
     for name, lock in locks.items():
-        holder, it = _holder(lock), name if len(locks) > 1 else "it"
-        having.append(f"{holder.what} has {it} ({holder})" if holder else f"another process has {it}")
-    return f"waiting for {' or '.join(locks)}: {', '.join(having)}"
+        holder = _holder(lock)
+        held.append(f"{name}, held by {f'{holder.what} ({holder})' if holder else 'another process'}")
+    return f"waiting for {' or '.join(held)}"
 
 
 def _holder(lock: Path) -> Holder | None:

@@ -83,7 +83,7 @@ def later_defaults(settings: BaseModel, known: Collection[str]) -> dict[str, Any
 
 
 class Recipe(StrictModel):
-    """How the model is trained. A preset sets all fields; those that are given still win."""
+    """How the model is trained. A preset sets all fields; fields set beside it override the preset."""
 
     preset: Literal["article"] | None = Field(
         default=None,
@@ -92,45 +92,45 @@ class Recipe(StrictModel):
     epochs: int | Literal["auto"] = Field(
         default="auto",
         examples=[16],
-        description="Passes over the training split. `auto` takes as many as make 300 batches of 64, but no fewer "
-        "than 16 and no more than 100.",
+        description="Passes over the training split. `auto` is as many as make 300 batches of 64, at least 16 and at "
+        "most 100.",
     )
     batches_per_epoch: int | None = Field(
         default=None,
         ge=1,
         examples=[256],
-        description="End each epoch after so many batches; the whole split when unset.",
+        description="End each epoch after this many batches; after the whole split when unset.",
     )
     batch_size: int | Literal["auto"] = Field(
         default="auto",
         examples=[64],
-        description="Images in a batch. `auto` takes 64, on CUDA up to 512 by the image size and the number of images.",
+        description="Images in a batch. `auto` is 64, on CUDA up to 512, depending on image size and number of images.",
     )
     learning_rate: float | None = Field(
         default=None,
         gt=0,
         examples=[0.01],
-        description="The peak learning rate; when unset 0.05 from random weights and 0.01 from trained ones, times the "
-        "64ths of a batch that `batch_size: auto` takes.",
+        description="The peak learning rate; when unset 0.05 with random and 0.01 with pretrained weights, times the "
+        "batch size divided by 64 if that is `auto`.",
     )
     momentum: float = Field(default=0.9, ge=0, lt=1, description="Momentum of SGD.")
     schedule: Literal["one_cycle", "constant"] = Field(
         default="one_cycle",
         description="`one_cycle` warms up and anneals once over the whole training (torch's OneCycleLR).",
     )
-    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty; norms and biases are spared.")
+    weight_decay: float = Field(default=5e-4, ge=0, description="L2 penalty, except on norms and biases.")
     gradient_clip: float | None = Field(
         default=None,
         gt=0,
         examples=[1.0],
-        description="The greatest norm of all gradients together; longer ones are scaled down.",
+        description="The greatest norm of all gradients together; larger ones are scaled down.",
     )
     averaging: float = Field(
         default=0.95,
         ge=0,
         lt=1,
-        description="Decay of a moving average of the weights, which is validated and kept in their place: 0.95 "
-        "averages over some 20 batches, 0.999 over 1,000. 0 keeps the weights themselves.",
+        description="Decay of a moving average of the weights, which is validated and saved instead of them: 0.95 "
+        "averages over about 20 batches, 0.999 over 1,000. 0 uses the weights themselves.",
     )
     label_smoothing: float = Field(default=0.1, ge=0, lt=1, description="Share of the target spread over all classes.")
     class_weights: Literal["none", "balanced"] = Field(
@@ -141,41 +141,45 @@ class Recipe(StrictModel):
         default=None,
         ge=0,
         examples=[4],
-        description="Shift training images by up to so many pixels; when unset an eighth of the image size, or none "
+        description="Shift training images by up to this many pixels; when unset an eighth of the image size, or 0 "
         "with `resized_crop`.",
     )
     resized_crop: tuple[float, float] | None = Field(
         default=None,
         examples=[[0.25, 1.0]],
-        description="Train on parts of the images, resized: the least and greatest share of the area, such as "
-        "[0.25, 1.0]; when unset [0.35, 1.0] from trained weights on fewer than 10,000 images.",
+        description="Train on random parts of the images, resized: the least and greatest share of the area, such as "
+        "[0.25, 1.0]; when unset [0.35, 1.0] with pretrained weights on fewer than 10,000 images.",
     )
     crop_from: int | None = Field(
         default=None,
         ge=8,
         examples=[72],
-        description="With `resized_crop`, crop from images whose shorter side was made so many pixels, which are "
-        "cached; from the whole images when unset.",
+        description="With `resized_crop`, crop from images whose shorter side was resized to this many pixels, which "
+        "are cached; from the original images when unset.",
     )
     randaugment: int = Field(
         default=0,
         ge=0,
         le=30,
-        description="Magnitude of RandAugment: two operations drawn for each training image; 0 does without.",
+        description="Magnitude of RandAugment: two random operations on each training image; 0 disables it.",
     )
     mixup: float = Field(
-        default=0.0, ge=0, description="Blend pairs of training images: alpha of the Beta distribution; 0 does without."
+        default=0.0, ge=0, description="Blend pairs of training images: alpha of the Beta distribution; 0 disables it."
     )
     cutmix: float = Field(
-        default=0.0, ge=0, description="As `mixup`, a part of one image in the other. With both, one is drawn a batch."
+        default=0.0,
+        ge=0,
+        description="As `mixup`, with a part of one image in the other. With both, each batch uses one at random.",
     )
     fit: Literal["crop", "squash"] = Field(
-        default="crop", description="To a square by `crop` (scale the shorter side, crop the centre) or `squash`."
+        default="crop",
+        description="How images become square: `crop` (scale the shorter side, crop the centre) or `squash`.",
     )
     mean: Triple | None = Field(
         default=None,
         examples=[[0.5, 0.5, 0.5]],
-        description="Normalisation, per channel from 0 to 1, else the training split's (ImageNet's with its weights).",
+        description="Normalisation, per channel from 0 to 1; when unset the training split's (ImageNet's with its "
+        "weights).",
     )
     std: Triple | None = Field(
         default=None, examples=[[0.25, 0.25, 0.25]], description="As `mean`: set both or neither."
@@ -183,42 +187,45 @@ class Recipe(StrictModel):
     weights: str = Field(
         default="auto",
         description="`none` (random), `imagenet` (torchvision's, downloaded once), or a file (.safetensors, .pth). "
-        "`auto` takes `imagenet` where images have 64 pixels or more and are seen at as many, if the weights can be "
-        "had, else `none`; the log and the model's page say which.",
+        "`auto` is `imagenet` if images and `image_size` have at least 64 pixels and the weights can be downloaded, "
+        "else `none`; the log and the model's page show which.",
     )
     freeze_epochs: int = Field(
         default=0,
         ge=0,
-        description="Epochs at the beginning in which only the head is trained, for trained weights; when unset 1 from "
-        "trained weights on fewer than 10,000 images.",
+        description="First epochs in which only the head is trained, for pretrained weights; when unset 1 with "
+        "pretrained weights on fewer than 10,000 images, else 0.",
     )
     stem: Literal["imagenet", "small"] = Field(
         default="imagenet",
-        description="`small` takes stride and pooling out of a ResNet's stem, for images of about 32 pixels.",
+        description="`small` removes stride and pooling from a ResNet's stem, for images of about 32 pixels.",
     )
     best_by: Literal["accuracy", "macro_f1", "loss"] = Field(
-        default="accuracy", description="The validation metric by which the best epoch is chosen."
+        default="accuracy", description="The validation metric that selects the best epoch."
     )
     patience: int | None = Field(
         default=None,
         ge=1,
         examples=[5],
-        description="Stop after so many epochs without a better one; never early when unset.",
+        description="Stop after this many epochs without a better one; never early when unset.",
     )
     precision: Literal["auto", "fp32", "bf16", "fp16"] = Field(
-        default="auto", description="Of the forward pass; `auto` is the resource `gpu`'s choice: mixed on CUDA only."
+        default="auto",
+        description="Precision of the forward pass; `auto` is the setting of the resource `gpu`: mixed on CUDA only.",
     )
     deterministic: bool = Field(
         default=True,
-        description="On CUDA take only algorithms that give equal bits in each run; false lets cuDNN race for the "
+        description="On CUDA use only algorithms whose results are bitwise reproducible; false lets cuDNN select the "
         "fastest.",
     )
     step: Literal["auto", "eager", "graph"] = Field(
         default="auto",
         description="How a step runs: `graph` records it once as a CUDA graph, `eager` launches kernel by kernel; "
-        "`auto` takes a graph where there can be one.",
+        "`auto` uses a graph where possible.",
     )
-    seed: int = Field(default=0, ge=0, description="Of the initial head, the order and the augmentation.")
+    seed: int = Field(
+        default=0, ge=0, description="Seed of the initial head, the order of images and the augmentation."
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -264,9 +271,11 @@ class Recipe(StrictModel):
     @model_validator(mode="after")
     def _crops_in_order(self) -> "Recipe":
         if self.resized_crop and not 0 < self.resized_crop[0] <= self.resized_crop[1] <= 1:
-            raise ValueError(f"`resized_crop` {list(self.resized_crop)} is not two shares from 0 to 1, the least first")
+            raise ValueError(
+                f"`resized_crop` {list(self.resized_crop)} is not a pair of shares from 0 to 1, the smaller first"
+            )
         if self.crop_from and not self.resized_crop:
-            raise ValueError("`crop_from` goes with `resized_crop`, which is not set")
+            raise ValueError("`crop_from` requires `resized_crop`, which is not set")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -293,7 +302,7 @@ class Recipe(StrictModel):
             ValueError: it is still ``auto``.
         """
         if self.batch_size == "auto":
-            raise ValueError("`batch_size: auto` is settled by `resolved`")
+            raise ValueError("`batch_size: auto` is set by `resolved`")
         return self.batch_size
 
     def resolved(self, device: str, image_size: int, images: int) -> Self:

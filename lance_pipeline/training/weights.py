@@ -92,7 +92,7 @@ def read_weights(folder: Path, sha256: str | None = None) -> dict[str, torch.Ten
     path = folder / WEIGHTS_FILE
     try:
         if sha256 is not None and _sha256(path) != sha256:
-            raise DamagedError(f"the weights {path} are not those that were trained: their SHA-256 differs. {_WAY_OUT}")
+            raise DamagedError(f"the weights {path} are not those that were saved: their SHA-256 differs. {_WAY_OUT}")
         return load_file(path)
     except (OSError, SafetensorError) as error:
         raise _unreadable(folder, error) from error

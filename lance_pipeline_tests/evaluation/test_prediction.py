@@ -97,5 +97,5 @@ def test_writing_again_makes_a_new_version(predictions, tmp_path):
 
 def test_unwritable(predictions, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="cannot write the Lance dataset"):
+    with pytest.raises(InputError, match=r"\.lance"):
         write_predictions(str(tmp_path / "file" / "x.lance"), predictions, ["x"] * 16, ["cat", "dog"], {})

@@ -133,7 +133,7 @@ def test_an_interrupted_training_resumes(files: Path):
     )
     assert resumed.training_id == stored.training_id
     assert lines[0].startswith(f"Resuming training {stored.training_id}")
-    trained = tiny_training(splits(), resumed, tell=lines.append)
+    trained = tiny_training(splits(), resumed, log_line=lines.append)
     assert lines[-1].startswith("Resuming after epoch 2 of 2, batch 1 of ")
     assert [epoch.number for epoch in trained.history] == [1, 2]
     first = trained.history[0].outcome()

@@ -79,7 +79,7 @@ def tiny_training(splits: dict[str, LanceSplit], checkpoints: Checkpoints, **cal
             RECIPE,
             choose_device("cpu"),
             checkpoints=checkpoints,
-            watch=TrainingCallbacks(**callbacks),
+            callbacks=TrainingCallbacks(**callbacks),
         )
 
 

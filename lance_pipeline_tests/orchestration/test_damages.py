@@ -10,7 +10,7 @@ import lance
 import pytest
 
 from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.orchestration.cli.reproduction import _kept
+from lance_pipeline.orchestration.cli.reproduction import training_and_weights
 from lance_pipeline.orchestration.cli.summary import print_summary
 from lance_pipeline.orchestration.records import Model, RawImages, Record, Split
 from lance_pipeline.orchestration.runtime.databases import REPLACE_COMMAND, check_databases
@@ -225,7 +225,7 @@ def test_a_damaged_record_of_a_training_is_named(world: World, damage: str):
     run = MlflowTracking().existing_run(world.model.mlflow_run_id)
     world.damage(f"mlflow/artifacts/tiny/{run.run_id}/artifacts/training.json", damage)
     with pytest.raises(InputError, match=r"training\.json.*materialize the model again") as error:
-        _kept(run)
+        training_and_weights(run)
     assert run.run_id in str(error.value)
 
 
@@ -233,8 +233,8 @@ def test_a_damaged_record_of_a_training_is_named(world: World, damage: str):
 def test_a_training_is_repeated_with_the_weights_that_are_intact(world: World, damage: str, capsys):
     run = MlflowTracking().existing_run(world.model.mlflow_run_id)
     world.damage(f"{LOGGED_MODEL}/model.safetensors", damage)
-    assert _kept(run)[0].sha256 == world.model.sha256
+    assert training_and_weights(run)[0].sha256 == world.model.sha256
     assert f"Those in {world.model.folder} are used" in capsys.readouterr().out
     world.damage("models/tiny/*/model.safetensors", damage)
     with pytest.raises(InputError, match="model"):
-        _kept(run)
+        training_and_weights(run)

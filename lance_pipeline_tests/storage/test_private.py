@@ -16,7 +16,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.storage.locking import read_note, try_lock
 from lance_pipeline.storage.private import make_private, open_private, restrict_tree, user_folder
 from lance_pipeline.storage.table_lock import lock_path, locked
-from lance_pipeline.training.occupancy import occupied
+from lance_pipeline.training.occupancy import acquire_device
 from lance_pipeline_tests.browser.launcher import await_condition
 
 SOMEBODY = 12345
@@ -70,7 +70,7 @@ def on_wait(text: str) -> None:
 def test_a_planted_device_lock_is_named_and_untouched(plant: Callable[[Path], None], runtime: Path):
     path = make_private(runtime / "lance-pipeline") / "cpu.lock"
     plant(path)
-    with pytest.raises(InputError, match=str(path)), occupied({"cpu": "cpu"}, "a/resnet34", on_wait=on_wait):
+    with pytest.raises(InputError, match=str(path)), acquire_device({"cpu": "cpu"}, "a/resnet34", on_wait=on_wait):
         raise AssertionError
     assert not (path.parent / "planted").exists()
     if plant is link:

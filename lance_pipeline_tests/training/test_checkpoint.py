@@ -40,7 +40,7 @@ def fit(
     folder: Path,
     recipe: Recipe = RECIPE,
     every: float = 600.0,
-    watch: TrainingCallbacks | None = None,
+    callbacks: TrainingCallbacks | None = None,
     device: Device = CPU,
 ) -> Trained:
     """Train, resuming from the folder's checkpoint if it has the same identity."""
@@ -52,7 +52,7 @@ def fit(
     else:
         checkpoints = Checkpoints.begun(folder, identity, every=every)
     with checkpoints:
-        trained, _ = fit_network(inputs, device, checkpoints=checkpoints, watch=watch or TrainingCallbacks())
+        trained, _ = fit_network(inputs, device, checkpoints=checkpoints, callbacks=callbacks or TrainingCallbacks())
     return trained
 
 
@@ -87,15 +87,15 @@ class After:
 @pytest.mark.parametrize("batches", [1, 4, 6])
 def test_a_stopped_training_goes_on_as_if_nothing_had_been(splits, uninterrupted, tmp_path, batches):
     with pytest.raises(Stopped, match="enough"):
-        fit(splits, tmp_path, watch=TrainingCallbacks(stop=After(batches)))
+        fit(splits, tmp_path, callbacks=TrainingCallbacks(stop=After(batches)))
     assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
 def test_stopping_and_resuming_name_the_same_place(splits, tmp_path):
     told: list[str] = []
     with pytest.raises(Stopped):
-        fit(splits, tmp_path, watch=TrainingCallbacks(stop=After(6), tell=told.append))
-    fit(splits, tmp_path, watch=TrainingCallbacks(tell=told.append))
+        fit(splits, tmp_path, callbacks=TrainingCallbacks(stop=After(6), log_line=told.append))
+    fit(splits, tmp_path, callbacks=TrainingCallbacks(log_line=told.append))
     saved, resumed = (line for line in told if line.startswith(("Saved", "Resuming")))
     assert saved.startswith("Saved after epoch 1 of 3, batch 4 of 4. Stopped (enough)")
     assert resumed == "Resuming after epoch 1 of 3, batch 4 of 4"
@@ -104,7 +104,7 @@ def test_stopping_and_resuming_name_the_same_place(splits, tmp_path):
 def test_stopped_again_and_again(splits, uninterrupted, tmp_path):
     for _ in range(6):
         with pytest.raises(Stopped):
-            fit(splits, tmp_path, watch=TrainingCallbacks(stop=After(2)))
+            fit(splits, tmp_path, callbacks=TrainingCallbacks(stop=After(2)))
     assert_equal(fit(splits, tmp_path), uninterrupted)
 
 
@@ -114,9 +114,9 @@ def test_stopped_in_a_validation_after_a_batch_of_one_image(tmp_path):
     expected = fit(odd, tmp_path / "uninterrupted")
     # Stop after the only trainable batch and the first validation batch.
     with pytest.raises(Stopped, match="enough"):
-        fit(odd, tmp_path / "stopped", watch=TrainingCallbacks(stop=After(2)))
+        fit(odd, tmp_path / "stopped", callbacks=TrainingCallbacks(stop=After(2)))
     steps = []
-    assert_equal(fit(odd, tmp_path / "stopped", watch=TrainingCallbacks(on_step=steps.append)), expected)
+    assert_equal(fit(odd, tmp_path / "stopped", callbacks=TrainingCallbacks(on_step=steps.append)), expected)
     assert [step.epoch for step in steps] == [2, 3]
 
 
@@ -125,9 +125,9 @@ def test_stopped_when_the_best_epoch_is_not_the_last(contradicting, tmp_path):
     expected = fit(contradicting, tmp_path / "uninterrupted", settings)
     assert expected.best.number == 1
     epochs = []
-    watch = TrainingCallbacks(on_epoch=epochs.append, stop=lambda: "enough" if len(epochs) == 2 else None)
+    callbacks = TrainingCallbacks(on_epoch=epochs.append, stop=lambda: "enough" if len(epochs) == 2 else None)
     with pytest.raises(Stopped, match="enough"):
-        fit(contradicting, tmp_path / "stopped", settings, watch=watch)
+        fit(contradicting, tmp_path / "stopped", settings, callbacks=callbacks)
     assert_equal(fit(contradicting, tmp_path / "stopped", settings), expected)
 
 
@@ -139,7 +139,8 @@ from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline_tests.training.test_checkpoint import fit
 uris, folder = json.loads(sys.argv[1]), Path(sys.argv[2])
 splits = {split: LanceSplit(uri) for split, uri in uris.items()}
-fit(splits, folder, every=0.0, watch=TrainingCallbacks(on_step=lambda step: print(step.epoch, step.batch, flush=True)))
+callbacks = TrainingCallbacks(on_step=lambda step: print(step.epoch, step.batch, flush=True))
+fit(splits, folder, every=0.0, callbacks=callbacks)
 """
 
 
@@ -161,7 +162,7 @@ def test_killed_at_random_steps(splits, uninterrupted, tmp_path):
 def test_a_finished_training_is_there_at_once(splits, uninterrupted, tmp_path):
     fit(splits, tmp_path)
     steps = []
-    assert_equal(fit(splits, tmp_path, watch=TrainingCallbacks(on_step=steps.append)), uninterrupted)
+    assert_equal(fit(splits, tmp_path, callbacks=TrainingCallbacks(on_step=steps.append)), uninterrupted)
     assert steps == []
 
 
@@ -211,7 +212,7 @@ def test_weights_that_are_no_longer_finite_are_not_saved(splits, tmp_path):
 
     train_loader, val_loader = (loader(splits[split], split == "train") for split in ("train", "val"))
     with (
-        pytest.raises(InputError, match="the weights are no longer finite in epoch 2, batch 3 of 4") as error,
+        pytest.raises(InputError, match=r"weights .*epoch 2, batch 3 of 4") as error,
         Checkpoints.begun(tmp_path, {}, every=0.0) as checkpoints,
     ):
         train(
@@ -221,7 +222,7 @@ def test_weights_that_are_no_longer_finite_are_not_saved(splits, tmp_path):
             recipe(),
             CPU,
             checkpoints=checkpoints,
-            watch=TrainingCallbacks(on_step=spoil),
+            callbacks=TrainingCallbacks(on_step=spoil),
         )
     assert len(error.value.details) == 4
     assert set(error.value.details) <= set(splits["train"].to_pandas()["path"])
@@ -240,7 +241,7 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(splits, tmp_path
     train_loader, val_loader = (loader(splits[split], split == "train", 16) for split in ("train", "val"))
     epochs: list[Epoch] = []
     with (
-        pytest.raises(InputError, match="the validation loss is no longer finite") as error,
+        pytest.raises(InputError, match=r"validation loss .*epoch \d") as error,
         Checkpoints.begun(tmp_path, {}) as checkpoints,
     ):
         train(
@@ -250,11 +251,11 @@ def test_a_validation_loss_that_is_not_finite_ends_the_training(splits, tmp_path
             settings,
             CPU,
             checkpoints=checkpoints,
-            watch=TrainingCallbacks(on_epoch=epochs.append),
+            callbacks=TrainingCallbacks(on_epoch=epochs.append),
         )
     assert epochs
-    assert f"in epoch {len(epochs) + 1}, though the weights are" in str(error.value)
-    assert "`recipe.learning_rate` (the peak is 1e+38)" in str(error.value)
+    assert f"epoch {len(epochs) + 1}" in str(error.value)
+    assert "1e+38" in str(error.value)
     found = read_checkpoint(tmp_path)
     assert found is not None
     assert found.state is not None
@@ -348,7 +349,7 @@ def test_a_checkpoint_that_may_not_be_read_is_kept(two_checkpoints):
     # A folder, because not even root can read it as a file.
     (two_checkpoints / "checkpoint.pt").unlink()
     (two_checkpoints / "checkpoint.pt").mkdir()
-    with pytest.raises(InputError, match=r"checkpoint\.pt cannot be read.*`fresh: true`"):
+    with pytest.raises(InputError, match=r"checkpoint\.pt.*`fresh: true`"):
         read_checkpoint(two_checkpoints)
     assert (two_checkpoints / "checkpoint.pt").exists()
 
@@ -380,9 +381,10 @@ def test_one_training_at_a_time_in_a_folder(tmp_path):
         pytest.raises(Stopped, match="no patience"),
         exclusive(tmp_path, "flowers/resnet34", on_wait=waited.append, stop=lambda: "no patience"),
     ):
-        raise AssertionError("two have it")
+        raise AssertionError("two hold it")
     (text,) = waited
-    whom = f"flowers/resnet34 has it (run 1a2b3c4d, process {os.getpid()}, since "
-    assert text.startswith(f"waiting for {tmp_path}: {whom}")
+    holder = f"flowers/resnet34 (run 1a2b3c4d, process {os.getpid()}, since "
+    assert str(tmp_path) in text
+    assert holder in text
     with exclusive(tmp_path, "flowers/resnet34", on_wait=waited.append):
         assert len(waited) == 1

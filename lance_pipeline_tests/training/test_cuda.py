@@ -24,7 +24,7 @@ from lance_pipeline_tests.training.test_checkpoint import assert_equal
 def fit(splits, recipe: Recipe, precision: Precision, size: int, name: str = "cuda:0", **callbacks) -> Trained:
     device = Device(name, precision, "for tests")
     inputs = TrainingInputs(splits["train"], splits["val"], recipe, size)
-    trained, _ = fit_network(inputs, device, watch=TrainingCallbacks(**callbacks))
+    trained, _ = fit_network(inputs, device, callbacks=TrainingCallbacks(**callbacks))
     return trained
 
 
@@ -51,7 +51,7 @@ def after_a_step(images: torch.Tensor, labels: torch.Tensor, told: list[str]) ->
     torch.manual_seed(0)
     model = nn.Sequential(nn.Flatten(), nn.Linear(192, 4096), nn.ReLU(), nn.Linear(4096, 2))
     recipe = Recipe(epochs=1, schedule="constant", learning_rate=0.1)
-    learner = Learner(model, recipe, Device(str(images.device), "fp32", "for tests"), steps=10, tell=told.append)
+    learner = Learner(model, recipe, Device(str(images.device), "fp32", "for tests"), steps=10, log_line=told.append)
     learner.begin_epoch(0)
     found = {"loss": learner.step(images, labels).cpu()}
     for key, value in model.named_parameters():
@@ -85,7 +85,7 @@ def test_a_training_whose_batches_the_card_does_not_hold(splits):
     peak = torch.cuda.max_memory_allocated()
     # Less than the activations alone need: without its preferred workspace, cuDNN selects other algorithms.
     with memory(0.5 * peak):
-        trained = fit(splits, recipe, "bf16", 512, tell=told.append)
+        trained = fit(splits, recipe, "bf16", 512, log_line=told.append)
     assert any("ran out of memory" in text for text in told)
     assert all(math.isfinite(epoch.train_loss) for epoch in trained.history)
     assert all(torch.isfinite(value).all() for value in trained.state.values())

@@ -52,25 +52,25 @@ def test_fp32_autocast_changes_nothing():
 @no_cuda
 @pytest.mark.parametrize("device", ["cuda", "cuda:0", "cuda:7"])
 def test_absent_cuda_device(device):
-    with pytest.raises(InputError, match=f"`device: {device}` .*not there.*0 CUDA devices.*`auto`"):
+    with pytest.raises(InputError, match=f"`device: {device}`.*`auto`"):
         choose_device(device)
 
 
 def test_a_card_too_many():
-    with pytest.raises(InputError, match=r"`device: cuda:99` .*not there"):
+    with pytest.raises(InputError, match="`device: cuda:99`"):
         choose_device("cpu, cuda:99")
 
 
 @pytest.mark.parametrize("device", ["tpu", "gpu", "CUDA", "cuda:", "cuda:-1", "cpu:0", ""])
 def test_unknown_device(device):
     for devices in (device, f"cpu, {device}", ["cpu", device]):
-        with pytest.raises(InputError, match=f"`device: {device}` is not known. Expected auto, cpu, mps, cuda"):
+        with pytest.raises(InputError, match=f"`device: {device}`.*auto, cpu, mps, cuda"):
             choose_device(devices)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp16"])
 def test_half_precision_is_not_for_the_cpu(precision):
-    with pytest.raises(InputError, match=f"`precision: {precision}` does not go with device cpu.*auto or fp32"):
+    with pytest.raises(InputError, match=f"`precision: {precision}`.*cpu.*auto or fp32"):
         choose_device("cpu", precision)
 
 

@@ -30,10 +30,12 @@ def fitted(splits):
 
 def test_a_stop_after_the_last_epoch_says_what_was_saved(splits, tmp_path):
     epochs, told = [], []
-    watch = TrainingCallbacks(on_epoch=epochs.append, tell=told.append, stop=lambda: "SIGINT" if epochs else None)
+    callbacks = TrainingCallbacks(
+        on_epoch=epochs.append, log_line=told.append, stop=lambda: "SIGINT" if epochs else None
+    )
     inputs = TrainingInputs(splits["train"], splits["val"], Recipe(epochs=1, batch_size=8), 32)
     with Checkpoints(tmp_path, "training", {}) as checkpoints, pytest.raises(Stopped):
-        fit_network(inputs, CPU, checkpoints=checkpoints, watch=watch)
+        fit_network(inputs, CPU, checkpoints=checkpoints, callbacks=callbacks)
     assert told[-1].startswith("Saved after epoch 1 of 1. ")
     assert (tmp_path / "checkpoint.pt").exists()
 

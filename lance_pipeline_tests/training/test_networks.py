@@ -111,9 +111,9 @@ def test_every_resnet_has_a_small_stem(name: str):
 
 
 def test_what_cannot_be_built_is_named():
-    with pytest.raises(InputError, match=r"efficientnet_b0.*no such stem"):
+    with pytest.raises(InputError, match="efficientnet_b0"):
         build_network("efficientnet_b0", 2, "small")
-    with pytest.raises(InputError, match="no network 'resnet35'"):
+    with pytest.raises(InputError, match="resnet35"):
         build_network("resnet35", 2)
 
 
@@ -157,7 +157,7 @@ def test_a_step_changes_what_it_should(name: str, size: int):
     assert moved(0) == {f"{head}.weight", f"{head}.bias"}
     # Branches dropped by stochastic depth, and biases that a norm cancels, do not change.
     assert len(moved(1)) > len(learner.model.state_dict()) / 3
-    averaged = learner.judged.state_dict()
+    averaged = learner.evaluation_model.state_dict()
     assert {key for key, value in learner.model.state_dict().items() if not torch.equal(averaged[key], value)}
 
 

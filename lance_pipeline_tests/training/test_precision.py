@@ -64,8 +64,8 @@ class Whole:
 @pytest.fixture(scope="module")
 def whole(splits: dict[str, LanceSplit], recipe: Recipe, device: Device, tmp_path_factory) -> Whole:
     folder, losses = tmp_path_factory.mktemp("whole"), []
-    watch = TrainingCallbacks(on_step=lambda step: losses.append(step.loss.item()))
-    return Whole(fit(splits, folder, recipe, watch=watch, device=device), losses, folder)
+    callbacks = TrainingCallbacks(on_step=lambda step: losses.append(step.loss.item()))
+    return Whole(fit(splits, folder, recipe, callbacks=callbacks, device=device), losses, folder)
 
 
 def scaler_in(folder: Path) -> dict[str, float]:
@@ -102,7 +102,7 @@ def test_it_learns_and_keeps_its_weights_in_full_precision(whole, device):
 def test_a_stopped_training_goes_on_as_if_nothing_had_been(splits, tmp_path, recipe, device, whole):
     # In the second epoch: the stop is requested after two batches and takes effect in the validation.
     with pytest.raises(Stopped):
-        fit(splits, tmp_path, recipe, watch=TrainingCallbacks(stop=After(4)), device=device)
+        fit(splits, tmp_path, recipe, callbacks=TrainingCallbacks(stop=After(4)), device=device)
     assert_equal(fit(splits, tmp_path, recipe, device=device), whole.trained)
     assert scaler_in(tmp_path) == scaler_in(whole.folder)
 

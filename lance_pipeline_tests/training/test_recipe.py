@@ -85,7 +85,7 @@ def test_without_a_preset_nothing_of_the_article_is_set():
         ({"epochs": "some"}, "epochs"),
         ({"resized_crop": (0.5, 0.2)}, "resized_crop"),
         ({"resized_crop": (0.0, 1.0)}, "resized_crop"),
-        ({"crop_from": 64}, "goes with `resized_crop`"),
+        ({"crop_from": 64}, "`resized_crop`"),
         ({"averaging": 1.0}, "averaging"),
         ({"preset": "article", "mean": None}, "both `mean` and `std`"),
     ],

@@ -27,7 +27,7 @@ def photos(tmp_path: Path, side: int = 80) -> LanceSplit:
 
 @pytest.fixture
 def downloads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """A folder that contains the weights, as far as torchvision can tell."""
+    """A folder that contains the weights, as far as torchvision can log_line."""
     folder = tmp_path / "downloads"
     folder.mkdir()
     torch.save(resnet34(weights=None).state_dict(), folder / FILE)
@@ -85,6 +85,8 @@ def test_a_training_without_dagster_says_it_too(tmp_path):
     for split, uri in (("train", train), ("val", val)):
         ingest_split(root, split, uri)
     lines: list[str] = []
-    recipe, watch = Recipe(epochs=1, batch_size=4), TrainingCallbacks(tell=lines.append)
-    fit_network(TrainingInputs(LanceSplit(train), LanceSplit(val), recipe, 32), choose_device("cpu"), watch=watch)
+    recipe, callbacks = Recipe(epochs=1, batch_size=4), TrainingCallbacks(log_line=lines.append)
+    fit_network(
+        TrainingInputs(LanceSplit(train), LanceSplit(val), recipe, 32), choose_device("cpu"), callbacks=callbacks
+    )
     assert any(line.startswith("weights: random") for line in lines)

@@ -79,13 +79,13 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
             with clear_failures(), interruptible(context):
                 key, run_id = dataset.key("raw_images"), context.run.run_id
                 raw_images = io_manager.read(context.instance, key, RawImages, run_id)
-                reports = _ingested(context, dataset, raw_images, wanted, lance_store, repair=config.repair)
-                splits = _existing(dataset, lance_store)
+                reports = _ingest(context, dataset, raw_images, wanted, lance_store, repair=config.repair)
+                splits = _existing_splits(dataset, lance_store)
         failures: list[str] = []
         for split in wanted:
             key, record, report = specs[split].key, split_record(reports[split]), reports[split]
             with clear_failures(), interruptible(context):
-                found = _checked(dataset, split, record, splits, lance_store)
+                found = _check_outcomes(dataset, split, record, splits, lance_store)
                 results = [check_result(outcome, key) for outcome in found]
             yield from results
             failed = blocking_failures(found)
@@ -117,14 +117,14 @@ def _answers(
     splits = {split: LanceSplit(**version.model_dump()) for split, version in versions.items()}
 
     def answer(split: str, record: Split, names: Collection[str]) -> Iterator[dg.AssetCheckResult]:
-        for outcome in _checked(dataset, split, record, splits, store, names):
+        for outcome in _check_outcomes(dataset, split, record, splits, store, names):
             yield check_result(outcome, keys[split])
 
     for split in asked:
         yield from answers(context, records, keys[split], Split, partial(answer, split))
 
 
-def _checked(
+def _check_outcomes(
     dataset: Dataset,
     split: str,
     record: Split,
@@ -143,7 +143,7 @@ def _checked(
     return list(outcomes(target, checks, store.reports_folder(dataset.name)))
 
 
-def _ingested(
+def _ingest(
     context: dg.AssetExecutionContext,
     dataset: Dataset,
     raw: RawImages,
@@ -158,7 +158,7 @@ def _ingested(
     attributes = dataset.attributes
     limits = Limits(attributes.ingest.on_bad_image, attributes.ingest.max_rejected_fraction)
     reports: dict[str, IngestReport] = {}
-    there = _existing(dataset, store)
+    there = _existing_splits(dataset, store)
     for source, splits in _sources(dataset, raw, wanted, store):
         watch = Watch(
             progress=progress_reporter(context, dataset.key(f"lance_{splits[0]}"), " and ".join(splits), "files"),
@@ -226,7 +226,7 @@ def _data_version(report: "IngestReport") -> dg.DataVersion:
     return dg.DataVersion(report.fingerprint + suffix)
 
 
-def _existing(dataset: Dataset, store: LanceStore) -> "dict[str, LanceSplit]":
+def _existing_splits(dataset: Dataset, store: LanceStore) -> "dict[str, LanceSplit]":
     """The existing splits of the dataset, including those that this step does not make."""
     from lance_pipeline.images import LanceSplit
     from lance_pipeline.storage.tables import find_table

@@ -69,7 +69,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
     ):
         if spec.key not in context.selected_asset_keys:
             with clear_failures(), interruptible(context):
-                yield from _verified(context, dataset, checks, io_manager)
+                yield from _verify(context, dataset, checks, io_manager)
             return
         limits, run_id = dataset.attributes.maintenance.keep, context.run.run_id
         retention = Retention(dataset.name, limits, context.instance, mlflow, lance_store, io_manager, run_id)
@@ -77,7 +77,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
             checkpoints = retention.remove_ended_checkpoints()
             outcome = retention.apply(context.log.info)
             retention.pin_predictions()
-            tidied = list(_tidied(context, dataset, lance_store, keep))
+            tidied = list(_tidy(context, dataset, lance_store, keep))
         rows = {
             "removed": [one._asdict() | {"bytes": size(one.bytes)} for one in outcome.removed],
             "models_kept": [one._asdict() for one in outcome.kept],
@@ -120,7 +120,7 @@ def _table_row(one: "TidyResult") -> dict[str, str | int]:
     }
 
 
-def _verified(
+def _verify(
     context: dg.AssetExecutionContext,
     dataset: Dataset,
     checks: dict[str, dg.AssetCheckSpec],
@@ -157,7 +157,7 @@ def table_names(name: str) -> list[str]:
     return [f"{name}_listing", *(f"{name}_{split}{kind}" for split in SPLITS for kind in kinds)]
 
 
-def _tidied(
+def _tidy(
     context: dg.AssetExecutionContext, dataset: Dataset, store: LanceStore, keep: timedelta
 ) -> "Iterator[TidyResult]":
     from lance_pipeline.ingest.maintenance import tidy

@@ -63,7 +63,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
             run = mlflow.existing_run(model.mlflow_run_id)
             with interruptible(context):
                 network, card = load_or_restore(dataset.model_key, model, run)
-                result, predictions, schema = _evaluated(model, network, card, data, device, uri, more)
+                result, predictions, schema = _evaluate(model, network, card, data, device, uri, more)
             confusion = confusion_picture(result, f"{dataset.name}, {split}: accuracy {result.accuracy:.2%}")
             with mlflow.clear_errors():
                 run.log_evaluation(f"{dataset.name}_{split}", split, data, result.scalars())
@@ -124,7 +124,7 @@ def _class_row(one: "ClassMetrics") -> dict[str, str | int]:
     }
 
 
-def _evaluated(
+def _evaluate(
     model: Model,
     network: "nn.Module",
     card: "ModelCard",

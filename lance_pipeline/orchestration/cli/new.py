@@ -12,8 +12,8 @@ from lance_pipeline.display import printable
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import NAME_PATTERN, ImageClassifierAttributes
 from lance_pipeline.orchestration.cli.code_location import asset_specs
-from lance_pipeline.orchestration.trials.adoption import edited
-from lance_pipeline.orchestration.trials.settings import candidates, configured, parsed
+from lance_pipeline.orchestration.trials.adoption import with_settings
+from lance_pipeline.orchestration.trials.settings import candidates, from_command_line, to_run_config
 from lance_pipeline.storage.whole_files import write_whole
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def new_dataset(name: str, folder: str, words: Sequence[str], module: str, *, dr
     from lance_pipeline.sources.layout import layout_of
     from lance_pipeline.storage.object_store import is_remote
 
-    path, values = _path(name, module), parsed(words)
+    path, values = _path(name, module), from_command_line(words)
     place = folder if is_remote(folder) else str(Path(folder).absolute())
     if "{{" in place or "{%" in place:
         raise InputError(f"the path {printable(place)} would be run as a template. Rename the folder.")
@@ -118,7 +118,7 @@ def _with_settings(text: str, name: str, values: dict[str, list[object]]) -> str
     if several := [key for key, some in values.items() if len(some) > 1]:
         raise InputError(f"`{several[0]}` has several values; expected one. To search, use `lance-pipeline try`.")
     candidates(ImageClassifierAttributes.model_validate(yaml.safe_load(text)["attributes"]), values)
-    return edited(text, name, name, configured(values))
+    return with_settings(text, name, name, to_run_config(values))
 
 
 def _flow(value: dict[str, object]) -> str:

@@ -38,17 +38,17 @@ def reproduce(run_id: str) -> bool:
 
     resources = default_resources()
     run = resources["mlflow"].existing_run(run_id)
-    then, weights = _kept(run)
+    then, weights = training_and_weights(run)
     with _device(resources["gpu"], then, run_id) as device:
         torch.set_num_threads(then.environments[-1]["threads"])
-        same = _trained_the_same(then, weights, device, resources["lance_store"])
+        same = _is_reproduced(then, weights, device, resources["lance_store"])
     print(f"\n{'The same, bit for bit.' if same else 'Not the same.'}")
     if not same and then.device != "cpu":
         print("Only the CPU promises the same bits.")
     return same
 
 
-def _kept(run: TrackedRun) -> tuple[Training, "Weights"]:
+def training_and_weights(run: TrackedRun) -> tuple[Training, "Weights"]:
     """The record of the training, and its weights."""
     from mlflow.exceptions import MlflowException
 
@@ -103,7 +103,7 @@ def _device(gpu: "GpuResource", then: Training, run_id: str) -> "AbstractContext
     return gpu.hold(f"MLflow run {run_id} again", on_wait=print)
 
 
-def _trained_the_same(then: Training, weights: "Weights", device: "Device", lance_store: "LanceStore") -> bool:
+def _is_reproduced(then: Training, weights: "Weights", device: "Device", lance_store: "LanceStore") -> bool:
     from lance_pipeline.images import CachePlace, LanceSplit
     from lance_pipeline.training.callbacks import TrainingCallbacks
     from lance_pipeline.training.checkpoint import differences
@@ -113,24 +113,24 @@ def _trained_the_same(then: Training, weights: "Weights", device: "Device", lanc
 
     train, val = (LanceSplit(**one.model_dump()) for one in (then.train, then.val))
     inputs = TrainingInputs(train, val, then.recipe, then.image_size, then.model)
-    _tell("data, recipe and code", differences(then.identity, inputs.identity()))
+    _print_changes("data, recipe and code", differences(then.identity, inputs.identity()))
     where = {"device": then.device, "precision": then.precision}
-    _tell("device", differences(where, {"device": device.name, "precision": device.precision}))
-    _tell("environment", differences(then.environments[-1], environment(device)))
+    _print_changes("device", differences(where, {"device": device.name, "precision": device.precision}))
+    _print_changes("environment", differences(then.environments[-1], environment(device)))
     for number, before in enumerate(then.environments[:-1], 1):
-        _tell(f"before interruption {number}", differences(before, environment(device)))
+        _print_changes(f"before interruption {number}", differences(before, environment(device)))
     trained, _ = fit_network(
         inputs,
         device,
         downloads=lance_store.downloads_folder,
         cache=CachePlace(str(lance_store.cache_folder), lance_store.cache_budget),
-        watch=TrainingCallbacks(
-            on_epoch=lambda epoch: _tell(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))
+        callbacks=TrainingCallbacks(
+            on_epoch=lambda epoch: _print_changes(f"epoch {epoch.number}/{epoch.of}", _changes(then, epoch))
         ),
     )
     changed = [change for epoch in trained.history for change in _changes(then, epoch)]
     moved = _weights_changes(weights, trained)
-    _tell("weights", moved)
+    _print_changes("weights", moved)
     return not changed and not moved and len(trained.history) == len(then.history)
 
 
@@ -150,5 +150,5 @@ def _weights_changes(kept: "Weights", trained: "Trained") -> list[str]:
     return [f"up to {max(changed.values()):g} apart, in {len(changed)} of {len(apart)} tensors"] if changed else []
 
 
-def _tell(what: str, changes: list[Any]) -> None:
-    print(printable(f"  {what:<22} {'; '.join(changes) or 'as then'}"), flush=True)
+def _print_changes(what: str, changes: list[Any]) -> None:
+    print(printable(f"  {what:<22} {'; '.join(changes) or 'unchanged'}"), flush=True)

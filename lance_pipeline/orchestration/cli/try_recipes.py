@@ -20,7 +20,7 @@ from lance_pipeline.orchestration.runtime.instance import prepare_instance
 from lance_pipeline.orchestration.trials.adoption import adopt
 from lance_pipeline.orchestration.trials.job import CURRENT, job_name, require_val_only, run_config
 from lance_pipeline.orchestration.trials.listing import candidates_of, listing
-from lance_pipeline.orchestration.trials.settings import as_text, candidates, differences, parsed
+from lance_pipeline.orchestration.trials.settings import as_text, candidates, differences, from_command_line
 
 _SUFFIX = job_name("")
 _DEFINITIONS = "lance_pipeline.definitions"
@@ -40,7 +40,7 @@ def try_recipes(dataset: str, words: Sequence[str], module: str, seeds: int, *, 
         InputError: there is no such dataset, it has no splits yet, or a setting is wrong.
     """
     now, _ = _current(dataset, module)
-    values = parsed(words)
+    values = from_command_line(words)
     chosen = candidates(now, values)
     require_val_only(len(chosen), test=test)
     if seeds < 1:

@@ -19,7 +19,7 @@ from lance_pipeline.orchestration.defs_yaml.wording import (
     ATTRIBUTES,
     NAME_WORDS,
     example_of,
-    explained,
+    messages_by_key,
     unknown_key,
 )
 from lance_pipeline.orchestration.nearest import did_you_mean, nearest
@@ -74,7 +74,7 @@ def mistakes(path: Path) -> list[str]:
 
 def attribute_mistakes(path: Path, error: ValidationError) -> list[str]:
     """One line for each mistake that pydantic found in the attributes of a file."""
-    return [_line(path, None, key, reason) for key, reason in explained(error).items()]
+    return [_line(path, None, key, reason) for key, reason in messages_by_key(error).items()]
 
 
 def _mistakes_of(path: Path, document: Document) -> list[str]:
@@ -87,7 +87,7 @@ def _mistakes_of(path: Path, document: Document) -> list[str]:
         try:
             ImageClassifierAttributes.model_validate(attributes)
         except ValidationError as error:
-            found |= explained(error)
+            found |= messages_by_key(error)
         folder = path.parent.name
         if not attributes.get("name") and not re.fullmatch(NAME_PATTERN, folder):
             found[_NAME] = f"missing, and the folder's name {folder!r} is not {NAME_WORDS}. Example: name: flowers"

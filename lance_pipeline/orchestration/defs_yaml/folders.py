@@ -39,14 +39,14 @@ def _component_folders(folder: Path, above: set[str]) -> Iterator[tuple[Path, st
         return
     if not names.keys().isdisjoint(FILES):
         yield folder, None
-    elif other := _misnamed(names):
+    elif other := _naming_problem(names):
         yield folder, f"{folder / other}: no file of this name is read. Rename it to {FILES[0]}."
     for name, is_folder in names.items():
         if is_folder and not name.startswith(".") and name not in ("__pycache__", *FILES):
             yield from _component_folders(folder / name, above | {real})
 
 
-def _misnamed(names: dict[str, bool]) -> str | None:
+def _naming_problem(names: dict[str, bool]) -> str | None:
     """The probably misnamed definition file of a folder that defines nothing in another way."""
     if any(is_folder or name.endswith(".py") for name, is_folder in names.items()):
         return None

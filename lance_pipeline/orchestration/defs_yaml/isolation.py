@@ -49,13 +49,13 @@ def load_datasets(package: Path) -> dg.Definitions:
     if defs in broken:
         raise InputError(broken[defs].splitlines())
     try:
-        definitions = _loaded(package, broken)
+        definitions = _load(package, broken)
     except Exception:
         more = _with_namesakes(folders, broken | _broken_for_dagster(folders, broken))
         if more.keys() == broken.keys():
             raise
         broken = more
-        definitions = _loaded(package, broken)
+        definitions = _load(package, broken)
     if broken and os.environ.get(_VALIDATING):
         raise InputError([line for error in broken.values() for line in error.splitlines()])
     for error in broken.values():
@@ -77,7 +77,7 @@ def _log_once(error: str) -> None:
         _logger.error("A data set cannot be loaded; the others are. %s", error)
 
 
-def _loaded(package: Path, broken: Iterable[Path]) -> dg.Definitions:
+def _load(package: Path, broken: Iterable[Path]) -> dg.Definitions:
     with without_secrets(), _passing_over(broken):
         definitions = dg.load_from_defs_folder(path_within_project=package)
         dg.Definitions.validate_loadable(definitions)

@@ -23,10 +23,10 @@ _PROBLEMS = {
     "<block end>": "the indentation does not fit the lines above. Indent keys of one level alike",
     "could not find expected ':'": "a key without a `:` after it",
     "cannot start any token": "the value begins with a character of YAML's own. Put it into quotes",
-    "scanning an alias": "`*` has a meaning of its own in YAML. Put the value into quotes",
-    "undefined alias": "`*` has a meaning of its own in YAML. Put the value into quotes",
-    "constructor for the tag": "`!` has a meaning of its own in YAML. Put the value into quotes",
-    "recursive": "an anchor that holds itself",
+    "scanning an alias": "`*` has a special meaning in YAML. Put the value into quotes",
+    "undefined alias": "`*` has a special meaning in YAML. Put the value into quotes",
+    "constructor for the tag": "`!` has a special meaning in YAML. Put the value into quotes",
+    "recursive": "an anchor that contains itself",
 }
 
 

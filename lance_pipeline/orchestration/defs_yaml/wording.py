@@ -37,7 +37,7 @@ _ROOT = ImageClassifierAttributes
 _Details = Mapping[str, Any]
 
 
-def explained(error: ValidationError) -> dict[Key, str]:
+def messages_by_key(error: ValidationError) -> dict[Key, str]:
     """The problem with each key of the attributes."""
     by_key: dict[Key, list[_Details]] = {}
     for one in error.errors():

@@ -53,7 +53,7 @@ def raw_images_page(key: dg.AssetKey, record: RawImages, listing: "Listing", lis
         "unusual": [
             (count(empty.num_rows), "empty", _examples(record, empty)),
             (count(misnamed.num_rows), "not named as an image", _examples(record, misnamed)),
-            (count(len(ignored)), "passed over: hidden, or outside of class folders", ignored[:_EXAMPLES]),
+            (count(len(ignored)), "ignored: hidden, or outside of class folders", ignored[:_EXAMPLES]),
         ],
         "versions": [
             ("folder", record.root),

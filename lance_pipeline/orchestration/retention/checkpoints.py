@@ -37,7 +37,7 @@ def remove_ended(folder: Path, history: RunHistory, models: Iterable[dg.AssetKey
         return 0
     freed = 0
     try:
-        with exclusive(folder, "maintenance", on_wait=lambda text: None, stop=lambda: "a training has it"):
+        with exclusive(folder, "maintenance", on_wait=lambda text: None, stop=lambda: "in use by a training"):
             ended = {
                 str(made.metadata["training_id"].value)
                 for model in models

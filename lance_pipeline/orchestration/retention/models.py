@@ -17,7 +17,7 @@ from lance_pipeline.orchestration.records import Metrics, Model, Record
 from lance_pipeline.orchestration.retention.limits import within_limits
 from lance_pipeline.orchestration.retention.runs import AssetRun, RunHistory
 from lance_pipeline.orchestration.retention.tracking import Tracking
-from lance_pipeline.orchestration.runtime.databases import explained
+from lance_pipeline.orchestration.runtime.databases import as_input_error
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.whole_files import write_whole
 from lance_pipeline.training.networks import NETWORKS
@@ -130,7 +130,7 @@ class Models:
         """
         models = [model for model in known if not model.left_over]
         reasons = within_limits({model.run_id: model.made for model in models}, keep)
-        in_use, evaluated = self._in_use(models), self._evaluated()
+        in_use, evaluated = self._in_use(models), self._evaluated_runs()
         for model in models:
             if model.damage:
                 reasons[model.run_id] = f"its record cannot be read: {model.damage}"
@@ -159,7 +159,7 @@ class Models:
         latest = {model.network: model.run_id for model in reversed(models) if model.run_id not in later}
         return {*later, *latest.values()}
 
-    def _evaluated(self) -> set[str]:
+    def _evaluated_runs(self) -> set[str]:
         """The MLflow runs that the latest metrics are of."""
         found = set()
         for split in SPLITS[1:]:
@@ -204,7 +204,7 @@ class Models:
         try:
             write_whole(note, removal.to_json())
         except OSError as error:
-            raise explained(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
+            raise as_input_error(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
         return removal
 
     def removals(self) -> list[Removal]:

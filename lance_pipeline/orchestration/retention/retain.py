@@ -104,11 +104,11 @@ class Retention:
         """What a clean-up would remove and keep now; changes nothing."""
         outcome = Outcome()
         gone: set[AssetRun] = set()
-        with _noted(outcome):
+        with _noting_errors(outcome):
             for model in self._going_models(outcome):
                 outcome.removed.append(self._removed_model(model))
                 gone |= self._models.outcomes(model)
-        with _noted(outcome):
+        with _noting_errors(outcome):
             outcome.removed += [self._removed_run(run) for run in self._going_runs(gone)]
         return outcome
 
@@ -126,7 +126,7 @@ class Retention:
         steps = (self._complete_removals, self._remove_models, self._remove_mlflow_runs, self._remove_runs)
         with locked([str(self._store.models_folder(self._name))]):
             for step in steps:
-                with _noted(outcome):
+                with _noting_errors(outcome):
                     for one in step(outcome):
                         log(f"Removed {one.what} {one.name} of {one.made} ({one.why}): {one.bytes:,} bytes")
                         outcome.removed.append(one)
@@ -160,7 +160,7 @@ class Retention:
         del outcome
         for removal in self._models.removals():
             self._models.complete(removal, self._tracking)
-            yield Removed("model", removal.run_id, "before", 0, "its removal had begun")
+            yield Removed("model", removal.run_id, "before", 0, "its removal was interrupted")
 
     def _remove_models(self, outcome: Outcome) -> Iterator[Removed]:
         for model in self._going_models(outcome):
@@ -227,7 +227,7 @@ class Retention:
 
 
 @contextmanager
-def _noted(outcome: Outcome) -> Iterator[None]:
+def _noting_errors(outcome: Outcome) -> Iterator[None]:
     """Note errors in the outcome, so that the remaining steps still run."""
     try:
         yield

@@ -37,7 +37,7 @@ class Tracking:
         with mlflow.clear_errors():
             found = self._client.get_experiment_by_name(experiment)
             self._experiment = found.experiment_id if found else None
-            self._registered = {} if found is None else _registered(self._client)
+            self._registered_models = {} if found is None else _registered_models(self._client)
 
     def why_kept(self, run_id: str) -> str | None:
         """Why MLflow's users want to keep the model of a run; None if nothing says so.
@@ -55,8 +55,8 @@ class Tracking:
                 if found := _keeping_tag(tags):
                     return f"tagged `{found}` in MLflow"
             for name in (run_id, *(model.model_id for model in models)):
-                if name in self._registered:
-                    return self._registered[name]
+                if name in self._registered_models:
+                    return self._registered_models[name]
         return None
 
     def ended_without_model(self) -> "list[Run]":
@@ -204,7 +204,7 @@ class Tracking:
         store._hard_delete_run(run_id)  # noqa: SLF001
 
 
-def _registered(client: "MlflowClient") -> dict[str, str]:
+def _registered_models(client: "MlflowClient") -> dict[str, str]:
     """Reasons to keep registered runs and logged models; current and former champions are registered."""
     kept: dict[str, str] = {}
     token = None

@@ -26,7 +26,7 @@ def databases() -> dict[Path, str]:
     }
 
 
-def explained(error: BaseException) -> InputError | None:
+def as_input_error(error: BaseException) -> InputError | None:
     """The full disk or damaged database that caused an error from Dagster or MLflow; None for other causes.
 
     An `InputError` in the chain of causes is returned as it is.

@@ -63,7 +63,7 @@ def _multiprocess_executor(init_context: dg.InitExecutorContext, preloaded: list
     return create(init_context._replace(executor_config=config))
 
 
-def _wanted(execution_plan: "ExecutionPlan") -> list[str]:
+def _modules_to_preload(execution_plan: "ExecutionPlan") -> list[str]:
     """The modules to import in advance for the steps of a plan."""
     steps = [execution_plan.get_step_by_key(key) for key in execution_plan.step_keys_to_execute]
     return sorted({name for step in steps for name in (step.tags or {}).get(PRELOAD_TAG, "").split(",") if name})
@@ -93,20 +93,20 @@ class _TidyExecutor(dg.Executor):
         instance.add_run_tags(run_id, {PROCESS_TAG: f"{socket.gethostname()}:{os.getpid()}"})
         _end_dead_runs(instance, run_id)
         try:
-            steps = _multiprocess_executor(self._init_context, [*_PRELOADED, *_wanted(execution_plan)])
+            steps = _multiprocess_executor(self._init_context, [*_PRELOADED, *_modules_to_preload(execution_plan)])
             yield from steps.execute(plan_context, execution_plan)
         except dg.DagsterExecutionInterruptedError:
-            raise _canceled(instance, run_id) from None
+            raise _cancellation(instance, run_id) from None
         except dg.DagsterSubprocessError as error:
             # Steps stopped before the executor was asked to. As an error this would mark a canceled run as failed.
             if all(
                 one.cls_name == dg.DagsterExecutionInterruptedError.__name__ for one in error.subprocess_error_infos
             ):
-                raise _canceled(instance, run_id) from None
+                raise _cancellation(instance, run_id) from None
             raise
 
 
-def _canceled(instance: dg.DagsterInstance, run_id: str) -> Interrupted:
+def _cancellation(instance: dg.DagsterInstance, run_id: str) -> Interrupted:
     """The error that ends a run as canceled and reports what was saved, on its page and in the terminal.
 
     Dagster marks an interrupted run as canceled only if that was requested, and otherwise as failed.

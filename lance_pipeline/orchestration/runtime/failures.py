@@ -9,7 +9,7 @@ from dagster_shared.error import SerializableErrorInfo
 from sqlalchemy.exc import SQLAlchemyError
 
 from lance_pipeline.errors import InputError, Stopped
-from lance_pipeline.orchestration.runtime.databases import explained
+from lance_pipeline.orchestration.runtime.databases import as_input_error
 from lance_pipeline.storage.redacted_errors import without_secrets
 from lance_pipeline.storage.redaction import redact
 
@@ -44,7 +44,7 @@ def clear_failures() -> Iterator[None]:
         except DagsterExecutionInterruptedError as interrupted:
             raise Interrupted(str(interrupted) or "stopped: interrupted") from None
         except (InputError, OSError, SQLAlchemyError) as cause:
-            if (error := explained(cause)) is None:
+            if (error := as_input_error(cause)) is None:
                 raise
             shown = [redact(line) for line in error.details[:_LARGEST_LIST]]
             metadata = {"details": "\n".join(shown), "details_in_all": len(error.details)} if shown else None

@@ -24,8 +24,8 @@ class GpuResource(Settled, dg.ConfigurableResource):
     # A string, because Dagster's configuration has no "string or list" type.
     device: str = Field(
         default="auto",
-        description="`auto`, or `cpu`, `mps`, `cuda`, `cuda:<number>`, or several of them with commas between them: "
-        "training takes the first that is free. One that is absent is an error.",
+        description="`auto`, or `cpu`, `mps`, `cuda`, `cuda:<number>`, or several of them, separated by commas: "
+        "training uses the first free one. An absent device is an error.",
     )
     precision: str = Field(
         default="auto",
@@ -34,13 +34,13 @@ class GpuResource(Settled, dg.ConfigurableResource):
     threads: int | None = Field(
         default=None,
         ge=1,
-        description="Threads of a training on the CPU. When set, as many trainings as have so many cores each run on "
-        "the CPU side by side; when unset one training has all cores.",
+        description="Threads of a training on the CPU. When set, several trainings run on the CPU at once, as many as "
+        "there are cores for; when unset, one training uses all cores.",
     )
     exclusive: bool = Field(
         default=True,
-        description="Whether a training waits for a device that another one uses. With false trainings share devices: "
-        "each takes the preferred one.",
+        description="Whether a training waits for a device that another one uses. With false, trainings share "
+        "devices: each uses the preferred one.",
     )
 
     def pick(self, *, devices: str | Sequence[str] | None = None, precision: str = "auto") -> "Device":
@@ -84,16 +84,16 @@ class GpuResource(Settled, dg.ConfigurableResource):
                 its lock.
             Stopped: `stop` returned a reason.
         """
-        from lance_pipeline.training.occupancy import occupied
+        from lance_pipeline.training.occupancy import acquire_device
 
         candidates = self._candidates(devices, precision)
         places = {place: device for device in candidates for place in _places(device, self.threads)}
         names = {place: place.replace(device.name, device.hardware, 1) for place, device in places.items()}
-        alone = occupied(names, what, run_id, on_wait=on_wait, stop=stop)
+        alone = acquire_device(names, what, run_id, on_wait=on_wait, stop=stop)
         with alone if self.exclusive else nullcontext(next(iter(places))) as place:
             device = places[place]
             if taken := [one.name for one in candidates[: candidates.index(device)]]:
-                device = replace(device, reason=f"{device.reason}; {', '.join(taken)} was taken")
+                device = replace(device, reason=f"{device.reason}; {', '.join(taken)} was in use")
             with _torch_threads(self.threads) if device.name == "cpu" and self.threads else nullcontext():
                 yield device
 

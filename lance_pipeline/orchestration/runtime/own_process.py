@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from lance_pipeline.orchestration.paths import dagster_home, data_root, narrow_data, private_umask
-from lance_pipeline.orchestration.runtime.databases import explained
+from lance_pipeline.orchestration.runtime.databases import as_input_error
 from lance_pipeline.orchestration.runtime.terminal import without_trace
 from lance_pipeline.storage.private import restrict_tree
 from lance_pipeline.storage.redacted_errors import redacted
@@ -78,7 +78,7 @@ def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    if explanation := explained(error):
+    if explanation := as_input_error(error):
         print(f"lance-pipeline: {redact(explanation)}", file=sys.stderr)
         return
     safe = redacted(error)

@@ -50,7 +50,7 @@ def checkpoints_to_use(
 
     own, now = folder / _folder_name(identity), environment(device)
     there_was = any(own.glob("*.pt"))
-    found = _found(own, fresh=fresh)
+    found = _progress_in(own, fresh=fresh)
     reasons = _reasons_to_begin(made, found, identity, fresh=fresh)
     if there_was and found is None and not fresh:
         reasons = ["no checkpoint of it is intact"]
@@ -91,11 +91,11 @@ def _folder_name(identity: dict[str, Any]) -> str:
 def _others_unfinished(made: Callable[[], Iterator[str]], folder: Path, own: Path) -> "dict[Path, Progress]":
     """Unfinished trainings of other identities, by folder, the most recently saved first."""
     others = sorted((path for path in folder.glob("*/") if path != own), key=lambda path: -path.stat().st_mtime)
-    found = {path: progress for path in others if (progress := _found(path, fresh=True)) is not None}
-    return {path: progress for path, progress in found.items() if not _has_ended(made, progress)}
+    found = {path: progress for path in others if (progress := _progress_in(path, fresh=True)) is not None}
+    return {path: progress for path, progress in found.items() if not _is_finished(made, progress)}
 
 
-def _found(folder: Path, *, fresh: bool) -> "Progress | None":
+def _progress_in(folder: Path, *, fresh: bool) -> "Progress | None":
     from lance_pipeline.training.checkpoint import read_checkpoint
 
     try:
@@ -126,17 +126,17 @@ def _reasons_to_begin(
     from lance_pipeline.training.checkpoint import differences
 
     if fresh:
-        return ["`fresh` asks for it"]
+        return ["`fresh` is set"]
     if found is None:
         return []
-    if _has_ended(made, found):
+    if _is_finished(made, found):
         return ["the last training has ended"]
     if found.identity is None:
         return ["another version of this package has written the checkpoint"]
     return differences(found.identity, identity)
 
 
-def _has_ended(made: Callable[[], Iterator[str]], found: "Progress") -> bool:
+def _is_finished(made: Callable[[], Iterator[str]], found: "Progress") -> bool:
     """Whether it has ended, even long ago: another training may have resumed and ended between its runs."""
     return found.training_id in made()
 

@@ -42,7 +42,7 @@ def supervised(context: dg.AssetExecutionContext) -> Iterator[Callable[[], str |
         for number in _SIGNALS:
             before[number] = signal.signal(number, lambda number, _: reasons.append(signal.Signals(number).name))
     try:
-        with library_warnings(context.log), _watched(context, reasons.append):
+        with library_warnings(context.log), _reporting_reasons(context, reasons.append):
             yield lambda: reasons[0] if reasons else None
     finally:
         for number, handler in before.items():
@@ -70,7 +70,7 @@ def interruptible(context: dg.AssetExecutionContext) -> Iterator[None]:
             # Dagster's handler raises its own exception for this signal.
             os.kill(os.getpid(), signal.SIGINT)
 
-    with library_warnings(context.log), _watched(context, interrupt) if _in_main_thread() else nullcontext():
+    with library_warnings(context.log), _reporting_reasons(context, interrupt) if _in_main_thread() else nullcontext():
         yield
 
 
@@ -79,15 +79,15 @@ def _in_main_thread() -> bool:
 
 
 @contextmanager
-def _watched(context: dg.AssetExecutionContext, tell: Callable[[str], None]) -> Iterator[None]:
-    """Call ``tell`` once, from another thread, with the first reason to stop that is not a signal."""
+def _reporting_reasons(context: dg.AssetExecutionContext, report: Callable[[str], None]) -> Iterator[None]:
+    """Call ``report`` once, from another thread, with the first reason to stop that is not a signal."""
     left = threading.Event()
 
     def watch() -> None:
         while not left.wait(_LOOK):
             reason = _reason_to_stop(context)
             if reason and not left.is_set():
-                tell(reason)
+                report(reason)
                 return
 
     watcher = threading.Thread(target=watch, name="step-watcher", daemon=True)
@@ -109,6 +109,6 @@ def _reason_to_stop(context: dg.AssetExecutionContext) -> str | None:
         run = context.instance.get_run_by_id(context.run.run_id)
     except Exception:
         # A storage that is locked now will answer later.
-        _logger.exception("Cannot tell whether run %s was ended; the step goes on.", context.run.run_id)
+        _logger.exception("Cannot report whether run %s was ended; the step continues.", context.run.run_id)
         return None
     return _ENDED.get(run.status) if run else None

@@ -100,8 +100,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
 
     tracking_uri: str | None = Field(
         default=None,
-        description="The tracking server or database, without a user part, as everybody sees it; when unset "
-        "MLFLOW_TRACKING_URI, which may have one, or else `mlflow/mlflow.db` in the data folder.",
+        description="The tracking server or database, without credentials, as it is shown; when unset "
+        "MLFLOW_TRACKING_URI, which may have them, or else `mlflow/mlflow.db` in the data folder.",
     )
     ui_url: str | None = Field(
         default=None,
@@ -110,14 +110,14 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     )
     on_unreachable: str = Field(
         default="fail",
-        description="What a training does while the server cannot be reached at its start: `fail`, or `continue`, "
-        "which tells the server all of it later. One that is lost in the middle does not stop it in any case.",
+        description="What a training does if the server is unreachable when it starts: `fail`, or `continue`, which "
+        "uploads everything later. Losing the server mid-run never stops training.",
     )
     patience: float = Field(
         default=60,
         ge=0,
-        description="For how many seconds a finished training waits for a server that is away, before it fails; "
-        "materialized again it is there at once.",
+        description="Seconds to wait for an unreachable server after training. Then the step fails; materialized "
+        "again, it resumes from the last checkpoint in seconds.",
     )
 
     @field_validator("on_unreachable")
@@ -132,8 +132,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     def _without_secrets(cls, value: str | None) -> str | None:
         if value is not None and str(Address(value)) != value:
             raise ValueError(
-                f"{Address(value)} was given with a user part or another secret, and Dagster shows and stores "
-                "configuration. Set the environment variable MLFLOW_TRACKING_URI instead, or take it from another one: "
+                f"{Address(value)} contains credentials, and Dagster shows and stores configuration. Set the "
+                "environment variable MLFLOW_TRACKING_URI instead, or take it from another one: "
                 '`tracking_uri=dg.EnvVar("…")`'
             )
         return value

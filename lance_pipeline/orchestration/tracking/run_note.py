@@ -39,7 +39,7 @@ def run_note(
         [
             f"**Data set** {dataset}: {data}",
             f"**Model** {network}",
-            f"**Recipe, beside the defaults** {_code(changes)}, images of {image_size} pixels",
+            f"**Recipe, other than the defaults** {_code(changes)}, images of {image_size} pixels",
             f"**Dagster run** {run}",
         ]
     )

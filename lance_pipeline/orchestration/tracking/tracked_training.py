@@ -198,7 +198,7 @@ def tracked_training(
                 downloads=store.downloads_folder,
                 cache=CachePlace(str(store.cache_folder), store.cache_budget),
                 checkpoints=checkpoints,
-                watch=TrainingCallbacks(
+                callbacks=TrainingCallbacks(
                     report.on_epoch,
                     report.on_step,
                     lambda line: log.info(printable(line)),

@@ -108,8 +108,8 @@ class TrainingReport:
             if time.monotonic() > deadline:
                 raise InputError(
                     f"the training is finished, but {len(history) - self._delivered} of {len(history)} epochs are not "
-                    f"in MLflow yet: {self._trouble} Nothing is lost: it goes on from the last checkpoint, which takes "
-                    "seconds."
+                    f"in MLflow yet: {self._trouble} Nothing is lost: materialized again, it resumes from the last "
+                    "checkpoint within seconds."
                 )
             time.sleep(_TRY)
         return run

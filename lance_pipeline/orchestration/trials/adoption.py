@@ -20,7 +20,7 @@ _BLOCK_SCALARS = ("|", ">")
 def adopt(path: Path, dataset: str, settings: Settings) -> None:
     """Write settings into the file that defines a dataset, atomically.
 
-    The new text is parsed and compared before it replaces the file.
+    The new text is from_command_line and compared before it replaces the file.
 
     Args:
         path: the ``defs.yaml``.
@@ -36,7 +36,7 @@ def adopt(path: Path, dataset: str, settings: Settings) -> None:
         before = path.read_bytes().decode()
         mode = stat.S_IMODE(path.stat().st_mode)
         try:
-            after = edited(before, dataset, path.parent.name, settings)
+            after = with_settings(before, dataset, path.parent.name, settings)
         except (ValueError, yaml.YAMLError) as error:
             raise InputError(
                 f"{path} is written in a way that cannot be edited safely ({error}); it is unchanged. Below "
@@ -51,7 +51,7 @@ def adopt(path: Path, dataset: str, settings: Settings) -> None:
         ) from error
 
 
-def edited(text: str, dataset: str, folder: str, settings: Settings) -> str:
+def with_settings(text: str, dataset: str, folder: str, settings: Settings) -> str:
     """The text of a ``defs.yaml`` with new settings for a dataset.
 
     Raises:
@@ -71,7 +71,7 @@ def edited(text: str, dataset: str, folder: str, settings: Settings) -> str:
         attributes = _child(list(yaml.compose_all(text, yaml.SafeLoader))[number], "attributes")
         text = _set(text, attributes, key.split("."), value)
     if _parsed(text) != wanted:
-        raise ValueError("the result would not say what is wanted")
+        raise ValueError("the edited file would not have the new settings")
     return text
 
 
@@ -109,7 +109,7 @@ def _child(node: yaml.Node, name: str) -> yaml.Node:
 
 def _find(node: yaml.Node, name: str) -> yaml.Node | None:
     if not isinstance(node, yaml.MappingNode):
-        raise ValueError("it is no mapping")
+        raise ValueError("it is not a mapping")
     values = [value for key, value in node.value if key.value == name]
     if len(values) > 1:
         raise ValueError(f"`{name}` is there twice")

@@ -70,7 +70,7 @@ class Experiment:
                 number += 1
                 what = f"Trial {number} of {seeds * len(candidates)}"
                 if place in behind:
-                    self.context.log.info(f"{what}: left out, as it fell behind with another seed")
+                    self.context.log.info(f"{what}: skipped, because it fell behind with another seed")
                     continue
                 recipe = candidate.recipe.model_copy(update={"seed": candidate.recipe.seed + seed})
                 trial = self._trial(what, candidate.model_copy(update={"recipe": recipe}), courses)
@@ -184,7 +184,7 @@ class Experiment:
                 # Logged last, because everything it refers to exists by now.
                 run.log_tags({TRIAL_TAG: trial.to_json().decode()})
         finished.checkpoints.remove()
-        end = ", stopped early, as it fell behind" if stopped else ""
+        end = ", stopped early because it fell behind" if stopped else ""
         log.info(f"{base_name(run.name)}: val accuracy {trial.val_accuracy:.2%} after {trial.epochs} epochs{end}")
         return run, trial
 

@@ -16,7 +16,7 @@ from lance_pipeline.orchestration.runtime.failures import clear_failures
 from lance_pipeline.orchestration.runtime.gpu import GpuResource
 from lance_pipeline.orchestration.runtime.supervision import supervised
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
-from lance_pipeline.orchestration.trials.settings import candidates, configured, listed
+from lance_pipeline.orchestration.trials.settings import candidates, from_run_config, to_run_config
 
 CURRENT = "lance_pipeline/current"
 """Metadata of the job: the file that defines the data set, and the attributes that trials may change."""
@@ -73,7 +73,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
         from lance_pipeline.training.checkpoint import exclusive
 
         with clear_failures(), supervised(cast("dg.AssetExecutionContext", context)) as stop:
-            chosen = candidates(dataset.attributes, listed(config.settings))
+            chosen = candidates(dataset.attributes, from_run_config(config.settings))
             require_val_only(len(chosen), test=config.test)
             # Check before waiting for anything.
             mlflow.client()
@@ -133,7 +133,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
 
 def run_config(dataset: str, values: dict[str, list[Any]], seeds: int, *, test: bool) -> dict[str, Any]:
     """The run configuration that tries these values."""
-    return {"ops": {op_name(dataset): {"config": {"settings": configured(values), "seeds": seeds, "test": test}}}}
+    return {"ops": {op_name(dataset): {"config": {"settings": to_run_config(values), "seeds": seeds, "test": test}}}}
 
 
 def require_val_only(candidates: int, *, test: bool) -> None:

@@ -20,7 +20,7 @@ _EXAMPLE = "expected such as `recipe.epochs=30`, or several values to search, `r
 Settings = dict[str, Any]
 
 
-def parsed(words: Sequence[str]) -> dict[str, list[Any]]:
+def from_command_line(words: Sequence[str]) -> dict[str, list[Any]]:
     """The values of each setting named on a command line.
 
     Raises:
@@ -43,7 +43,7 @@ def parsed(words: Sequence[str]) -> dict[str, list[Any]]:
     return values
 
 
-def listed(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
+def from_run_config(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
     """The values of each setting in a run's configuration, where a list means a search.
 
     Raises:
@@ -60,8 +60,8 @@ def listed(settings: Mapping[str, Any]) -> dict[str, list[Any]]:
     return values
 
 
-def configured(values: Mapping[str, list[Any]]) -> Settings:
-    """The inverse of `listed`: the settings for a run's configuration."""
+def to_run_config(values: Mapping[str, list[Any]]) -> Settings:
+    """The inverse of `from_run_config`: the settings for a run's configuration."""
     return {key: some[0] if len(some) == 1 else some for key, some in values.items()}
 
 
@@ -75,7 +75,7 @@ def require_known(key: str) -> None:
         return
     by_name = {known.rpartition(".")[2]: known for known in KEYS}
     near = did_you_mean(key.rpartition(".")[2], by_name, lambda name: f"`{by_name[name]}`")
-    raise InputError(f"`{key}` is no setting here.{near} Expected one of {', '.join(KEYS)}.")
+    raise InputError(f"`{key}` is not a setting of trials.{near} Expected one of {', '.join(KEYS)}.")
 
 
 def candidates(current: ImageClassifierAttributes, values: Mapping[str, list[Any]]) -> list[ImageClassifierAttributes]:

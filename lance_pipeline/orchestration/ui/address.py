@@ -14,7 +14,7 @@ MLFLOW_PATH = "/mlflow"
 
 
 @contextmanager
-def announced(port: int) -> Iterator[None]:
+def announce(port: int) -> Iterator[None]:
     """Within the context, processes of the same data folder find the UI at this loopback port.
 
     Raises:

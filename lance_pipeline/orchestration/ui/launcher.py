@@ -17,7 +17,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.paths import project_root
 from lance_pipeline.orchestration.runtime.databases import require_sound_databases
 from lance_pipeline.orchestration.runtime.instance import prepare_instance
-from lance_pipeline.orchestration.ui.address import HOST, MLFLOW_PATH, announced
+from lance_pipeline.orchestration.ui.address import HOST, MLFLOW_PATH, announce
 from lance_pipeline.orchestration.ui.guard import HOSTS_VARIABLE, REPORTS_PATH, allowed_hosts
 
 _START_SECONDS = 120
@@ -67,7 +67,7 @@ def serve(port: int, workspace: str | None = None, hosts: Sequence[str] = ()) ->
                     "Ctrl-C stops it.\n",
                     flush=True,
                 )
-            with announced(port):
+            with announce(port):
                 while not stop():
                     servers.require_running()
                     time.sleep(_LOOK_SECONDS)

@@ -7,7 +7,7 @@ from typing import Any
 import lance
 import pytest
 
-from lance_pipeline.orchestration.cli.reproduction import _kept
+from lance_pipeline.orchestration.cli.reproduction import training_and_weights
 from lance_pipeline.orchestration.records import Model, Training
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.tracking.training_log import TRAINING_FILE
@@ -28,7 +28,7 @@ def test_it_is_the_same_bit_for_bit(finished_graph: Graph, run_id: str):
     finished = reproduce(run_id)
     assert finished.returncode == 0, finished.stdout + finished.stderr
     lines = [" ".join(line.split()) for line in finished.stdout.splitlines()]
-    assert {"environment as then", "epoch 1/2 as then", "epoch 2/2 as then", "weights as then"} <= set(lines)
+    assert {f"{what} unchanged" for what in ("environment", "epoch 1/2", "epoch 2/2", "weights")} <= set(lines)
     assert "The same, bit for bit." in finished.stdout
     # Neither an asset nor MLflow has changed.
     assert finished_graph.record("resnet34", Model).mlflow_run_id == run_id
@@ -37,13 +37,13 @@ def test_it_is_the_same_bit_for_bit(finished_graph: Graph, run_id: str):
 def _pretend(run_id: str, **fields: Any) -> None:
     """Change the record as if the training had been logged with these fields."""
     run = MlflowTracking().existing_run(run_id)
-    run.log_file(_kept(run)[0].model_copy(update=fields).model_dump_json().encode(), TRAINING_FILE)
+    run.log_file(training_and_weights(run)[0].model_copy(update=fields).model_dump_json().encode(), TRAINING_FILE)
 
 
 @pytest.fixture
 def recorded(run_id: str) -> Training:
     """The training's record, restored afterwards."""
-    return _kept(MlflowTracking().existing_run(run_id))[0]
+    return training_and_weights(MlflowTracking().existing_run(run_id))[0]
 
 
 def test_what_is_different_is_named(run_id: str, recorded: Training):

@@ -51,7 +51,7 @@ def test_a_run_waits_for_the_device_and_then_trains():
         )
         assert process.stdout is not None
         waiting = process.stdout.readline()
-    assert f"waiting for cpu: digits/resnet34 has it (run 1a2b3c4d, process {os.getpid()}, since " in waiting
+    assert f"digits/resnet34 (run 1a2b3c4d, process {os.getpid()}, since " in waiting
     assert process.communicate(timeout=60)[0] == "has cpu\n"
     assert process.returncode == 0
 

@@ -52,13 +52,13 @@ def test_the_second_sleeps_and_says_for_whom(project: Project, other: str, wante
     def of_runs() -> dict[str, list[tuple[str, int]]]:
         return {run_id: waits(project, run_id) for run_id in project.runs() if run_id not in before}
 
-    await_condition(lambda: "resnet34 has it" in str(of_runs()), 100, "one of the two waits")
+    await_condition(lambda: "resnet34 (run" in str(of_runs()), 100, "one of the two waits")
     told = of_runs()
     (second,) = (run_id for run_id, waited in told.items() if waited)
     (first,) = told.keys() - {second}
     text, step = told[second][-1]
-    assert text.startswith(f"waiting for {wanted.format(data=project.data)}: ")
-    assert f"/resnet34 has it (run {first[:8]}, process " in text
+    assert wanted.format(data=project.data) in text
+    assert f"/resnet34 (run {first[:8]}, process " in text
     assert text in project.log(second)
     used = processor_seconds(step)
     time.sleep(2)

@@ -23,7 +23,7 @@ from mlflow.types import DataType, Schema
 import lance_pipeline
 from lance_pipeline.errors import InputError
 from lance_pipeline.images import ImageLoader
-from lance_pipeline.orchestration.cli.reproduction import _kept
+from lance_pipeline.orchestration.cli.reproduction import training_and_weights
 from lance_pipeline.orchestration.records import Metrics, Model, Split
 from lance_pipeline.orchestration.tracking.mlflow_tracking import TRAINING_TAG, MlflowTracking
 from lance_pipeline.orchestration.tracking.run_names import NUMBER_TAG
@@ -239,7 +239,7 @@ def test_the_logged_model_has_the_example_and_the_figures_of_its_epoch(finished_
 def test_a_model_that_was_logged_already_is_not_logged_again(finished_graph: Graph):
     record, metadata = finished_graph.record("resnet34", Model), finished_graph.metadata("resnet34")
     run = MlflowTracking().existing_run(record.mlflow_run_id)
-    training, _ = _kept(run)
+    training, _ = training_and_weights(run)
     best = Epoch(**{field.name: 0 for field in fields(Epoch)} | training.history[record.best_epoch - 1])  # pyright: ignore[reportArgumentType]
     assert log_training(run, "tiny", training, Path(record.folder), best, b"") == metadata["mlflow_model"]
     outputs = run.client.get_run(run.run_id).outputs

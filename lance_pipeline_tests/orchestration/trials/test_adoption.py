@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.orchestration.trials.adoption import adopt, edited
+from lance_pipeline.orchestration.trials.adoption import adopt, with_settings
 
 HEAD = "# The flowers.\ntype: lance_pipeline.ImageClassifier\nattributes:\n  source: {folder: x}  # photos\n"
 SETTINGS: dict[str, Any] = {"recipe.epochs": 30, "recipe.mixup": 0.2, "image_size": 64}
@@ -48,7 +48,7 @@ def comments(text: str) -> list[str]:
 
 @pytest.mark.parametrize("text", [text for name, text in TEXTS.items() if "alias" not in name], ids=lambda text: "")
 def test_comments_and_order_stay(text: str):
-    after = edited(text, "flowers", "flowers", SETTINGS)
+    after = with_settings(text, "flowers", "flowers", SETTINGS)
     assert list(yaml.safe_load_all(after)) == wanted(text, SETTINGS)
     assert comments(after) == comments(text)
     # Unaffected lines are unchanged and in place.
@@ -75,7 +75,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     st.fixed_dictionaries({}, optional=VALUES),
 )
 def test_the_file_says_what_was_tried(text: str, settings: dict[str, Any]):
-    after = edited(text, "flowers", "flowers", settings)
+    after = with_settings(text, "flowers", "flowers", settings)
     expected = wanted(text, settings) if any("." in key for key in settings) else None
     found = list(yaml.safe_load_all(after))
     assert expected is None or found == expected

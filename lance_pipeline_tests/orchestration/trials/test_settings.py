@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
-from lance_pipeline.orchestration.trials.settings import as_text, candidates, configured, differences, listed, parsed
+from lance_pipeline.orchestration.trials.settings import (
+    as_text,
+    candidates,
+    differences,
+    from_command_line,
+    from_run_config,
+    to_run_config,
+)
 
 CURRENT = ImageClassifierAttributes.model_validate(
     {"source": {"sample": "digits"}, "recipe": {"epochs": 8, "flip": False}, "image_size": 32}
@@ -16,7 +23,7 @@ CURRENT = ImageClassifierAttributes.model_validate(
 
 
 def tried(*words: str) -> list[ImageClassifierAttributes]:
-    return candidates(CURRENT, listed(configured(parsed(words))))
+    return candidates(CURRENT, from_run_config(to_run_config(from_command_line(words))))
 
 
 def test_settings_change_the_current_recipe_and_nothing_else():
@@ -92,5 +99,5 @@ _VALUES: dict[str, st.SearchStrategy[Any]] = {
 @given(st.fixed_dictionaries({}, optional={key: st.lists(one, min_size=1, max_size=3) for key, one in _VALUES.items()}))
 def test_words_and_configuration_say_the_same(values: dict[str, list[Any]]):
     words = [f"{key}={','.join(as_text({key: one}).partition('=')[2] for one in some)}" for key, some in values.items()]
-    assert parsed(words) == values
-    assert listed(configured(values)) == values
+    assert from_command_line(words) == values
+    assert from_run_config(to_run_config(values)) == values

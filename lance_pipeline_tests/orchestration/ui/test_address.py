@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
-from lance_pipeline.orchestration.ui.address import announced, running_ui, to_open
+from lance_pipeline.orchestration.ui.address import announce, running_ui, to_open
 
 LINK = "/mlflow/#/experiments/1/runs/2"
 
@@ -21,15 +21,15 @@ def _data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_the_ui_that_was_started_last_is_named():
     assert running_ui() is None
     assert "make ui" in to_open(LINK)
-    with announced(3001):
-        with announced(3002):
+    with announce(3001):
+        with announce(3002):
             assert to_open(LINK) == f"http://127.0.0.1:3002{LINK}"
         assert to_open(LINK) == f"http://127.0.0.1:3001{LINK}"
     assert running_ui() is None
 
 
 def _announce(ready) -> None:
-    with announced(3003):
+    with announce(3003):
         ready.set()
         signal.pause()
 
@@ -47,7 +47,7 @@ def test_a_ui_that_was_killed_is_not_named():
 
 
 def test_another_data_folder_has_another_ui(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    with announced(3001):
+    with announce(3001):
         monkeypatch.setenv("LANCE_PIPELINE_DATA", str(tmp_path / "other"))
         assert running_ui() is None
 
@@ -60,7 +60,7 @@ def test_an_address_of_the_users_own_stays(monkeypatch: pytest.MonkeyPatch):
     ):
         url = tracking.url("1", "2")
         assert url.startswith(("https://ui.example/mlflow/#/", "http://ui.example/#/"))
-        with announced(3001):
+        with announce(3001):
             assert to_open(url) == url
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://server.example:5000/")
     assert MlflowTracking().url("1", "2").startswith("http://server.example:5000/#/experiments/1/runs/2")
