@@ -83,7 +83,7 @@ def test_page_of_the_raw_images_has_counts_and_unusual_files(graph: Graph):
     for files, what, first in [
         (3, "empty", "train/cat/deep.d/empty"),
         (3, "not named as an image", "train/cat/deep.d/empty"),
-        (1, "passed over: hidden, or outside of class folders", "cat/.hidden.png"),
+        (1, "ignored: hidden, or outside of class folders", "cat/.hidden.png"),
     ]:
         assert re.search(rf"{files}\s+{what}[^:]*:\s*{first}", page.text), page.text
     assert re.search(r"png\s*25\d", page.text)

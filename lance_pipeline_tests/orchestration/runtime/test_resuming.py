@@ -92,4 +92,4 @@ def test_what_makes_a_training_begin_anew_is_told(project: Project, expected):
     project.defs.write_text(project.defs.read_text().replace(f"epochs: {EPOCHS}", "epochs: 1"))
     assert "Starting from scratch: the last training has ended" in project.materialize("resnet34")
     fresh = '{"ops": {"flowers__resnet34": {"config": {"fresh": true}}}}'
-    assert "Starting from scratch: `fresh` asks for it" in project.materialize("resnet34", config=fresh)
+    assert "Starting from scratch: `fresh` is set" in project.materialize("resnet34", config=fresh)

@@ -61,7 +61,7 @@ def test_a_preset_fills_what_is_not_set():
         ("imagesize=64", "`image_size`"),
         ("model=resnet", "resnet"),
         ("model=vit_b_16", "`image_size` 32"),
-        ("device=cpu", "`device` is no setting here"),
+        ("device=cpu", "`device`"),
         ("recipe.epochs", "is not a setting"),
         ("recipe.epochs=", "lacks a value"),
         ("recipe.mixup=0,,0.2", "lacks a value"),
