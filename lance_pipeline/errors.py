@@ -1,4 +1,4 @@
-"""Errors for problems the user can fix, and the exception for a requested stop."""
+"""Errors that explain themselves, and the exception for a requested stop."""
 
 from collections.abc import Sequence
 
@@ -8,12 +8,12 @@ from lance_pipeline.display import printable, shortened
 _LONGEST_LINE = 4000
 
 
-class InputError(ValueError):
-    """Something outside the code is wrong: a folder, a file, a setting or a missing device.
+class ExplainedError(Exception):
+    """An error whose message says what failed, where, and what to do next.
 
-    The message names the file or field, says what was expected and what to do next. Dagster shows
-    it as the failure's description, without a stack trace. Names in it may contain any character, so each
-    line passes through :func:`lance_pipeline.display.printable`, which escapes line breaks.
+    Dagster shows the message as the failure's description, and the terminal shows it without a stack trace. Names in it
+    may contain any character, so each line passes through :func:`lance_pipeline.display.printable`, which escapes line
+    breaks.
 
     Args:
         message: for people; a few examples are enough. A list is shown as lines.
@@ -29,6 +29,20 @@ class InputError(ValueError):
         message: str | Sequence[str] = self.args[0]
         lines = [message] if isinstance(message, str) else message
         return "\n".join(_shown(line) for line in lines)
+
+
+class InputError(ExplainedError, ValueError):
+    """Something outside the code is wrong: a folder, a file, a setting or a missing device.
+
+    The user has to fix it, so that no step is retried.
+    """
+
+
+class ServiceError(ExplainedError):
+    """Something outside is briefly away: an object store, a tracking server, a database or a network.
+
+    Steps that fail with it are retried.
+    """
 
 
 def _shown(line: str) -> str:

@@ -8,7 +8,7 @@ from queue import Full, Queue
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.storage.lance_files import make_parent
 from lance_pipeline.storage.object_store import storage_options
 from lance_pipeline.storage.table_errors import ConflictError, write_error
@@ -60,7 +60,7 @@ class FragmentWriter:
 
     def abandon(self) -> None:
         """Stop writing; the next ingest removes the files. Does nothing after ``finish``."""
-        with suppress(InputError, ConflictError, OSError):
+        with suppress(ExplainedError, ConflictError, OSError):
             self._put(None)
         self._pool.shutdown()
 

@@ -11,7 +11,7 @@ import lance
 import numpy as np
 import pyarrow as pa
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, ServiceError
 from lance_pipeline.freed_memory import give_back_freed_memory, keep_freed_memory
 from lance_pipeline.imaging.channels import ChannelSums
 from lance_pipeline.imaging.derived_columns import add_missing_columns
@@ -191,6 +191,7 @@ def ingest(
 
     Raises:
         InputError: as for :func:`ingest_split`, or a class would have no images in a split drawn by fractions.
+        ServiceError: the object store is away, or other processes keep changing the datasets.
     """
     with locked([*uris.values(), source.seen_uri], watch.waiting):
         for _ in range(_ATTEMPTS):
@@ -199,7 +200,7 @@ def ingest(
             except ConflictError:
                 # Another host or another tool committed in between: plan again.
                 continue
-        raise InputError(
+        raise ServiceError(
             f"another process changed {', '.join(uris.values())} during each of {_ATTEMPTS} attempts to update it. "
             "Materialize it again when that process has finished."
         )

@@ -16,11 +16,12 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.errors import DamagedError, ExplainedError, InputError
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.formats import FIRST_FORMAT, FORMAT_KEY, require_known_format
-from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remote, join_uri, write_whole
+from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri, store_failure, write_whole
+from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.schema import SEEN_SCHEMA
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.whole_files import TEMPORARY
@@ -119,7 +120,7 @@ class SeenFiles:
     def mark_stopped(self) -> None:
         """Note that an error or a user stopped the ingest."""
         # The cause matters more than this note; without it the next ingest is only more careful.
-        with suppress(InputError):
+        with suppress(ExplainedError):
             self._write(_STARTED, _NO_FILE_TO_BLAME)
 
     def append(self, rows: pa.Table, written: list[dict[str, Any]]) -> None:
@@ -215,11 +216,13 @@ class SeenFiles:
         except OSError as error:
             raise self._failure(error) from error
 
-    def _failure(self, error: OSError) -> InputError:
-        hint = CHECK_STORE if is_remote(self._uri) else "Check that the disk has room and that the folder is writable"
+    def _failure(self, error: OSError) -> ExplainedError:
+        failure = f"cannot use the folder {self._uri}, which remembers the seen files: {error}."
+        if is_remote(self._uri) or is_outage(error):
+            return store_failure(self._uri, error, failure)
         return InputError(
-            f"cannot use the folder {self._uri}, which remembers the seen files: {error}. {hint}. You can also delete "
-            "the folder; the next ingest then reads every file again."
+            f"{failure} Check that the disk has room and that the folder is writable. You can also delete the folder; "
+            "the next ingest then reads every file again."
         )
 
 

@@ -17,7 +17,7 @@ from typing import Self, cast
 
 import pyarrow as pa
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.ingest.examination import Job, Outcome, examine
 
 
@@ -75,6 +75,7 @@ class WorkerProcess:
 
         Raises:
             InputError: the storage failed.
+            ServiceError: the storage is away.
             ProcessEndedError: the process ended.
             RuntimeError: a bug in the examination; the message has its traceback.
         """
@@ -121,7 +122,7 @@ def main(descriptor: int) -> None:
 def _answer(job: Job, files: pa.RecordBatch, verdict: str | None) -> Outcome | Exception:
     try:
         return examine(job, files, verdict)
-    except InputError as error:
+    except ExplainedError as error:
         return error
     except MemoryError:
         # Only a new process is sure to start without the memory that this one has used up.

@@ -259,6 +259,17 @@ class Retrain(StrictModel):
     _known_timezone = field_validator("timezone")(_known_timezone)
 
 
+class Retries(StrictModel):
+    """What a step does while an object store, a server or a database is away: it waits, and is tried again."""
+
+    times: int = Field(default=3, ge=0, description="A step is tried again so many times; with 0 it fails at once.")
+    delay: float = Field(
+        default=10,
+        ge=0,
+        description="Seconds before the first of these; 3 and 7 times as many before the second and the third.",
+    )
+
+
 class ImageClassifierAttributes(StrictModel):
     """One dataset."""
 
@@ -304,6 +315,9 @@ class ImageClassifierAttributes(StrictModel):
         "setting of the resource `gpu` when unset.",
     )
     retrain: Retrain | None = Field(default=None, description="A schedule for retraining; none when unset.")
+    retries: Retries = Field(
+        default=Retries(), description="How a step waits for an object store, a server or a database that is away."
+    )
     maintenance: Maintenance = Field(
         default=Maintenance(), description="When old versions of the Lance datasets are cleaned up."
     )

@@ -11,6 +11,7 @@ from pydantic import BaseModel
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.paths import data_root, resolve_path
 from lance_pipeline.orchestration.plugins import NO_PLUGINS, Plugins
+from lance_pipeline.orchestration.runtime.retries import RETRIES_TAG
 from lance_pipeline.quality.split_checks import SPLIT_CHECKS, SplitCheck
 from lance_pipeline.storage.redaction import redact
 from lance_pipeline.training.recipe import Recipe
@@ -55,6 +56,11 @@ class Dataset:
             tags=self.attributes.tags,
             **more,
         )
+
+    @property
+    def step_tags(self) -> dict[str, str]:
+        """The tags of the steps that make the dataset's assets and evaluate its checks."""
+        return {RETRIES_TAG: self.attributes.retries.model_dump_json()}
 
     @property
     def network(self) -> str:

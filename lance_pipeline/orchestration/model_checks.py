@@ -40,7 +40,7 @@ def build_model_checks(dataset: Dataset) -> dg.AssetChecksDefinition:
         for name, description in checks.items()
     ]
 
-    @dg.multi_asset_check(name=f"{dataset.name}__model_checks", specs=specs, can_subset=True)
+    @dg.multi_asset_check(name=f"{dataset.name}__model_checks", specs=specs, op_tags=dataset.step_tags, can_subset=True)
     def model_checks(
         context: dg.AssetCheckExecutionContext, io_manager: dg.ResourceParam[RecordIOManager]
     ) -> Iterator[dg.AssetCheckResult]:
@@ -50,7 +50,7 @@ def build_model_checks(dataset: Dataset) -> dg.AssetChecksDefinition:
                 yield from never_materialized(key, asked)
                 continue
             for check in asked:
-                with clear_failures():
+                with clear_failures(context):
                     advice = (_of_model if key == model_key else _of_metrics)(context.instance, io_manager, check)
                 yield _result(context, check, advice)
 

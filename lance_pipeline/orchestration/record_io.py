@@ -48,7 +48,7 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
     def handle_output(self, context: dg.OutputContext, obj: Record) -> None:
         """Write the record atomically."""
         path, document = self._path(context.asset_key, context.run_id), obj.to_json()
-        with clear_failures():
+        with clear_failures(context):
             _write(path, document)
             _keep_tables(context.asset_key, obj)
         context.add_output_metadata({_METADATA: dg.MetadataValue.json(json.loads(document))})
@@ -58,7 +58,7 @@ class RecordIOManager(Settled, dg.ConfigurableIOManager):
         record_type = context.dagster_type.typing_type
         if not (isinstance(record_type, type) and issubclass(record_type, Record)):
             raise TypeError(f"the parameter for {context.asset_key.to_user_string()} must be annotated with its record")
-        with clear_failures(), library_warnings(context.log):
+        with clear_failures(context), library_warnings(context.log):
             return self.read(context.instance, context.asset_key, record_type, context.step_context.run_id)
 
     def read(

@@ -72,6 +72,7 @@ def make_from_archive(
     Raises:
         InputError: the address or the checksum is malformed, the download fails or does not match the
             checksum, the archive is damaged, too large or not safe to unpack, or the folder cannot be written.
+        ServiceError: the server or the network is away, busy or too slow.
     """
     url = Address(url)
     require_address(url)

@@ -3,6 +3,7 @@
 import hashlib
 import os
 import re
+import ssl
 import time
 from collections.abc import Callable
 from functools import partial
@@ -17,10 +18,10 @@ from urllib3.exceptions import HTTPError, ProtocolError
 from urllib3.util import Retry
 
 from lance_pipeline.display import shortened
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, ServiceError
 from lance_pipeline.sources.download_pace import Pace, PacedSession, TooSlowError
 from lance_pipeline.storage.addresses import Address
-from lance_pipeline.storage.redacted_errors import redacted
+from lance_pipeline.storage.redacted_errors import chain, redacted
 from lance_pipeline.storage.redaction import redact
 
 # Retries connections that fail or receive no response after 0, 2, 4 and 8 seconds. Responses are not retried here:
@@ -32,6 +33,8 @@ _BUSY_SECONDS = (0, 2, 4, 8)
 _REDIRECTS = 10
 _CONNECT_AND_READ_SECONDS = (10, 60)
 _CONNECTIONS = 10
+# Errors that the next attempt may not meet. Others are those of an address that is none, or of certificates.
+_PASSING = (requests.ConnectionError, requests.Timeout, HTTPError, TooSlowError)
 _BLOCK_BYTES = 1 << 18
 _NOTHING_LEFT = 416
 _URL = re.compile(r"https?://[^\s/?#]\S*|file:///.+")
@@ -110,8 +113,8 @@ def fetch(
         The path of the file.
 
     Raises:
-        InputError: the file does not exist, is too large or does not match the checksum, or the download fails or is
-            too slow.
+        InputError: the file does not exist, is too large or does not match the checksum, or the server refuses it.
+        ServiceError: the server or the network is away, busy or too slow.
     """
     file = _local_file(url, max_bytes)
     if file is None:
@@ -180,31 +183,42 @@ def _download(url: Address, file: IO[bytes], validator: Path, limits: _Limits, o
             except _BusyError as busy:
                 seconds = next(waits, None)
                 if seconds is None or not left:
-                    raise InputError(str(busy)) from busy
+                    raise ServiceError(str(busy)) from busy
                 time.sleep(seconds)
             except (requests.RequestException, HTTPError, TooSlowError) as error:
                 resumes = f"it continues after the {file.tell():,} bytes already received"
                 if pace.too_slow:
-                    raise InputError(
+                    raise ServiceError(
                         f"cannot download {url}: fewer than {limits.bytes_per_second:,} bytes per second were received "
                         f"over a minute, the limit `min_bytes_per_second`. Run this again later: {resumes}. If the "
                         "network is always that slow, lower the limit."
                     ) from error
                 # A RequestException means that all retries to connect failed; otherwise the connection was lost.
                 if isinstance(error, requests.RequestException) or not left:
-                    raise InputError(
+                    raise (ServiceError if _may_pass(error) else InputError)(
                         f"cannot download {url}: {shortened(redact(error))}. Check the address and the network, then "
                         f"run this again: {resumes}."
                     ) from redacted(error)
     return None
 
 
+def _may_pass(error: Exception) -> bool:
+    untrusted = any(isinstance(one, ssl.SSLCertVerificationError) for one in chain(error))
+    return isinstance(error, _PASSING) and not untrusted
+
+
 def _request(session: PacedSession, url: str, headers: dict[str, str]) -> requests.Response:
     """Send a request and follow redirects without reading their bodies."""
     for _ in range(_REDIRECTS):
-        response = session.get(
-            url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS, allow_redirects=False
-        )
+        try:
+            response = session.get(
+                url, headers=headers, stream=True, timeout=_CONNECT_AND_READ_SECONDS, allow_redirects=False
+            )
+        except requests.RequestException:
+            raise
+        except OSError as error:
+            # Such as a missing file of certificates (REQUESTS_CA_BUNDLE): no error of the disk that is written to.
+            raise requests.RequestException(error) from error
         target = session.get_redirect_target(response)
         if target is None:
             return response

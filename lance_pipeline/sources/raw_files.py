@@ -14,11 +14,12 @@ from typing import NamedTuple, Self
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, InputError
 from lance_pipeline.imaging.rejection import RejectedFileError
 from lance_pipeline.sources.file_names import unescape_name
 from lance_pipeline.storage.confined import ConfinedFolder, LinkError
-from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri
+from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri, store_failure
+from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.schema import LATEST_NS
 
 # Arrow's name for denied access in its messages; its errors have no numbers.
@@ -62,6 +63,9 @@ class FileReader:
         except LinkError as error:
             raise InputError(f"the folder {self.base} is {error}. Put the folder itself there.") from error
         except OSError as error:
+            if is_outage(error):
+                failure = f"cannot read the folder {self.base}: {error.strerror}."
+                raise store_failure(self.base, error, failure) from error
             raise InputError(
                 f"cannot read the folder {self.base}: {error.strerror}. Repair the storage or access to it, and run "
                 "again."
@@ -79,6 +83,7 @@ class FileReader:
         Raises:
             RejectedFileError: the file does not exist, or may not be read.
             InputError: the storage failed.
+            ServiceError: the storage is away.
         """
         if isinstance(self._place, pafs.FileSystem):
             return self._read_remote(self._place, path, size, mtime_ns, growth)
@@ -157,10 +162,12 @@ class FileReader:
             return _not_a_file()
         return self._storage_failure(path, error)
 
-    def _storage_failure(self, path: str, error: OSError) -> InputError:
+    def _storage_failure(self, path: str, error: OSError) -> ExplainedError:
+        failure = f"cannot read {join_uri(self.base, path)}: {error.strerror or error}."
+        if is_outage(error):
+            return store_failure(self.base, error, f"{failure} Everything read so far is kept.")
         return InputError(
-            f"cannot read {join_uri(self.base, path)}: {error.strerror or error}. Repair the storage or access to "
-            "it, and run again; everything read so far is kept."
+            f"{failure} Repair the storage or access to it, and run again; everything read so far is kept."
         )
 
 

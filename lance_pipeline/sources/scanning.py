@@ -11,10 +11,11 @@ from operator import not_
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, InputError
 from lance_pipeline.sources.file_names import escape_name, escape_names
 from lance_pipeline.storage.confined import ConfinedFolder, LinkError
-from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remote, join_uri
+from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remote, join_uri, store_failure
+from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.schema import LATEST_NS
 
 _COLUMNS: list[tuple[str, pa.DataType, str]] = [
@@ -39,7 +40,8 @@ def folder_exists(folder: str) -> bool:
     """Whether a folder, or a non-empty object-store prefix, exists.
 
     Raises:
-        InputError: the store is unreachable, or has no such bucket.
+        InputError: the store denies access, or has no such bucket.
+        ServiceError: the store is away.
     """
     if not is_remote(folder):
         return os.path.isdir(folder)
@@ -218,12 +220,14 @@ class FolderScan:
         except OSError as error:
             raise self._unreadable(os.path.join(folder, error.filename or ""), error) from error
 
-    def _unreadable(self, path: str, error: OSError) -> InputError:
+    def _unreadable(self, path: str, error: OSError) -> ExplainedError:
         if isinstance(error, PermissionError):
             todo = "Give yourself the right to read it"
         else:
             todo = "Run again if the folder was changing; otherwise repair it, or move it away"
         where = os.path.join(self._folder, path) if path else self._folder
+        if is_outage(error):
+            return store_failure(where, error, f"{where} cannot be read: {error.strerror}.")
         return InputError(f"{where} cannot be read: {error.strerror}. {todo}.")
 
     def _remote(self) -> Iterator[pa.RecordBatch]:
@@ -263,7 +267,7 @@ def _remote_files(folder: str, *, recursive: bool) -> list[pafs.FileInfo]:
     try:
         return store.get_file_info(pafs.FileSelector(path, recursive=recursive, allow_not_found=True))
     except OSError as error:
-        raise InputError(f"{folder} cannot be listed: {error}. {CHECK_STORE}.") from error
+        raise store_failure(folder, error, f"{folder} cannot be listed: {error}.") from error
 
 
 class _GoneError(Exception):
@@ -283,6 +287,9 @@ def _confined(root: str, folder: str) -> ConfinedFolder:
             "folder that holds it as the source."
         ) from error
     except OSError as error:
+        if is_outage(error):
+            where = join_uri(root, folder)
+            raise store_failure(where, error, f"the folder {where} cannot be read: {error.strerror}.") from error
         raise InputError(
             f"the folder {join_uri(root, folder)} cannot be read: {error.strerror}. Correct its path, or give yourself "
             "the right to read it."

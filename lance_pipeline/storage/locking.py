@@ -8,8 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import ExplainedError, InputError, ServiceError, Stopped
 from lance_pipeline.storage.full_disk import full_disk, is_full_disk
+from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.private import open_private
 
 _POLL_SECONDS = 0.2
@@ -60,6 +61,7 @@ def try_lock(path: str | Path, variable: str) -> Lock | None:
 
     Raises:
         InputError: the file cannot be opened or locked.
+        ServiceError: the server of its file system is away.
     """
     name = os.fspath(path)
     try:
@@ -127,9 +129,11 @@ def locked_file(path: str | Path, variable: str) -> Iterator[None]:
         yield
 
 
-def unwritable(path: str, error: OSError, variable: str) -> InputError:
+def unwritable(path: str, error: OSError, variable: str) -> ExplainedError:
     """The error for a file that cannot be written, in a folder set by an environment variable."""
     if is_full_disk(error, path):
         return full_disk(path)
+    if is_outage(error):
+        return ServiceError(f"cannot lock {path}: {error.strerror or error}. See that the server of this disk is up.")
     todo = f"Give yourself write permission there, or set {variable} to move it elsewhere."
     return InputError(f"cannot write {path}: {error.strerror or error}. {todo}")

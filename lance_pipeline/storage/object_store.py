@@ -11,8 +11,9 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, InputError, ServiceError
 from lance_pipeline.storage import whole_files
+from lance_pipeline.storage.outages import is_outage
 
 # A restarting store is unavailable for longer than the two or three seconds for which Lance retries by default.
 _RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
@@ -56,7 +57,10 @@ def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
     try:
         return pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
-        raise InputError(f"{uri} cannot be reached: {error}. Expected a path or an s3:// URI.") from error
+        failure = f"{uri} cannot be reached: {error}."
+        if is_outage(error):
+            raise store_failure(uri, error, failure) from error
+        raise InputError(f"{failure} Expected a path or an s3:// URI.") from error
 
 
 def require_reachable(uri: str) -> None:
@@ -68,6 +72,24 @@ def require_reachable(uri: str) -> None:
     if urlsplit(uri).scheme == "s3":
         store, path = filesystem(uri)
         store.get_file_info(f"{path}/_versions")
+
+
+def store_failure(uri: str, error: BaseException, failure: str) -> ExplainedError:
+    """The error for a failure of the store or file system that holds ``uri``.
+
+    Args:
+        uri: what was read or written.
+        error: the error of the library.
+        failure: a sentence that says what failed.
+
+    Returns:
+        A ServiceError if the store is away, an InputError if it denies access or something is wrong with its address.
+    """
+    if not is_outage(error):
+        return InputError(f"{failure} {CHECK_STORE}.")
+    if is_remote(uri):
+        return ServiceError(f"{failure} See that the store is up and, for a store of your own, check AWS_ENDPOINT_URL.")
+    return ServiceError(f"{failure} See that the server of this file system is up.")
 
 
 def write_whole(uri: str, data: bytes | pa.Buffer) -> None:

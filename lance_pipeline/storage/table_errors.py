@@ -8,8 +8,9 @@ from contextlib import contextmanager
 import pyarrow as pa
 from lance.commit import CommitConflictError
 
-from lance_pipeline.errors import DamagedError, InputError
-from lance_pipeline.storage.object_store import CHECK_STORE, is_remote
+from lance_pipeline.errors import DamagedError, ExplainedError, InputError, ServiceError
+from lance_pipeline.storage.object_store import CHECK_STORE, is_remote, store_failure
+from lance_pipeline.storage.outages import is_outage
 
 _LONGEST = 500
 _NO_ACCESS = ("permission denied", "too many open files")
@@ -41,6 +42,8 @@ def is_unreadable(error: BaseException) -> bool:
 
 def is_damage(error: BaseException) -> bool:
     """Whether an error means that the content of a file is damaged, rather than that the file is inaccessible."""
+    if isinstance(error, ServiceError) or is_outage(error):
+        return False
     if isinstance(error, InputError):
         return isinstance(error, DamagedError) or (error.__cause__ is not None and is_damage(error.__cause__))
     return isinstance(error, ValueError | pa.ArrowException) or type(error).__name__ == "PanicException"
@@ -52,11 +55,12 @@ def reading(uri: str, version: int | None) -> Iterator[None]:
 
     Raises:
         DamagedError: a file of the table is missing or damaged.
-        InputError: access is denied, or the object store fails.
+        InputError: access is denied.
+        ServiceError: the object store is away.
     """
     try:
         yield
-    except InputError:
+    except ExplainedError:
         raise
     except BaseException as error:
         if not is_unreadable(error):
@@ -80,12 +84,14 @@ def damaged_version(uri: str, version: int, what: str) -> DamagedError:
     )
 
 
-def unreadable(uri: str, version: int | None, error: BaseException) -> InputError:
+def unreadable(uri: str, version: int | None, error: BaseException) -> ExplainedError:
     """The error for a table that cannot be read: a DamagedError, unless the cause is denied or failed access."""
     which = "the latest version" if version is None else f"version {version}"
     failure = f"cannot read {which} of the Lance dataset {uri}: {brief(error)}."
     if any(sign in str(error).lower() for sign in _NO_ACCESS):
         return InputError(f"{failure} Give yourself permission to read it, and run again.")
+    if is_outage(error):
+        return store_failure(uri, error, failure)
     if is_remote(uri):
         return InputError(
             f"{failure} {CHECK_STORE}. If the store is up, a file may be damaged; to see which, run: "
@@ -112,11 +118,16 @@ def write_error(uri: str, error: OSError) -> Exception:
     return cannot_write(uri, error)
 
 
-def cannot_write(uri: str, error: Exception) -> InputError:
+def cannot_write(uri: str, error: Exception) -> ExplainedError:
     """The error for a dataset that cannot be written."""
+    failure = f"cannot write the Lance dataset {uri}: {brief(error)}."
+    if is_outage(error):
+        return store_failure(uri, error, f"{failure} The previous version is intact.")
+    if isinstance(error, ConflictError):
+        return ServiceError(f"{failure} Others keep changing it; run again when they have finished.")
     hint = (
         "Check the bucket's name, the AWS_… variables and that the store is up"
         if is_remote(uri)
         else "Check free disk space and write permission on the folder; LANCE_PIPELINE_DATA moves all data elsewhere"
     )
-    return InputError(f"cannot write the Lance dataset {uri}: {brief(error)}. {hint}. The previous version is intact.")
+    return InputError(f"{failure} {hint}. The previous version is intact.")

@@ -3,19 +3,23 @@
 import os
 import pickle
 import socket
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 
 import torch
 from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import WeightsEnum, get_model, get_model_weights
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, InputError, ServiceError
+from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.training.networks import known_network
 
 _SILENT_SECONDS = 60
+# Responses of a server that has too much to do.
+_BUSY = (408, 429)
 # In order of preference. SWAG's linear weights expect images of 224 pixels, and so does every network that has only
 # those.
 _OFFICIAL = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
@@ -74,7 +78,8 @@ def imagenet_weights(name: str, downloads: str | None) -> dict[str, torch.Tensor
         downloads: the folder to keep them in; torch's cache when None.
 
     Raises:
-        InputError: they could not be downloaded or read.
+        InputError: they cannot be written or read, or the server refuses them.
+        ServiceError: they could not be downloaded.
     """
     official = official_weights(name)
     before = socket.getdefaulttimeout()
@@ -82,15 +87,26 @@ def imagenet_weights(name: str, downloads: str | None) -> dict[str, torch.Tensor
     socket.setdefaulttimeout(_SILENT_SECONDS)
     try:
         state = official.get_state_dict(model_dir=downloads, progress=False, check_hash=True, weights_only=True)
-    except (URLError, OSError, RuntimeError, pickle.UnpicklingError) as error:
-        file = os.path.basename(official.url)
-        raise InputError(
-            f"could not download the ImageNet weights: {error}. Connect to the internet, or set `weights: none`, "
-            f"or fetch {official.url} elsewhere and put it at {os.path.join(_folder(downloads), file)}."
-        ) from error
+    except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
+        raise _no_weights(official.url, _folder(downloads), error) from error
     finally:
         socket.setdefaulttimeout(before)
     return dict(state)
+
+
+def _no_weights(url: str, folder: str, error: Exception) -> ExplainedError:
+    """The error for ImageNet weights that could not be downloaded, written or read."""
+    path = os.path.join(folder, os.path.basename(url))
+    if os.path.exists(path):
+        return InputError(f"cannot read the ImageNet weights {path}: {error}. Delete the file to download it again.")
+    # torch raises a RuntimeError if the digest of what it received is wrong.
+    if not (isinstance(error, URLError | HTTPException | RuntimeError) or is_outage(error)):
+        return InputError(f"cannot write the ImageNet weights {path}: {error}. Free space there, or get write access.")
+    refused = isinstance(error, HTTPError) and error.code < 500 and error.code not in _BUSY
+    return (InputError if refused else ServiceError)(
+        f"could not download the ImageNet weights: {error}. Connect to the internet, or set `weights: none`, "
+        f"or fetch {url} elsewhere and put it at {path}."
+    )
 
 
 def official_weights(name: str) -> WeightsEnum:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.model import imagenet_weights
@@ -61,7 +61,7 @@ def settled_start(
             return Start(chosen, f"{weights}, as the interrupted training")
     try:
         imagenet_weights(inputs.network, downloads)
-    except InputError as error:
+    except ExplainedError as error:
         return Start(with_weights("none"), f"random: {error}", second_best=True)
     return Start(with_weights("imagenet"), f"imagenet: images of {side} pixels, seen at {image_size}")
 

@@ -64,6 +64,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         check_specs=[
             one for spec in specs.values() for one in check_specs(spec.key, dataset.checks, dataset.attributes.checks)
         ],
+        op_tags=dataset.step_tags,
         can_subset=True,
     )
     def lance_splits(
@@ -76,7 +77,7 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         reports: dict[str, IngestReport] = {}
         splits: dict[str, LanceSplit] = {}
         if wanted:
-            with clear_failures(), interruptible(context):
+            with clear_failures(context), interruptible(context):
                 key, run_id = dataset.key("raw_images"), context.run.run_id
                 raw_images = io_manager.read(context.instance, key, RawImages, run_id)
                 reports = _ingest(context, dataset, raw_images, wanted, lance_store, repair=config.repair)
@@ -84,21 +85,21 @@ def build_lance_splits(dataset: Dataset) -> dg.AssetsDefinition:
         failures: list[str] = []
         for split in wanted:
             key, record, report = specs[split].key, split_record(reports[split]), reports[split]
-            with clear_failures(), interruptible(context):
+            with clear_failures(context), interruptible(context):
                 found = _check_outcomes(dataset, split, record, splits, lance_store)
                 results = [check_result(outcome, key) for outcome in found]
             yield from results
             failed = blocking_failures(found)
             failures += failed
             if not failed:
-                with clear_failures(), interruptible(context):
+                with clear_failures(context), interruptible(context):
                     page = _page(context, lance_store, key, record, splits[split], report, found)
                     metadata = shown({"page": page} | _metadata(record, splits[split], report))
                 version = _data_version(report)
                 yield dg.MaterializeResult(asset_key=key, value=record, data_version=version, metadata=metadata)
-        with clear_failures(), interruptible(context):
+        with clear_failures(context), interruptible(context):
             yield from _answers(context, dataset, lance_store, io_manager)
-        with clear_failures():
+        with clear_failures(context):
             require_blocking(failures)
 
     return lance_splits

@@ -59,7 +59,11 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
     }
 
     @dg.multi_asset(
-        name=f"{dataset.name}__maintenance", specs=[spec], check_specs=list(checks.values()), can_subset=True
+        name=f"{dataset.name}__maintenance",
+        specs=[spec],
+        check_specs=list(checks.values()),
+        op_tags=dataset.step_tags,
+        can_subset=True,
     )
     def maintenance(
         context: dg.AssetExecutionContext,
@@ -68,12 +72,12 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
         io_manager: dg.ResourceParam[RecordIOManager],
     ):
         if spec.key not in context.selected_asset_keys:
-            with clear_failures(), interruptible(context):
+            with clear_failures(context), interruptible(context):
                 yield from _verify(context, dataset, checks, io_manager)
             return
         limits, run_id = dataset.attributes.maintenance.keep, context.run.run_id
         retention = Retention(dataset.name, limits, context.instance, mlflow, lance_store, io_manager, run_id)
-        with clear_failures(), interruptible(context):
+        with clear_failures(context), interruptible(context):
             checkpoints = retention.remove_ended_checkpoints()
             outcome = retention.apply(context.log.info)
             retention.pin_predictions()
@@ -101,7 +105,7 @@ def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
             # A missing table has no damaged rows.
             about = {} if found is None else _damage(found.version, found.damaged, found.note)
             yield _check_result(check, about, passed=found is None or found.intact)
-        with clear_failures():
+        with clear_failures(context):
             if outcome.troubles:
                 raise InputError(["Not all that may go was removed.", *outcome.troubles])
 

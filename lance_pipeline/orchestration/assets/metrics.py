@@ -45,7 +45,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
         name=f"{dataset.name}__{name}",
         ins={"model": dg.AssetIn(dataset.model_key), "data": dg.AssetIn(dataset.key(f"lance_{split}"))},
         outs={name: dg.AssetOut.from_spec(spec)},
-        op_tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure"},
+        op_tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure", **dataset.step_tags},
     )
     def metrics(
         context: dg.AssetExecutionContext,
@@ -57,7 +57,7 @@ def build_metrics(dataset: Dataset, split: str) -> dg.AssetsDefinition:
     ) -> dg.MaterializeResult[Metrics]:
         from lance_pipeline.evaluation.plots import confusion_picture
 
-        with clear_failures():
+        with clear_failures(context):
             uri = lance_store.dataset_uri(f"{dataset.name}_{split}_predictions")
             device = gpu.pick(devices=dataset.attributes.device, precision=model.recipe.precision)
             run = mlflow.existing_run(model.mlflow_run_id)

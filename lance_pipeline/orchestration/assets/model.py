@@ -7,7 +7,7 @@ import dagster as dg
 from pydantic import Field
 
 from lance_pipeline.display import printable
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.orchestration.assets.model_metadata import (
     STEP_TAGS,
     model_metadata,
@@ -57,7 +57,7 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
         name=f"{dataset.name}__{network}",
         ins={f"lance_{split}": dg.AssetIn(dataset.key(f"lance_{split}")) for split in ("train", "val")},
         outs={network: dg.AssetOut.from_spec(model_spec(dataset))},
-        op_tags=STEP_TAGS,
+        op_tags=STEP_TAGS | dataset.step_tags,
         pool=POOL,
     )
     def model(
@@ -81,7 +81,7 @@ def build_model(dataset: Dataset) -> dg.AssetsDefinition:
         def observe(figures: Mapping[str, Any]) -> None:
             context.log_event(dg.AssetObservation(context.asset_key, metadata=figures))
 
-        with clear_failures(), supervised(context) as stop:
+        with clear_failures(context), supervised(context) as stop:
             # Fail before waiting for locks.
             mlflow.require_start()
             folder = lance_store.checkpoint_folder(dataset.name)
@@ -193,7 +193,7 @@ def _remove_old(
         checkpoints.remove()
         retention = Retention(dataset.name, keep, context.instance, mlflow, lance_store, records, own_run)
         troubles = retention.apply(context.log.info).troubles
-    except InputError as error:
+    except ExplainedError as error:
         troubles = [str(error)]
     for trouble in troubles:
         context.log.warning(f"Not all that may go was removed: {trouble} The next training or maintenance tries again.")

@@ -47,6 +47,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         name=f"{dataset.name}__raw_images",
         outs={"raw_images": dg.AssetOut.from_spec(spec, is_required=False)},
         check_specs=[check],
+        op_tags=dataset.step_tags,
         can_subset=True,
     )
     def raw_images(
@@ -56,10 +57,10 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
         from lance_pipeline.sources.scanning import LISTING_SCHEMA
 
         if key not in context.selected_asset_keys:
-            with clear_failures():
+            with clear_failures(context):
                 yield from answers(context, io_manager, key, RawImages, lambda record, _: [_same_classes(key, record)])
             return
-        with clear_failures(), interruptible(context):
+        with clear_failures(context), interruptible(context):
             listing, listed = _list(dataset, context), datetime.now(UTC)
             uri = lance_store.dataset_uri(f"{dataset.name}_listing")
             version, fingerprint = store_listing(listing, uri)
@@ -72,7 +73,7 @@ def build_raw_images(dataset: Dataset) -> dg.AssetsDefinition:
             counts=counts,
         )
         yield _same_classes(key, record)
-        with clear_failures():
+        with clear_failures(context):
             _require_classes(record)
             page = write_page(context, lance_store, key, "raw_images", raw_images_page(key, record, listing, listed))
         if listing.ignored:

@@ -11,7 +11,7 @@ from pathlib import Path
 import dagster as dg
 
 from lance_pipeline.display import size
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, InputError
 from lance_pipeline.orchestration.assets.maintenance import SETTINGS, table_names
 from lance_pipeline.orchestration.attributes import Maintenance
 from lance_pipeline.orchestration.cli.code_location import asset_specs
@@ -214,7 +214,7 @@ class _DatasetUse:
         older_than = timedelta(days=self._settings.keep_days)
         try:
             may_go = sum(removable_bytes(os.path.join(root, name), older_than) for name in names)
-        except InputError as error:
+        except ExplainedError as error:
             return Use(self._name, "Lance tables", root, size, None, str(error))
         how = f"old versions may go: {self._command}" if may_go else "their old versions too"
         return Use(self._name, "Lance tables", root, size, may_go, how)

@@ -15,7 +15,7 @@ from types import ModuleType
 import dagster as dg
 from dagster.components.core.defs_module import EXPLICITLY_IGNORED_GLOB_PATTERNS
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, InputError
 from lance_pipeline.orchestration.defs_yaml.checking import broken_folders
 from lance_pipeline.orchestration.defs_yaml.folders import component_folders, yaml_file
 from lance_pipeline.storage.redacted_errors import without_secrets
@@ -134,7 +134,7 @@ def _shown(folder: Path, error: BaseException) -> str:
     """The root cause of Dagster's error, with the file that it is in."""
     while error.__cause__ is not None:
         error = error.__cause__
-    told = str(error) if isinstance(error, InputError) else "".join(traceback.format_exception_only(error))
+    told = str(error) if isinstance(error, ExplainedError) else "".join(traceback.format_exception_only(error))
     text = redact(told.strip())
     return text if str(folder) in text else f"{yaml_file(folder)}: {text}"
 

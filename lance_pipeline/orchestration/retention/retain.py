@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import dagster as dg
 from sqlalchemy.exc import SQLAlchemyError
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.record_io import RecordIOManager
@@ -231,7 +231,7 @@ def _noting_errors(outcome: Outcome) -> Iterator[None]:
     """Note errors in the outcome, so that the remaining steps still run."""
     try:
         yield
-    except (InputError, OSError, SQLAlchemyError) as error:
+    except (ExplainedError, OSError, SQLAlchemyError) as error:
         outcome.troubles.append(str(error))
 
 

@@ -4,10 +4,11 @@ import sqlite3
 import tempfile
 from pathlib import Path
 
-from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.errors import DamagedError, ExplainedError, ServiceError
 from lance_pipeline.orchestration.paths import dagster_home, data_root
 from lance_pipeline.storage.databases import damage_of, set_database_aside
 from lance_pipeline.storage.full_disk import free_bytes, full_disk, is_full_disk
+from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.redacted_errors import chain
 
 REPLACE_COMMAND = "python -m lance_pipeline databases --replace"
@@ -26,13 +27,13 @@ def databases() -> dict[Path, str]:
     }
 
 
-def as_input_error(error: BaseException) -> InputError | None:
-    """The full disk or damaged database that caused an error from Dagster or MLflow; None for other causes.
+def as_input_error(error: BaseException) -> ExplainedError | None:
+    """The full disk, damaged database or outage that caused an error of a library; None for other causes.
 
-    An `InputError` in the chain of causes is returned as it is.
+    An `ExplainedError` in the chain of causes is returned as it is.
     """
     for cause in chain(error):
-        if isinstance(cause, InputError):
+        if isinstance(cause, ExplainedError):
             return cause
     # The error seldom names a path; assume the fullest of the disks that are written to.
     folder = min((dagster_home(), data_root(), Path(tempfile.gettempdir())), key=free_bytes)
@@ -41,9 +42,22 @@ def as_input_error(error: BaseException) -> InputError | None:
     if any(isinstance(one, sqlite3.DatabaseError) for one in chain(error)):
         try:
             require_sound_databases()
-        except InputError as found:
+        except ExplainedError as found:
             return found
+    if is_outage(error) or _is_database_outage(error):
+        return ServiceError(f"a store, server or database is away: {error}. See that it is up, then run again.")
     return None
+
+
+def _is_database_outage(error: BaseException) -> bool:
+    """Whether a database server does not answer; SQLite has no server."""
+    from sqlalchemy import exc
+
+    return any(
+        isinstance(one, exc.OperationalError | exc.InterfaceError | exc.TimeoutError)
+        and not isinstance(getattr(one, "orig", None), sqlite3.Error)
+        for one in chain(error)
+    )
 
 
 def require_sound_databases(*which: Path) -> None:

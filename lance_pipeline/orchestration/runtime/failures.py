@@ -1,4 +1,4 @@
-"""How errors that the user can fix reach the user."""
+"""How errors that explain themselves reach the user, and which of them a step is retried after."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -6,11 +6,11 @@ from contextlib import contextmanager
 import dagster as dg
 from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
-from sqlalchemy.exc import SQLAlchemyError
 
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import ServiceError, Stopped
 from lance_pipeline.orchestration.runtime.databases import as_input_error
-from lance_pipeline.storage.redacted_errors import without_secrets
+from lance_pipeline.orchestration.runtime.retries import StepContext, retry_of
+from lance_pipeline.storage.redacted_errors import redacted, without_secrets
 from lance_pipeline.storage.redaction import redact
 
 # Dagster stores the list in its event log.
@@ -29,12 +29,16 @@ class Interrupted(DagsterExecutionInterruptedError, DagsterUserCodeProcessError)
 
 
 @contextmanager
-def clear_failures() -> Iterator[None]:
-    """Turn an InputError into a failure of the step, described by its message and never retried.
+def clear_failures(context: StepContext) -> Iterator[None]:
+    """Turn errors that explain themselves into what Dagster does about them.
 
-    The same applies to other errors that a full disk or a damaged database has caused.
-    For Dagster, a step that stopped on request is interrupted. Dagster stores the messages and causes of all errors,
-    so secrets are removed from them.
+    After an InputError the step fails, described by its message, and is never retried. After a ServiceError it is
+    retried, with back-off, as often as its `Retries` say. The same applies to other errors that a full disk, a damaged
+    database or an outage has caused. For Dagster, a step that stopped on request is interrupted. Dagster stores the
+    messages and causes of all errors, so secrets are removed from them.
+
+    Args:
+        context: context of the step.
     """
     with without_secrets():
         try:
@@ -43,9 +47,11 @@ def clear_failures() -> Iterator[None]:
             raise Interrupted(str(stopped)) from None
         except DagsterExecutionInterruptedError as interrupted:
             raise Interrupted(str(interrupted) or "stopped: interrupted") from None
-        except (InputError, OSError, SQLAlchemyError) as cause:
+        except Exception as cause:
             if (error := as_input_error(cause)) is None:
                 raise
+            if isinstance(error, ServiceError) and (retry := retry_of(context, error)):
+                raise retry from redacted(cause)
             shown = [redact(line) for line in error.details[:_LARGEST_LIST]]
             metadata = {"details": "\n".join(shown), "details_in_all": len(error.details)} if shown else None
-            raise dg.Failure(description=redact(error), metadata=metadata, allow_retries=False) from None
+            raise dg.Failure(description=redact(error), metadata=metadata, allow_retries=False) from redacted(cause)

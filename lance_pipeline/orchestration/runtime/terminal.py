@@ -15,7 +15,8 @@ SAVED = "Saved "
 # Dagster's console shows the stack trace of every error after its class and message. The event log still has it.
 _ERROR = re.compile(
     r"\n\n(?P<kind>dagster\._core\.errors\.DagsterExecutionInterruptedError"
-    r"|dagster\._core\.definitions\.events\.Failure|lance_pipeline\.(?:errors|storage)\.\w+(?:\.\w+)*)"
+    r"|dagster\._core\.definitions\.events\.Failure"
+    r"|lance_pipeline\.(?:errors|storage|orchestration\.runtime\.retries)\.\w+(?:\.\w+)*)"
     r"(?:: (?P<message>.*?))?\n\nStack Trace:\n.*",
     re.DOTALL,
 )

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import dagster as dg
 from pydantic import ConfigDict, Field, field_validator
 
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import ExplainedError, InputError, ServiceError, Stopped
 from lance_pipeline.orchestration.paths import DATA_VARIABLE, data_root, make_folder
 from lance_pipeline.orchestration.runtime.databases import require_sound_databases
 from lance_pipeline.orchestration.settled import Settled
+from lance_pipeline.orchestration.tracking.mlflow_errors import is_away, raised_by_mlflow
 from lance_pipeline.orchestration.tracking.run_names import create_numbered_run
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.orchestration.ui.address import MLFLOW_PATH
@@ -69,7 +70,8 @@ class TrainingRun:
         """The run, opened if it is not yet.
 
         Raises:
-            InputError: MLflow is unreachable or rejects a request.
+            InputError: MLflow rejects a request.
+            ServiceError: MLflow is away.
         """
         with self.mlflow.clear_errors():
             if self._run is None:
@@ -84,7 +86,8 @@ class TrainingRun:
         """End the run, if it was opened.
 
         Raises:
-            InputError: MLflow is unreachable or rejects the request.
+            InputError: MLflow rejects the request.
+            ServiceError: MLflow is away.
         """
         with self.mlflow.clear_errors():
             if self._run is not None:
@@ -166,8 +169,11 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     def clear_errors(self) -> Iterator[None]:
         """Replace errors from MLflow and its stores by one that names the MLflow in use and what to do.
 
+        Errors that other code in the context raises are left alone.
+
         Raises:
             InputError: MLflow or one of its stores raised an error.
+            ServiceError: the server or the database is away.
         """
         from mlflow.exceptions import MlflowException
         from sqlalchemy.exc import SQLAlchemyError
@@ -175,6 +181,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         try:
             yield
         except (MlflowException, SQLAlchemyError, OSError, ImportError) as error:
+            if not raised_by_mlflow(error):
+                raise
             if is_full_disk(error, self._folder):
                 raise full_disk(self._folder) from redacted(error)
             todo = "Start the server, or correct MLFLOW_TRACKING_URI"
@@ -183,7 +191,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
                 todo = f"See that {self._folder} may be written"
             if isinstance(error, OSError) and error.errno in _REFUSED:
                 todo = "Give yourself the right to write there"
-            raise InputError(
+            raise (ServiceError if is_away(error) else InputError)(
                 f"MLflow at {self.address} cannot be used: {redact(error)}. {todo}, then materialize again."
             ) from redacted(error)
 
@@ -195,7 +203,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         """A client whose tracking server responds, or whose database exists.
 
         Raises:
-            InputError: MLflow is unreachable or rejects the request.
+            InputError: MLflow rejects the request.
+            ServiceError: MLflow is away.
         """
         from mlflow import MlflowClient
 
@@ -226,7 +235,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         """Check that a training may start.
 
         Raises:
-            InputError: MLflow is unreachable, and trainings are set to fail then.
+            InputError: MLflow rejects the request.
+            ServiceError: MLflow is away, and trainings are set to fail then.
         """
         if self.on_unreachable == "fail":
             self.client()
@@ -268,7 +278,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
             failed = isinstance(error, Exception) and not isinstance(error, Stopped)
             try:
                 run.end("FAILED" if failed else "KILLED")
-            except InputError as untold:
+            except ExplainedError as untold:
                 # Users first need to see the error that ended the training.
                 _logger.warning("The MLflow run still counts as running: %s", untold)
             raise
@@ -278,7 +288,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         """The run of a training, marked as running; created if missing.
 
         Raises:
-            InputError: MLflow is unreachable, rejects a request, or cannot store models.
+            InputError: MLflow rejects a request, or cannot store models.
+            ServiceError: MLflow is away.
         """
         from mlflow.exceptions import MlflowException
 
@@ -287,6 +298,8 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         try:
             client.search_logged_models([experiment_id], max_results=1)
         except MlflowException as error:
+            if is_away(error):
+                raise
             raise InputError(
                 f"MLflow at {self.address} does not keep models as version 3 does: {redact(error)}. Expected a server "
                 "of MLflow 3: pip install -U mlflow, there."
@@ -305,18 +318,22 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         """An ended run, to read from or add to.
 
         Raises:
-            InputError: MLflow is unreachable, or does not know the run.
+            InputError: MLflow does not know the run.
+            ServiceError: MLflow is away.
         """
         from mlflow.exceptions import MlflowException
 
         client = self.client()
-        try:
-            run = client.get_run(run_id)
-        except MlflowException as error:
-            raise InputError(
-                f"MLflow at {self.address} does not know the run {run_id}: {redact(error)}. Correct "
-                "MLFLOW_TRACKING_URI, or materialize the model again."
-            ) from redacted(error)
+        with self.clear_errors():
+            try:
+                run = client.get_run(run_id)
+            except MlflowException as error:
+                if is_away(error):
+                    raise
+                raise InputError(
+                    f"MLflow at {self.address} does not know the run {run_id}: {redact(error)}. Correct "
+                    "MLFLOW_TRACKING_URI, or materialize the model again."
+                ) from redacted(error)
         return TrackedRun(client, run, self.url(run.info.experiment_id, run_id))
 
     def _experiment(self, client: "MlflowClient", name: str) -> str:

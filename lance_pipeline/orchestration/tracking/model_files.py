@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from lance_pipeline.errors import DamagedError, InputError
+from lance_pipeline.errors import DamagedError, InputError, ServiceError
 from lance_pipeline.orchestration.commands import materialize_command
 from lance_pipeline.orchestration.records import Model
+from lance_pipeline.orchestration.tracking.mlflow_errors import is_away
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
 from lance_pipeline.storage.whole_files import whole_file
 
@@ -32,6 +33,7 @@ def load_or_restore(key: dg.AssetKey, model: Model, run: TrackedRun) -> "tuple[n
 
     Raises:
         InputError: neither the files nor MLflow's copy are the trained ones, or they cannot be read.
+        ServiceError: the files are damaged, and MLflow is away.
     """
     from mlflow.exceptions import MlflowException
 
@@ -49,9 +51,9 @@ def load_or_restore(key: dg.AssetKey, model: Model, run: TrackedRun) -> "tuple[n
                     with whole_file(folder / name) as path:
                         shutil.copyfile(copy / name, path)
             except (MlflowException, OSError, InputError) as error:
-                raise DamagedError(
-                    f"{damaged} The copy in MLflow run {run.run_id} cannot be used either: {error} "
-                    f"Run: {materialize_command(key)}"
-                ) from error
+                failure = f"{damaged} The copy in MLflow run {run.run_id} cannot be used either: {error}"
+                if is_away(error):
+                    raise ServiceError(f"{failure} See that the server is up.") from error
+                raise DamagedError(f"{failure} Run: {materialize_command(key)}") from error
         _logger.warning("%s MLflow run %s had a copy, from which they are restored.", damaged, run.run_id)
         return loaded

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 
-from lance_pipeline.errors import InputError, Stopped
+from lance_pipeline.errors import ExplainedError, InputError, ServiceError, Stopped
 from lance_pipeline.orchestration.runtime.progress import Throttle, clock
 from lance_pipeline.orchestration.tracking.mlflow_tracking import TrainingRun
 from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
@@ -45,14 +45,15 @@ class TrainingReport:
         self._best_by: BestBy = best_by
         self._throttle = Throttle()
         self._delivered = 0
-        self._trouble: InputError | None = None
+        self._trouble: ExplainedError | None = None
         self._pending: Future[Any] | None = None
 
     def __enter__(self) -> Self:
         """Open the run.
 
         Raises:
-            InputError: MLflow is unreachable, and trainings are set to fail then.
+            InputError: MLflow rejects a request, and trainings are set to fail then.
+            ServiceError: MLflow is away, and trainings are set to fail then.
         """
         if self._run.mlflow.on_unreachable == "fail":
             self._run.opened()
@@ -98,7 +99,8 @@ class TrainingReport:
             stop: polled while waiting; a returned reason ends the wait.
 
         Raises:
-            InputError: MLflow stays unreachable.
+            InputError: MLflow rejects the epochs.
+            ServiceError: MLflow stays away.
             Stopped: ``stop`` returned a reason.
         """
         deadline = time.monotonic() + self._run.mlflow.patience
@@ -106,7 +108,7 @@ class TrainingReport:
             if reason := stop():
                 raise Stopped(reason)
             if time.monotonic() > deadline:
-                raise InputError(
+                raise (InputError if isinstance(self._trouble, InputError) else ServiceError)(
                     f"the training is finished, but {len(history) - self._delivered} of {len(history)} epochs are not "
                     f"in MLflow yet: {self._trouble} Nothing is lost: materialized again, it resumes from the last "
                     "checkpoint within seconds."
@@ -125,7 +127,7 @@ class TrainingReport:
                     best = {"best_val_accuracy": best_of(history[: epoch.number], self._best_by).val_accuracy}
                     run.log_metrics(tracked_figures(epoch) | best, step=epoch.number, ended=epoch.ended)
                     self._delivered += 1
-        except InputError as trouble:
+        except ExplainedError as trouble:
             if self._trouble is None:
                 self._log.warning(f"{trouble} Training continues; metrics will be uploaded later.")
             self._trouble = trouble

@@ -57,7 +57,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
         name=op_name(dataset.name),
         out={},
         pool=POOL,
-        tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure"},
+        tags={PRELOAD_TAG: "torch,torchvision,mlflow,sklearn.metrics,matplotlib.figure", **dataset.step_tags},
     )
     def experiment(
         context: dg.OpExecutionContext,
@@ -72,7 +72,7 @@ def build_experiment_job(dataset: Dataset, defs_yaml: str) -> dg.JobDefinition:
         from lance_pipeline.orchestration.trials.listing import listing
         from lance_pipeline.training.checkpoint import exclusive
 
-        with clear_failures(), supervised(cast("dg.AssetExecutionContext", context)) as stop:
+        with clear_failures(context), supervised(cast("dg.AssetExecutionContext", context)) as stop:
             chosen = candidates(dataset.attributes, from_run_config(config.settings))
             require_val_only(len(chosen), test=config.test)
             # Check before waiting for anything.

@@ -28,7 +28,7 @@ from starlette.responses import RedirectResponse
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.types import ASGIApp
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.orchestration.paths import data_root
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
@@ -61,7 +61,7 @@ def main() -> int:
                 reports = Mount(REPORTS_PATH, routes=reports_routes(resources["lance_store"].reports_root))
                 pages = Starlette(routes=[reports, *mlflow.result(), Mount("/", dagster)])
                 _serve(Guard(pages, frozenset(arguments.host)), arguments.socket)
-    except InputError as error:
+    except ExplainedError as error:
         print(f"lance-pipeline: {error}", file=sys.stderr)
         return 1
     except SystemExit:

@@ -1,0 +1,128 @@
+"""Stores and servers that are stopped in the middle of a run and started again."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import pytest
+from pyarrow import fs
+
+from lance_pipeline.evaluation import prediction
+from lance_pipeline.ingest.seen_files import SeenFiles
+from lance_pipeline.orchestration import paths
+from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
+from lance_pipeline.orchestration.tracking.tracked_run import TrackedRun
+from lance_pipeline.orchestration.tracking.tracked_training import Plan
+from lance_pipeline.storage import object_store as stores
+from lance_pipeline_tests.image_folders import write_image_folder
+from lance_pipeline_tests.mlflow_server import MlflowServer
+from lance_pipeline_tests.object_store import ObjectStore, object_store
+from lance_pipeline_tests.orchestration.conftest import COUNTS, Graph
+
+DATA = "s3://bucket/data"
+AWAY_SECONDS = 1.0
+
+
+class Outages:
+    """Stops servers when a method is called for the first time, and starts them again a second later."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self._patch, self._threads = patch, list[threading.Thread]()
+
+    def at(self, owner: Any, name: str, stop: Callable[[], None], start: Callable[[], None]) -> None:
+        real, first = getattr(owner, name), threading.Lock()
+
+        def interrupted(*arguments: Any, **more: Any) -> Any:
+            if first.acquire(blocking=False):
+                stop()
+                self._threads.append(threading.Thread(target=self._return, args=(start,)))
+                self._threads[-1].start()
+            return real(*arguments, **more)
+
+        self._patch.setattr(owner, name, interrupted)
+
+    def _return(self, start: Callable[[], None]) -> None:
+        time.sleep(AWAY_SECONDS)
+        start()
+
+    def end(self) -> int:
+        """Wait until all servers are back; returns how many outages there were."""
+        for thread in self._threads:
+            thread.join()
+        return len(self._threads)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[MlflowServer]:
+    server = MlflowServer(tmp_path / "server")
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[ObjectStore]:
+    with object_store(tmp_path / "s3") as store:
+        yield store
+
+
+def retried(result: dg.ExecuteInProcessResult) -> list[str]:
+    """The steps that were retried, in order; what each retry says names the service and keeps its cause."""
+    steps = []
+    for event in result.all_events:
+        if event.event_type_value == "STEP_UP_FOR_RETRY":
+            error = event.step_retry_data.error
+            assert error is not None
+            assert error.cause is not None
+            assert error.cause.stack
+            assert error.cause.cls_name == "ServiceError"
+            assert "AWS_ENDPOINT_URL" in error.message or "MLflow at http://" in error.message
+            steps.append(str(event.step_key).removeprefix("tiny__"))
+    return steps
+
+
+def test_a_run_survives_outages_of_its_stores(
+    tmp_path: Path, store: ObjectStore, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
+):
+    for name in [name for name in os.environ if name.startswith("AWS_")]:
+        monkeypatch.delenv(name)
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"):
+        monkeypatch.setenv(name, store.environment[name])
+    monkeypatch.setenv("LANCE_PIPELINE_DATA", DATA)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
+    # Otherwise the libraries wait for half a minute and more before they report an error.
+    monkeypatch.setattr(stores, "_ATTEMPTS", 1)
+    monkeypatch.setattr(stores, "_RETRIES", {"client_max_retries": "1", "client_retry_timeout": "1"})
+    write_image_folder(tmp_path / "images", COUNTS)
+    fs.copy_files(
+        str(tmp_path / "images"),
+        "bucket/pets",
+        source_filesystem=fs.LocalFileSystem(),
+        destination_filesystem=store.filesystem(),
+    )
+    outages = Outages(monkeypatch)
+    # Files are read, and their rows are written but not committed.
+    outages.at(SeenFiles, "append", store.kill, store.start)
+    # The splits are about to be opened, and then the MLflow run.
+    outages.at(Plan, "start", store.kill, store.start)
+    outages.at(MlflowTracking, "open_training", server.stop, server.start)
+    # The images are about to be read, and then the results to be logged.
+    outages.at(prediction, "predict", store.kill, store.start)
+    outages.at(TrackedRun, "log_evaluation", server.stop, server.start)
+    with dg.DagsterInstance.ephemeral(str(tmp_path / "instance")) as instance:
+        graph = Graph(
+            instance, Path("unused"), {"source": {"folder": "s3://bucket/pets"}, "retries": {"times": 5, "delay": 1}}
+        )
+        assets = ("raw_images", *(f"lance_{split}" for split in COUNTS), "resnet34", "metrics_val")
+        result = graph.materialize(*assets)
+    assert outages.end() == 5
+    assert result.success
+    steps = retried(result)
+    assert list(dict.fromkeys(steps)) == ["lance_splits", "resnet34", "metrics_val"]
+    assert steps.count("resnet34") >= 2
+    assert steps.count("metrics_val") >= 2
