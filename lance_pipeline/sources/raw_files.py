@@ -164,7 +164,7 @@ class FileReader:
 
     def _storage_failure(self, path: str, error: OSError) -> ExplainedError:
         failure = f"cannot read {join_uri(self.base, path)}: {error.strerror or error}."
-        if is_outage(error):
+        if is_remote(self._root) or is_outage(error):
             return store_failure(self.base, error, f"{failure} Everything read so far is kept.")
         return InputError(
             f"{failure} Repair the storage or access to it, and run again; everything read so far is kept."

@@ -38,6 +38,8 @@ TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 # Errors of the local disk, as opposed to server errors.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
+# Of an id that belongs to no run, or is none.
+_UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
 _QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
@@ -328,7 +330,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
             try:
                 run = client.get_run(run_id)
             except MlflowException as error:
-                if is_away(error):
+                if error.error_code not in _UNKNOWN:
                     raise
                 raise InputError(
                     f"MLflow at {self.address} does not know the run {run_id}: {redact(error)}. Correct "

@@ -21,7 +21,7 @@ from mlflow.pyfunc import load_model as load_from_mlflow
 from mlflow.types import DataType, Schema
 
 import lance_pipeline
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, ServiceError
 from lance_pipeline.images import ImageLoader
 from lance_pipeline.orchestration.cli.reproduction import training_and_weights
 from lance_pipeline.orchestration.records import Metrics, Model, Split
@@ -32,6 +32,7 @@ from lance_pipeline.orchestration.tracking.training_log import log_training
 from lance_pipeline.training.history import Epoch
 from lance_pipeline.training.weights import load_model
 from lance_pipeline_tests.browser.launcher import await_condition
+from lance_pipeline_tests.lacking_servers import answering
 from lance_pipeline_tests.orchestration.conftest import RECIPE, Graph, failure_of
 
 
@@ -339,15 +340,49 @@ def test_no_password_is_shown(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ValueError, match="MLFLOW_TRACKING_URI") as refusal:
         MlflowTracking(tracking_uri="http://somebody:s3cret@127.0.0.1:9")
     assert "s3cret" not in str(refusal.value)
-    with pytest.raises(InputError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be used") as failure:
+    with pytest.raises(ServiceError, match=r"MLflow at http://127\.0\.0\.1:9 cannot be used") as failure:
         tracking.client()
     assert "s3cret" not in str(failure.value)
     assert "s3cret" not in tracking.url("1", "2")
 
 
 def test_unreachable_mlflow_fails_clearly_and_at_once(graph: Graph, monkeypatch: pytest.MonkeyPatch):
+    graph.attributes["retries"] = {"times": 0}
     assert graph.materialize("raw_images", "lance_train", "lance_val").success
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     message = failure_of(graph.materialize("resnet34"))
     assert "http://127.0.0.1:9 cannot be used" in message
     assert "MLFLOW_TRACKING_URI" in message
+
+
+def test_only_what_the_client_raises_is_about_mlflow(tmp_path: Path):
+    tracking = MlflowTracking(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    for error in (FileNotFoundError("model.safetensors"), ImportError("torch"), ConnectionRefusedError()):
+        with pytest.raises(type(error)) as caught, tracking.clear_errors():
+            raise error
+        assert caught.value is error
+    # A store of artifacts that cannot be written.
+    (tmp_path / "file").write_text("")
+    client = tracking.client()
+    experiment = client.create_experiment("below", artifact_location=str(tmp_path / "file" / "artifacts"))
+    run = client.create_run(experiment)
+    with pytest.raises(InputError, match=r"MLflow at sqlite:.*cannot be used"), tracking.clear_errors():
+        client.log_artifact(run.info.run_id, str(tmp_path / "file"))
+
+
+@pytest.mark.parametrize(("status", "kind"), [(503, ServiceError), (401, InputError)])
+def test_a_server_that_is_busy_is_not_one_that_refuses(status: int, kind: type[Exception], monkeypatch):
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with answering(status) as address, pytest.raises(kind, match=f"MLflow at {address} cannot be used"):
+        MlflowTracking(tracking_uri=address).client()
+
+
+def test_a_run_is_not_called_unknown_while_the_database_is_away(tmp_path: Path):
+    database = tmp_path / "mlflow.db"
+    tracking = MlflowTracking(tracking_uri=f"sqlite:///{database}")
+    run = tracking.open_training("tiny", {TRAINING_TAG: "a"})
+    with without("runs", database), pytest.raises(InputError) as caught:
+        tracking.existing_run(run.run_id)
+    assert "no such table" in str(caught.value)
+    with pytest.raises(InputError, match="does not know the run"):
+        tracking.existing_run("0" * 32)
