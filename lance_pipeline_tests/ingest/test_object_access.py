@@ -23,13 +23,13 @@ from lance_pipeline_tests.storage.test_confined import repeated
 # Prints the error of an operation on a server that is down, and the seconds until it was raised.
 ASK = """
 import json, sys, time
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ServiceError
 from lance_pipeline.sources.listing import list_split_folders
 from lance_pipeline.storage.tables import find_table
 began = time.monotonic()
 try:
     list_split_folders("s3://bucket/pets", {"train": "train"}) if sys.argv[1] == "list" else find_table("s3://bucket/x")
-except InputError as error:
+except ServiceError as error:
     print(json.dumps([str(error), time.monotonic() - began]))
 """
 

@@ -128,7 +128,7 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         for name, source in sources.items():
             defs = root / "small" / "defs" / name / "defs.yaml"
             defs.parent.mkdir(exist_ok=True)
-            defs.write_text(DEFS % source)
+            defs.write_text(f"{DEFS % source}\n  retries: {{times: 1, delay: 0.1}}\n")
         mlflow = MlflowServer(root / "mlflow")
         mlflow.start()
         stack.callback(mlflow.stop)

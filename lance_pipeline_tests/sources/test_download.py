@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, InputError, ServiceError
 from lance_pipeline.sources import download
 from lance_pipeline_tests.sources.archives import (
     FILES,
@@ -71,7 +71,7 @@ def test_a_server_that_stops_sending_is_requested_again(server, target, monkeypa
 def test_a_server_that_never_responds(server, target, monkeypatch):
     monkeypatch.setattr(download, "_CONNECT_AND_READ_SECONDS", (5, 0.1))
     server.seconds_before = 1
-    with pytest.raises(InputError, match=re.escape(server.url)):
+    with pytest.raises(ServiceError, match=re.escape(server.url)):
         make(server.url, target)
     assert server.wait_for_requests(5) == 5
 
@@ -85,7 +85,7 @@ def test_a_truncated_response_without_a_length_is_detected(server, target):
 
 def test_a_connection_that_is_lost_every_time(server, target):
     server.drop_after = [300_000] + [0] * 1000
-    with pytest.raises(InputError, match=rf"{re.escape(server.url)}.*\b[23]\d\d,\d\d\d\b"):
+    with pytest.raises(ServiceError, match=rf"{re.escape(server.url)}.*\b[23]\d\d,\d\d\d\b"):
         make(server.url, target)
     assert len(server.requested_ranges) == download._CONNECTIONS
     assert len(unfinished_files(target)) == 1
@@ -202,10 +202,12 @@ def test_a_busy_server_is_requested_again(server, target):
     assert make(server.url, target, sha256(server.content))
 
 
-@pytest.mark.parametrize(("status", "requests"), [(404, 1), (403, 1), (500, 5)])
-def test_an_error_status(status, requests, server, target):
+@pytest.mark.parametrize(
+    ("status", "requests", "kind"), [(404, 1, InputError), (403, 1, InputError), (500, 5, ServiceError)]
+)
+def test_an_error_status(status, requests, kind, server, target):
     server.statuses = [status] * 100
-    with pytest.raises(InputError, match=rf"{re.escape(server.url)}.* {status} "):
+    with pytest.raises(kind, match=rf"{re.escape(server.url)}.* {status} "):
         make(server.url, target)
     assert len(server.requested_ranges) == requests
     assert not target.exists()
@@ -230,7 +232,7 @@ def test_an_address_with_an_invalid_host(url, target):
 
 
 def test_no_server(target):
-    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:9/a\.zip"):
+    with pytest.raises(ServiceError, match=r"http://127\.0\.0\.1:9/a\.zip"):
         make("http://127.0.0.1:9/a.zip", target)
 
 
@@ -239,7 +241,7 @@ def test_errors_contain_no_secret_of_an_address(statuses, server, target):
     server.statuses = statuses
     server.headers = {"Location": "http://me:other-word@127.0.0.1:9/x.tar?X-Amz-Signature=third-word"}
     url = server.url.replace("://", "://me:one-word@") + "&token=fourth-word#fifth-word"
-    with pytest.raises(InputError, match=r"http://127\.0\.0\.1:") as caught:
+    with pytest.raises(ExplainedError, match=r"http://127\.0\.0\.1:") as caught:
         make(url, target)
     # As a notebook shows it, with all causes.
     shown = "".join(traceback.format_exception(caught.value))
@@ -249,3 +251,10 @@ def test_errors_contain_no_secret_of_an_address(statuses, server, target):
 def test_a_user_and_a_password_are_sent(server, target):
     assert make(server.url.replace("://", "://me:p@ss word@"), target)
     assert server.authorizations == ["Basic " + base64.b64encode(b"me:p@ss word").decode()]
+
+
+def test_a_missing_file_of_certificates_is_no_full_disk(target, monkeypatch, tmp_path):
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(tmp_path / "absent.pem"))
+    with pytest.raises(InputError, match=r"cannot download https://127\.0\.0\.1:9/a\.zip.*absent\.pem") as caught:
+        make("https://127.0.0.1:9/a.zip", target)
+    assert "LANCE_PIPELINE_DATA" not in str(caught.value)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import ExplainedError, ServiceError
 from lance_pipeline.sources import download
 from lance_pipeline.sources import download_pace as pace
 from lance_pipeline_tests.sources.archive_server import answering, serving
@@ -73,7 +73,7 @@ SLOW = {
 @pytest.mark.parametrize("what", SLOW)
 def test_a_slow_server_is_abandoned(what, target):
     begin = time.monotonic()
-    with answering(SLOW[what]) as url, pytest.raises(InputError, match="min_bytes_per_second"):
+    with answering(SLOW[what]) as url, pytest.raises(ServiceError, match="min_bytes_per_second"):
         make(url, target)
     assert time.monotonic() - begin < 5
     assert len(unfinished_files(target)) == 1
@@ -82,14 +82,14 @@ def test_a_slow_server_is_abandoned(what, target):
 def test_an_endless_handshake_is_abandoned(target):
     with socket.create_server(("127.0.0.1", 0)) as listening:
         address = listening.getsockname()
-        with pytest.raises(InputError, match="min_bytes_per_second"):
+        with pytest.raises(ServiceError, match="min_bytes_per_second"):
             make(f"https://127.0.0.1:{address[1]}/a.zip", target)
 
 
 def test_a_slow_download_is_kept(target):
     with serving(PACKED["tar.gz"]) as server:
         server.seconds_per_block = 0.4
-        with pytest.raises(InputError, match=r"1,000,000.*min_bytes_per_second"):
+        with pytest.raises(ServiceError, match=r"1,000,000.*min_bytes_per_second"):
             make(server.url, target, min_bytes_per_second=1_000_000)
         server.seconds_per_block = 0
         assert make(server.url, target, sha256(server.content))
@@ -123,7 +123,7 @@ def test_endless_responses_are_not_read(what, target):
         answer = after(b"HTTP/1.1 200 OK\r\n", endlessly(LINE, sent))
     else:
         answer = after(ENDLESS[what], endlessly(b"0" * 60_000, sent))
-    with answering(answer) as url, pytest.raises(InputError, match=re.escape(url)):
+    with answering(answer) as url, pytest.raises(ExplainedError, match=re.escape(url)):
         make(url, target, limit=2_000_000)
     # Includes what the system buffers for each of up to ten connections.
     assert sum(sent) < 100_000_000
@@ -147,7 +147,7 @@ def test_invalid_redirects(location, target):
 
 
 def assert_short_error(url: str, target: Path) -> None:
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(ExplainedError) as caught:
         make(url, target)
     message = str(caught.value)
     assert message.isprintable()
@@ -179,6 +179,6 @@ def test_invalid_version_tags(version, target):
     with answering(
         lambda connection: connection.sendall((head + content)[: 70_000 if cut and cut.pop() else None])
     ) as url:
-        with pytest.raises(InputError, match=re.escape(url)):
+        with pytest.raises(ExplainedError, match=re.escape(url)):
             make(url, target)
         assert make(url, target, sha256(content))

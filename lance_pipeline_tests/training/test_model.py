@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torchvision.models import ResNet, resnet18, resnet34
 
-from lance_pipeline.errors import InputError
+from lance_pipeline.errors import InputError, ServiceError
 from lance_pipeline.training.model import build_network
 
 
@@ -144,7 +144,17 @@ def test_a_malicious_file_is_not_executed(tmp_path, how):
 
 @pytest.mark.usefixtures("offline")
 def test_imagenet_weights_without_a_network(tmp_path):
-    with pytest.raises(InputError, match=r"`weights: none`.*resnet34-"):
+    with pytest.raises(ServiceError, match=r"`weights: none`.*resnet34-"):
+        build_network("resnet34", 2, "small", "imagenet", str(tmp_path))
+
+
+@pytest.mark.usefixtures("offline")
+def test_imagenet_weights_that_cannot_be_kept_or_read_are_no_matter_of_the_network(tmp_path, below_a_file):
+    with pytest.raises(InputError, match="below"):
+        build_network("resnet34", 2, "small", "imagenet", below_a_file)
+    damaged = tmp_path / "resnet34-b627a593.pth"
+    damaged.write_bytes(b"damaged")
+    with pytest.raises(InputError, match=r"resnet34-b627a593\.pth"):
         build_network("resnet34", 2, "small", "imagenet", str(tmp_path))
 
 

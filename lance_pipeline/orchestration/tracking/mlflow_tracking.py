@@ -115,14 +115,14 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     )
     on_unreachable: str = Field(
         default="fail",
-        description="What a training does if the server is unreachable when it starts: `fail`, or `continue`, which "
-        "uploads everything later. Losing the server mid-run never stops training.",
+        description="What a training does if the server is away at its start: `fail`, and be tried again as `retries` of "
+        "the data set says, or `continue`, and upload everything later. Losing the server later never stops a training.",
     )
     patience: float = Field(
         default=60,
         ge=0,
-        description="Seconds to wait for an unreachable server after training. Then the step fails; materialized "
-        "again, it resumes from the last checkpoint in seconds.",
+        description="Seconds for which a finished training waits for a server that is away, before it fails and is tried "
+        "again, which takes seconds.",
     )
 
     @field_validator("on_unreachable")

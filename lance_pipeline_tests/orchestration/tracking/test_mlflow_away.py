@@ -67,9 +67,12 @@ def test_lost_in_the_middle(project: Project, server: MlflowServer, leave: str, 
 
 
 def test_away_at_the_start(project: Project, server: MlflowServer, monkeypatch: pytest.MonkeyPatch):
+    project.defs.write_text(f"{project.defs.read_text()}  retries: {{times: 1, delay: 0.1}}\n")
     process = project.start("resnet34")
     output, _ = process.communicate(timeout=200)
     assert process.returncode != 0
+    assert "(1 of 1)" in output
+    assert "Stack Trace" not in output
     assert f"MLflow at {server.uri} cannot be used" in output
     assert "Epoch" not in output
 
@@ -84,6 +87,7 @@ def test_away_at_the_start(project: Project, server: MlflowServer, monkeypatch: 
 
 def test_away_at_the_end(graph: Graph, server: MlflowServer):
     mlflow = MlflowTracking(tracking_uri=server.uri, on_unreachable="continue", patience=1)
+    graph.attributes["retries"] = {"times": 0}
     assert graph.materialize("raw_images", "lance_train", "lance_val").success
     message = failure_of(graph.materialize("resnet34", mlflow=mlflow))
     assert "the training is finished, but 2 of 2 epochs are not in MLflow yet" in message
