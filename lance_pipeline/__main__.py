@@ -14,6 +14,7 @@ def main() -> int:
     try:
         return _main()
     except KeyboardInterrupt:
+        print("\nStopped.", file=sys.stderr)
         # A shell's exit status for a command ended by Ctrl-C.
         return 130
 

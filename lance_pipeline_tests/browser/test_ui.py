@@ -173,7 +173,9 @@ def test_a_terminated_training_says_last_what_was_saved(page: Page, ui: Launcher
     page.get_by_role("dialog").get_by_role("button", name="Terminate").click()
     run_id = _run_shown(page)
     assert _status_at_end(ui, run_id) == "CANCELED"
-    last = re.compile(r"Saved after epoch \d+ of 2000(, batch \d of 2)?. To go on: materialize the same assets again$")
+    last = re.compile(
+        r"Stopped\. Saved after epoch \d+ of 2000(, batch \d of 2)?\. To resume: materialize the same assets again$"
+    )
     page.goto(f"{ui.dagster}/runs/{run_id}")
     expect(page.get_by_text("Process for run exited")).to_be_visible()
     shown = page.inner_text("body")

@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.cli.summary import print_summary
 from lance_pipeline.orchestration.defs_yaml.isolation import broken_reason
 from lance_pipeline.orchestration.nearest import did_you_mean
 from lance_pipeline.orchestration.runtime.instance import prepare_instance
-from lance_pipeline.orchestration.runtime.terminal import COMMAND_VARIABLE
+from lance_pipeline.orchestration.runtime.terminal import COMMAND_VARIABLE, STOPPED_STEP
 
 # "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
 _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
@@ -22,6 +22,9 @@ _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - 
 _TRACE = "Traceback (most recent call last):"
 # Dagster prints this for each step after a failed one, which has already reported its error.
 _NOT_EXECUTED = " - Dependencies for step "
+# A stopped run says so in its last line; for Dagster's command it has failed.
+_CANCELED, _FAILED = " - RUN_CANCELED - ", "Error: Materialization failed."
+_NOISE = (_NOT_EXECUTED, _CANCELED, f" - {STOPPED_STEP}")
 
 
 def run(dataset: str, names: Sequence[str], module: str) -> int:
@@ -58,16 +61,21 @@ def shown_run(words: Sequence[str]) -> int:
         # The terminal sends Ctrl-C to the run too; its remaining output is still needed.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-        lines = iter(process.stdout or ())
+        lines, canceled = iter(process.stdout or ()), False
         for line in lines:
+            canceled |= _CANCELED in line
             if line.startswith(_TRACE):
                 # Once Dagster has started a run, Ctrl-C no longer raises KeyboardInterrupt.
                 if "KeyboardInterrupt" not in (rest := [line, *lines])[-1]:
                     print("".join(rest), end="")
-            elif _NOT_EXECUTED not in line:
+            elif not (_is_noise(line) or (canceled and line.startswith(_FAILED))):
                 print(_shown(line), end="", flush=True)
     # A shell's convention for an exit caused by a signal.
     return process.returncode if process.returncode >= 0 else 128 - process.returncode
+
+
+def _is_noise(line: str) -> bool:
+    return any(one in line for one in _NOISE)
 
 
 def _keys(dataset: str, names: Sequence[str], module: str) -> list[str]:

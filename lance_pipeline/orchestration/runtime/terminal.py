@@ -20,19 +20,25 @@ _ERROR = re.compile(
     r"(?:: (?P<message>.*?))?\n\nStack Trace:\n.*",
     re.DOTALL,
 )
-_GO_ON = "To go on: "
+_INTERRUPTED = "DagsterExecutionInterruptedError"
+_FAILED_STEP = re.compile(r'STEP_FAILURE - Execution of step "(\w+)" failed\.')
+STOPPED_STEP = "Stopped step "
+"""Beginning of the log line of a step that was asked to stop."""
+_RESUME = "To resume: "
 # The message of an `Interrupted`.
-_STOP = re.compile(rf"\n\n(?:stopped: .*|.*{_GO_ON}.*)\s*\Z")
+_STOP = re.compile(rf"\n\n(?:stopped: .*|.*{_RESUME}.*)\s*\Z")
 _OPTIONS_OF_ONE_RUN = ("-c", "--config", "--config-json")
 
 
 def without_trace(message: str) -> str:
     """A line of Dagster's console without the stack trace of a requested stop or a self-explanatory error."""
-    return _STOP.sub("", _ERROR.sub(_explanation, message))
+    shown = _STOP.sub("", _ERROR.sub(_explanation, message))
+    stopped = _STOP.search(message) or _INTERRUPTED in message
+    return _FAILED_STEP.sub(rf'{STOPPED_STEP}"\1".', shown) if stopped else shown
 
 
 def _explanation(error: re.Match[str]) -> str:
-    wanted = "Interrupted" in error["kind"] or not error["message"]
+    wanted = _INTERRUPTED in error["kind"] or not error["message"]
     return "" if wanted else f"\n{error['message'].strip()}"
 
 
@@ -42,13 +48,13 @@ def say_last(line: str) -> None:
 
 
 def stopped_line(log: Sequence[str]) -> str:
-    """What a stopped run has saved, and the command that resumes it.
+    """The last line of a stopped run: that it was stopped, what is saved, and the command that resumes it.
 
     Args:
         log: the messages of the run.
     """
-    saved = next((one.partition(". ")[0] for one in reversed(log) if one.startswith(SAVED)), "Stopped")
-    return f"{saved}. {_GO_ON}{own_command()}"
+    trained = (one.partition(". ")[0] for one in reversed(log) if one.startswith(SAVED))
+    return f"Stopped. {next(trained, 'What was finished is saved')}. {_RESUME}{own_command()}"
 
 
 def own_command() -> str:

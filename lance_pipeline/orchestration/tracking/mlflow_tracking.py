@@ -115,14 +115,14 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     )
     on_unreachable: str = Field(
         default="fail",
-        description="What a training does if the server is away at its start: `fail`, and be tried again as `retries` of "
-        "the data set says, or `continue`, and upload everything later. Losing the server later never stops a training.",
+        description="What a training does if the server is away at its start: `fail`, and be tried again as `retries` "
+        "of the data set says, or `continue`, and upload all later. Losing the server later never stops a training.",
     )
     patience: float = Field(
         default=60,
         ge=0,
-        description="Seconds for which a finished training waits for a server that is away, before it fails and is tried "
-        "again, which takes seconds.",
+        description="Seconds for which a finished training waits for a server that is away, before it fails and is "
+        "tried again, which takes seconds.",
     )
 
     @field_validator("on_unreachable")

@@ -142,7 +142,7 @@ def test_a_run_that_waits_for_a_service_can_be_stopped(shell: Shell):
         os.killpg(process.pid, signal.SIGINT)
         output, _ = process.communicate(timeout=60)
         assert process.returncode != 0
-        assert "To go on: " in output.splitlines()[-1]
+        assert output.splitlines()[-1].startswith("Stopped. What was finished is saved. To resume: dagster asset")
         assert "Traceback" not in output
         assert "Stack Trace" not in output
         assert instance.get_runs()[0].status == dg.DagsterRunStatus.CANCELED

@@ -40,8 +40,9 @@ def test_a_training_that_was_ended_goes_on(project: Project, expected, how: str)
     told = end(process, how)
     if "SIGKILL" not in how:
         assert not re.search(r"Traceback|Stack Trace|SIGKILL", told), told
-        line = r"Saved after epoch (\d) of 4.*\. To go on: dagster asset materialize -m small.definitions --select "
-        assert re.match(f"{line}flowers/resnet34$", told.splitlines()[-1]), told
+        command = "dagster asset materialize -m small.definitions --select flowers/resnet34"
+        line = rf"Stopped\. Saved after epoch (\d) of 4.*\. To resume: {command}"
+        assert re.match(f"{line}$", told.splitlines()[-1]), told
     assert project.processes() == set()
     # A killed process cannot report its end.
     assert project.mlflow_statuses()[0] == ("RUNNING" if how == "SIGKILL to the group" else "KILLED")

@@ -11,6 +11,7 @@ from lance_pipeline.orchestration.runtime.terminal import COMMAND_VARIABLE, own_
 
 STACK = '\n\nStack Trace:\n  File "x.py", line 1, in f\n    g()\n'
 LINE = 'job - run - 12 - digits__resnet34 - STEP_FAILURE - Execution of step "digits__resnet34" failed.'
+STOPPED = 'job - run - 12 - digits__resnet34 - Stopped step "digits__resnet34".'
 
 
 @pytest.mark.parametrize(
@@ -19,18 +20,19 @@ LINE = 'job - run - 12 - digits__resnet34 - STEP_FAILURE - Execution of step "di
         ("dagster._core.errors.DagsterExecutionInterruptedError", ""),
         ("dagster._core.errors.DagsterExecutionInterruptedError: stopped: SIGINT", ""),
         ("dagster._core.definitions.events.Failure: the folder x is missing.\nSet another.", True),
+        ("lance_pipeline.orchestration.runtime.retries.Retry: the folder x is missing.\nSet another.", True),
         ("lance_pipeline.errors.InputError: the folder x is missing.\nSet another.", True),
         ("lance_pipeline.storage.full_disk.FullDiskError: the folder x is missing.\nSet another.", True),
     ],
 )
 def test_a_stop_and_an_explained_error_have_no_stack(error: str, shown: str | bool):
-    expected = "\nthe folder x is missing.\nSet another." if shown else ""
-    assert without_trace(f"{LINE}\n\n{error}{STACK}") == LINE + expected
+    expected = f"{LINE}\nthe folder x is missing.\nSet another." if shown else STOPPED
+    assert without_trace(f"{LINE}\n\n{error}{STACK}") == expected
 
 
 def test_an_interruption_of_ours_is_said_once():
-    for said in ("stopped: SIGINT", "Saved after epoch 1 of 2. To go on: lance-pipeline run digits\n"):
-        assert without_trace(f"{LINE}\n\n{said}") == LINE
+    for said in ("stopped: SIGINT", "Stopped. Saved after epoch 1 of 2. To resume: lance-pipeline run digits\n"):
+        assert without_trace(f"{LINE}\n\n{said}") == STOPPED
 
 
 def test_dagster_is_shown_the_message_of_an_interruption_alone():
@@ -71,6 +73,6 @@ def test_the_command_that_resumes_asks_for_no_fresh_training(
 def test_the_last_line_says_what_was_saved_and_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv(COMMAND_VARIABLE, "lance-pipeline run digits")
     log = ["Saved after epoch 1 of 16. Stopped (SIGTERM)", "Saved after epoch 3 of 16, batch 12 of 40. Stopped", "x"]
-    expected = "Saved after epoch 3 of 16, batch 12 of 40. To go on: lance-pipeline run digits"
+    expected = "Stopped. Saved after epoch 3 of 16, batch 12 of 40. To resume: lance-pipeline run digits"
     assert stopped_line(log) == expected
-    assert stopped_line(["x"]) == "Stopped. To go on: lance-pipeline run digits"
+    assert stopped_line(["x"]) == "Stopped. What was finished is saved. To resume: lance-pipeline run digits"
