@@ -15,6 +15,15 @@ from lance_pipeline.storage.private import restrict_tree
 from lance_pipeline.storage.redacted_errors import redacted
 from lance_pipeline.storage.redaction import redact
 
+# Dagster's errors whose message suffices: for what was typed, and for a stop. By name, because importing them would slow
+# down commands that need no Dagster.
+_PLAIN = {
+    "DagsterInvalidSubsetError",
+    "DagsterInvalidAssetSelectionError",
+    "DagsterInvalidConfigError",
+    "DagsterExecutionInterruptedError",
+}
+
 
 def keep_to_the_user() -> None:
     """Make this process write only private files, and log lines without secrets, from now on.
@@ -78,7 +87,8 @@ def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
 
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    if explanation := as_input_error(error):
+    plain = error if _PLAIN & {one.__name__ for one in kind.__mro__} else None
+    if explanation := plain or as_input_error(error):
         print(f"lance-pipeline: {redact(explanation)}", file=sys.stderr)
         return
     safe = redacted(error)

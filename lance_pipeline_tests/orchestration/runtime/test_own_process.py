@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from lance_pipeline_tests.conftest import PLAIN_PACKAGES
+from lance_pipeline_tests.conftest import PLAIN_PACKAGES, Shell
 
 QUIET = ("PYTHONWARNINGS", "MLFLOW_LOGGING_LEVEL")
 # One of the pipeline's processes, in which libraries log and fail.
@@ -93,3 +93,11 @@ def test_warnings_of_libraries_are_for_those_who_ask(options: tuple[str, ...], s
     assert ("of a library" in finished.stderr) == shown
     # With an option of the parent, the child's warnings are outside this package's control.
     assert shown or finished.stderr == ""
+
+
+@pytest.mark.parametrize("selection", ["digits/lance_trian", "key:(("])
+def test_a_selection_that_is_wrong_has_no_stack_trace(selection: str, shell: Shell):
+    finished = shell.materialize(selection)
+    assert finished.returncode != 0
+    assert "Traceback" not in finished.stdout + finished.stderr
+    assert selection in finished.stderr
