@@ -15,8 +15,8 @@ from lance_pipeline.storage.private import restrict_tree
 from lance_pipeline.storage.redacted_errors import redacted
 from lance_pipeline.storage.redaction import redact
 
-# Dagster's errors whose message suffices: for what was typed, and for a stop. By name, because importing them would slow
-# down commands that need no Dagster.
+# Dagster's errors whose message suffices: for what was typed, and for a stop. By name, because importing them takes
+# time in commands that need no Dagster.
 _PLAIN = {
     "DagsterInvalidSubsetError",
     "DagsterInvalidAssetSelectionError",
