@@ -45,7 +45,7 @@ def as_input_error(error: BaseException) -> ExplainedError | None:
         except ExplainedError as found:
             return found
     if is_outage(error) or _is_database_outage(error):
-        return ServiceError(f"a store, server or database is away: {error}. See that it is up, then run again.")
+        return ServiceError(f"a store, server or database is away: {error}. See that it is up.")
     return None
 
 

@@ -193,9 +193,10 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
                 todo = f"See that {self._folder} may be written"
             if isinstance(error, OSError) and error.errno in _REFUSED:
                 todo = "Give yourself the right to write there"
-            raise (ServiceError if is_away(error) else InputError)(
-                f"MLflow at {self.address} cannot be used: {redact(error)}. {todo}, then materialize again."
-            ) from redacted(error)
+            failure = f"MLflow at {self.address} cannot be used: {redact(error)}. {todo}"
+            if is_away(error):
+                raise ServiceError(f"{failure}.") from redacted(error)
+            raise InputError(f"{failure}, then materialize again.") from redacted(error)
 
     def _lock(self) -> AbstractContextManager[object]:
         """Lock for creating the sqlite database, which two processes at once would break; a server needs none."""

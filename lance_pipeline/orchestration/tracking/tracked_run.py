@@ -112,9 +112,13 @@ class TrackedRun:
         """
         digest = dataset_digest(split.data)
         same = f"tags.`{PARENT_TAG}` = '{self.run_id}' and tags.`{EVALUATED_TAG}` = '{digest}'"
-        there = self.client.search_runs([self.experiment_id], f"{same} and attributes.status = 'FINISHED'")
-        if any(figures.keys() <= one.data.metrics.keys() for one in there):
+        there = self.client.search_runs([self.experiment_id], same)
+        if any(one.info.status == "FINISHED" and figures.keys() <= one.data.metrics.keys() for one in there):
             return
+        for one in there:
+            # Left by an evaluation that lost the server.
+            if one.info.status == "RUNNING":
+                self.client.delete_run(one.info.run_id)
         tags = {PARENT_TAG: self.run_id, EVALUATED_TAG: digest}
         made = self.client.create_run(self.experiment_id, run_name=self.name, tags=tags)
         evaluation = TrackedRun(self.client, made, self.url)

@@ -122,6 +122,17 @@ def test_an_evaluation_that_was_logged_is_not_logged_again(finished_graph: Graph
     assert len(run.client.search_runs([run.experiment_id])) == runs
 
 
+def test_an_evaluation_that_lost_the_server_leaves_nothing(finished_graph: Graph, tmp_path: Path):
+    database = tmp_path / "mlflow.db"
+    run = MlflowTracking(tracking_uri=f"sqlite:///{database}").open_training("tiny", {TRAINING_TAG: "a"})
+    split = finished_graph.record("lance_test", Split)
+    with without("metrics", database), pytest.raises(MlflowException, match="no such table"):
+        run.log_evaluation("tiny_test", "test", split, {"accuracy": 0.5})
+    run.log_evaluation("tiny_test", "test", split, {"accuracy": 0.5})
+    evaluations = [one for one in run.client.search_runs([run.experiment_id]) if one.info.run_id != run.run_id]
+    assert [(one.info.status, one.data.metrics) for one in evaluations] == [("FINISHED", {"accuracy": 0.5})]
+
+
 def test_datasets_have_schema_and_profile(finished_graph: Graph):
     run = MlflowTracking().client().get_run(finished_graph.record("resnet34", Model).mlflow_run_id)
     assert run.inputs is not None
