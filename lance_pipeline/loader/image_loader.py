@@ -3,7 +3,8 @@
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -29,13 +30,22 @@ _log = logging.getLogger(__name__)
 _NOTHING, _PLACE = Augment(flip=False), CachePlace()
 
 
+@dataclass
+class _Position:
+    """The position of an iterator: its epoch, and the number of its next batch."""
+
+    epoch: int
+    next_batch: int = 0
+
+
 class ImageLoader(IterableDataset[Batch]):
     """Iterates over ``(images, labels)`` of one version of a Lance dataset.
 
     ``images`` has the shape (n, 3, image_size, image_size), channels last in memory: uint8, or float32 with
     ``normalize``. ``labels`` is int64 of shape (n,), the class indices. Each epoch yields every row exactly once. With
     ``training``, the order and the augmentation of each row depend only on version, seed and epoch; otherwise rows come
-    in the stored order. Iterating again after a break resumes where it stopped; ``set_epoch`` starts an epoch.
+    in the stored order. As with every torch loader, ``iter`` begins the epoch again, and several iterators can be used
+    at once. Only after ``load_state_dict`` the next one resumes within the epoch. ``set_epoch`` selects the epoch.
 
     Decoded images are kept in a memory-mapped cache for later epochs and runs, if the budget allows it; otherwise they
     are read in clumps and decoded in each epoch, in bounded memory. The batches are the same either way. ``mode`` says
@@ -124,7 +134,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._meter = LoadMeter()
         allocate = PageLocked() if self._device.type == "cuda" else ordinary
         self._buffers = batch_buffers(self._share, image_size, allocate)
-        self._epoch = self._next_batch = 0
+        self._position, self._resumes = _Position(0), False
         self._process, self._worked = os.getpid(), False
         self._cache, self.mode = self._open_cache(cache)
         _log.info("%s, version %s: %s", uri, self.split.version, self.mode)
@@ -155,14 +165,25 @@ class ImageLoader(IterableDataset[Batch]):
 
     def set_epoch(self, epoch: int) -> None:
         """Start the next iteration at the beginning of the given epoch."""
-        self._epoch, self._next_batch = epoch, 0
+        self._position, self._resumes = _Position(epoch), False
 
     def state_dict(self) -> dict[str, Any]:
-        """The position of the iteration, after the last batch that was yielded."""
-        return self._identity() | {"epoch": self._epoch, "next_batch": self._next_batch}
+        """The position of the latest iterator, after the last batch that it yielded.
+
+        Raises:
+            RuntimeError: this is a worker of a DataLoader, which yields only some of the batches.
+        """
+        if get_worker_info() is not None:
+            raise RuntimeError(
+                "a worker of a DataLoader does not know the position among all batches: use ImageLoader without a "
+                "DataLoader, or with num_workers=0, to save and load its state."
+            )
+        return self._identity() | asdict(self._position)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Resume after the last batch that was yielded when the state was taken; the world size may differ.
+        """Let the next iterator resume after the last batch yielded when the state was taken.
+
+        At the end of an epoch, nothing is left, so it begins the epoch again. The world size may differ.
 
         Raises:
             ValueError: the state has another dataset version, seed or batch size, so its batches differ.
@@ -170,7 +191,7 @@ class ImageLoader(IterableDataset[Batch]):
         for key, mine in self._identity().items():
             if state[key] != mine:
                 raise ValueError(f"the state has {key} {state[key]} and the loader has {mine}, so their batches differ")
-        self._epoch, self._next_batch = state["epoch"], state["next_batch"]
+        self._position, self._resumes = _Position(state["epoch"], state["next_batch"]), True
 
     def take_stats(self) -> LoaderStats:
         """The number of images and the time spent since the last call."""
@@ -178,29 +199,35 @@ class ImageLoader(IterableDataset[Batch]):
 
     def __iter__(self) -> Iterator[Batch]:
         refuse_fork(self._process)
-        if self._next_batch >= len(self):
-            self._next_batch = 0
-        numbers, worker = range(self._next_batch, len(self)), get_worker_info()
+        if not self._resumes or self._position.next_batch >= len(self):
+            self._position = _Position(self._position.epoch)
+        self._resumes = False
+        numbers, worker = range(self._position.next_batch, len(self)), get_worker_info()
         if worker is not None:
             self._refuse_second_epoch()
             # The DataLoader takes a batch from each worker in turn, which restores the order.
             numbers = numbers[worker.id :: worker.num_workers]
-        assembled = self._epoch_batches().of(numbers)
+        return self._batches(numbers, self._position, self._epoch_batches())
+
+    def _batches(self, numbers: Sequence[int], position: _Position, epoch: EpochBatches) -> Iterator[Batch]:
+        """The batches with these numbers; updates the position of their iterator."""
+        assembled, left = epoch.of(numbers), iter(numbers)
         if self._preparation.finish:
             batches = ((one.images, one.labels) for one in assembled)
         else:
             operations, normalization = self._preparation.augment.operations, self._preparation.normalization
             batches = Upload(self._device, operations, normalization, copy_stream(self._device))(assembled)
         for batch in batches:
-            # A worker does not know the batches of the others, so it does not count.
-            self._next_batch += worker is None
+            position.next_batch = next(left) + 1
             yield batch
         if self._cache is not None and self._cache.finish():
             self.mode = f"cached in {self._cache.path}"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Only the settings are pickled: each process opens the dataset itself.
-        return _reopen, (self._settings, self.state_dict())
+        # Only the settings are pickled: each process opens the dataset itself. A copy begins the epoch, as an iterator
+        # of this loader would.
+        position = self._position if self._resumes else _Position(self._position.epoch)
+        return _reopen, (self._settings, self._identity() | asdict(position))
 
     def _refuse_second_epoch(self) -> None:
         """Refuse a second epoch in a persistent worker: it cannot learn of ``set_epoch``, and would repeat its epoch.
@@ -219,7 +246,7 @@ class ImageLoader(IterableDataset[Batch]):
         return {"version": self.split.version, "seed": self._seed, "batch_size": self._share.batch_size}
 
     def _epoch_batches(self) -> EpochBatches:
-        seeds = (self.split.version, self._seed, self._epoch)
+        seeds = (self.split.version, self._seed, self._position.epoch)
         assembler = Assembler(
             labels=self._labels,
             preparation=self._preparation,

@@ -1,4 +1,5 @@
 import io
+import pickle
 from itertools import islice
 
 import lance
@@ -9,9 +10,10 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from torch.utils.data import DataLoader, IterableDataset
 
 from lance_pipeline.errors import InputError
-from lance_pipeline.images import ImageLoader, LanceSplit, ingest_split
+from lance_pipeline.images import CachePlace, ImageLoader, LanceSplit, ingest_split
 from lance_pipeline.imaging.decoding import resize_rgb
 from lance_pipeline_tests.image_folders import TRAIN_COUNTS, write_image_folder
 
@@ -134,6 +136,86 @@ def test_loaded_state_resumes_with_the_next_batch(uri, taken, epoch, threads):
     else:
         # The epoch was over, so it begins again.
         assert head == tail == expected
+
+
+@few
+@given(taken=st.integers(1, 5), cached=st.booleans(), more=st.integers(0, 2))
+def test_iter_begins_the_epoch(uri, tmp_path_factory, taken, cached, more):
+    one = loader(uri, cache=CachePlace(str(tmp_path_factory.mktemp("cache"))) if cached else None)
+    first = rows(one)
+    for _ in range(more + 1):
+        assert rows(islice(one, taken)) == first[: taken * 5]
+    assert rows(one) == first
+
+
+def test_only_the_iterator_after_load_state_dict_resumes(uri):
+    one = loader(uri)
+    first = rows(one)
+    one.load_state_dict(loader(uri).state_dict() | {"next_batch": 2})
+    assert one.state_dict()["next_batch"] == 2
+    resumed = iter(one)
+    # Taken by the iterator above, although it has not begun.
+    assert rows(one) == first
+    assert rows(resumed) == first[10:]
+    one.load_state_dict(loader(uri).state_dict() | {"next_batch": 2})
+    one.set_epoch(0)
+    assert rows(one) == first
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_iterators_are_independent_and_the_state_is_that_of_the_latest(uri, tmp_path, cached):
+    one = loader(uri, cache=CachePlace(str(tmp_path)) if cached else None)
+    epochs = []
+    for epoch in (0, 1):
+        one.set_epoch(epoch)
+        epochs.append(rows(one))
+    one.set_epoch(0)
+    before = iter(one)
+    found = rows(islice(before, 2))
+    one.set_epoch(1)
+    latest, places, others = iter(one), [], []
+    for number in range(3):
+        others += rows([next(latest)])
+        assert one.state_dict() == loader(uri).state_dict() | {"epoch": 1, "next_batch": number + 1}
+        found += rows([next(before)])
+        places.append(one.state_dict()["next_batch"])
+    assert places == [1, 2, 3]
+    resumed = loader(uri)
+    resumed.load_state_dict(one.state_dict())
+    assert found + rows(before) == epochs[0]
+    assert rows(resumed) == rows(latest) == epochs[1][15:]
+    assert others == epochs[1][:15]
+
+
+def test_copies_begin_the_epoch_unless_a_state_was_loaded(uri):
+    one = loader(uri)
+    one.set_epoch(3)
+    first = rows(one)
+    next(iter(one))
+    assert rows(pickle.loads(pickle.dumps(one))) == first
+    one.load_state_dict(loader(uri).state_dict() | {"epoch": 3, "next_batch": 2})
+    copy = pickle.loads(pickle.dumps(one))
+    assert rows(copy) == first[10:]
+    assert rows(copy) == rows(pickle.loads(pickle.dumps(copy))) == first
+
+
+class StatesOfWorkers(IterableDataset):
+    def __init__(self, loader: ImageLoader) -> None:
+        self._loader = loader
+
+    def __iter__(self):
+        for _ in self._loader:
+            try:
+                yield self._loader.state_dict()
+            except RuntimeError as error:
+                yield str(error)
+
+
+def test_state_of_a_worker_is_refused_instead_of_wrong(uri):
+    (found, *_) = DataLoader(
+        StatesOfWorkers(loader(uri)), batch_size=None, num_workers=1, multiprocessing_context="spawn"
+    )
+    assert "num_workers=0" in found
 
 
 def test_set_epoch_restarts_an_unfinished_epoch(uri):
