@@ -59,6 +59,8 @@ def evaluation_loader(split: LanceSplit, card: ModelCard, device: Device) -> Ima
         classes=card.classes,
         device=device.torch_device,
         transparency=card.transparency,
+        image_column=split.image_column,
+        label_column=split.label_column,
     )
 
 

@@ -19,6 +19,7 @@ from contextlib import suppress
 
 import lance
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 
 from lance_pipeline.imaging.decoding import DECODERS
@@ -47,6 +48,7 @@ class PixelCache:
         place: where caches are kept.
         dataset: the version of the dataset.
         view: the view of each image to cache.
+        column: the column of the images.
 
     Attributes:
         path: the folder.
@@ -56,11 +58,11 @@ class PixelCache:
             sizes of its images.
     """
 
-    def __init__(self, place: CachePlace, dataset: lance.LanceDataset, view: View) -> None:
+    def __init__(self, place: CachePlace, dataset: lance.LanceDataset, view: View, column: str = "image") -> None:
         with reading(dataset.uri, dataset.version):
             self._shapes, self._starts = _layout(dataset, view)
         self._rows = dataset.count_rows()
-        self.path = os.path.join(place.path, _key(dataset, view))
+        self.path = os.path.join(place.path, _key(dataset, view, column))
         try:
             # Without the lock, two processes could each make room by deleting the cache that the other is about to use.
             with lock_folder(place.path, fcntl.LOCK_EX):
@@ -178,6 +180,8 @@ def _layout(dataset: lance.LanceDataset, view: View) -> tuple[NDArray[np.int32],
     if not {"width", "height"} <= set(dataset.schema.names):
         raise NoCacheError("the dataset has no columns width and height, so the cache cannot be laid out")
     sizes = dataset.to_table(columns=["height", "width"])
+    if not all(_are_sizes(column) for column in sizes.columns):
+        raise NoCacheError("the columns width and height are not the sizes of images, so the cache cannot be laid out")
     known: dict[tuple[int, int], tuple[int, int]] = {}
     pairs = zip(sizes["height"].to_pylist(), sizes["width"].to_pylist(), strict=True)
     shapes = np.array([known.get(pair) or known.setdefault(pair, view.shape(*pair)) for pair in pairs], np.int32)
@@ -185,9 +189,14 @@ def _layout(dataset: lance.LanceDataset, view: View) -> tuple[NDArray[np.int32],
     return shapes, np.concatenate([[0], np.cumsum(areas)])
 
 
-def _key(dataset: lance.LanceDataset, view: View) -> str:
-    """Identifies data files, independent of their location, with the view and the decoders."""
-    parts: list[object] = [_FORMAT, DECODERS, view.name]
+def _are_sizes(column: pa.ChunkedArray) -> bool:
+    return pa.types.is_integer(column.type) and not column.null_count and bool((column.to_numpy() > 0).all())
+
+
+def _key(dataset: lance.LanceDataset, view: View, column: str) -> str:
+    """Identifies data files, independent of their location, with the column, the view and the decoders."""
+    # The default is left out, so that caches from before the column could be chosen stay valid.
+    parts: list[object] = [_FORMAT, DECODERS, view.name, *([] if column == "image" else [column])]
     for fragment in dataset.get_fragments():
         facts = fragment.metadata
         deletions = None if facts.deletion_file is None else facts.deletion_file.id

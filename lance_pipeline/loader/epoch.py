@@ -33,13 +33,23 @@ _PART_BYTES = 1 << 20
 class Share:
     """The share of one process in each global batch: every ``world_size``-th row, starting with the ``rank``-th.
 
+    All processes have the same number of batches, and at least one row of each: a last batch with fewer rows than
+    processes is dropped.
+
+    Attributes:
+        batch_size: the number of rows in a global batch.
+        rank: the number of this process.
+        world_size: the number of processes.
+        drop_last: whether to drop every last batch that is smaller than the others.
+
     Raises:
-        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` is not positive.
+        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` is below 1 or ``world_size``.
     """
 
     batch_size: int
     rank: int
     world_size: int
+    drop_last: bool = False
 
     def __post_init__(self) -> None:
         if not 0 <= self.rank < self.world_size:
@@ -48,11 +58,25 @@ class Share:
             )
         if self.batch_size < 1:
             raise ValueError(f"batch_size {self.batch_size}: a batch must have at least 1 image")
+        if self.batch_size < self.world_size:
+            raise ValueError(
+                f"batch_size {self.batch_size} with world_size {self.world_size}: batch_size counts the images of all "
+                "ranks, so it must be at least world_size"
+            )
 
     @property
     def max_images(self) -> int:
         """The maximum number of images that a process gets of a batch."""
         return -(-self.batch_size // self.world_size)
+
+    def batches(self, rows: int) -> int:
+        """The number of batches in an epoch of this many rows."""
+        full, rest = divmod(rows, self.batch_size)
+        return full + (rest >= self.world_size and not self.drop_last)
+
+    def used(self, rows: int) -> int:
+        """How many of this many rows are in a batch; the last ones in the epoch's order may not be."""
+        return min(self.batches(rows) * self.batch_size, rows)
 
     def nbytes(self, size: int) -> int:
         """The bytes of the process's part of a batch of images of this height and width, before normalisation."""
@@ -208,7 +232,8 @@ class EpochBatches:
         if window + 1 >= len(starts):
             return np.empty(0, np.int64)
         places = np.arange(starts[window], starts[window + 1])
-        rows = self._rows_in(window)[places % self._share.batch_size % self._share.world_size == self._share.rank]
+        mine = places % self._share.batch_size % self._share.world_size == self._share.rank
+        rows = self._rows_in(window)[mine & (places < self._share.used(self._order.rows))]
         return rows if self._cache is None else rows[~self._cache.has(rows)]
 
     def _forget_until(self, number: int) -> None:

@@ -14,7 +14,6 @@ from lance_pipeline.loader.read_ahead import EncodedRows
 from lance_pipeline.loader.row_metadata import StoredImages, refuse_fork, row_facts, undecodable
 from lance_pipeline.loader.views import Fit, Square
 from lance_pipeline.storage.lance_split import LanceSplit
-from lance_pipeline.storage.row_addresses import RowAddresses
 
 Sample = tuple[torch.Tensor, int]
 
@@ -34,16 +33,18 @@ class ImageDataset(Dataset[Sample]):
         (torch.Size([64, 3, 32, 32]), torch.uint8)
 
     Args:
-        uri: the Lance dataset, with columns ``image`` and ``label``.
+        uri: the Lance dataset.
         version: the version to read; None reads the latest.
         image_size: height and width, in pixels.
         fit: ``crop`` scales the shorter side and crops the centre, ``squash`` ignores the aspect ratio.
         classes: the labels in the order of their indices; by default those in the dataset's facts.
         transform: called with each image.
+        image_column: the column of the encoded images: binary of any kind, or blobs.
+        label_column: the column of the labels, strings or integers.
 
     Raises:
         InputError: no such dataset or version, or rows with labels outside ``classes``; when indexing, an image that
-            cannot be decoded, named by its path.
+            cannot be decoded, named by its path, or else by its row.
         RuntimeError: when indexing in a forked process.
     """
 
@@ -56,20 +57,23 @@ class ImageDataset(Dataset[Sample]):
         fit: Fit = "crop",
         classes: list[str] | None = None,
         transform: Callable[[torch.Tensor], torch.Tensor] | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
     ) -> None:
-        self.split = LanceSplit(uri, version)
+        self.split = LanceSplit(uri, version, image_column=image_column, label_column=label_column)
         self._settings = {
             "version": self.split.version,
             "image_size": image_size,
             "fit": fit,
             "classes": classes,
             "transform": transform,
+            "image_column": image_column,
+            "label_column": label_column,
         }
         self.classes = classes or self.split.classes
         labels, digests = row_facts(self.split, self.classes)
         self._labels, self._stored = labels.tolist(), StoredImages(self.split, digests)
         self._view, self._transform = Square(image_size, fit, self.split.transparency), transform
-        self._rows = RowAddresses(self.split.dataset)
         self._process = os.getpid()
 
     def __len__(self) -> int:
@@ -87,7 +91,7 @@ class ImageDataset(Dataset[Sample]):
             raise IndexError(f"rows {list(rows)} are not all in a dataset of {len(self)} rows")
         wanted = np.array([row % len(self) for row in rows], np.int64)
         distinct, places = np.unique(wanted, return_inverse=True)
-        encoded = EncodedRows(distinct, [self._rows.take(distinct, ["image"]).column(0)])
+        encoded = EncodedRows(distinct, [self._stored.images.take(distinct)])
         self._stored.require_intact(distinct, encoded.images)
         images = [
             self._image(row, encoded.images[place]) for row, place in zip(wanted.tolist(), places.tolist(), strict=True)

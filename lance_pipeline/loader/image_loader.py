@@ -1,7 +1,6 @@
 """Loads batches of images from a Lance dataset."""
 
 import logging
-import math
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch.utils.data import IterableDataset, get_worker_info
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.rejection import UndecodableImageError
 from lance_pipeline.loader.assembly import Assembler, Normalization, Preparation, Triple
 from lance_pipeline.loader.augmentation import Augment, key_of
@@ -42,10 +42,10 @@ class ImageLoader(IterableDataset[Batch]):
     """Iterates over ``(images, labels)`` of one version of a Lance dataset.
 
     ``images`` has the shape (n, 3, image_size, image_size), channels last in memory: uint8, or float32 with
-    ``normalize``. ``labels`` is int64 of shape (n,), the class indices. Each epoch yields every row exactly once. With
-    ``training``, the order and the augmentation of each row depend only on version, seed and epoch; otherwise rows come
-    in the stored order. As with every torch loader, ``iter`` begins the epoch again, and several iterators can be used
-    at once. Only after ``load_state_dict`` the next one resumes within the epoch. ``set_epoch`` selects the epoch.
+    ``normalize``. ``labels`` is int64 of shape (n,), the class indices. Each epoch yields every row once, but for those
+    of a dropped last batch. With ``training``, the order and the augmentation of each row depend only on version, seed
+    and epoch; otherwise rows come in the stored order. As with every torch loader, ``iter`` begins the epoch, and
+    iterators are independent; only the iterator after ``load_state_dict`` resumes. ``set_epoch`` selects the epoch.
 
     Decoded images are kept in a memory-mapped cache for later epochs and runs, if the budget allows it; otherwise they
     are read in clumps and decoded in each epoch, in bounded memory. The batches are the same either way. ``mode`` says
@@ -58,14 +58,16 @@ class ImageLoader(IterableDataset[Batch]):
         1257
 
     Args:
-        uri: the Lance dataset, with columns ``image`` and ``label``.
+        uri: the Lance dataset.
         version: the version to read; None reads the latest.
-        batch_size: images in a global batch, which the ranks share. The last batch of an epoch may be smaller.
+        batch_size: images in a global batch, which the ranks share. The last batch of an epoch may be smaller; one with
+            fewer images than ranks is dropped, so that all ranks get the same number of batches and no empty one.
         image_size: height and width of the yielded images, in pixels.
         training: whether to shuffle and augment.
         seed: the seed of order and augmentation.
         rank: the rank of this process.
         world_size: the number of processes that share the batches.
+        drop_last: whether to drop every last batch with fewer than ``batch_size`` images.
         augment: the random augmentation, used only if ``training``; None augments nothing.
         normalize: mean and standard deviation of each channel, on the scale 0 to 1, for float32 images.
         fit: without a resized crop, ``crop`` scales the shorter side and crops the centre, ``squash`` ignores the
@@ -78,12 +80,14 @@ class ImageLoader(IterableDataset[Batch]):
         device: the device of the yielded batches.
         on_bad_image: ``raise`` fails at an image that cannot be decoded, ``skip`` leaves it out and counts it.
         transparency: what transparent pixels become; None uses the setting of the ingest.
+        image_column: the column of the encoded images: binary of any kind, or blobs.
+        label_column: the column of the labels, strings or integers.
 
     Raises:
-        InputError: no such dataset or version, or rows with labels outside ``classes``; while iterating, an image
-            that cannot be decoded, named by its path.
+        InputError: no such dataset or version, rows with labels outside ``classes``, or fewer rows than ranks; while
+            iterating, an image that cannot be decoded, named by its path, or else by its row.
         DamagedError: (an InputError) here and while iterating, the stored data is not what was ingested.
-        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` is not positive.
+        ValueError: ``rank`` is not below ``world_size``, or ``batch_size`` is below 1 or ``world_size``.
     """
 
     def __init__(
@@ -97,6 +101,7 @@ class ImageLoader(IterableDataset[Batch]):
         seed: int = 0,
         rank: int = 0,
         world_size: int = 1,
+        drop_last: bool = False,
         augment: Augment | None = None,
         normalize: tuple[Triple, Triple] | None = None,
         fit: Fit = "crop",
@@ -107,17 +112,18 @@ class ImageLoader(IterableDataset[Batch]):
         device: str | torch.device = "cpu",
         on_bad_image: Literal["raise", "skip"] = "raise",
         transparency: Transparency | None = None,
+        image_column: str = "image",
+        label_column: str = "label",
     ) -> None:
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
-        self._share = Share(batch_size, rank, world_size)
-        self.split = LanceSplit(uri, version)
+        self._share = Share(batch_size, rank, world_size, drop_last)
+        self.split = LanceSplit(uri, version, image_column=image_column, label_column=label_column)
         self._settings = settings | {"version": self.split.version}
         self.classes = classes or self.split.classes
         self._labels, digests = row_facts(self.split, self.classes)
+        self._require_batches()
         self._stored = StoredImages(self.split, digests)
-        # The files still contain deleted rows.
-        stored = sum(fragment.physical_rows for fragment in self.split.dataset.get_fragments())
-        self._mean_bytes = self.split.size_in_bytes() / max(stored, 1)
+        self._mean_bytes = self._stored.images.mean_bytes(self.split.size_in_bytes())
         self._training, self._seed = training, seed
         self._threads, self._device = threads or os.cpu_count() or 1, torch.device(device)
         self._skips = on_bad_image == "skip"
@@ -141,11 +147,11 @@ class ImageLoader(IterableDataset[Batch]):
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""
-        return math.ceil(self.rows / self._share.batch_size)
+        return self._share.batches(self.rows)
 
     @property
     def rows(self) -> int:
-        """The number of images in an epoch, over all ranks."""
+        """The number of images in the dataset; an epoch has all of them, unless its last batch is dropped."""
         return len(self._labels)
 
     @property
@@ -204,13 +210,14 @@ class ImageLoader(IterableDataset[Batch]):
         self._resumes = False
         numbers, worker = range(self._position.next_batch, len(self)), get_worker_info()
         if worker is not None:
-            self._refuse_second_epoch()
             # The DataLoader takes a batch from each worker in turn, which restores the order.
             numbers = numbers[worker.id :: worker.num_workers]
         return self._batches(numbers, self._position, self._epoch_batches())
 
     def _batches(self, numbers: Sequence[int], position: _Position, epoch: EpochBatches) -> Iterator[Batch]:
         """The batches with these numbers; updates the position of their iterator."""
+        # Here, because a worker reports no error of ``iter``.
+        self._refuse_second_epoch()
         assembled, left = epoch.of(numbers), iter(numbers)
         if self._preparation.finish:
             batches = ((one.images, one.labels) for one in assembled)
@@ -218,8 +225,13 @@ class ImageLoader(IterableDataset[Batch]):
             operations, normalization = self._preparation.augment.operations, self._preparation.normalization
             batches = Upload(self._device, operations, normalization, copy_stream(self._device))(assembled)
         for batch in batches:
-            position.next_batch = next(left) + 1
-            yield batch
+            number = next(left)
+            position.next_batch = number + 1
+            # All of a batch's images can be bad.
+            if len(batch[1]):
+                yield batch
+            elif self._share.world_size > 1:
+                raise self._no_image_left(number, epoch)
         if self._cache is not None and self._cache.finish():
             self.mode = f"cached in {self._cache.path}"
 
@@ -235,12 +247,39 @@ class ImageLoader(IterableDataset[Batch]):
         Raises:
             RuntimeError: this is a second epoch of training.
         """
+        if get_worker_info() is None:
+            return
         if self._training and self._worked:
             raise RuntimeError(
                 "set_epoch does not reach persistent workers of a DataLoader: remove persistent_workers=True, or use "
                 "ImageLoader without a DataLoader, which needs no workers to be fast."
             )
         self._worked = True
+
+    def _require_batches(self) -> None:
+        """Check that there is an image for each rank."""
+        left_out = self.rows - self._share.used(self.rows)
+        if not left_out or self._share.drop_last:
+            return
+        ranks = self._share.world_size
+        if left_out == self.rows:
+            raise InputError(
+                f"{self.split.uri} has {self.rows} rows, too few for {ranks} ranks: each needs at least one image of "
+                f"every batch. Use at most {self.rows} ranks (world_size)."
+            )
+        _log.warning(
+            "%s: the last %d of %d rows are left out of each epoch, because %d ranks cannot share them",
+            self.split.uri, left_out, self.rows, ranks,
+        )  # fmt: skip
+
+    def _no_image_left(self, number: int, epoch: EpochBatches) -> InputError:
+        """The error for a batch whose images are all bad on this rank, while other ranks wait for its part."""
+        _, rows, _ = epoch.locate([number])
+        shown = ", ".join(self.split.paths_of(rows[:3].tolist()))
+        return InputError(
+            f"rank {self._share.rank} has no image in batch {number}, because none of its images can be decoded "
+            f"({shown}). Remove them from {self.split.uri}, or use a larger batch_size."
+        )
 
     def _identity(self) -> dict[str, int]:
         return {"version": self.split.version, "seed": self._seed, "batch_size": self._share.batch_size}
@@ -265,7 +304,7 @@ class ImageLoader(IterableDataset[Batch]):
         if self._preparation.view is None:
             return None, "streamed, because crops are taken from whole images; set cache_size to cache smaller ones"
         try:
-            cache = PixelCache(place, self.split.dataset, self._preparation.view)
+            cache = PixelCache(place, self.split.dataset, self._preparation.view, self.split.image_column)
         except NoCacheError as reason:
             return None, f"streamed: {reason}"
         state = "cached" if cache.complete else "streamed, and being cached"

@@ -12,7 +12,6 @@ from lance_pipeline.loader.load_meter import LoadMeter
 from lance_pipeline.loader.row_metadata import StoredImages
 from lance_pipeline.storage.columns import Indices
 from lance_pipeline.storage.object_store import is_remote
-from lance_pipeline.storage.row_addresses import RowAddresses
 
 # Parts per window, parts read in parallel, and windows read ahead. Requests to an object store mostly wait. Larger
 # parts of local files would each get fresh memory from the system, which makes reading take four times as long.
@@ -24,10 +23,10 @@ class EncodedRows:
 
     Args:
         rows: the rows, in ascending order.
-        images: their images, as consecutive columns of any binary type.
+        images: their images, as consecutive columns of binary or large_binary.
 
     Attributes:
-        images: the bytes of each image, not copied.
+        images: the bytes of each image, not copied; none where it is null.
     """
 
     def __init__(self, rows: Indices, images: list[pa.ChunkedArray]) -> None:
@@ -39,7 +38,7 @@ class EncodedRows:
             kind = np.int64 if pa.types.is_large_binary(chunk.type) else np.int32
             bounds = np.frombuffer(offsets, kind)[chunk.offset : chunk.offset + len(chunk) + 1].tolist()
             # Arrow's bytes are signed, and would not compare equal to unsigned ones.
-            data = memoryview(buffer).cast("B")
+            data = memoryview(buffer or b"").cast("B")
             self.images += [data[begin:end] for begin, end in pairwise(bounds)]
 
     def take(self, rows: Indices) -> list[memoryview | None]:
@@ -61,7 +60,6 @@ class WindowReader:
 
     def __init__(self, stored: StoredImages, rows_of: Callable[[int], Indices], meter: LoadMeter) -> None:
         self._stored, self._rows_of, self._meter = stored, rows_of, meter
-        self._addresses = RowAddresses(stored.dataset)
         self._parts, threads, self._ahead = _REMOTE if is_remote(stored.dataset.uri) else _LOCAL
         self._parts_pool = ThreadPoolExecutor(threads, thread_name_prefix="read")
         self._windows_pool = ThreadPoolExecutor(self._ahead + 1, thread_name_prefix="windows")
@@ -105,4 +103,4 @@ class WindowReader:
 
     def _read(self, rows: Indices) -> pa.ChunkedArray:
         with self._meter.timed("reading"):
-            return self._addresses.take(rows, ["image"]).column(0)
+            return self._stored.images.take(rows)

@@ -10,8 +10,9 @@ import numpy as np
 from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.rejection import UndecodableImageError
 from lance_pipeline.storage.columns import Indices
+from lance_pipeline.storage.image_column import ImageColumn
 from lance_pipeline.storage.lance_split import LanceSplit
-from lance_pipeline.storage.row_digests import IMAGE_DIGEST, Digests, image_digests, sums_by_class
+from lance_pipeline.storage.row_digests import Digests, image_digests, sums_by_class
 from lance_pipeline.storage.table_errors import damaged_version
 
 _log = logging.getLogger(__name__)
@@ -34,22 +35,21 @@ def row_facts(split: LanceSplit, classes: list[str]) -> RowFacts:
     """Read labels and digests of all rows, and compare their sums with the facts of the dataset.
 
     Raises:
-        InputError: there are labels outside the classes.
+        InputError: there are labels outside the classes, or rows with no label or several.
         DamagedError: rows are missing or duplicated, or have another label than when they were ingested.
     """
     index = {label: number for number, label in enumerate(classes)}
-    columns = ["label", *({IMAGE_DIGEST} & set(split.dataset.schema.names))]
+    column = split.digest_column
     codes, digests = [np.empty(0, np.int64)], [np.empty(0, np.uint64)]
-    for batch in split.to_batches(columns, batch_size=1 << 16):
-        labels = batch["label"].dictionary_encode()
-        names = [index.setdefault(name, len(index)) for name in labels.dictionary.to_pylist()]
-        codes.append(np.array(names, np.int64)[labels.indices.to_numpy()])
-        if len(columns) > 1:
-            digests.append(batch[IMAGE_DIGEST].to_numpy())
-    facts = RowFacts(np.concatenate(codes), np.concatenate(digests) if len(columns) > 1 else None)
+    for labels, batch in split.labels([] if column is None else [column]):
+        numbers = [index.setdefault(name, len(index)) for name in labels.names]
+        codes.append(np.array(numbers, np.int64)[labels.codes])
+        if column is not None:
+            digests.append(batch[column].to_numpy())
+    facts = RowFacts(np.concatenate(codes), None if column is None else np.concatenate(digests))
     if facts.digests is None:
         _log.warning("%s has no digests, so damage to its images cannot be detected; ingest it again", split.uri)
-    elif "digests" in split.facts:
+    elif "digests" in split.facts and split.label_column == "label":
         _require_sums(split, list(index), facts.labels, facts.digests)
     if unknown := sorted(index.keys() - set(classes)):
         raise InputError(
@@ -82,10 +82,15 @@ class StoredImages:
 
     Attributes:
         dataset: the Lance dataset at the split's version.
+        images: their column.
+
+    Raises:
+        InputError: there is no such column, or its type cannot hold encoded images.
     """
 
     def __init__(self, split: LanceSplit, digests: Digests | None) -> None:
         self.dataset, self._split, self._digests = split.dataset, split, digests
+        self.images = ImageColumn(split.dataset, split.image_column)
 
     def require_intact(self, rows: Indices, images: Iterable[memoryview]) -> None:
         """Check the images of some rows.
@@ -99,9 +104,10 @@ class StoredImages:
 
 
 def undecodable(split: LanceSplit, row: int, error: UndecodableImageError) -> InputError:
-    """The error for a row that cannot be decoded."""
+    """The error for a row that cannot be decoded, named by its path, or else by its number."""
     (path,) = split.paths_of([row])
-    return InputError(f"image {path!r} of {split.uri} cannot be decoded: {error}")
+    name = path if path == f"row {row}" else f"image {path!r}"
+    return InputError(f"{name} of {split.uri} cannot be decoded: {error}")
 
 
 def refuse_fork(process: int) -> None:

@@ -9,12 +9,33 @@ import pyarrow.compute as pc
 import xxhash
 from numpy.typing import NDArray
 
+from lance_pipeline.errors import InputError
+
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 # Called by name: pyarrow.compute creates its functions at run time, where type checkers cannot see them.
 _compute = pc.call_function
 # Values per slice. Python objects take ten times the memory of Arrow columns, and their memory is not always released.
 _SLICE = 1 << 14
+
+
+def require_column(schema: pa.Schema, name: str, uri: str, option: str) -> pa.Field:
+    """The field of a column.
+
+    Args:
+        schema: the schema of a dataset.
+        name: the column.
+        uri: the dataset.
+        option: the argument that names another column.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    if name not in schema.names:
+        raise InputError(
+            f"{uri} has no column {name!r}; its columns are {', '.join(schema.names)}. Name another one with {option}."
+        )
+    return schema.field(name)
 
 
 def positions(values: pa.Array | pa.ChunkedArray, among: pa.Array | pa.ChunkedArray) -> Indices:

@@ -7,7 +7,9 @@ import numpy as np
 import pyarrow as pa
 
 from lance_pipeline.errors import DamagedError
+from lance_pipeline.storage.columns import require_column
 from lance_pipeline.storage.facts import Facts, read_facts
+from lance_pipeline.storage.label_column import Labels, labels_of
 from lance_pipeline.storage.recovery import require_original
 from lance_pipeline.storage.row_digests import DESCRIBED, IMAGE_DIGEST, ROW_DIGEST, image_digests, row_digests
 from lance_pipeline.storage.table_errors import damaged_rows, reading, verify_command
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 _EXAMPLES = 5
+# Rows of labels and digests that are read at once.
+_LABEL_ROWS = 1 << 16
 
 
 class LanceSplit:
@@ -34,14 +38,25 @@ class LanceSplit:
         uri: the Lance dataset, a path or an object-store URI.
         version: the version to read; the latest when None.
         fingerprint: the expected fingerprint, as reported by the ingest; None skips the check.
+        image_column: the column of the encoded images, for loaders.
+        label_column: the column of the labels, strings or integers.
 
     Raises:
         InputError: the dataset or the version does not exist.
         DamagedError: it cannot be read, or has a different fingerprint.
     """
 
-    def __init__(self, uri: str, version: int | None = None, fingerprint: str | None = None) -> None:
+    def __init__(
+        self,
+        uri: str,
+        version: int | None = None,
+        fingerprint: str | None = None,
+        *,
+        image_column: str = "image",
+        label_column: str = "label",
+    ) -> None:
         self.dataset = open_table(uri, version)
+        self.image_column, self.label_column = image_column, label_column
         self.uri = uri
         self.version: int = self.dataset.version
         self.facts: Facts = read_facts(self.dataset)
@@ -70,11 +85,27 @@ class LanceSplit:
     def classes(self) -> list[str]:
         """The labels; the position of a label is its class index, as in training.
 
-        For a dataset written by another tool they are in alphabetical order.
+        For a dataset written by another tool, or another column, they are sorted.
+
+        Raises:
+            InputError: there is no such column, or a row has no label, or several.
         """
-        if "classes" in self.facts:
+        if "classes" in self.facts and self.label_column == "label":
             return self.facts["classes"]
-        return sorted(set(self.to_table(["label"])["label"].to_pylist()))
+        return sorted({name for labels, _ in self.labels() for name in labels.names})
+
+    def labels(self, columns: Sequence[str] = ()) -> Iterator[tuple[Labels, pa.RecordBatch]]:
+        """The labels of the rows in stored order, batch by batch, and other columns.
+
+        Raises:
+            InputError: there is no such column, or a row has no label, or several.
+            DamagedError: they cannot be read.
+        """
+        require_column(self.dataset.schema, self.label_column, self.uri, "label_column")
+        row = 0
+        for batch in self.to_batches([self.label_column, *columns], batch_size=_LABEL_ROWS):
+            yield labels_of(batch[self.label_column], self.label_column, self.uri, row), batch
+            row += len(batch)
 
     @property
     def transparency(self) -> Transparency:
@@ -96,7 +127,7 @@ class LanceSplit:
         Raises:
             DamagedError: they cannot be read, or an image has changed since it was ingested.
         """
-        digests = [IMAGE_DIGEST] if "image" in columns and IMAGE_DIGEST in self.dataset.schema.names else []
+        digests = [IMAGE_DIGEST] if "image" in columns and self._has_digests else []
         with reading(self.uri, self.version):
             table = self.dataset.take(list(rows), columns=[*columns, *digests])
         if digests:
@@ -123,9 +154,21 @@ class LanceSplit:
         return paths
 
     def paths_of(self, rows: Sequence[int]) -> list[str]:
-        """The path of each of these rows, or its file name if the dataset has no paths."""
+        """The path of each of these rows, or else its file name, or else ``row`` with its number."""
         names = [name for name in ("path", "filename") if name in self.dataset.schema.names]
-        return self.take(rows, names[:1]).column(0).to_pylist()
+        found = self.take(rows, names[:1]).column(0).to_pylist() if names else [None] * len(rows)
+        return [f"row {row}" if path is None else str(path) for row, path in zip(rows, found, strict=True)]
+
+    @property
+    def digest_column(self) -> str | None:
+        """The column with the digests of the images; None if there is none."""
+        return IMAGE_DIGEST if self.image_column == "image" and self._has_digests else None
+
+    @property
+    def _has_digests(self) -> bool:
+        # Another tool's column of that name holds something else.
+        schema = self.dataset.schema
+        return IMAGE_DIGEST in schema.names and schema.field(IMAGE_DIGEST).type == pa.uint64()
 
     def require_intact(self, damaged: Sequence[int]) -> None:
         """Raise if there are damaged rows.

@@ -49,9 +49,10 @@ class RowAddresses:
             DamagedError: they cannot be read.
         """
         with reading(self._dataset.uri, self._dataset.version):
-            return take_addresses(self._dataset, self._addresses(rows), columns)
+            return take_addresses(self._dataset, self.ids(rows), columns)
 
-    def _addresses(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+    def ids(self, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
+        """Lance's ids of these rows: their addresses, unless the dataset has stable ids."""
         if self._ids is not None:
             return self._ids[rows]
         places = np.searchsorted(self._starts, rows, side="right") - 1

@@ -115,4 +115,6 @@ def _loader(
         classes=card.classes,
         device=device.torch_device,
         transparency=card.transparency,
+        image_column=split.image_column,
+        label_column=split.label_column,
     )

@@ -90,10 +90,11 @@ def test_deleting_a_complete_cache_is_safe(uri, tmp_path):
 
 def test_deleting_a_cache_while_it_is_filled_is_safe(uri, tmp_path, caplog):
     loader = cached(uri, tmp_path)
-    first = tuple(part.clone() for part in next(iter(loader)))
+    iterator = iter(loader)
+    first = tuple(part.clone() for part in next(iterator))
     assert loader._cache is not None
     shutil.rmtree(tmp_path)
-    rest = batches(loader)
+    rest = batches(iterator)
     assert_same([first, *rest], batches(make(uri)))
     assert loader._cache.path in caplog.text
     loader.set_epoch(0)
