@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -123,8 +123,8 @@ class ImageLoader(IterableDataset[Batch]):
         self._labels, digests = row_facts(self.split, self.classes)
         self._require_batches()
         self._stored = StoredImages(self.split, digests)
-        self._mean_bytes = self._stored.images.mean_bytes(self.split.size_in_bytes())
         self._training, self._seed = training, seed
+        self._order = self._mixing_order()
         self._threads, self._device = threads or os.cpu_count() or 1, torch.device(device)
         self._skips = on_bad_image == "skip"
         augment = (augment or _NOTHING) if training else _NOTHING
@@ -295,8 +295,19 @@ class ImageLoader(IterableDataset[Batch]):
             buffers=self._buffers,
             meter=self._meter,
         )
-        order = Order.of(self.rows, self._mean_bytes, seeds if self._training else None)
+        order = replace(self._order, seeds=seeds if self._training else None)
         return EpochBatches(self._stored, order, self._share, assembler, self._cache, self._threads, self._meter)
+
+    def _mixing_order(self) -> Order:
+        """The order of the rows, without seeds."""
+        order = Order.of(self.rows, self._stored.images.mean_bytes(self.split.size_in_bytes()), None)
+        if not self._training or (mixing := order.mixing(self._labels)) is order:
+            return order
+        _log.warning(
+            "%s is stored class by class: to mix the classes, rows are read in clumps of %d instead of %d, which is "
+            "slower. Store the rows in random order, as an ingest does.", self.split.uri, mixing.clump, order.clump,
+        )  # fmt: skip
+        return mixing
 
     def _open_cache(self, place: CachePlace | None) -> tuple[PixelCache | None, str]:
         if place is None:

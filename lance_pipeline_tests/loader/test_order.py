@@ -1,6 +1,7 @@
 """An epoch has every row once, well shuffled, in an order that depends only on the seeds."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -59,3 +60,55 @@ def test_large_images_are_read_in_smaller_windows():
     small, large = Order.of(10**6, 2500, None), Order.of(10**6, 10**6, None)
     assert small.starts[1] == 4096
     assert large.starts[1] * 10**6 <= 64e6
+
+
+def distinct_classes(labels: np.ndarray, rows: np.ndarray, batch: int) -> float:
+    """The mean number of classes in a batch."""
+    return float(np.mean([len(np.unique(labels[rows[i : i + batch]])) for i in range(0, len(rows) - batch + 1, batch)]))
+
+
+def spread(labels: np.ndarray, rows: np.ndarray, batch: int) -> float:
+    """The standard deviation of the classes' counts in a batch, relative to that of independent draws."""
+    shares = np.bincount(labels) / len(labels)
+    counts = [np.bincount(labels[rows[i : i + batch]], minlength=len(shares)) for i in range(0, len(rows), batch)]
+    return float(np.sqrt(np.var(counts[:-1], axis=0).sum() / (batch * shares * (1 - shares)).sum()))
+
+
+CLUSTERED = {
+    "30 classes of 50 large images": (np.repeat(np.arange(30), 50), 100_000),
+    "10 classes of many small images": (np.repeat(np.arange(10), 4000), 2500),
+    "2 classes of different sizes": (np.repeat([0, 1], [9000, 1000]), 20_000),
+    "parts that are each sorted": (np.tile(np.repeat(np.arange(30), 20), 6), 60_000),
+    "neighbours of two classes": (np.concatenate([np.tile([n, n + 1], 500) for n in range(0, 30, 2)]), 20_000),
+    "more classes than clumps": (np.repeat(np.arange(1000), 20), 110_000),
+}
+
+
+@pytest.mark.parametrize("name", CLUSTERED)
+@pytest.mark.parametrize("batch", [32, 64, 256])
+def test_rows_stored_class_by_class_are_mixed_as_by_a_full_shuffle(name, batch):
+    labels, mean_bytes = CLUSTERED[name]
+    order = Order.of(len(labels), mean_bytes, (1, 0, 0))
+    mixing = order.mixing(labels)
+    assert mixing.clump < order.clump
+    # Windows do not grow, because they are in memory.
+    assert mixing.clump * mixing.window <= order.clump * order.window
+    found, before = all_rows(mixing), all_rows(order)
+    assert np.array_equal(np.sort(found), np.arange(len(labels)))
+    full = np.random.default_rng(0).permutation(len(labels))
+    assert distinct_classes(labels, found, batch) >= 0.9 * distinct_classes(labels, full, batch)
+    assert spread(labels, found, batch) <= 1.15 * spread(labels, full, batch)
+    assert spread(labels, before, batch) > 1.15 * spread(labels, full, batch)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    rows=st.integers(0, 3000),
+    shares=st.lists(st.floats(0.01, 1), min_size=1, max_size=40),
+    mean_bytes=st.sampled_from([0, 3000, 20_000, 100_000, 400_000]),
+    seed=st.integers(0, 1000),
+)
+def test_rows_stored_in_random_order_keep_their_clumps(rows, shares, mean_bytes, seed):
+    labels = np.random.default_rng(seed).choice(len(shares), rows, p=np.array(shares) / sum(shares))
+    order = Order.of(rows, mean_bytes, (1, 0, 0))
+    assert order.mixing(labels) is order
