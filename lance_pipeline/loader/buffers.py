@@ -1,9 +1,10 @@
-"""Memory for batches, reused as soon as nothing refers to it."""
+"""Memory for batches, leased with each array and returned when the last view of it is gone."""
 
 import logging
 import math
-import sys
 import threading
+import weakref
+from collections import deque
 from collections.abc import Callable
 from typing import Any, NamedTuple, Self
 
@@ -14,8 +15,6 @@ from numpy.typing import DTypeLike, NDArray
 _log = logging.getLogger(__name__)
 Allocate = Callable[[int], NDArray[np.uint8]]
 """Allocates memory of the given number of bytes."""
-# The reference count of a free buffer: the list, the loop variable and the argument of getrefcount.
-_FREE_REFERENCES = 3
 # More buffers than are usually in use at a time; beyond this, arrays get their own memory.
 _MAX_BUFFERS = 64
 
@@ -42,11 +41,28 @@ class PageLocked:
         return ordinary(nbytes)
 
 
+class _Lease:
+    """Exports the memory of a buffer as an array; all arrays and tensors that use the memory keep the lease alive.
+
+    numpy follows views to the object that owns their memory, and would skip an array on the way; it cannot skip this.
+    """
+
+    def __init__(self, buffer: NDArray[np.uint8], shape: tuple[int, ...], kind: np.dtype) -> None:
+        self._buffer = buffer
+        self.__array_interface__ = {
+            "version": 3,
+            "data": (buffer.ctypes.data, False),
+            "shape": shape,
+            "typestr": kind.str,
+        }
+
+
 class Buffers:
     """Gives out arrays from a few buffers of one size.
 
-    Filling new memory takes several times as long as filling used memory, because of page faults. A buffer is free when
-    its reference count shows that no array or tensor uses it, so keeping a batch keeps its memory.
+    Filling new memory takes several times as long as filling used memory, because of page faults. A buffer is leased
+    with each array and returned when the last array, view or tensor that uses it is gone, in whatever thread that is;
+    so keeping a batch keeps its memory.
 
     Args:
         nbytes: the size of a buffer; larger arrays get their own memory.
@@ -55,24 +71,32 @@ class Buffers:
 
     def __init__(self, nbytes: int, allocate: Allocate = ordinary) -> None:
         self._nbytes, self._allocate = nbytes, allocate
-        self._buffers: list[NDArray[np.uint8]] = []
-        self._lock = threading.Lock()
+        # Returning a buffer takes no lock: the garbage collector may do it at any time, in a thread that holds one.
+        self._free: deque[NDArray[np.uint8]] = deque()
+        self._allocated, self._lock = 0, threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         """An array with arbitrary values."""
         kind = np.dtype(dtype)
-        needed = math.prod(shape) * kind.itemsize
-        if needed > self._nbytes:
+        buffer = self._take() if math.prod(shape) * kind.itemsize <= self._nbytes else None
+        if buffer is None:
             return np.empty(shape, kind)
+        lease = _Lease(buffer, shape, kind)
+        weakref.finalize(lease, self._free.append, buffer).atexit = False
+        return np.asarray(lease)
+
+    def _take(self) -> NDArray[np.uint8] | None:
+        """A buffer that nothing uses; None if there are too many."""
+        try:
+            # The latest, which may still be in the processor's cache.
+            return self._free.pop()
+        except IndexError:
+            pass
         with self._lock:
-            for buffer in self._buffers:
-                if sys.getrefcount(buffer) == _FREE_REFERENCES:
-                    return buffer[:needed].view(kind).reshape(shape)
-            if len(self._buffers) == _MAX_BUFFERS:
-                return np.empty(shape, kind)
-            buffer = self._allocate(self._nbytes)
-            self._buffers.append(buffer)
-            return buffer[:needed].view(kind).reshape(shape)
+            if self._allocated == _MAX_BUFFERS:
+                return None
+            self._allocated += 1
+        return self._allocate(self._nbytes)
 
 
 class BatchBuffers(NamedTuple):
