@@ -83,8 +83,8 @@ instance: ## Make the Dagster instance in the data folder
 	@echo 'MLFLOW_DISABLE_TELEMETRY=true' >> .env
 
 .venv/bin/python:
-	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 14); \
-	  sys.exit(None if ok else "Python 3.11 to 3.13 is needed, not " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	@$(PYTHON) -c 'import sys; ok = (3, 11) <= sys.version_info < (3, 15); \
+	  sys.exit(None if ok else "Python 3.11 to 3.14 is needed, not " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
 	@# Debian keeps ensurepip in a package of its own; there the interpreter's pip installs into the environment.
 	@$(PYTHON) -m venv .venv >/dev/null 2>&1 || { rm -rf .venv && $(PYTHON) -m venv --without-pip .venv; }
 
