@@ -2,9 +2,9 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import reduce
 
 import lance
@@ -34,6 +34,7 @@ from lance_pipeline.storage.table_errors import ConflictError
 from lance_pipeline.storage.table_lock import locked
 from lance_pipeline.storage.tables import remove_orphans
 from lance_pipeline.storage.transparency import TRANSPARENCY, Transparency
+from lance_pipeline.storage.uris import Place, normalized_uri
 
 _log = logging.getLogger(__name__)
 _ATTEMPTS = 5
@@ -107,12 +108,12 @@ class IngestSource:
         transparency: what transparent pixels become.
     """
 
-    root: str
+    root: Place
     folder: str
     files: Callable[[], pa.Table]
     classes: list[str] | None
     assignment: Assignment
-    seen_uri: str
+    seen_uri: Place
     transparency: Transparency = TRANSPARENCY
 
 
@@ -120,9 +121,9 @@ _LIMITS, _WATCH = Limits(), Watch()
 
 
 def ingest_split(
-    root: str,
+    root: Place,
     split: str,
-    uri: str,
+    uri: Place,
     *,
     folder: str | None = None,
     files: pa.Table | None = None,
@@ -142,9 +143,9 @@ def ingest_split(
     ingest resumes where it stopped.
 
     Args:
-        root: the dataset's folder, a path or an object-store URI.
+        root: the dataset's folder, a path or URI: local, ``file://`` or ``s3://``.
         split: the split's name, written to the column of that name.
-        uri: the Lance dataset to create or update, a path or an object-store URI.
+        uri: the Lance dataset to create or update, a path or URI.
         folder: the split's folder below ``root``; by default the split's name.
         files: the split's files as a table of ``scanning.LISTING_SCHEMA``; None lists the folder.
         classes: the labels in the order of their class indices; None takes the listed ones.
@@ -160,7 +161,7 @@ def ingest_split(
         InputError: files are missing, too many are rejected (the message names them), or the
             dataset cannot be written. The previous version stays intact.
     """
-    folder = split if folder is None else folder
+    folder, root, uri = split if folder is None else folder, normalized_uri(root), normalized_uri(uri)
 
     def list_files() -> pa.Table:
         return files_to_ingest(list_split_folders(root, {split: folder}).files) if files is None else files
@@ -172,7 +173,7 @@ def ingest_split(
 
 def ingest(
     source: IngestSource,
-    uris: dict[str, str],
+    uris: Mapping[str, Place],
     *,
     limits: Limits = _LIMITS,
     watch: Watch = _WATCH,
@@ -193,15 +194,17 @@ def ingest(
         InputError: as for :func:`ingest_split`, or a class would have no images in a split drawn by fractions.
         ServiceError: the object store is away, or other processes keep changing the datasets.
     """
-    with locked([*uris.values(), source.seen_uri], watch.waiting):
+    places = {split: normalized_uri(uri) for split, uri in uris.items()}
+    source = replace(source, root=normalized_uri(source.root), seen_uri=normalized_uri(source.seen_uri))
+    with locked([*places.values(), source.seen_uri], watch.waiting):
         for _ in range(_ATTEMPTS):
             try:
-                return _ingest_once(source, uris, limits, watch, threads, repair=repair)
+                return _ingest_once(source, places, limits, watch, threads, repair=repair)
             except ConflictError:
                 # Another host or another tool committed in between: plan again.
                 continue
         raise ServiceError(
-            f"another process changed {', '.join(uris.values())} during each of {_ATTEMPTS} attempts to update it. "
+            f"another process changed {', '.join(places.values())} during each of {_ATTEMPTS} attempts to update it. "
             "Materialize it again when that process has finished."
         )
 
@@ -274,7 +277,7 @@ def _read_backlog(
 
 
 def _check_limits(source: IngestSource, plan: Plan, limits: Limits, *, complete: bool) -> None:
-    where = join_uri(source.root, source.folder)
+    where = join_uri(normalized_uri(source.root), source.folder)
     limits.check(where, list(plan.rejected.values()), len(plan.codes), complete=complete)
 
 

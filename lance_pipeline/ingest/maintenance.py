@@ -11,10 +11,10 @@ import lance
 
 from lance_pipeline.ingest.seen_files import SeenFiles
 from lance_pipeline.storage.facts import read_facts
-from lance_pipeline.storage.object_store import is_remote
 from lance_pipeline.storage.table_errors import cannot_write, verify_command
 from lance_pipeline.storage.table_lock import locked
 from lance_pipeline.storage.tables import find_table, open_table
+from lance_pipeline.storage.uris import Place, is_remote, normalized_uri
 from lance_pipeline.storage.verification import verify_rows
 
 # Lance accepts tags with other characters too, and then fails at each clean-up.
@@ -40,7 +40,7 @@ class TidyResult(NamedTuple):
     """False if anything is damaged; nothing was done then."""
 
 
-def keep_version(uri: str, version: int, name: str) -> None:
+def keep_version(uri: Place, version: int, name: str) -> None:
     """Tag a version so that it is never cleaned up; an existing tag of that name is moved to it.
 
     Characters that tags do not allow become ``-``.
@@ -51,7 +51,7 @@ def keep_version(uri: str, version: int, name: str) -> None:
     _tag(open_table(uri, version), {name: version})
 
 
-def keep_versions(uri: str, versions: Mapping[str, int]) -> None:
+def keep_versions(uri: Place, versions: Mapping[str, int]) -> None:
     """Tag the versions that still exist, given the version for each tag name.
 
     Raises:
@@ -76,7 +76,7 @@ def _tag(dataset: lance.LanceDataset, versions: Mapping[str, int]) -> None:
         raise cannot_write(dataset.uri, error) from error
 
 
-def release_version(uri: str, name: str) -> None:
+def release_version(uri: Place, name: str) -> None:
     """Remove a tag if it exists; its version is then cleaned up like any other.
 
     Raises:
@@ -88,10 +88,10 @@ def release_version(uri: str, name: str) -> None:
         if dataset is not None and tag in dataset.tags.list():
             dataset.tags.delete(tag)
     except OSError as error:
-        raise cannot_write(uri, error) from error
+        raise cannot_write(normalized_uri(uri), error) from error
 
 
-def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> TidyResult:
+def tidy(place: Place, older_than: timedelta, seen_uri: Place | None = None) -> TidyResult:
     """Compact a dataset and remove its old versions that have no tag.
 
     Compaction merges small data files and drops deleted rows; it creates a version with the same
@@ -100,13 +100,14 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> TidyRe
     an older version may still have them intact.
 
     Args:
-        uri: the dataset.
+        place: the dataset.
         older_than: younger versions stay.
         seen_uri: the folder that remembers the seen files, if an ingest writes the dataset.
 
     Raises:
         InputError: there is no such dataset, or it cannot be written.
     """
+    uri = normalized_uri(place)
     with locked([uri] if seen_uri is None else [uri, seen_uri]):
         before = open_table(uri)
         versions, files = len(before.versions()), len(before.get_fragments())
@@ -130,12 +131,13 @@ def tidy(uri: str, older_than: timedelta, seen_uri: str | None = None) -> TidyRe
         )
 
 
-def removable_bytes(uri: str, older_than: timedelta) -> int:
+def removable_bytes(place: Place, older_than: timedelta) -> int:
     """The bytes of data files that a clean-up would remove now; 0 in an object store or without a dataset.
 
     Raises:
         InputError: the dataset cannot be opened.
     """
+    uri = normalized_uri(place)
     dataset = None if is_remote(uri) else find_table(uri)
     if dataset is None:
         return 0
@@ -152,7 +154,7 @@ def removable_bytes(uri: str, older_than: timedelta) -> int:
     return sum(path.stat().st_size for path in files if path.stat().st_mtime < since)
 
 
-def _unfinished(seen_uri: str) -> bool:
+def _unfinished(seen_uri: Place) -> bool:
     seen = SeenFiles(seen_uri)
     seen.load()
     return seen.unfinished or any(step.written for step in seen.steps)

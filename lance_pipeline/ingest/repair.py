@@ -23,6 +23,7 @@ from lance_pipeline.storage.recovery import recover_table
 from lance_pipeline.storage.table_errors import reading
 from lance_pipeline.storage.table_lock import locked
 from lance_pipeline.storage.tables import open_table
+from lance_pipeline.storage.uris import Place, normalized_uri
 from lance_pipeline.storage.verification import DamagedRow, intact_rows
 
 
@@ -43,12 +44,13 @@ class RepairResult(NamedTuple):
     same: bool
 
 
-def repair_from_versions(uri: str) -> RepairResult:
+def repair_from_versions(place: Place) -> RepairResult:
     """Remove the damaged rows of a split and restore those that an older version has intact, in one commit.
 
     Raises:
         InputError: no version can be read, or the dataset was not written by an ingest.
     """
+    uri = normalized_uri(place)
     with locked([uri]):
         table = recover_table(uri)
         if table is None or "digests" not in (facts := read_facts(table)):

@@ -24,6 +24,7 @@ from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri,
 from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.schema import SEEN_SCHEMA
 from lance_pipeline.storage.transparency import EARLIER, Transparency
+from lance_pipeline.storage.uris import Place, normalized_uri
 from lance_pipeline.storage.whole_files import TEMPORARY
 
 _logger = logging.getLogger(__name__)
@@ -66,9 +67,9 @@ class SeenFiles:
         InputError: (from every method) the folder cannot be read or written.
     """
 
-    def __init__(self, uri: str, transparency: Transparency | None = None) -> None:
-        self._uri, self._transparency = uri, transparency
-        self._store, self._folder = filesystem(uri)
+    def __init__(self, uri: Place, transparency: Transparency | None = None) -> None:
+        self._uri, self._transparency = normalized_uri(uri), transparency
+        self._store, self._folder = filesystem(self._uri)
         self.steps: list[SeenStep] = []
         self.unfinished = self.killed = False
 

@@ -10,6 +10,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import IO
 
+from lance_pipeline.storage.uris import Place, local_path
+
 _LOCK = "lock"
 _NAME = re.compile(r"(square|shrunk)-[\w-]+-[0-9a-f]{24}")
 # The share of the memory and of the free disk that caches may take by default.
@@ -27,14 +29,19 @@ class CachePlace:
             disk. The least recently used caches are deleted to make room. 0 disables caches.
     """
 
-    folder: str | None = None
+    folder: Place | None = None
     budget: int | None = None
 
     @property
     def path(self) -> str:
-        """The folder."""
-        home = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-        return self.folder or os.environ.get("LANCE_PIPELINE_CACHE") or os.path.join(home, "lance_pipeline")
+        """The folder.
+
+        Raises:
+            InputError: it is not local.
+        """
+        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+        given = self.folder or os.environ.get("LANCE_PIPELINE_CACHE") or os.path.join(home, "lance_pipeline")
+        return local_path(given, "the folder of caches")
 
     def allowed(self) -> int:
         """The bytes that caches may take now."""

@@ -14,6 +14,7 @@ from lance_pipeline.loader.read_ahead import EncodedRows
 from lance_pipeline.loader.row_metadata import StoredImages, refuse_fork, row_facts, undecodable
 from lance_pipeline.loader.views import Fit, Square
 from lance_pipeline.storage.lance_split import LanceSplit
+from lance_pipeline.storage.uris import Place
 
 Sample = tuple[torch.Tensor, int]
 
@@ -33,7 +34,7 @@ class ImageDataset(Dataset[Sample]):
         (torch.Size([64, 3, 32, 32]), torch.uint8)
 
     Args:
-        uri: the Lance dataset.
+        uri: the Lance dataset, a path or URI.
         version: the version to read; None reads the latest.
         image_size: height and width, in pixels.
         fit: ``crop`` scales the shorter side and crops the centre, ``squash`` ignores the aspect ratio.
@@ -50,7 +51,7 @@ class ImageDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        uri: str,
+        uri: Place,
         *,
         version: int | None = None,
         image_size: int,

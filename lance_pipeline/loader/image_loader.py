@@ -25,6 +25,7 @@ from lance_pipeline.loader.row_metadata import StoredImages, refuse_fork, row_fa
 from lance_pipeline.loader.views import Fit, Shrunk, Square
 from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.storage.transparency import Transparency
+from lance_pipeline.storage.uris import Place
 
 _log = logging.getLogger(__name__)
 _NOTHING, _PLACE = Augment(flip=False), CachePlace()
@@ -58,7 +59,7 @@ class ImageLoader(IterableDataset[Batch]):
         1257
 
     Args:
-        uri: the Lance dataset.
+        uri: the Lance dataset, a path or URI.
         version: the version to read; None reads the latest.
         batch_size: images in a global batch, which the ranks share. The last batch of an epoch may be smaller; one with
             fewer images than ranks is dropped, so that all ranks get the same number of batches and no empty one.
@@ -92,7 +93,7 @@ class ImageLoader(IterableDataset[Batch]):
 
     def __init__(
         self,
-        uri: str,
+        uri: Place,
         *,
         version: int | None = None,
         batch_size: int,
@@ -118,7 +119,7 @@ class ImageLoader(IterableDataset[Batch]):
         settings = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         self._share = Share(batch_size, rank, world_size, drop_last)
         self.split = LanceSplit(uri, version, image_column=image_column, label_column=label_column)
-        self._settings = settings | {"version": self.split.version}
+        self._settings = settings | {"uri": self.split.uri, "version": self.split.version}
         self.classes = classes or self.split.classes
         self._labels, digests = row_facts(self.split, self.classes)
         self._require_batches()
@@ -143,7 +144,7 @@ class ImageLoader(IterableDataset[Batch]):
         self._position, self._resumes = _Position(0), False
         self._process, self._worked = os.getpid(), False
         self._cache, self.mode = self._open_cache(cache)
-        _log.info("%s, version %s: %s", uri, self.split.version, self.mode)
+        _log.info("%s, version %s: %s", self.split.uri, self.split.version, self.mode)
 
     def __len__(self) -> int:
         """The number of batches in an epoch."""

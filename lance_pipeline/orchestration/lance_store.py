@@ -10,6 +10,7 @@ from pydantic import Field, field_validator
 from lance_pipeline.orchestration.paths import data_root, lance_place, lance_root, make_folder
 from lance_pipeline.orchestration.settled import Settled
 from lance_pipeline.storage.addresses import Address
+from lance_pipeline.storage.uris import is_remote, normalized_uri
 
 TRIALS = ".trials"
 """The folder with the checkpoints of trials, beside those of each dataset's training."""
@@ -62,7 +63,7 @@ class LanceStore(Settled, dg.ConfigurableResource):
     @field_validator("models", "checkpoints", "cache", "downloads", "records", "reports")
     @classmethod
     def _local(cls, folder: str | None) -> str | None:
-        if folder is not None and "://" in folder:
+        if folder is not None and is_remote(folder):
             raise ValueError(f"{Address(folder)} is not a local folder; only `datasets` may be elsewhere")
         return folder
 
@@ -76,12 +77,12 @@ class LanceStore(Settled, dg.ConfigurableResource):
 
     def folder_uri(self, name: str) -> str:
         """The path or object-store URI of a folder beside the Lance datasets."""
-        return f"{self.datasets or lance_root()}/{name}"
+        return f"{normalized_uri(self.datasets or lance_root())}/{name}"
 
     @property
     def datasets_root(self) -> str:
         """The root of the Lance datasets, which may not exist."""
-        return self.datasets or lance_place()
+        return normalized_uri(self.datasets or lance_place())
 
     @property
     def reports_root(self) -> Path:
@@ -140,4 +141,4 @@ class LanceStore(Settled, dg.ConfigurableResource):
 
 
 def _local_folder(given: str | None, below_data: str) -> Path:
-    return Path(given).expanduser().absolute() if given else data_root() / below_data
+    return Path(normalized_uri(given)) if given else data_root() / below_data

@@ -8,6 +8,7 @@ from pathlib import Path
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.addresses import require_no_user
 from lance_pipeline.storage.private import is_shared, restrict_folder
+from lance_pipeline.storage.uris import is_remote, normalized_uri
 
 DATA_VARIABLE = "LANCE_PIPELINE_DATA"
 HOME_VARIABLE = "DAGSTER_HOME"
@@ -28,7 +29,7 @@ def data_root() -> Path:
     the project's ``data``.
     """
     given = os.environ.get(DATA_VARIABLE, "")
-    return Path(project_root() / "data" if "://" in given or not given else given).expanduser().absolute()
+    return Path(normalized_uri(project_root() / "data" if is_remote(given) or not given else given))
 
 
 def dagster_home() -> Path:
@@ -43,24 +44,24 @@ def lance_root() -> str:
         InputError: a local folder cannot be written, or the URI contains credentials.
     """
     place = lance_place()
-    return place if "://" in place else str(make_folder(Path(place)))
+    return place if is_remote(place) else str(make_folder(Path(place)))
 
 
 def lance_place() -> str:
     """Like ``lance_root``, but the folder may not exist."""
     given = os.environ.get(DATA_VARIABLE, "")
     require_no_user(given)
-    return f"{given.rstrip('/')}/lance" if "://" in given else str(data_root() / "lance")
+    return f"{normalized_uri(given)}/lance" if is_remote(given) else str(data_root() / "lance")
 
 
 def resolve_path(path: str, project: Path) -> str:
-    """An absolute path for a path in a ``defs.yaml``; an object-store URI stays unchanged.
+    """The absolute path or the object-store URI for a path or URI in a ``defs.yaml``.
 
     A relative path starts at the project, but one below ``data/`` starts at the data root, so that
     ``LANCE_PIPELINE_DATA`` moves it too.
     """
-    if "://" in path:
-        return path
+    if is_remote(path) or path.lower().startswith("file:/"):
+        return normalized_uri(path)
     given = Path(path).expanduser()
     if given.parts[:1] == ("data",):
         return str(data_root().joinpath(*given.parts[1:]))

@@ -13,6 +13,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.decoding import KNOWN_FORMATS
 from lance_pipeline.sources.scanning import folder_exists, subfolders
 from lance_pipeline.storage.object_store import is_remote, join_uri
+from lance_pipeline.storage.uris import Place, normalized_uri
 
 SPLIT_NAMES = {
     "train": ("train", "training"),
@@ -40,15 +41,16 @@ class Layout:
     side: int | None
 
 
-def layout_of(folder: str) -> Layout:
+def layout_of(place: Place) -> Layout:
     """Examine a folder, reading only the headers of a few images.
 
     Args:
-        folder: a path or an object-store URI; in an object store no images are read.
+        place: a path or an object-store URI; in an object store no images are read.
 
     Raises:
         InputError: the folder does not exist, or has no subfolders.
     """
+    folder = normalized_uri(place)
     if not folder_exists(folder):
         raise InputError(f"there is no folder {folder}. Expected a folder with one folder of images per class.")
     found = subfolders(folder)

@@ -16,6 +16,7 @@ from lance_pipeline.storage.object_store import is_remote, join_uri
 from lance_pipeline.storage.table_errors import is_damage
 from lance_pipeline.storage.table_lock import locked
 from lance_pipeline.storage.tables import commit_table, find_replaceable, open_table, remove_orphans
+from lance_pipeline.storage.uris import Place, normalized_uri
 
 UNSPLIT = ""
 """The split of files that are assigned to one only when their pixels are known."""
@@ -57,13 +58,14 @@ class Listing:
         return _fingerprint(self.files)
 
 
-def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
+def list_split_folders(place: Place, folders: dict[str, str]) -> Listing:
     """List ``<root>/<folder>/<label>/…/<file>`` for each split's folder.
 
     Raises:
         InputError: a folder is missing or has no classes or no images, a class folder of train
             is empty, or a split has a class that train lacks.
     """
+    root = normalized_uri(place)
     _require_root(root)
     tables, ignored = [], []
     for split, folder in folders.items():
@@ -87,12 +89,13 @@ def list_split_folders(root: str, folders: dict[str, str]) -> Listing:
     return _with_two_classes(listing)
 
 
-def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
+def list_unsplit_folders(place: Place, pool: list[str] | None = None) -> Listing:
     """List ``<root>/<label>/…/<file>``, or the same below each folder of ``pool``, merged.
 
     Raises:
         InputError: a folder is missing or has no classes or no images, or a class folder is empty.
     """
+    root = normalized_uri(place)
     _require_root(root)
     tables, ignored = [], []
     for folder in pool or [""]:
@@ -107,7 +110,7 @@ def list_unsplit_folders(root: str, pool: list[str] | None = None) -> Listing:
     return _with_two_classes(Listing(root, {UNSPLIT: ""}, table, _labels(table), ignored))
 
 
-def store_listing(listing: Listing, uri: str) -> tuple[int, str]:
+def store_listing(listing: Listing, uri: Place) -> tuple[int, str]:
     """Store the listing as a Lance dataset, with a new version only if it has changed.
 
     A damaged dataset is replaced.

@@ -21,6 +21,7 @@ from lance_pipeline.storage.confined import ConfinedFolder, LinkError
 from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri, store_failure
 from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.schema import LATEST_NS
+from lance_pipeline.storage.uris import Place, normalized_uri
 
 # Arrow's name for denied access in its messages; its errors have no numbers.
 _REFUSED = "ACCESS_DENIED"
@@ -51,7 +52,8 @@ class FileReader:
         InputError: the folder cannot be opened, or is a link that leaves ``root``.
     """
 
-    def __init__(self, root: str, folder: str) -> None:
+    def __init__(self, root: Place, folder: str) -> None:
+        root = normalized_uri(root)
         self.base = join_uri(root, folder)
         self._root, self._folder = root, folder
         self._place: pafs.FileSystem | ConfinedFolder

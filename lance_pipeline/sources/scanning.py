@@ -17,6 +17,7 @@ from lance_pipeline.storage.confined import ConfinedFolder, LinkError
 from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remote, join_uri, store_failure
 from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.schema import LATEST_NS
+from lance_pipeline.storage.uris import Place, normalized_uri
 
 _COLUMNS: list[tuple[str, pa.DataType, str]] = [
     ("split", pa.string(), "train, val or test; empty if not yet assigned"),
@@ -36,13 +37,14 @@ _CHUNK = 1 << 8
 _GONE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 
 
-def folder_exists(folder: str) -> bool:
+def folder_exists(place: Place) -> bool:
     """Whether a folder, or a non-empty object-store prefix, exists.
 
     Raises:
         InputError: the store denies access, or has no such bucket.
         ServiceError: the store is away.
     """
+    folder = normalized_uri(place)
     if not is_remote(folder):
         return os.path.isdir(folder)
     if _remote_files(folder, recursive=False):
@@ -55,8 +57,9 @@ def folder_exists(folder: str) -> bool:
     return False
 
 
-def subfolders(folder: str) -> list[str]:
-    """The names of the visible folders in ``folder``."""
+def subfolders(place: Place) -> list[str]:
+    """The names of the visible folders in a folder."""
+    folder = normalized_uri(place)
     if is_remote(folder):
         found = [
             info.base_name for info in _remote_files(folder, recursive=False) if info.type == pafs.FileType.Directory
@@ -80,7 +83,8 @@ class FolderScan:
         empty: class folders without files.
     """
 
-    def __init__(self, root: str, folder: str, split: str, *, from_root: bool = False) -> None:
+    def __init__(self, root: Place, folder: str, split: str, *, from_root: bool = False) -> None:
+        root = normalized_uri(root)
         self.ignored: list[str] = []
         self.empty: list[str] = []
         self.split = split

@@ -15,6 +15,7 @@ from lance_pipeline.storage.row_digests import DESCRIBED, IMAGE_DIGEST, ROW_DIGE
 from lance_pipeline.storage.table_errors import damaged_rows, reading, verify_command
 from lance_pipeline.storage.tables import open_table
 from lance_pipeline.storage.transparency import EARLIER, TRANSPARENCY, Transparency
+from lance_pipeline.storage.uris import Place, normalized_uri
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,7 +36,7 @@ class LanceSplit:
         (1257, 2)
 
     Args:
-        uri: the Lance dataset, a path or an object-store URI.
+        uri: the Lance dataset, a path or URI: local, ``file://`` or ``s3://``.
         version: the version to read; the latest when None.
         fingerprint: the expected fingerprint, as reported by the ingest; None skips the check.
         image_column: the column of the encoded images, for loaders.
@@ -48,16 +49,16 @@ class LanceSplit:
 
     def __init__(
         self,
-        uri: str,
+        uri: Place,
         version: int | None = None,
         fingerprint: str | None = None,
         *,
         image_column: str = "image",
         label_column: str = "label",
     ) -> None:
-        self.dataset = open_table(uri, version)
+        self.uri: str = normalized_uri(uri)
+        self.dataset = open_table(self.uri, version)
         self.image_column, self.label_column = image_column, label_column
-        self.uri = uri
         self.version: int = self.dataset.version
         self.facts: Facts = read_facts(self.dataset)
         if fingerprint is not None:

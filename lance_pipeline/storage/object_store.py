@@ -14,6 +14,7 @@ import pyarrow.fs as pafs
 from lance_pipeline.errors import ExplainedError, InputError, ServiceError
 from lance_pipeline.storage import whole_files
 from lance_pipeline.storage.outages import is_outage
+from lance_pipeline.storage.uris import Place, is_remote, normalized_uri
 
 # A restarting store is unavailable for longer than the two or three seconds for which Lance retries by default.
 _RETRIES = {"client_max_retries": "60", "client_retry_timeout": "120"}
@@ -24,11 +25,6 @@ CHECK_STORE = (
     "AWS_ENDPOINT_URL"
 )
 """Advice for when an object store fails or denies access."""
-
-
-def is_remote(uri: str) -> bool:
-    """Whether this is an object-store URI, such as ``s3://bucket/folder``, rather than a path."""
-    return "://" in uri
 
 
 def join_uri(uri: str, *names: str) -> str:
@@ -43,17 +39,18 @@ def storage_options(uri: str) -> dict[str, str] | None:
     return _RETRIES | ({"allow_http": "true"} if _endpoint().startswith("http://") else {})
 
 
-def filesystem(uri: str) -> tuple[pafs.FileSystem, str]:
-    """Arrow's file system for ``uri``, and the path on it.
+def filesystem(place: Place) -> tuple[pafs.FileSystem, str]:
+    """Arrow's file system for a path or URI, and the path on it.
 
     Raises:
         InputError: the kind of store is unknown.
     """
+    uri = normalized_uri(place)
     if not is_remote(uri):
-        return pafs.LocalFileSystem(), os.path.abspath(uri)
+        return pafs.LocalFileSystem(), uri
     scheme, _, path = uri.partition("://")
     if scheme == "s3":
-        return _s3(), path.rstrip("/")
+        return _s3(), path
     try:
         return pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:

@@ -6,7 +6,7 @@ small JSON document of facts in the schema's metadata, committed together as one
 
 import logging
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import lance
 import numpy as np
@@ -24,7 +24,7 @@ from lance_pipeline.storage.lance_files import (
     remove_orphan_files,
     set_aside,
 )
-from lance_pipeline.storage.object_store import is_remote, require_reachable, storage_options
+from lance_pipeline.storage.object_store import require_reachable, storage_options
 from lance_pipeline.storage.table_errors import (
     ConflictError,
     TableNotFoundError,
@@ -35,26 +35,39 @@ from lance_pipeline.storage.table_errors import (
     unreadable,
     write_error,
 )
+from lance_pipeline.storage.uris import Place, is_remote, normalized_uri
 
 _logger = logging.getLogger(__name__)
 _ATTEMPTS = 5
+Batches = Sequence[pa.RecordBatch] | Callable[[], Iterable[pa.RecordBatch]]
 
 
-def commit_table(uri: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch], facts: Facts) -> lance.LanceDataset:
-    """Write ``batches`` as the new version of the table at ``uri``, in one atomic commit.
+def commit_table(place: Place, schema: pa.Schema, batches: Batches, facts: Facts) -> lance.LanceDataset:
+    """Write ``batches`` as the new version of the table at a path or URI, in one atomic commit.
 
     Memory holds a few batches at a time. Readers see the old version until the commit; with two
-    concurrent writers, the later commit wins. A damaged table at ``uri`` is moved aside.
+    concurrent writers, the later commit wins. A damaged table is moved aside.
+
+    Args:
+        place: of the table.
+        schema: of the batches.
+        batches: a sequence, or a function that returns an iterator over them from the start; it is called again if
+            another writer creates the table in the meantime.
+        facts: of the new version.
 
     Raises:
         InputError: the table cannot be written.
+        TypeError: the batches could be read only once.
     """
+    if not callable(batches) and not isinstance(batches, Sequence):
+        raise TypeError(f"batches must be a sequence or a function, not {type(batches).__name__}")
+    uri = normalized_uri(place)
     before = find_replaceable(uri)
     fragments = None
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             if fragments is None:
-                fragments = _write(uri, before, schema, batches)
+                fragments = _write(uri, before, schema, batches() if callable(batches) else batches)
             return replace_rows(uri, before, schema, fragments, facts)
         except ConflictError as error:
             if attempt == _ATTEMPTS:
@@ -133,13 +146,14 @@ def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) ->
     return numbered
 
 
-def find_table(uri: str) -> lance.LanceDataset | None:
-    """The latest version of the dataset at ``uri``, or None if there is none.
+def find_table(place: Place) -> lance.LanceDataset | None:
+    """The latest version of the dataset at a path or URI, or None if there is none.
 
     Raises:
         InputError: the object store is unreachable, or denies access.
         DamagedError: the dataset cannot be read.
     """
+    uri = normalized_uri(place)
     if not is_remote(uri) and not os.path.isdir(uri):
         return None
     try:
@@ -149,17 +163,18 @@ def find_table(uri: str) -> lance.LanceDataset | None:
 
 
 def find_replaceable(
-    uri: str, intact: Callable[[lance.LanceDataset], bool] = lambda stored: True
+    place: Place, intact: Callable[[lance.LanceDataset], bool] = lambda stored: True
 ) -> lance.LanceDataset | None:
     """Like :func:`find_table`, for a table that can be rebuilt: a damaged one is moved aside.
 
     Args:
-        uri: of the table.
+        place: of the table, a path or URI.
         intact: checks the content of the latest version; may also raise the errors of reading it.
 
     Raises:
         InputError: the table is inaccessible, or cannot be moved.
     """
+    uri = normalized_uri(place)
     try:
         found = find_table(uri)
         if found is None and (is_remote(uri) or not has_manifests(uri)):
@@ -187,14 +202,14 @@ def _rows(stored: lance.LanceDataset) -> int:
     return sum(len(batch) for batch in stored.to_batches())
 
 
-def open_table(uri: str, version: int | None = None) -> lance.LanceDataset:
-    """Open the dataset at ``uri``, at ``version`` or the latest.
+def open_table(place: Place, version: int | None = None) -> lance.LanceDataset:
+    """Open the dataset at a path or URI, at ``version`` or the latest.
 
     Raises:
         InputError: the dataset or the version does not exist.
         DamagedError: the dataset cannot be read.
     """
-    return _open(uri, version)
+    return _open(normalized_uri(place), version)
 
 
 def _open(uri: str, version: int | None) -> lance.LanceDataset:
@@ -213,20 +228,21 @@ def _open(uri: str, version: int | None) -> lance.LanceDataset:
     return dataset
 
 
-def is_table(uri: str) -> bool:
+def is_table(place: Place) -> bool:
     """Whether there is a table, even a damaged one.
 
     Raises:
         InputError: the object store is unreachable, or denies access.
     """
+    uri = normalized_uri(place)
     return find_table(uri) is not None if is_remote(uri) else is_table_folder(uri)
 
 
-def remove_orphans(uri: str) -> None:
+def remove_orphans(place: Place) -> None:
     """Remove files that belong to no version; the caller holds the dataset's lock.
 
     Raises:
         InputError: the files cannot be removed.
     """
-    if not is_remote(uri) and (dataset := find_table(uri)) is not None:
+    if not is_remote(uri := normalized_uri(place)) and (dataset := find_table(uri)) is not None:
         remove_orphan_files(dataset)

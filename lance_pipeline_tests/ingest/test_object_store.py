@@ -256,3 +256,14 @@ def test_ingest_survives_a_restart_of_the_server(raw, store, remote):
     assert process.communicate(timeout=120)[0] == f"{MANY} 0\n"
     assert process.returncode == 0
     assert contents(target) == raw.images
+
+
+def test_every_spelling_of_a_uri_is_the_same_place(remote: Place):
+    fill(remote.below("raw"), 6)
+    root, uri = f"{remote.uri}/raw", f"{remote.uri}/train.lance"
+    first = ingest_split(f"{root}/", "train", f"{uri}/".replace("s3://", "S3://"))
+    assert (first.rows, first.uri, LanceSplit(f"{uri}/").uri) == (6, uri, uri)
+    again = ingest_split(root, "train", uri)
+    assert (again.version, again.rejected_uri) == (1, first.rejected_uri)
+    loader = ImageLoader(f"{uri}/", batch_size=4, image_size=8, training=False, cache=None)
+    assert sum(len(labels) for _, labels in loader) == 6

@@ -1,5 +1,6 @@
 import random
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import lance
@@ -19,8 +20,7 @@ SCHEMA = pa.schema([pa.field("number", pa.int64(), nullable=False)])
 
 
 def batches(*groups):
-    for group in groups:
-        yield pa.record_batch([pa.array(group, pa.int64())], schema=SCHEMA)
+    return [pa.record_batch([pa.array(group, pa.int64())], schema=SCHEMA) for group in groups]
 
 
 def numbers(dataset) -> list[int]:
@@ -46,6 +46,39 @@ def test_a_commit_replaces_and_the_old_version_stays_readable(uri):
     assert (numbers(reader), read_facts(reader)) == ([1], {"turn": 1})
     assert (numbers(open_table(uri, 1)), read_facts(open_table(uri, 1))) == ([1], {"turn": 1})
     assert (numbers(open_table(uri)), read_facts(open_table(uri))) == ([2, 3], {"turn": 2})
+
+
+class Overtaken(Sequence):
+    """Batches; when they are first read, another writer creates the table."""
+
+    def __init__(self, uri: str, rows: list[pa.RecordBatch]) -> None:
+        self._uri, self._rows, self.readings = uri, rows, 0
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, at):
+        return self._rows[at]
+
+    def __iter__(self):
+        self.readings += 1
+        if self.readings == 1:
+            commit_table(self._uri, SCHEMA, batches([0]), {"turn": 0})
+        return iter(self._rows)
+
+
+@pytest.mark.parametrize("factory", [False, True], ids=["sequence", "factory"])
+def test_after_a_lost_race_all_batches_are_committed(uri, factory):
+    rows = Overtaken(uri, batches([1], [2], [3]))
+    dataset = commit_table(uri, SCHEMA, (lambda: iter(rows)) if factory else rows, {"turn": 1})
+    assert (dataset.version, numbers(dataset), read_facts(dataset)) == (2, [1, 2, 3], {"turn": 1})
+    assert (numbers(open_table(uri, 1)), rows.readings) == ([0], 2)
+
+
+def test_batches_that_can_be_read_only_once_are_refused(uri):
+    with pytest.raises(TypeError, match="generator"):
+        commit_table(uri, SCHEMA, (one for one in batches([1])), {})  # pyright: ignore[reportArgumentType]
+    assert find_table(uri) is None
 
 
 def test_unwritable(below_a_file):

@@ -46,10 +46,10 @@ def new_dataset(name: str, folder: str, words: Sequence[str], module: str, *, dr
         InputError: the name is taken or invalid, the folder has no classes, or a setting is wrong.
     """
     from lance_pipeline.sources.layout import layout_of
-    from lance_pipeline.storage.object_store import is_remote
+    from lance_pipeline.storage.uris import normalized_uri
 
     path, values = _path(name, module), from_command_line(words)
-    place = folder if is_remote(folder) else str(Path(folder).absolute())
+    place = normalized_uri(folder)
     if "{{" in place or "{%" in place:
         raise InputError(f"the path {printable(place)} would be run as a template. Rename the folder.")
     layout = layout_of(place)
