@@ -10,6 +10,7 @@ from typing import NamedTuple
 import lance
 import pyarrow as pa
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
 from lance_pipeline.storage.table_errors import reading, write_error
 from lance_pipeline.storage.tables import open_table
@@ -47,6 +48,23 @@ def with_columns_of(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
         if column.field.name in schema.names and column.field.name not in rows.schema.names:
             rows = rows.append_column(column.field, column.compute(rows.select(column.reads)))
     return rows.select(schema.names)
+
+
+def require_own_columns(dataset: lance.LanceDataset) -> None:
+    """Check that no other tool's column has the name of a derived one.
+
+    Raises:
+        InputError: one has.
+    """
+    for field in (column.field for column in DERIVED_COLUMNS if column.field.name in dataset.schema.names):
+        found = dataset.schema.field(field.name)
+        # Other tools add columns without a description.
+        if found.type != field.type or b"description" not in (found.metadata or {}):
+            renamed = {"path": field.name, "name": f"my_{field.name}"}
+            raise InputError(
+                f"{dataset.uri} has a column {field.name!r} of another tool, and an ingest adds one of that name. "
+                f"Rename it, and run again: `lance.dataset({dataset.uri!r}).alter_columns({renamed})`."
+            )
 
 
 def add_missing_columns(dataset: lance.LanceDataset) -> lance.LanceDataset:

@@ -1,5 +1,6 @@
 """The Lance dataset of a split before an ingest, and the commit that changes it."""
 
+import logging
 from collections.abc import Iterator
 
 import lance
@@ -10,10 +11,11 @@ from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.imaging.decoding import DECODERS
-from lance_pipeline.imaging.derived_columns import split_schema
+from lance_pipeline.imaging.derived_columns import require_own_columns, split_schema
 from lance_pipeline.ingest.totals import Totals, totals_of
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.facts import Facts, read_facts
+from lance_pipeline.storage.foreign_columns import allow_nulls, require_columns
 from lance_pipeline.storage.recovery import recover_table, set_aside_remains
 from lance_pipeline.storage.row_addresses import take_addresses
 from lance_pipeline.storage.row_digests import DESCRIBED, ROW_DIGEST, row_digests
@@ -23,6 +25,7 @@ from lance_pipeline.storage.tables import change_rows, find_table, replace_rows
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.verification import DamagedRow, verify_rows
 
+_log = logging.getLogger(__name__)
 # Increment this when the same files would give different rows than before: all files are then read again. A column
 # derived from the others does not need it: see lance_pipeline.imaging.derived_columns.
 INGEST_VERSION = "4"
@@ -74,7 +77,10 @@ class StoredSplit:
         self.damaged: list[DamagedRow] = []
         self.rows = _KNOWN.empty_table()
         if self.dataset is None:
+            self._warn_of_lost_columns()
             return
+        require_columns(self.dataset, SPLIT_SCHEMA)
+        require_own_columns(self.dataset)
         if repair:
             verification = verify_rows(self.dataset)
             self.damaged = verification.damaged
@@ -83,6 +89,28 @@ class StoredSplit:
             with reading(uri, self.dataset.version):
                 rows = self.dataset.to_table(columns=_KNOWN.names[:-1], with_row_address=True)
             self.rows = rows.combine_chunks()
+
+    def accept_rows(self) -> None:
+        """Prepare the dataset for rows that lack the columns of other tools.
+
+        Raises:
+            ConflictError: another process committed in between.
+            InputError: the dataset cannot be written.
+        """
+        if self.dataset is not None:
+            self.dataset = allow_nulls(self.dataset, self.schema.names)
+
+    def _warn_of_lost_columns(self) -> None:
+        """Warn that all rows are written from scratch, without columns that this release does not know."""
+        ours = split_schema().names
+        if self._outdated and (lost := [name for name in self._outdated.schema.names if name not in ours]):
+            _log.warning(
+                "All rows of %s are written from scratch, because another release wrote them. Only version %d has the "
+                "columns %s.",
+                self.uri,
+                self._outdated.version,
+                ", ".join(lost),
+            )
 
     @property
     def schema(self) -> pa.Schema:
@@ -154,6 +182,9 @@ class StoredSplit:
             return replace_rows(self.uri, self._outdated, self.schema, added, facts)
         if unchanged and facts == self.facts:
             return self.dataset
+        if added:
+            # A column may have been added since an interrupted ingest wrote these rows.
+            self.accept_rows()
         return change_rows(self.dataset, self._kept_offsets(kept), added, facts)
 
     def totals(self) -> Totals:

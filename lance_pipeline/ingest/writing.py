@@ -53,6 +53,7 @@ class SplitWriter:
     """Writes rows to new data files of one split."""
 
     def __init__(self, stored: StoredSplit) -> None:
+        stored.accept_rows()
         self._stored = stored
         self._writer = FragmentWriter(stored.uri, stored.schema, mode=stored.mode)
         self._totals = Totals()

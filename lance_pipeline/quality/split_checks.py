@@ -137,8 +137,10 @@ def _schema(target: CheckTarget) -> Finding:
 
     found = {column.name: str(column.type) for column in target.split.dataset.schema}
     expected = {column.name: str(column.type) for column in split_schema()}
-    wrong = [name for name in expected | found if expected.get(name) != found.get(name)]
-    return Finding(not wrong, numbers={"columns": count(len(found)), "unexpected_or_missing": ", ".join(wrong)})
+    wrong = [name for name in expected if expected[name] != found.get(name)]
+    foreign = [name for name in found if name not in expected]
+    numbers = {"missing_or_changed": ", ".join(wrong), "of_other_tools": ", ".join(foreign)}
+    return Finding(not wrong, numbers={"columns": count(len(found))} | numbers)
 
 
 def _same_classes(target: CheckTarget) -> Finding:

@@ -18,9 +18,12 @@ Facts = dict[str, Any]
 
 
 def with_facts(schema: pa.Schema, facts: Facts) -> pa.Schema:
-    """The schema with these facts in its metadata, and their digest, because manifests have no checksum."""
+    """The schema with these facts in its metadata, and their digest, because manifests have no checksum.
+
+    Metadata of other tools stays.
+    """
     raw = json.dumps({FORMAT_KEY: FACTS_FORMAT} | facts).encode()
-    return schema.with_metadata({FACTS_KEY: raw, _DIGEST_KEY: _digest(raw)})
+    return schema.with_metadata((schema.metadata or {}) | {FACTS_KEY: raw, _DIGEST_KEY: _digest(raw)})
 
 
 def read_facts(dataset: lance.LanceDataset) -> Facts:

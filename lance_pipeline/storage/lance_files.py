@@ -1,17 +1,20 @@
 """Lance's files on disk, where its API is not enough: deletion files, manifests, orphans, damaged tables."""
 
+import json
 import logging
 import os
 import re
 import secrets
 from datetime import timedelta
 from itertools import count
+from typing import Any
 
 import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.fs as pafs
 from lance.fragment import DeletionFile, FragmentMetadata
+from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
@@ -133,6 +136,17 @@ def fragment_with_rows(
         path = join_uri(dataset.uri, metadata.deletion_file.path(fragment.fragment_id))
         write_whole(path, sink.getvalue())
     return metadata
+
+
+def with_metadata(schema: LanceSchema, metadata: dict[bytes, bytes]) -> LanceSchema:
+    """The schema with other metadata, and its fields with their ids.
+
+    Lance has no call for this, and ``LanceSchema.from_pyarrow`` numbers the fields again: data files refer to fields by
+    their ids, which have gaps after a column was dropped. Pickling keeps them.
+    """
+    rebuild: Any
+    rebuild, (_, *fields) = schema.__reduce__()
+    return rebuild(json.dumps({key.decode(): list(value) for key, value in metadata.items()}), *fields)
 
 
 def remove_orphan_files(dataset: lance.LanceDataset) -> None:

@@ -12,7 +12,6 @@ import lance
 import numpy as np
 import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
-from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
 from lance_pipeline.storage.facts import Facts, with_facts
@@ -23,6 +22,7 @@ from lance_pipeline.storage.lance_files import (
     make_parent,
     remove_orphan_files,
     set_aside,
+    with_metadata,
 )
 from lance_pipeline.storage.object_store import require_reachable, storage_options
 from lance_pipeline.storage.table_errors import (
@@ -127,7 +127,7 @@ def change_rows(
             else fragment.metadata
             for fragment in dataset.get_fragments()
         ]
-        schema = LanceSchema.from_pyarrow(with_facts(dataset.schema, facts))
+        schema = with_metadata(dataset.lance_schema, with_facts(dataset.schema, facts).metadata)
         operation = lance.LanceOperation.Merge(kept + _numbered(added, dataset), schema)
         transaction = lance.Transaction(dataset.version, operation)
         options = storage_options(dataset.uri)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.facts import read_facts
+from lance_pipeline.storage.foreign_columns import require_columns
 from lance_pipeline.storage.row_addresses import take_addresses
 from lance_pipeline.storage.row_digests import (
     IMAGE_DIGEST,
@@ -78,7 +79,7 @@ def verify_rows(
         progress: called from time to time with (rows read, total rows).
 
     Raises:
-        InputError: the rows have no digests.
+        InputError: the rows have no digests, or another tool has changed columns of an ingest.
         DamagedError: the version's facts are damaged.
     """
     facts = read_facts(dataset)
@@ -87,6 +88,7 @@ def verify_rows(
             f"{dataset.uri} has no row digests to verify, because another tool or an earlier release wrote it. "
             "Materialize the asset that writes it to add them."
         )
+    require_columns(dataset, SPLIT_SCHEMA)
     fragments = dataset.get_fragments()
     total = sum(fragment.physical_rows - fragment.metadata.num_deletions for fragment in fragments)
     intact: list[Addresses] = [np.empty(0, np.uint64)]
