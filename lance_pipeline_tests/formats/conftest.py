@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from lance_pipeline_tests.formats.write import set_times, write_set
+from lance_pipeline_tests.formats.write import keep_addresses_relative, set_times, write_set
 
 SETS = sorted(path for path in Path(__file__).parent.iterdir() if path.name.isdigit())
 
@@ -37,5 +37,6 @@ def first_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def _copied(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     shutil.copytree(source, folder)
     monkeypatch.chdir(folder)
+    keep_addresses_relative(monkeypatch)
     set_times()
     return folder

@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import nn
 
@@ -23,6 +24,7 @@ from lance_pipeline.orchestration.runtime.resumption import checkpoints_to_use
 from lance_pipeline.orchestration.tracking.training_log import training_record
 from lance_pipeline.orchestration.trials.record import Trial
 from lance_pipeline.sources.listing import list_split_folders, store_listing
+from lance_pipeline.storage import uris
 from lance_pipeline.training.callbacks import TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints
 from lance_pipeline.training.device import choose_device
@@ -142,8 +144,19 @@ def write_checkpoint(splits: dict[str, Split]) -> tuple[Checkpoints, list[Epoch]
     raise AssertionError("it was not stopped")
 
 
+def keep_addresses_relative(patch: pytest.MonkeyPatch) -> None:
+    """Keep relative addresses as they are, so that no path of a machine is in a set, and a copy of it is complete."""
+    patch.setattr(uris, "_absolute", os.path.normpath)
+
+
 def write_set() -> None:
     """Write the whole set into the current folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        keep_addresses_relative(patch)
+        _write_set()
+
+
+def _write_set() -> None:
     write_images()
     raw, splits = write_tables()
     predictions = write_predicted(splits["val"])
