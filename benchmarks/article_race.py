@@ -24,6 +24,7 @@ from benchmarks.options import add_rounds, parser_of
 from benchmarks.report import replace_section, spread_text
 from benchmarks.results import spread_of, today, typed
 from lance_pipeline.images import Augment, CachePlace, ImageLoader, ingest_split
+from lance_pipeline.process_settings import speed_up_process
 from lance_pipeline.training.model import build_network
 
 _CASE = CASES["png"]
@@ -73,6 +74,7 @@ def race(root: str, work: str, rounds: int, batches: int | None) -> dict[str, li
 
 def main() -> None:
     """Measure, print the table, and write it to the page where asked to."""
+    speed_up_process()
     options = _parse()
     root = make_corpus(options.folder, PNG, options.png)
     with tempfile.TemporaryDirectory(dir=options.folder) as work:

@@ -20,6 +20,7 @@ from lance_pipeline.images import ingest_split
 from lance_pipeline.imaging.decoding import decode_image
 from lance_pipeline.ingest.inspection import bytes_digest, inspect_images
 from lance_pipeline.ingest.split_rows import Row, rows_to_batch
+from lance_pipeline.process_settings import speed_up_process
 from lance_pipeline.sources.listing import list_split_folders
 from lance_pipeline.sources.raw_files import FileReader
 from lance_pipeline.storage.schema import SPLIT_SCHEMA
@@ -84,6 +85,7 @@ def profile(root: str, kind: Kind) -> dict[str, float]:
 
 def main() -> None:
     """Measure, print the table, and write it to the page where asked to."""
+    speed_up_process()
     what = "Where the time of an ingest goes: the processor time of each of its stages, image by image."
     # With more PNG an ingest would use another process, whose time is not measured here.
     options = parser_of("ingest_profile", what, {PNG: 8_000, JPEG: 1_000}).parse_args()

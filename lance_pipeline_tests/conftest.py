@@ -120,6 +120,8 @@ def _environment(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Isolates all tests from the user's MLflow, Dagster instance, image cache and device locks."""
     for name in _UNSET:
         os.environ.pop(name, None)
+    # As in the pipeline's own processes; otherwise MLflow would try for minutes to reach a server that is away.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "1"
     os.environ["LANCE_PIPELINE_CACHE"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["TMPDIR"] = tempfile.tempdir = str(tmp_path_factory.mktemp("host"))
     # The folder of device locks.

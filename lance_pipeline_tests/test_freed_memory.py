@@ -11,7 +11,7 @@ _KEPT = """
 import json, resource
 from contextlib import nullcontext
 import psutil, torch
-from lance_pipeline.freed_memory import keep_freed_memory
+from lance_pipeline.freed_memory import keep_freed_memory, manage_freed_memory
 
 def faults(context):
     with context:
@@ -24,6 +24,7 @@ def faults(context):
         inside = psutil.Process().memory_info().rss
         return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before, inside
 
+manage_freed_memory()
 plain, _ = faults(nullcontext())
 kept, inside = faults(keep_freed_memory())
 outside = psutil.Process().memory_info().rss
@@ -32,8 +33,9 @@ print(json.dumps({"plain": plain, "kept": kept, "returned": inside - outside}))
 _GIVEN_BACK = """
 import json
 import psutil
-from lance_pipeline.freed_memory import give_back_freed_memory
+from lance_pipeline.freed_memory import give_back_freed_memory, manage_freed_memory
 
+manage_freed_memory()
 blocks = [bytes(1000) for _ in range(100_000)]
 # Allocated after the others, so that they are not at the end of the heap.
 last = bytes(1000)
@@ -44,9 +46,9 @@ print(json.dumps({"returned": before - psutil.Process().memory_info().rss}))
 """
 _SHARED = """
 import ctypes, json, os, tempfile, threading
-from lance_pipeline.freed_memory import share_freed_memory
+from lance_pipeline.freed_memory import manage_freed_memory
 
-share_freed_memory()
+manage_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
 done, threads = threading.Event(), 4 * os.cpu_count()

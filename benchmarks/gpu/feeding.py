@@ -20,6 +20,7 @@ from benchmarks.gpu.sizes import Cell
 from benchmarks.loading import plain
 from benchmarks.loading.cases import MEAN, SCALE, STD, Case, Places
 from lance_pipeline.images import Augment, CachePlace, ImageLoader
+from lance_pipeline.process_settings import speed_up_process
 from lance_pipeline.training.device import Device, choose_device, reproducible
 
 FORKING = ("files", "article")
@@ -131,6 +132,7 @@ def _rate(batches: Iterable[Batch], step: Step, seconds: float) -> float:
 
 def main(source: str, root: str, uri: str, cell: str, job: str) -> None:
     """Measure one source in this process."""
+    speed_up_process()
     print(feed(source, root, uri, Cell(**json.loads(cell)), Job(**json.loads(job))))
 
 

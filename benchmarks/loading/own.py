@@ -34,6 +34,9 @@ def loader(
 ) -> Opener:
     """Our loader, with or without its cache."""
     from lance_pipeline.images import Augment, CachePlace, ImageLoader
+    from lance_pipeline.process_settings import speed_up_process
+
+    speed_up_process()
 
     def start() -> Epochs:
         images = ImageLoader(
@@ -64,6 +67,9 @@ def kernel(case: Case, places: Places) -> Opener:
     """Bound: only decode, crop and resize."""
     from lance_pipeline.loader.augmentation import Augment, key_of
     from lance_pipeline.loader.views import random_crop
+    from lance_pipeline.process_settings import speed_up_process
+
+    speed_up_process()
 
     images = _contents(places)
 
@@ -83,6 +89,9 @@ def kernel(case: Case, places: Places) -> Opener:
 def decode(case: Case, places: Places) -> Opener:
     """Bound: only decode whole images."""
     from lance_pipeline.imaging.decoding import decode_image
+    from lance_pipeline.process_settings import speed_up_process
+
+    speed_up_process()
 
     del case
     images = _contents(places)

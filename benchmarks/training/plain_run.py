@@ -16,6 +16,7 @@ from lance_pipeline.evaluation.metrics import classification_metrics
 from lance_pipeline.evaluation.prediction import evaluation_loader, predict, write_predictions
 from lance_pipeline.images import CachePlace, LanceSplit
 from lance_pipeline.ingest.ingestion import ingest_split
+from lance_pipeline.process_settings import speed_up_process
 from lance_pipeline.sources.listing import list_split_folders
 from lance_pipeline.sources.sample import make_sample
 from lance_pipeline.training.device import Device, choose_device
@@ -30,6 +31,7 @@ _SPLITS = ("train", "val", "test")
 
 def main(data: str) -> None:
     """Ingest three splits, train with the data set's recipe, and evaluate on two of them."""
+    speed_up_process()
     with open(os.path.join(REPO, "lance_pipeline", "defs", "digits", "defs.yaml")) as file:
         attributes = yaml.safe_load(file)["attributes"]
     at = {"start": time.time()}

@@ -28,6 +28,7 @@ from lance_pipeline.orchestration.assets.raw_images import build_raw_images
 from lance_pipeline.orchestration.attributes import ImageClassifierAttributes
 from lance_pipeline.orchestration.dataset import Dataset
 from lance_pipeline.orchestration.resources import default_resources
+from lance_pipeline.process_settings import speed_up_process
 from lance_pipeline.training import fit
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
 from lance_pipeline.training.device import choose_device
@@ -64,6 +65,7 @@ class Job:
 
 def main(name: str, root: str, data: str, epochs: str) -> None:
     """Run the stage, without the results of earlier trainings."""
+    speed_up_process()
     for left in ("cache", "checkpoints", "models"):
         shutil.rmtree(os.path.join(data, left), ignore_errors=True)
     facts = STAGES[name](Job(root, data, int(epochs)))

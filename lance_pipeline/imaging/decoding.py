@@ -65,8 +65,6 @@ _MARGIN = 4
 # libjpeg's warning about data after the last row.
 _EXTRA_DATA = "extraneous bytes before marker"
 
-# Ingest and loader run their own threads; OpenCV's would compete with them.
-cv2.setNumThreads(1)
 Image.init()
 # Buffers for pixels, and for encoded images with a modified header.
 _pixel_scratch, _encoded_scratch = Scratch(), Scratch()

@@ -15,6 +15,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from typing import Self, cast
 
+import cv2
 import pyarrow as pa
 
 from lance_pipeline.errors import ExplainedError
@@ -108,6 +109,8 @@ def main(descriptor: int) -> None:
     """Examine the files that the ingest sends, until it closes the connection."""
     # Ctrl-C in a terminal reaches all processes; the ingest decides what to do.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # There is a process for each core.
+    cv2.setNumThreads(1)
     connection = Connection(descriptor)
     try:
         job: Job = connection.recv()

@@ -9,7 +9,7 @@ from functools import cached_property, lru_cache
 
 import numpy as np
 
-from lance_pipeline.freed_memory import give_back_freed_memory, share_freed_memory
+from lance_pipeline.freed_memory import give_back_freed_memory
 from lance_pipeline.loader.assembly import Assembler, CpuBatch, Work
 from lance_pipeline.loader.buffers import Allocate, BatchBuffers
 from lance_pipeline.loader.cache import PixelCache
@@ -154,7 +154,6 @@ class EpochBatches:
         # Several threads per batch need less memory than one batch per thread, and the first batch is ready sooner.
         parts = min(self._threads, max(count * self.assembler.size**2 * 3 // _PART_BYTES, 1))
         step, max_ahead, waiting = max(-(-count // parts), 1), self._threads // parts + 1, deque(groups)
-        share_freed_memory()
         with ThreadPoolExecutor(self._threads, "assemble", limit_to_one_thread) as pool:
             ahead: deque[tuple[_Group, list[Future[None]]]] = deque()
             try:

@@ -67,6 +67,14 @@ def reproducible(deterministic: bool = True) -> Iterator[None]:
         cudnn.deterministic, cudnn.benchmark = before
 
 
+@contextmanager
+def own_random_numbers() -> Iterator[None]:
+    """Leave torch's global generators as they were; within the context they may be seeded and drawn from."""
+    cards = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else ()
+    with torch.random.fork_rng(cards):
+        yield
+
+
 def choose_device(devices: str | Sequence[str] = "auto", precision: str = "auto") -> Device:
     """The first of `candidate_devices`, with the same arguments and errors."""
     return candidate_devices(devices, precision)[0]

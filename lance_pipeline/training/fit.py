@@ -13,7 +13,7 @@ from lance_pipeline.loader.image_loader import ImageLoader
 from lance_pipeline.storage.lance_split import LanceSplit
 from lance_pipeline.training.callbacks import NO_CALLBACKS, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints
-from lance_pipeline.training.device import Device
+from lance_pipeline.training.device import Device, own_random_numbers
 from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.loop import Trained, train
 from lance_pipeline.training.mixing import BatchTransform
@@ -27,6 +27,7 @@ from lance_pipeline.training.weights import ModelCard
 _SAMPLED_IMAGES = 500
 
 
+@own_random_numbers()
 def fit_network(
     inputs: TrainingInputs,
     device: Device,

@@ -18,7 +18,7 @@ from lance_pipeline.loader.image_loader import ImageLoader
 from lance_pipeline.storage.formats import known_fields
 from lance_pipeline.training.callbacks import NO_CALLBACKS, StepProgress, TrainingCallbacks
 from lance_pipeline.training.checkpoint import Checkpoints, Snapshot
-from lance_pipeline.training.device import Device, reproducible
+from lance_pipeline.training.device import Device, own_random_numbers, reproducible
 from lance_pipeline.training.history import Epoch, best_of, read_history
 from lance_pipeline.training.learner import Learner, balanced_weights
 from lance_pipeline.training.pace import Pace
@@ -76,6 +76,7 @@ def train(
         raise InputError(f"{train_loader.split.uri} has {train_loader.rows} images; training needs at least 2.")
     training = _Training(model, train_loader, val_loader, recipe, device, transform, checkpoints, callbacks)
     with (
+        own_random_numbers(),
         reproducible(recipe.deterministic),
         keep_freed_memory() if device.torch_device.type == "cpu" else nullcontext(),
     ):

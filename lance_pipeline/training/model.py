@@ -1,12 +1,15 @@
 """torchvision's classification networks with a head for the given classes."""
 
+import hashlib
 import os
 import pickle
-import socket
+import re
+import shutil
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError, URLError
+from urllib.request import urlopen
 
 import torch
 from safetensors.torch import load_file
@@ -15,11 +18,14 @@ from torchvision.models import WeightsEnum, get_model, get_model_weights
 
 from lance_pipeline.errors import ExplainedError, InputError, ServiceError
 from lance_pipeline.storage.outages import is_outage
+from lance_pipeline.storage.uris import Place, local_path
+from lance_pipeline.storage.whole_files import whole_file
 from lance_pipeline.training.networks import known_network
 
 _SILENT_SECONDS = 60
 # Responses of a server that has too much to do.
 _BUSY = (408, 429)
+_DIGITS = re.compile(r"-([0-9a-f]{8,})\.")
 # In order of preference. SWAG's linear weights expect images of 224 pixels, and so does every network that has only
 # those.
 _OFFICIAL = ("IMAGENET1K_V2", "IMAGENET1K_V1", "IMAGENET1K_SWAG_LINEAR_V1")
@@ -28,7 +34,7 @@ _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")
 
 
 def build_network(
-    name: str, classes: int, stem: str = "imagenet", weights: str = "none", downloads: str | None = None
+    name: str, classes: int, stem: str = "imagenet", weights: str = "none", downloads: Place | None = None
 ) -> nn.Module:
     """A network that maps images (n, 3, h, w) to logits (n, classes).
 
@@ -70,7 +76,7 @@ def head_name(model: nn.Module) -> str:
     return names[-1]
 
 
-def imagenet_weights(name: str, downloads: str | None) -> dict[str, torch.Tensor]:
+def imagenet_weights(name: str, downloads: Place | None) -> dict[str, torch.Tensor]:
     """Torchvision's ImageNet weights for a network, downloaded once.
 
     Args:
@@ -82,15 +88,11 @@ def imagenet_weights(name: str, downloads: str | None) -> dict[str, torch.Tensor
         ServiceError: they could not be downloaded.
     """
     official = official_weights(name)
-    before = socket.getdefaulttimeout()
-    # Without a timeout, torch would wait forever for a silent server.
-    socket.setdefaulttimeout(_SILENT_SECONDS)
     try:
-        state = official.get_state_dict(model_dir=downloads, progress=False, check_hash=True, weights_only=True)
+        _download(official.url, _folder(downloads))
+        state = official.get_state_dict(model_dir=_folder(downloads), progress=False, weights_only=True)
     except (OSError, HTTPException, RuntimeError, pickle.UnpicklingError) as error:
         raise _no_weights(official.url, _folder(downloads), error) from error
-    finally:
-        socket.setdefaulttimeout(before)
     return dict(state)
 
 
@@ -99,7 +101,6 @@ def _no_weights(url: str, folder: str, error: Exception) -> ExplainedError:
     path = os.path.join(folder, os.path.basename(url))
     if os.path.exists(path):
         return InputError(f"cannot read the ImageNet weights {path}: {error}. Delete the file to download it again.")
-    # torch raises a RuntimeError if the digest of what it received is wrong.
     if not (isinstance(error, URLError | HTTPException | RuntimeError) or is_outage(error)):
         return InputError(f"cannot write the ImageNet weights {path}: {error}. Free space there, or get write access.")
     refused = isinstance(error, HTTPError) and error.code < 500 and error.code not in _BUSY
@@ -107,6 +108,29 @@ def _no_weights(url: str, folder: str, error: Exception) -> ExplainedError:
         f"could not download the ImageNet weights: {error}. Connect to the internet, or set `weights: none`, "
         f"or fetch {url} elsewhere and put it at {path}."
     )
+
+
+def _download(url: str, folder: str) -> None:
+    """Download a file of weights, unless it is there; torch's own download would wait forever for a silent server.
+
+    Raises:
+        OSError: it could not be downloaded or written.
+        RuntimeError: what was received is not what its name says.
+    """
+    path = os.path.join(folder, os.path.basename(url))
+    if os.path.exists(path):
+        return
+    with whole_file(path, shared=True) as work:
+        with urlopen(url, timeout=_SILENT_SECONDS) as response, open(work, "wb") as file:  # noqa: S310 - of torchvision
+            shutil.copyfileobj(response, file)
+        # Names of weights end in the first digits of their SHA-256.
+        if (found := _DIGITS.search(path)) and not _sha256(work).startswith(found[1]):
+            raise RuntimeError(f"{url} was damaged on the way")
+
+
+def _sha256(path: str) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def official_weights(name: str) -> WeightsEnum:
@@ -135,7 +159,7 @@ def _replace(model: nn.Module, head: str, classes: int) -> None:
     model.set_submodule("classifier.2", nn.Identity())
 
 
-def _read_weights(name: str, weights: str, downloads: str | None) -> dict[str, torch.Tensor]:
+def _read_weights(name: str, weights: str, downloads: Place | None) -> dict[str, torch.Tensor]:
     if weights == "imagenet":
         return imagenet_weights(name, downloads)
     path = Path(weights)
@@ -158,8 +182,8 @@ def _read_weights(name: str, weights: str, downloads: str | None) -> dict[str, t
         ) from error
 
 
-def _folder(downloads: str | None) -> str:
-    return downloads or os.path.join(torch.hub.get_dir(), "checkpoints")
+def _folder(downloads: Place | None) -> str:
+    return local_path(downloads or os.path.join(torch.hub.get_dir(), "checkpoints"), "the folder of downloads")
 
 
 def _load_backbone(model: nn.Module, state: dict[str, torch.Tensor], head: str, name: str, weights: str) -> None:

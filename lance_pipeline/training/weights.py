@@ -15,6 +15,7 @@ from lance_pipeline.errors import DamagedError, InputError
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.whole_files import whole_file, write_whole
+from lance_pipeline.training.device import own_random_numbers
 from lance_pipeline.training.model import build_network
 from lance_pipeline.training.networks import DEFAULT_NETWORK
 from lance_pipeline.training.recipe import Triple
@@ -60,6 +61,7 @@ def save_model(folder: Path, state: dict[str, torch.Tensor], card: ModelCard) ->
     return sha256
 
 
+@own_random_numbers()
 def load_model(folder: Path, sha256: str | None = None) -> tuple[nn.Module, ModelCard]:
     """The model in evaluation mode on the CPU, and its card.
 

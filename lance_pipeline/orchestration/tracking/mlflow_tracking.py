@@ -34,13 +34,10 @@ TRAINING_TAG = "training_id"
 # A tag of MLflow's own: it selects the pages for training rather than those for language models.
 _KIND = ("mlflow.experimentKind", "custom_model_development")
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-# By default MLflow retries for many minutes, during which a training could neither continue nor be stopped.
-_HTTP = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "30"}
 # Errors of the local disk, as opposed to server errors.
 _REFUSED = (errno.EACCES, errno.EPERM, errno.EROFS)
 # Of an id that belongs to no run, or is none.
 _UNKNOWN = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
-_QUIET = {"MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
 
 
 def place_tag(checkpoint_folder: Path) -> dict[str, str]:
@@ -211,8 +208,6 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         """
         from mlflow import MlflowClient
 
-        for name, value in (_HTTP | _QUIET).items():
-            os.environ.setdefault(name, value)
         if not self._given:
             require_sound_databases(self._folder / "mlflow.db")
         with self.clear_errors(), self._lock():
