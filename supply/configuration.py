@@ -85,8 +85,8 @@ VARIABLES: dict[str, str] = {
     "and a password in it are neither shown nor stored.",
     "MLFLOW_TRACKING_USERNAME": "The user for the tracking server; set from `MLFLOW_TRACKING_URI` where that has one.",
     "MLFLOW_TRACKING_PASSWORD": "Its password, likewise.",
-    "OPENCV_FOR_THREADS_NUM": "Threads of OpenCV in the pipeline's own processes, beside those of ingest and loaders; 1 "
-    "when unset.",
+    "OPENCV_FOR_THREADS_NUM": "OpenCV's threads in the pipeline's own processes; 1 when unset, because ingest and "
+    "loaders have threads of their own.",
     "MALLOC_ARENA_MAX": "glibc's arenas in the pipeline's own processes; one for each core when unset.",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "How often a request to the tracking server is repeated; 1 when unset.",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "Seconds to wait for an answer of the tracking server; 30 when unset.",

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import dagster as dg
-from dagster._core.errors import DagsterExecutionInterruptedError, DagsterUserCodeProcessError
+from dagster import DagsterExecutionInterruptedError
+from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
 from lance_pipeline.errors import ServiceError, Stopped
