@@ -14,7 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lance_pipeline.images import Augment, CachePlace
+from lance_pipeline.images import Augment, CachePlace, ImageLoader
 from lance_pipeline.loader import buffers as buffers_module
 from lance_pipeline.loader.buffers import Buffers
 from lance_pipeline_tests.loader.loaders import batches, make
@@ -30,7 +30,7 @@ KEPT: dict[str, Callable[[torch.Tensor], Any]] = {
     "numpy of a slice": lambda tensor: tensor[2:].numpy()[0],
     "numpy view": lambda tensor: tensor.numpy().view(np.uint8)[1:],
     "tensor of numpy": lambda tensor: torch.from_numpy(tensor.numpy()[::2]),
-    "memoryview": lambda tensor: memoryview(tensor.numpy()),
+    "memoryview": lambda tensor: tensor.numpy().data,
     "storage": lambda tensor: tensor.untyped_storage(),
     "dlpack": np.from_dlpack,
     "iterator": iter,
@@ -150,21 +150,24 @@ def test_buffers_are_leased_and_returned_by_many_threads():
     assert buffers._allocated <= 4 * 8
 
 
+def _parts(loader: ImageLoader) -> list[Any]:
+    """Views of all kinds of the batches of four epochs."""
+    kept: list[Any] = []
+    for epoch in range(4):
+        loader.set_epoch(epoch)
+        for number, (images, _) in enumerate(loader):
+            kept.append([images, images[1:], images[0, 0], images.numpy()[:, 1], images[2].numpy().data][number % 5])
+    return kept
+
+
 @pytest.mark.parametrize("normalize", [None, ((0.5, 0.4, 0.3), (0.2, 0.3, 0.25))])
 @pytest.mark.parametrize("cached", [False, True])
 def test_kept_parts_of_batches_never_change(uri, tmp_path, normalize, cached):
     options = {"normalize": normalize, "augment": Augment(padding=2)}
     if cached:
         options["cache"] = CachePlace(str(tmp_path))
-    loader = make(uri, **options)
-    kept, copies = [], []
-    for epoch in range(4):
-        loader.set_epoch(epoch)
-        for number, (images, _) in enumerate(loader):
-            part = [images, images[1:], images[0, 0], images.numpy()[:, 1], memoryview(images[2].numpy())][number % 5]
-            kept.append(part)
-            copies.append(np.asarray(part).copy())
-    del loader, images, part
+    kept = _parts(make(uri, **options))
+    copies = [np.asarray(part).copy() for part in kept]
     # Uses the memory of the loader, had it been freed.
     batches(make(uri, **options))
     assert all(np.array_equal(np.asarray(one), copy) for one, copy in zip(kept, copies, strict=True))
