@@ -10,7 +10,7 @@ import dagster as dg
 import pytest
 from pyarrow import fs
 
-from lance_pipeline.errors import ServiceError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.evaluation import prediction
 from lance_pipeline.ingest.seen_files import SeenFiles
 from lance_pipeline.orchestration import paths
@@ -37,7 +37,7 @@ class Outages:
         self.count = 0
         real = failures.retry_of
 
-        def retry_of(context: StepContext, error: ServiceError) -> Retry | None:
+        def retry_of(context: StepContext, error: ExplainedError) -> Retry | None:
             retry = real(context, error)
             while self._away:
                 self._away.pop()()

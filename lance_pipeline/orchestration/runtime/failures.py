@@ -11,6 +11,7 @@ from dagster_shared.error import SerializableErrorInfo
 from lance_pipeline.errors import ServiceError, Stopped
 from lance_pipeline.orchestration.runtime.databases import as_input_error
 from lance_pipeline.orchestration.runtime.retries import StepContext, retry_of
+from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.redacted_errors import redacted, without_secrets
 from lance_pipeline.storage.redaction import redact
 
@@ -48,10 +49,13 @@ def clear_failures(context: StepContext) -> Iterator[None]:
             raise Interrupted(str(stopped)) from None
         except DagsterExecutionInterruptedError as interrupted:
             raise Interrupted(str(interrupted) or "stopped: interrupted") from None
+        except (dg.Failure, dg.RetryRequested):
+            raise
         except Exception as cause:
             if (error := as_input_error(cause)) is None:
                 raise
-            if isinstance(error, ServiceError) and (retry := retry_of(context, error)):
+            # A file that cannot be used because the server of its disk is away is no fault of the user's.
+            if (isinstance(error, ServiceError) or is_outage(cause)) and (retry := retry_of(context, error)):
                 raise retry from redacted(cause)
             shown = [redact(line) for line in error.details[:_LARGEST_LIST]]
             metadata = {"details": "\n".join(shown), "details_in_all": len(error.details)} if shown else None

@@ -3,7 +3,7 @@
 import dagster as dg
 from dagster._core.execution.context.system import StepExecutionContext
 
-from lance_pipeline.errors import ServiceError
+from lance_pipeline.errors import ExplainedError
 from lance_pipeline.orchestration.attributes import Retries
 from lance_pipeline.storage.redaction import redact
 
@@ -30,7 +30,7 @@ class Retry(dg.RetryRequested):
         return self._message
 
 
-def retry_of(context: StepContext, error: ServiceError) -> Retry | None:
+def retry_of(context: StepContext, error: ExplainedError) -> Retry | None:
     """The request to run a failed step again, which is logged too; None if there are no more retries.
 
     A `RetryPolicy` of Dagster's would retry any error, and steps that were asked to stop.

@@ -1,5 +1,6 @@
 """What Dagster stores of a failed step, and after which errors the step is tried again."""
 
+import errno
 import os
 import signal
 import socket
@@ -60,6 +61,13 @@ def mistaken() -> None:
         raise InputError("/nowhere/labels.csv is missing. Correct the path.") from error
 
 
+def stale() -> None:
+    try:
+        raise OSError(errno.ESTALE, "Stale file handle")
+    except OSError as error:
+        raise InputError("cannot write /shared/model.safetensors. Get write access.") from error
+
+
 def away() -> None:
     raise ServiceError("the store is away.")
 
@@ -74,7 +82,7 @@ def stored_error(result: dg.ExecuteInProcessResult):
     return error
 
 
-@pytest.mark.parametrize(("body", "attempts"), [(mistaken, 1), (with_a_bug, 1), (away, 3), (refused, 3)])
+@pytest.mark.parametrize(("body", "attempts"), [(mistaken, 1), (with_a_bug, 1), (away, 3), (refused, 3), (stale, 3)])
 def test_only_an_outage_is_tried_again(body: Callable[[], None], attempts: int):
     result, made = run(body)
     assert not result.success
