@@ -94,5 +94,5 @@ def add_missing_columns(dataset: lance.LanceDataset) -> lance.LanceDataset:
                 lance.batch_udf(schema)(computed), sorted({name for one in missing for name in one.reads})
             )
         except OSError as error:
-            raise write_error(dataset.uri, error) from error
+            raise write_error(dataset.uri, error, dataset.version) from error
     return open_table(dataset.uri)

@@ -28,10 +28,11 @@ class FragmentWriter:
         uri: the dataset, which need not exist yet.
         schema: the schema of the rows.
         mode: ``append`` to a dataset, ``create`` one, or ``overwrite`` its rows.
+        version: the version of the dataset; 0 if there is none.
     """
 
-    def __init__(self, uri: str, schema: pa.Schema, *, mode: str) -> None:
-        self._uri, self._schema, self._mode = uri, schema, mode
+    def __init__(self, uri: str, schema: pa.Schema, *, mode: str, version: int) -> None:
+        self._uri, self._schema, self._mode, self._version = uri, schema, mode, version
         self._batches: Queue[pa.RecordBatch | None] = Queue(_QUEUED_BATCHES)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="fragment-writer")
         self._fragments: Future[list[FragmentMetadata]] = self._pool.submit(self._write)
@@ -54,7 +55,7 @@ class FragmentWriter:
         try:
             return self._fragments.result()
         except OSError as error:
-            raise write_error(self._uri, error) from error
+            raise write_error(self._uri, error, self._version) from error
         finally:
             self._pool.shutdown()
 
@@ -72,7 +73,7 @@ class FragmentWriter:
                 continue
             return
         if (error := self._fragments.exception()) is not None:
-            raise write_error(self._uri, error) if isinstance(error, OSError) else error
+            raise write_error(self._uri, error, self._version) if isinstance(error, OSError) else error
 
     def _write(self) -> list[FragmentMetadata]:
         make_parent(self._uri)

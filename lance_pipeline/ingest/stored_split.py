@@ -102,8 +102,9 @@ class StoredSplit:
 
     def _warn_of_lost_columns(self) -> None:
         """Warn that all rows are written from scratch, without columns that this release does not know."""
-        ours = split_schema().names
-        if self._outdated and (lost := [name for name in self._outdated.schema.names if name not in ours]):
+        if self._outdated is None:
+            return
+        if lost := [name for name in self._outdated.schema.names if name not in split_schema().names]:
             _log.warning(
                 "All rows of %s are written from scratch, because another release wrote them. Only version %d has the "
                 "columns %s.",
@@ -126,6 +127,13 @@ class StoredSplit:
         if self.dataset is not None:
             return "append"
         return "create" if self._outdated is None else "overwrite"
+
+    @property
+    def version(self) -> int:
+        """The version of the dataset, even an outdated one; 0 if there is none."""
+        # An empty dataset is false.
+        found = self._outdated if self.dataset is None else self.dataset
+        return 0 if found is None else found.version
 
     def find(self, paths: pa.Array) -> NDArray[np.int64]:
         """The position of each path among the rows; -1 if it is missing."""

@@ -55,7 +55,7 @@ class SplitWriter:
     def __init__(self, stored: StoredSplit) -> None:
         stored.accept_rows()
         self._stored = stored
-        self._writer = FragmentWriter(stored.uri, stored.schema, mode=stored.mode)
+        self._writer = FragmentWriter(stored.uri, stored.schema, mode=stored.mode, version=stored.version)
         self._totals = Totals()
 
     def add(self, rows: pa.RecordBatch, totals: Totals) -> None:

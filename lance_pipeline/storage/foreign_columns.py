@@ -52,7 +52,7 @@ def allow_nulls(dataset: lance.LanceDataset, columns: Collection[str]) -> lance.
     try:
         changed.alter_columns(*alterations)
     except OSError as error:
-        raise write_error(dataset.uri, error) from error
+        raise write_error(dataset.uri, error, dataset.version) from error
     if changed.version != dataset.version + 1:
         raise ConflictError(f"version {dataset.version} of {dataset.uri} is no longer the latest")
     return changed

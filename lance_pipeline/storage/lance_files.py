@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lance_pipeline.errors import InputError
 from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri, store_failure, write_whole
 from lance_pipeline.storage.outages import is_outage
-from lance_pipeline.storage.table_errors import brief, cannot_write, is_damage
+from lance_pipeline.storage.table_errors import brief, cannot_write, is_damage, is_unreadable
 from lance_pipeline.storage.whole_files import TEMPORARY
 
 _logger = logging.getLogger(__name__)
@@ -43,9 +43,15 @@ def is_table_folder(uri: str) -> bool:
 
 
 def manifests(uri: str) -> list[tuple[int, str]]:
-    """The version and file name of each manifest of a local table."""
+    """The version and file name of each manifest of a table, damaged or not.
+
+    Raises:
+        OSError: the object store does not respond, or denies access.
+    """
+    store, path = filesystem(uri)
     found = []
-    for name in os.listdir(_versions(uri)) if has_manifests(uri) else []:
+    for info in store.get_file_info(pafs.FileSelector(_versions(path), allow_not_found=True)):
+        name = info.base_name
         if match := _MANIFEST.fullmatch(name):
             number = int(match[1])
             found.append((number if number < _LAST // 2 else _LAST - number, name))
@@ -172,7 +178,7 @@ def remove_orphan_files(dataset: lance.LanceDataset) -> None:
                     os.utime(path, (0, 0))
         dataset.cleanup_old_versions(_FOREVER, delete_unverified=True, error_if_tagged_old_versions=False)
     except BaseException as error:
-        if is_damage(error) or "corrupt file" in str(error):
+        if is_damage(error) or (isinstance(error, OSError) and _has_damaged_version(uri)):
             # The latest version is readable; damage to an older one is no reason to stop.
             _logger.warning(
                 "Skipped removing orphaned files of %s: one of its versions is damaged: %s", uri, brief(error)
@@ -181,3 +187,15 @@ def remove_orphan_files(dataset: lance.LanceDataset) -> None:
         if isinstance(error, OSError):
             raise cannot_write(uri, error) from error
         raise
+
+
+def _has_damaged_version(uri: str) -> bool:
+    """Whether a version of a local table cannot be opened."""
+    for number, _ in manifests(uri):
+        try:
+            lance.dataset(uri, version=number)
+        except BaseException as error:
+            if not is_unreadable(error):
+                raise
+            return True
+    return False

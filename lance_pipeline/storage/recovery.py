@@ -33,8 +33,7 @@ def recover_table(uri: str) -> lance.LanceDataset | None:
             found = find_table(uri)
             facts = {} if found is None else read_facts(found)
         except DamagedError as error:
-            there = [] if is_remote(uri) else manifests(uri)
-            if not there:
+            if is_remote(uri) or not (there := manifests(uri)):
                 raise
             number, name = max(there)
             _log.warning("%s Version %d is lost; its manifest is now in %s.", error, number, place)

@@ -5,11 +5,12 @@ import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import lance
 import pyarrow as pa
 from lance.commit import CommitConflictError
 
 from lance_pipeline.errors import DamagedError, ExplainedError, InputError, ServiceError
-from lance_pipeline.storage.object_store import CHECK_STORE, is_remote, store_failure
+from lance_pipeline.storage.object_store import CHECK_STORE, is_remote, storage_options, store_failure
 from lance_pipeline.storage.outages import is_outage
 
 _LONGEST = 500
@@ -109,13 +110,26 @@ def brief(error: BaseException) -> str:
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
-def write_error(uri: str, error: OSError) -> Exception:
-    """A conflict, or the error for a table that cannot be written."""
-    # Lance does not raise its own class everywhere; "already exists" and "0.manifest" are lost races to create a table.
-    signs = ("conflict", "already exists", "_versions/0.manifest")
-    if isinstance(error, CommitConflictError) or any(sign in str(error).lower() for sign in signs):
+def write_error(uri: str, error: OSError, version: int) -> Exception:
+    """A conflict, or the error for a table that cannot be written.
+
+    Args:
+        uri: of the table.
+        error: what Lance raised.
+        version: the version that was to be changed; 0 if there was none.
+    """
+    # Lance does not raise its own class everywhere, such as where two writers create a table at once.
+    if isinstance(error, CommitConflictError) or _latest_version(uri) > version:
         return ConflictError(str(error))
     return cannot_write(uri, error)
+
+
+def _latest_version(uri: str) -> int:
+    """The latest version of a table; 0 if there is none, or it cannot be read."""
+    try:
+        return lance.dataset(uri, storage_options=storage_options(uri)).version
+    except (OSError, ValueError):
+        return 0
 
 
 def cannot_write(uri: str, error: Exception) -> ExplainedError:

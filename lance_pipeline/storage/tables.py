@@ -14,12 +14,14 @@ import pyarrow as pa
 from lance.fragment import FragmentMetadata, write_fragments
 from numpy.typing import NDArray
 
+from lance_pipeline.errors import InputError
 from lance_pipeline.storage.facts import Facts, with_facts
 from lance_pipeline.storage.lance_files import (
     fragment_with_rows,
     has_manifests,
     is_table_folder,
     make_parent,
+    manifests,
     remove_orphan_files,
     set_aside,
     with_metadata,
@@ -85,7 +87,7 @@ def _write(
         mode, options = "create" if before is None else "overwrite", storage_options(uri)
         return write_fragments(reader, uri, schema=schema, mode=mode, storage_options=options)
     except OSError as error:
-        raise write_error(uri, error) from error
+        raise write_error(uri, error, _version_of(before)) from error
 
 
 def replace_rows(
@@ -98,11 +100,15 @@ def replace_rows(
         InputError: the table cannot be written.
     """
     operation = lance.LanceOperation.Overwrite(with_facts(schema, facts), fragments)
-    transaction = lance.Transaction(0 if before is None else before.version, operation)
+    transaction = lance.Transaction(_version_of(before), operation)
     try:
         return lance.LanceDataset.commit(uri, transaction, max_retries=0, storage_options=storage_options(uri))
     except OSError as error:
-        raise write_error(uri, error) from error
+        raise write_error(uri, error, _version_of(before)) from error
+
+
+def _version_of(table: lance.LanceDataset | None) -> int:
+    return 0 if table is None else table.version
 
 
 def change_rows(
@@ -133,7 +139,7 @@ def change_rows(
         options = storage_options(dataset.uri)
         return lance.LanceDataset.commit(dataset, transaction, max_retries=0, storage_options=options)
     except OSError as error:
-        raise write_error(dataset.uri, error) from error
+        raise write_error(dataset.uri, error, dataset.version) from error
 
 
 def _numbered(fragments: list[FragmentMetadata], dataset: lance.LanceDataset) -> list[FragmentMetadata]:
@@ -219,13 +225,23 @@ def _open(uri: str, version: int | None) -> lance.LanceDataset:
     except BaseException as error:
         if not is_unreadable(error):
             raise
-        if "not found" in str(error).lower() and isinstance(error, ValueError | FileNotFoundError):
+        # A store that does not respond raises an OSError, and is not asked again.
+        if isinstance(error, ValueError | FileNotFoundError) and _is_missing(uri, version):
             raise TableNotFoundError(uri, version) from error
         raise unreadable(uri, version, error) from error
     if dataset.version < 1:
         # Lance reads a manifest of zeros as version 0.
         raise unreadable(uri, version, ValueError("its manifest is empty"))
     return dataset
+
+
+def _is_missing(uri: str, version: int | None) -> bool:
+    """Whether there is no table, or no such version of it; False if the store does not respond."""
+    try:
+        there = [number for number, _ in manifests(uri)]
+    except (OSError, InputError):
+        return False
+    return not there if version is None else version not in there
 
 
 def is_table(place: Place) -> bool:
