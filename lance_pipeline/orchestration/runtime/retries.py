@@ -1,7 +1,6 @@
 """Retrying a step while a store, server or database is away."""
 
 import dagster as dg
-from dagster._core.execution.context.system import StepExecutionContext
 
 from lance_pipeline.errors import ExplainedError
 from lance_pipeline.orchestration.attributes import Retries
@@ -52,7 +51,7 @@ def retry_of(context: StepContext, error: ExplainedError) -> Retry | None:
     return Retry(message, retries.times, seconds)
 
 
-def _step(context: StepContext) -> StepExecutionContext:
+def _step(context: StepContext) -> dg.StepExecutionContext:
     if isinstance(context, dg.InputContext | dg.OutputContext):
         return context.step_context
     return context.op_execution_context.get_step_execution_context()
