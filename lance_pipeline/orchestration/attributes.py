@@ -67,7 +67,7 @@ class Archive(StrictModel):
     @field_validator("url")
     @classmethod
     def _known_scheme(cls, url: Address) -> Address:
-        from lance_pipeline.sources.download import require_address
+        from lance_pipeline.sources.archive_address import require_address
 
         # A template such as {{ env.MIRROR }} is checked after it is filled in.
         if not url.is_template:
@@ -83,7 +83,7 @@ class Archive(StrictModel):
     @field_validator("checksum")
     @classmethod
     def _known_form(cls, checksum: str | None) -> str | None:
-        from lance_pipeline.sources.download import require_checksum_form
+        from lance_pipeline.sources.archive_address import require_checksum_form
 
         if checksum is not None and "{{" not in checksum:
             require_checksum_form(checksum)

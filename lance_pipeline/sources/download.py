@@ -37,9 +37,7 @@ _CONNECTIONS = 10
 _PASSING = (requests.ConnectionError, requests.Timeout, HTTPError, TooSlowError)
 _BLOCK_BYTES = 1 << 18
 _NOTHING_LEFT = 416
-_URL = re.compile(r"https?://[^\s/?#]\S*|file:///.+")
 _VERSION = re.compile(r"[ -~]{1,200}")
-_CHECKSUM = re.compile(r"sha256:[0-9a-f]{64}|md5:[0-9a-f]{32}")
 _LENGTH = re.compile(r"[0-9]{1,18}")
 _CONTENT_RANGE = re.compile(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/([0-9]{1,18}|\*)")
 # Called with the bytes received so far and the total, which is None if unknown.
@@ -47,32 +45,6 @@ Progress = Callable[[int, int | None], None]
 
 MIN_BYTES_PER_SECOND = 10_000
 """The minimum speed of a download, on average over a minute."""
-
-
-def require_address(url: Address) -> None:
-    """Check the form of an address, without connecting to it.
-
-    Raises:
-        InputError: it is not an http, https or file address, or the end of its user part is ambiguous.
-    """
-    if not _URL.fullmatch(url.full()):
-        raise InputError(
-            f"the archive's address is {url!r}. Expected https://<server>/<path>, http://<server>/<path> or "
-            "file:///<path> of a .tar, .tar.gz, .tar.xz or .zip archive."
-        )
-
-
-def require_checksum_form(checksum: str) -> None:
-    """Check the form of a checksum.
-
-    Raises:
-        InputError: it is neither a SHA-256 nor an MD5.
-    """
-    if not _CHECKSUM.fullmatch(checksum.lower()):
-        raise InputError(
-            f"the archive's checksum is {checksum!r}. Expected `sha256:` and 64 hexadecimal digits, or `md5:` and 32, "
-            "as given by the archive's publisher or by `sha256sum <file>`."
-        )
 
 
 def require_within(number: int, limit: int, what: str, name: str, url: Address) -> None:

@@ -8,7 +8,8 @@ import pytest
 
 from lance_pipeline_tests.conftest import PLAIN_PACKAGES, PROJECT, Shell
 
-HEAVY = ["torch", "torchvision", "mlflow", "lance", "ray"]
+# The last three take as long as loading our own code.
+HEAVY = ["torch", "torchvision", "mlflow", "lance", "ray", "sqlalchemy", "alembic", "requests"]
 
 
 def python(code: str) -> str:

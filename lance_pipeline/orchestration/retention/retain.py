@@ -8,7 +8,6 @@ from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple
 
 import dagster as dg
-from sqlalchemy.exc import SQLAlchemyError
 
 from lance_pipeline.errors import ExplainedError
 from lance_pipeline.orchestration.attributes import Keep
@@ -229,6 +228,8 @@ class Retention:
 @contextmanager
 def _noting_errors(outcome: Outcome) -> Iterator[None]:
     """Note errors in the outcome, so that the remaining steps still run."""
+    from sqlalchemy.exc import SQLAlchemyError
+
     try:
         yield
     except (ExplainedError, OSError, SQLAlchemyError) as error:

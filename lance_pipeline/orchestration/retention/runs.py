@@ -3,11 +3,11 @@
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster._core.definitions.data_version import INPUT_EVENT_POINTER_TAG_PREFIX
 from dagster._core.storage.dagster_run import NOT_FINISHED_STATUSES
-from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME, SqliteEventLogStorage
 
 from lance_pipeline.orchestration.attributes import Keep
 from lance_pipeline.orchestration.pages.page import pages_of_run
@@ -16,6 +16,9 @@ from lance_pipeline.orchestration.retention.limits import within_limits
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.usage import freed_by_removing
 from lance_pipeline.training.networks import NETWORKS
+
+if TYPE_CHECKING:
+    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 _PAGE = 200
 AssetRun = tuple[str, str]
@@ -211,11 +214,14 @@ class Runs:
 
     def left_over(self) -> list[str]:
         """Removed runs whose events remain: a removal was interrupted, or Dagster's UI removed the runs."""
+        from dagster._core.storage.event_log.sqlite.sqlite_event_log import INDEX_SHARD_NAME
+
         instance = self._history.instance
-        if not isinstance(instance.event_log_storage, SqliteEventLogStorage):
+        events = _events_by_run(instance)
+        if events is None:
             return []
         # List the files first: a run exists before its events.
-        files = Path(instance.event_log_storage.path_for_shard("*")).parent.glob("*.db")
+        files = Path(events.path_for_shard("*")).parent.glob("*.db")
         found = {path.stem for path in files} - {INDEX_SHARD_NAME}
         return sorted(found.difference(instance.run_storage.get_run_ids()))
 
@@ -236,11 +242,19 @@ class Runs:
         return [*self._root.glob(f"*/{run_id}.json"), *pages_of_run(self._reports, run_id)]
 
 
+def _events_by_run(instance: dg.DagsterInstance) -> "SqliteEventLogStorage | None":
+    """Dagster's event log, if each run has its own database there."""
+    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+
+    events = instance.event_log_storage
+    return events if isinstance(events, SqliteEventLogStorage) else None
+
+
 def run_files(instance: dg.DagsterInstance, run_id: str) -> list[Path]:
     """The database of a run's events, if each run has its own, and the output of its steps."""
     printed = Path(instance.storage_directory(), run_id)
-    events = instance.event_log_storage
-    if not isinstance(events, SqliteEventLogStorage):
+    events = _events_by_run(instance)
+    if events is None:
         return [printed]
     database = events.path_for_shard(run_id)
     return [printed, *(Path(database + suffix) for suffix in ("-wal", "-shm", "-journal", ""))]
