@@ -7,6 +7,7 @@ import re
 import secrets
 from datetime import timedelta
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import lance
@@ -30,6 +31,7 @@ _DELETIONS = pa.schema([pa.field("row_id", pa.uint32(), nullable=False)])
 _MANIFEST = re.compile(r"(\d+)\.manifest")
 # Lance counts the names of manifests down from here, so that the latest version comes first in a listing.
 _LAST = 2**64 - 1
+_MANIFEST_END = b"LANC"
 
 
 def has_manifests(uri: str) -> bool:
@@ -190,8 +192,10 @@ def remove_orphan_files(dataset: lance.LanceDataset) -> None:
 
 
 def _has_damaged_version(uri: str) -> bool:
-    """Whether a version of a local table cannot be opened."""
-    for number, _ in manifests(uri):
+    """Whether a version of a local table cannot be opened, or its manifest lacks the end that only a clean-up checks."""
+    for number, name in manifests(uri):
+        if not Path(_versions(uri), name).read_bytes().endswith(_MANIFEST_END):
+            return True
         try:
             lance.dataset(uri, version=number)
         except BaseException as error:
