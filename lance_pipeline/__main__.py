@@ -35,10 +35,10 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="lance-pipeline",
         description="Train an image classifier on folders of images, and see what came of it.\n"
-        "What there is to train is set by lance_pipeline/defs/<data set>/defs.yaml.",
+        "What there is to train is set by lance_pipeline/defs/<dataset>/defs.yaml.",
         epilog=_examples(
             "lance-pipeline run digits       # train the demo: about 3 minutes on 2 cores",
-            "lance-pipeline new flowers ~/photos/flowers   # a data set of your own",
+            "lance-pipeline new flowers ~/photos/flowers   # a dataset of your own",
             "lance-pipeline summary digits   # how good is it, and where is everything?",
             "lance-pipeline ui               # look at it in the browser",
             "lance-pipeline run --help       # more on one command",
@@ -46,15 +46,15 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=_FORMAT,
     )
     commands = parser.add_subparsers(title="commands", metavar="<command>", required=True)
-    dataset = "name of the data set, such as digits"
+    dataset = "name of the dataset, such as digits"
     module = "Python module with the definitions, if they are not this project's (default: %(default)s)"
 
     run = _command(
         commands,
         "run",
         _run,
-        "make a data set and train on it",
-        "Read the images of a data set, train a model, and measure it, or do a part of that. Shows a line for each "
+        "make a dataset and train on it",
+        "Read the images of a dataset, train a model, and measure it, or do a part of that. Shows a line for each "
         "thing\nworth knowing. Ctrl-C saves the training; the same command resumes it.",
         "lance-pipeline run digits                        # everything",
         "lance-pipeline run digits resnet34 metrics_val   # only train, and measure on the validation split",
@@ -67,13 +67,13 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "new",
         _new,
-        "make a data set of a folder of images",
-        "Look at a folder of images, and write the defs.yaml of a data set of them. Read it, change it, run it.\n"
+        "make a dataset of a folder of images",
+        "Look at a folder of images, and write the defs.yaml of a dataset of them. Read it, change it, run it.\n"
         "The folder holds a folder for each class or, in folders such as train, val and test, one for each class.",
         "lance-pipeline new flowers ~/photos/flowers",
         "lance-pipeline new flowers ~/photos/flowers image_size=64 recipe.epochs=5",
     )
-    new.add_argument("dataset", help="name of the data set: letters, digits and _")
+    new.add_argument("dataset", help="name of the dataset: letters, digits and _")
     new.add_argument("folder", help="folder of the images, or an address such as s3://bucket/flowers")
     new.add_argument("settings", nargs="*", default=[], help="such as image_size=64 or recipe.epochs=5")
     new.add_argument("--draw", action="store_true", help="draw train, val and test, whatever folders there are")
@@ -103,7 +103,7 @@ def _parser() -> argparse.ArgumentParser:
         "summary",
         _summary,
         "show how good the latest model is",
-        "Show the accuracy of the latest model of a data set, how many images it saw, and where everything is.",
+        "Show the accuracy of the latest model of a dataset, how many images it saw, and where everything is.",
         "lance-pipeline summary digits",
     )
     summary.add_argument("dataset", help=dataset)
@@ -124,12 +124,12 @@ def _parser() -> argparse.ArgumentParser:
         "verify",
         _verify,
         "find damaged images in the stored data, and repair them",
-        "Read all stored images of a data set, and list those whose bytes have changed since they were stored.",
+        "Read all stored images of a dataset, and list those whose bytes have changed since they were stored.",
         "lance-pipeline verify digits",
         "lance-pipeline verify digits --repair                          # from the image files",
         "lance-pipeline verify data/lance/digits_train.lance --repair   # from older versions",
     )
-    verify.add_argument("target", help="name of a data set, or path or URI of one of its Lance datasets")
+    verify.add_argument("target", help="name of a dataset, or path or URI of one of its Lance datasets")
     verify.add_argument("--repair", action="store_true", help="write damaged images again, and list what is lost")
 
     databases = _command(

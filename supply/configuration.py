@@ -28,11 +28,11 @@ _INTRODUCTION = """\
 <!-- Written by `make docs` from the models in the code: change the descriptions there. -->
 # Configuration
 
-[A data set](#a-data-set) is configured by its `defs.yaml`, the [resources](#resources) are shared by all data sets, a
+[A dataset](#a-data-set) is configured by its `defs.yaml`, the [resources](#resources) are shared by all datasets, a
 [run](#runs) may set a little more, and [environment variables](#environment-variables) say where things are.
 
 `lance-pipeline new` looks at a folder of images and writes a `defs.yaml`. Whatever is wrong with such a file is named
-with file, line, key, the nearest known key and an example. The data set is then a group of one asset that fails with
+with file, line, key, the nearest known key and an example. The dataset is then a group of one asset that fails with
 this error, the others load, and `dagster definitions validate` and `dg check yaml` fail.
 """
 _DATASET = """\
@@ -110,7 +110,7 @@ VARIABLES: dict[str, str] = {
 INTERNAL: dict[str, str] = {
     "LANCE_PIPELINE_COMMAND": "The command that was typed, for the line that says how to resume.",
     "DAGSTER_IS_DEV_CLI": "Set for the servers of the UI: a wrong definition is shown without Dagster's stack trace.",
-    "DAGSTER_IS_DEFS_VALIDATION_CLI": "Set by `dagster definitions validate`, which then fails for a broken data set.",
+    "DAGSTER_IS_DEFS_VALIDATION_CLI": "Set by `dagster definitions validate`, which then fails for a broken dataset.",
     "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "Set for MLflow's server behind `make ui`.",
     "MLFLOW_SERVER_DISABLE_SECURITY_MIDDLEWARE": "The same: the guard of `make ui` checks hosts in its place.",
     "_MLFLOW_SERVER_FILE_STORE": "The same.",
@@ -134,7 +134,7 @@ def page() -> str:
     return "\n".join(
         [
             _INTRODUCTION,
-            "## A data set\n",
+            "## A dataset\n",
             _DATASET,
             dataset,
             "## Resources\n",

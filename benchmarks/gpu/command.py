@@ -1,4 +1,4 @@
-"""Materializes a data set from the shell, as a user does, and collects the results."""
+"""Materializes a dataset from the shell, as a user does, and collects the results."""
 
 import time
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _STEPS = {"listing": "raw_images", "ingest": "lance_splits", "training": "resnet
 
 @dataclass(frozen=True)
 class Materialized:
-    """A run of all assets of a data set.
+    """A run of all assets of a dataset.
 
     Attributes:
         seconds: from the start of the process to its end.
@@ -43,13 +43,13 @@ class Materialized:
 
 
 def small_project(root: Path) -> Shell:
-    """A shell in a project with the tiny data set ``flowers`` and its own data folder."""
+    """A shell in a project with the tiny dataset ``flowers`` and its own data folder."""
     write_small_project(root)
     return new_shell(root, root / "data", {"XDG_RUNTIME_DIR": str(root)})
 
 
 def materialize(shell: Shell, module: str, dataset: str) -> Materialized:
-    """Run ``dagster asset materialize`` for all assets of a data set.
+    """Run ``dagster asset materialize`` for all assets of a dataset.
 
     Raises:
         FailedCommandError: the command failed.

@@ -9,7 +9,7 @@ from lance_pipeline_tests.conftest import new_shell
 
 
 def measure(job: Job, figures: Figures) -> None:
-    """Materialize all assets of ``digits`` (in a trial, of a tiny data set), then run ``reproduce``."""
+    """Materialize all assets of ``digits`` (in a trial, of a tiny dataset), then run ``reproduce``."""
     folder = Path(job.work)
     if job.tiny:
         shell, module, dataset = small_project(folder / "small"), SMALL, "flowers"

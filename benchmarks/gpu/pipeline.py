@@ -107,7 +107,7 @@ class _Pipeline:
         return {"images": sum(counts.values()), "seconds": time.monotonic() - began}
 
     def _run(self) -> dict[str, Any]:
-        """Run the whole graph of a data set from the shell, with the default recipe except for its length."""
+        """Run the whole graph of a dataset from the shell, with the default recipe except for its length."""
         shell = small_project(Path(self._job.work, "small"))
         epochs = self._job.epochs or self._sizes.epochs
         defs = shell.folder / "small" / "defs" / _DATASET / "defs.yaml"

@@ -14,7 +14,7 @@ _LABELS = {"ours": "ours, all defaults", "article": "the article's recipe"}
 
 
 def draw_accuracy_chart(results: Results, path: str) -> None:
-    """Draw a panel per data set: a curve for each training, and a line at the article's best for each seed."""
+    """Draw a panel per dataset: a curve for each training, and a line at the article's best for each seed."""
     figure = Figure(figsize=(5.6 * len(results.runs), 4), layout="constrained")
     grid = figure.subplots(1, len(results.runs), squeeze=False)
     for axes, source in zip(grid[0], results.runs, strict=True):

@@ -12,7 +12,7 @@ _AT_LEAST = 3.0
 
 
 def accuracy_targets(results: Results) -> list[Target]:
-    """The target for each data set, with the results."""
+    """The target for each dataset, with the results."""
     found: list[Target] = []
     for source in SOURCES:
         text = f"{SOURCES[source].title}: as good as the article's best {_AT_LEAST:g} times as soon"
@@ -26,7 +26,7 @@ def accuracy_targets(results: Results) -> list[Target]:
 
 
 def source_table(results: Results, source: str) -> str:
-    """The table of the accuracy that each recipe reaches on a data set, and of the time it takes."""
+    """The table of the accuracy that each recipe reaches on a dataset, and of the time it takes."""
     title = f"{SOURCES[source].title}, {results.counts[source]:,} training images"
     lines = [
         f"| {title} | epochs | best val accuracy | at the end | seconds to the article's best | seconds in all |",
@@ -46,7 +46,7 @@ def accuracy_section(results: Results, picture: str) -> str:
 
 {results.date}: ResNet-34 from random weights, in fp32 on the CPU, on images of {IMAGE_SIZE}x{IMAGE_SIZE}. Both recipes
 train by `fit_network` from Lance datasets, each training in a process of its own. Ours are the defaults; the article's
-is `preset: article` with `weights: none`, for all of its epochs. The data sets are
+is `preset: article` with `weights: none`, for all of its epochs. The datasets are
 
 {sources}
 

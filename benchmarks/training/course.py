@@ -40,7 +40,7 @@ class Course(Measurement):
 
 
 def recipe_of(name: str, source: str, seed: int, epochs: int | None) -> Recipe:
-    """A contestant's recipe for a data set; ``epochs`` overrides its number of epochs, for a trial."""
+    """A contestant's recipe for a dataset; ``epochs`` overrides its number of epochs, for a trial."""
     settings = {**RECIPES[name], **SOURCES[source].settings, "seed": seed}
     return Recipe.model_validate(settings if epochs is None else settings | {"epochs": epochs})
 

@@ -1,4 +1,4 @@
-"""The work of the data set ``digits`` in one process, without Dagster and MLflow: the functions that its assets call.
+"""The work of the dataset ``digits`` in one process, without Dagster and MLflow: the functions that its assets call.
 
 ``python -m benchmarks.training.plain_run DATA`` writes to the folder DATA, and prints when each part was done, as JSON.
 """
@@ -30,7 +30,7 @@ _SPLITS = ("train", "val", "test")
 
 
 def main(data: str) -> None:
-    """Ingest three splits, train with the data set's recipe, and evaluate on two of them."""
+    """Ingest three splits, train with the dataset's recipe, and evaluate on two of them."""
     speed_up_process()
     with open(os.path.join(REPO, "lance_pipeline", "defs", "digits", "defs.yaml")) as file:
         attributes = yaml.safe_load(file)["attributes"]

@@ -1,4 +1,4 @@
-"""Small data sets of real images, available offline."""
+"""Small datasets of real images, available offline."""
 
 import gzip
 import os
@@ -23,7 +23,7 @@ FASHION_VAL = 2_000
 
 @dataclass(frozen=True)
 class Source:
-    """A data set: its title, its description, and the settings that any recipe needs for it."""
+    """A dataset: its title, its description, and the settings that any recipe needs for it."""
 
     title: str
     about: str
@@ -43,10 +43,10 @@ SOURCES = {
 
 
 def make_source(name: str, folder: str, images: int, fashion: str = FASHION) -> str:
-    """The folder of a data set of ``SOURCES`` as ``<split>/<label>/<image>``; created if it does not exist.
+    """The folder of a dataset of ``SOURCES`` as ``<split>/<label>/<image>``; created if it does not exist.
 
     Args:
-        name: the name of the data set.
+        name: the name of the dataset.
         folder: the parent folder.
         images: the number of training images of Fashion-MNIST.
         fashion: the folder with the files of Fashion-MNIST.

@@ -1,4 +1,4 @@
-"""The whole run of the data set ``digits``, from the start of its process to its end: from the shell, and plain."""
+"""The whole run of the dataset ``digits``, from the start of its process to its end: from the shell, and plain."""
 
 import json
 import os

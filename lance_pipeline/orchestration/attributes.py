@@ -242,7 +242,7 @@ class Maintenance(StrictModel):
 
     @property
     def has_own_schedule(self) -> bool:
-        """Whether the data set has its own schedule besides the one for all data sets."""
+        """Whether the dataset has its own schedule besides the one for all datasets."""
         return bool(self.model_fields_set & {"cron", "timezone", "enabled"})
 
 

@@ -29,11 +29,11 @@ def build_retraining(dataset: Dataset) -> dg.Definitions:
 
 
 def build_maintenance_job() -> dg.Definitions:
-    """The job ``maintenance`` for all data sets and its schedule, once per code location and beside its resources."""
+    """The job ``maintenance`` for all datasets and its schedule, once per code location and beside its resources."""
     job = dg.define_asset_job(
         "maintenance",
         selection=dg.AssetSelection.groups(MAINTENANCE_GROUP),
-        description="Remove old models and runs of all data sets, compact their Lance tables and remove old versions.",
+        description="Remove old models and runs of all datasets, compact their Lance tables and remove old versions.",
     )
     timing = Maintenance()
     schedule = dg.ScheduleDefinition(
@@ -41,13 +41,13 @@ def build_maintenance_job() -> dg.Definitions:
         job=job,
         cron_schedule=timing.cron,
         execution_timezone=timing.timezone,
-        description="Maintenance of all data sets.",
+        description="Maintenance of all datasets.",
     )
     return dg.Definitions(jobs=[job], schedules=[schedule])
 
 
 def build_own_maintenance(dataset: Dataset) -> dg.Definitions:
-    """The schedule ``<dataset>_maintenance_schedule``, if the data set configures its own."""
+    """The schedule ``<dataset>_maintenance_schedule``, if the dataset configures its own."""
     timing, key = dataset.attributes.maintenance, dataset.key("maintenance")
     if not timing.has_own_schedule:
         return dg.Definitions()

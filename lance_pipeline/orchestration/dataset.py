@@ -18,7 +18,7 @@ from lance_pipeline.training.recipe import Recipe
 
 SPLITS = ("train", "val", "test")
 MAINTENANCE_GROUP = "maintenance"
-"""The group of all data sets' maintenance assets, so that no run of a data set's graph includes them."""
+"""The group of all datasets' maintenance assets, so that no run of a dataset's graph includes them."""
 
 
 def settings_version(code_version: str, *settings: BaseModel | int | str) -> str:

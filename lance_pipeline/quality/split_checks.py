@@ -58,11 +58,11 @@ class FileCounts:
 
 @dataclass(frozen=True)
 class CheckTarget:
-    """A split to check, and the other splits of its data set.
+    """A split to check, and the other splits of its dataset.
 
     Attributes:
         name: the name of the split.
-        splits: the existing splits of the data set, by their names.
+        splits: the existing splits of the dataset, by their names.
         files: the counts of the split's files.
         counts: the number of images of each class.
         image_size: height and width of the images that the model gets, in pixels.

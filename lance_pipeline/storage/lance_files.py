@@ -192,7 +192,7 @@ def remove_orphan_files(dataset: lance.LanceDataset) -> None:
 
 
 def _has_damaged_version(uri: str) -> bool:
-    """Whether a version of a local table cannot be opened, or its manifest lacks the end that only a clean-up checks."""
+    """Whether a version of a local table is damaged; of a manifest's end, only a clean-up finds damage."""
     for number, name in manifests(uri):
         if not Path(_versions(uri), name).read_bytes().endswith(_MANIFEST_END):
             return True

@@ -7,4 +7,4 @@ Transparency = Literal["white", "black", "grey", "drop"]
 TRANSPARENCY: Transparency = "white"
 """The default: most drawings, logos and cut-out products are meant to be seen on white."""
 EARLIER: Transparency = "drop"
-"""The behaviour before this option existed, for data sets and models that do not record it."""
+"""The behaviour before this option existed, for datasets and models that do not record it."""

@@ -25,7 +25,7 @@ _ARGUMENTS = (
     "--disable-sync"
 )
 _MILLISECONDS = 90_000
-# A data set whose training takes long enough to be stopped.
+# A dataset whose training takes long enough to be stopped.
 _SLOW = """\
 type: lance_pipeline.ImageClassifier
 attributes:

@@ -1,4 +1,4 @@
-"""A tiny data set and its graph, run in process."""
+"""A tiny dataset and its graph, run in process."""
 
 import json
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ RECIPE = {"epochs": 2, "batch_size": 4, "weights": "none", "flip": False, "crop_
 
 @dataclass
 class Graph:
-    """The graph of a data set named ``tiny`` and its instance."""
+    """The graph of a dataset named ``tiny`` and its instance."""
 
     instance: dg.DagsterInstance
     images: Path

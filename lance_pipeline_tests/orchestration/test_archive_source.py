@@ -1,4 +1,4 @@
-"""A data set with an archive as its source, from the download to the Lance datasets."""
+"""A dataset with an archive as its source, from the download to the Lance datasets."""
 
 import hashlib
 import io
@@ -56,7 +56,7 @@ def server(published: Path) -> Iterator[Server]:
 
 
 def from_archive(server: Server, checksum: str | None = None) -> dict[str, Any]:
-    """The attributes of a data set from the archive; the checksum defaults to the archive's."""
+    """The attributes of a dataset from the archive; the checksum defaults to the archive's."""
     checksum = checksum or "md5:" + hashlib.md5(server.content).hexdigest()
     return {"source": {"archive": {"url": server.url, "checksum": checksum}}, "splits": {"val": "valid"}}
 

@@ -1,4 +1,4 @@
-"""The graph, in process, on a tiny data set."""
+"""The graph, in process, on a tiny dataset."""
 
 import io
 import json
@@ -120,7 +120,7 @@ def test_second_run_of_the_same_images_makes_no_new_version(graph: Graph):
 
 
 def test_evaluation_stays_with_the_versions_of_its_records(graph: Graph):
-    """A later version of the data set must not leak into metrics whose lineage names an earlier one."""
+    """A later version of the dataset must not leak into metrics whose lineage names an earlier one."""
     assert graph.materialize().success
     before = graph.record("metrics_test", Metrics)
     versions = graph.data_versions()

@@ -91,7 +91,7 @@ def _answers(url: str) -> bool:
 
 
 def of_digits(nodes: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The demo's assets; those of other data sets have not been materialized."""
+    """The demo's assets; those of other datasets have not been materialized."""
     return [node for node in nodes if node["assetKey"]["path"][0] == "digits"]
 
 

@@ -1,4 +1,4 @@
-"""A data set whose network is changed: each network gets from images to metrics, and earlier results stay."""
+"""A dataset whose network is changed: each network gets from images to metrics, and earlier results stay."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -109,7 +109,7 @@ def test_models_of_all_networks_stay_within_the_limits(project: Project, capsys:
     assert project.records("squeezenet1_1") | project.records("shufflenet_v2_x0_5") == stay
     assert load_model(Path(new.folder), new.sha256)[1].architecture == "squeezenet1_1"
 
-    # No definitions contain this data set, so the summary shows the latest model.
+    # No definitions contain this dataset, so the summary shows the latest model.
     print_summary("tiny")
     assert f"{Path(last.folder).name}/model.safetensors   shufflenet_v2_x0_5" in capsys.readouterr().out
 

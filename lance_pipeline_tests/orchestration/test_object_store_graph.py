@@ -1,4 +1,4 @@
-"""The graph of a data set with images and Lance datasets in an object store."""
+"""The graph of a dataset with images and Lance datasets in an object store."""
 
 import csv
 import os

@@ -41,11 +41,11 @@ class Project:
 
     @property
     def defs(self) -> Path:
-        """The data set's YAML file."""
+        """The dataset's YAML file."""
         return self.root / "small" / "defs" / "flowers" / "defs.yaml"
 
     def start(self, *selection: str, config: str | None = None, dataset: str = "flowers") -> subprocess.Popen[str]:
-        """Start ``dagster asset materialize`` of these assets of a data set."""
+        """Start ``dagster asset materialize`` of these assets of a dataset."""
         keys = ",".join(f"{dataset}/{asset}" for asset in selection)
         command = ["dagster", "asset", "materialize", "-m", "small.definitions", "--select", keys]
         return self.shell.start(*command, *(["--config-json", config] if config else []))

@@ -27,15 +27,15 @@ SETTINGS = "maintenance"
 
 
 def build_maintenance(dataset: Dataset) -> dg.AssetsDefinition:
-    """The asset ``<dataset>/maintenance``, in the group of all data sets' maintenance.
+    """The asset ``<dataset>/maintenance``, in the group of all datasets' maintenance.
 
     Raises:
-        InputError: the data set has the same name as that group.
+        InputError: the dataset has the same name as that group.
     """
     if dataset.name == MAINTENANCE_GROUP:
         raise InputError(
-            f"a data set cannot be named {MAINTENANCE_GROUP!r}: the group of that name is for the maintenance of all "
-            "data sets. Set another `name` under `attributes`."
+            f"a dataset cannot be named {MAINTENANCE_GROUP!r}: the group of that name is for the maintenance of all "
+            "datasets. Set another `name` under `attributes`."
         )
     keep = timedelta(days=dataset.attributes.maintenance.keep_days)
     spec = dataset.spec(

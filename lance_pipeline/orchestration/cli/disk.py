@@ -27,7 +27,7 @@ from lance_pipeline.orchestration.runtime.instance import prepare_instance
 from lance_pipeline.storage.full_disk import FullDiskError, free_bytes
 from lance_pipeline.storage.usage import DiskUsage
 
-_SHARED = "all data sets"
+_SHARED = "all datasets"
 _NO_DATASETS = ("downloads", TRIALS)
 
 
@@ -36,7 +36,7 @@ class Use:
     """A line of the table.
 
     Attributes:
-        dataset: the data set; ``all data sets`` for shared files.
+        dataset: the dataset; ``all datasets`` for shared files.
         what: kind of file, such as ``models``.
         where: a folder, or an object store.
         bytes: size on this host's disk; None in an object store.
@@ -56,12 +56,12 @@ def print_disk(dataset: str | None, module: str, *, as_json: bool) -> None:
     """Print disk usage and what may be removed.
 
     Args:
-        dataset: a data set's name; None prints all.
+        dataset: a dataset's name; None prints all.
         module: module of the definitions, as Dagster's ``-m`` takes it.
         as_json: print JSON, for programs.
 
     Raises:
-        InputError: there is no such data set, or no such module.
+        InputError: there is no such dataset, or no such module.
     """
     uses = disk_uses(dataset, module)
     if as_json:
@@ -83,15 +83,15 @@ def print_disk(dataset: str | None, module: str, *, as_json: bool) -> None:
 
 
 def disk_uses(dataset: str | None, module: str) -> list[Use]:
-    """The lines of the table, data set by data set.
+    """The lines of the table, dataset by dataset.
 
     Raises:
-        InputError: there is no such data set, or no such module.
+        InputError: there is no such dataset, or no such module.
     """
     settings = _settings(module)
     known = sorted({*settings, *_datasets_on_disk()})
     if dataset is not None and dataset not in known:
-        raise InputError(f"there is no data set {dataset!r}; expected one of {', '.join(known) or 'none at all'}.")
+        raise InputError(f"there is no dataset {dataset!r}; expected one of {', '.join(known) or 'none at all'}.")
     usage, uses = DiskUsage(), []
     with _instance() as (instance, trouble):
         for name in known if dataset is None else [dataset]:
@@ -100,13 +100,13 @@ def disk_uses(dataset: str | None, module: str) -> list[Use]:
 
 
 def _settings(module: str) -> dict[str, Maintenance]:
-    """The maintenance settings of each data set in a code location."""
+    """The maintenance settings of each dataset in a code location."""
     specs = (spec for spec in asset_specs(module) if SETTINGS in spec.metadata)
     return {spec.key.path[0]: Maintenance.model_validate(spec.metadata[SETTINGS]) for spec in specs}
 
 
 def _datasets_on_disk() -> Iterator[str]:
-    """Names of the data sets that have models, records, reports or checkpoints."""
+    """Names of the datasets that have models, records, reports or checkpoints."""
     store: LanceStore = default_resources()["lance_store"]
     for folder in (store.models_root, store.records_root, store.reports_root, store.checkpoints_root):
         yield from (path.name for path in folder.glob("*/") if path.name not in _NO_DATASETS)
@@ -134,7 +134,7 @@ def _instance() -> Iterator[tuple[dg.DagsterInstance | None, str | None]]:
 
 
 class _DatasetUse:
-    """The lines of one data set; without settings it is in no definitions, and nothing removes its files."""
+    """The lines of one dataset; without settings it is in no definitions, and nothing removes its files."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class _DatasetUse:
         if self._instance is None:
             return Outcome(troubles=[self._trouble] if self._trouble else [])
         if self._settings is None:
-            return Outcome(troubles=["no data set of these definitions: nothing removes it"])
+            return Outcome(troubles=["no dataset of these definitions: nothing removes it"])
         mlflow, store, records = (self._resources[key] for key in ("mlflow", "lance_store", "io_manager"))
         return Retention(self._name, self._settings.keep, self._instance, mlflow, store, records).plan()
 
@@ -210,7 +210,7 @@ class _DatasetUse:
         seen = [f"{self._name}_seen", *(f"{self._name}_{split}_seen" for split in SPLITS)]
         size = self._usage.of(*(os.path.join(root, name) for name in (*names, *seen)))
         if self._settings is None:
-            return Use(self._name, "Lance tables", root, size, None, "no data set of these definitions")
+            return Use(self._name, "Lance tables", root, size, None, "no dataset of these definitions")
         older_than = timedelta(days=self._settings.keep_days)
         try:
             may_go = sum(removable_bytes(os.path.join(root, name), older_than) for name in names)
@@ -246,9 +246,9 @@ def _shared(usage: DiskUsage) -> list[Use]:
             may_go=True,
             how=f"downloaded again when needed: rm -r {store.downloads_folder}",
         ),
-        line("MLflow's database", root / "mlflow", may_go=False, how="and artifacts of no data set"),
-        line("Dagster's databases", root / "dagster", may_go=False, how="and runs of no data set"),
-        line("other", root, may_go=False, how="not of this package, or of no data set"),
+        line("MLflow's database", root / "mlflow", may_go=False, how="and artifacts of no dataset"),
+        line("Dagster's databases", root / "dagster", may_go=False, how="and runs of no dataset"),
+        line("other", root, may_go=False, how="not of this package, or of no dataset"),
     ]
 
 

@@ -44,7 +44,7 @@ def broken_folders(folders: Mapping[Path, str | None]) -> dict[Path, str]:
         lines = [reason] if reason else mistakes(path)
         for line, name in [] if lines else _datasets(path):
             if name in owners:
-                other = f"{owners[name]} defines a data set {name!r} too. Set another name."
+                other = f"{owners[name]} defines a dataset {name!r} too. Set another name."
                 lines.append(_line(path, line, _NAME, f"{other} Example: name: {name}_2"))
             owners.setdefault(name, f"{path}:{line}")
         if lines:
@@ -53,7 +53,7 @@ def broken_folders(folders: Mapping[Path, str | None]) -> dict[Path, str]:
 
 
 def _datasets(path: Path) -> Iterator[tuple[int, str]]:
-    """The names of the data sets in a file, each with its line."""
+    """The names of the datasets in a file, each with its line."""
     for document in read_documents(path):
         if _is_classifier(document):
             yield document.line(_NAME), document.value["attributes"].get("name") or path.parent.name

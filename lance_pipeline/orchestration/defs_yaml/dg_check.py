@@ -1,4 +1,4 @@
-"""Makes `dg check yaml` find all mistakes in a project's data sets."""
+"""Makes `dg check yaml` find all mistakes in a project's datasets."""
 
 from pathlib import Path
 
@@ -9,13 +9,13 @@ from lance_pipeline.orchestration.defs_yaml.folders import component_folders
 
 
 def fail_dg_check() -> None:
-    """In `dg check`, fail if a data set of the project is broken; elsewhere do nothing.
+    """In `dg check`, fail if a dataset of the project is broken; elsewhere do nothing.
 
     On its own, that command accepts an empty file or a duplicate key, and suggests no nearest key. It asks each
     component for its schema; this is the only point where it runs a component's code.
 
     Raises:
-        click.ClickException: a data set is broken; the mistakes are shown without a stack trace.
+        click.ClickException: a dataset is broken; the mistakes are shown without a stack trace.
     """
     context = click.get_current_context(silent=True)
     if context is None or context.parent is None or context.parent.info_name != "check":

@@ -1,4 +1,4 @@
-"""Isolates a broken ``defs.yaml`` from the other data sets."""
+"""Isolates a broken ``defs.yaml`` from the other datasets."""
 
 import glob
 import logging
@@ -22,7 +22,7 @@ from lance_pipeline.storage.redacted_errors import without_secrets
 from lance_pipeline.storage.redaction import redact
 
 BROKEN = "broken"
-"""The last part of the key, and the kind, of the asset that represents a broken data set."""
+"""The last part of the key, and the kind, of the asset that represents a broken dataset."""
 # Markdown joins single lines.
 _PARAGRAPH = "\n\n"
 # Dagster sets this in `dagster definitions validate` and `dg check defs`.
@@ -31,16 +31,16 @@ _logger = logging.getLogger(__name__)
 
 
 def load_datasets(package: Path) -> dg.Definitions:
-    """All definitions in the folder ``defs`` of a package; a broken data set fails alone.
+    """All definitions in the folder ``defs`` of a package; a broken dataset fails alone.
 
-    Dagster itself loads either all data sets or none. Here a data set whose ``defs.yaml`` cannot be loaded becomes a
+    Dagster itself loads either all datasets or none. Here a dataset whose ``defs.yaml`` cannot be loaded becomes a
     group with one asset, whose description lists the mistakes and which fails with them. Each load logs them too.
 
     Args:
         package: the folder that contains ``defs``.
 
     Raises:
-        InputError: a data set is broken and a command such as `dagster definitions validate` runs; or ``defs`` is.
+        InputError: a dataset is broken and a command such as `dagster definitions validate` runs; or ``defs`` is.
         Exception: Dagster's own error, if the cause lies elsewhere.
     """
     defs = package / "defs"
@@ -66,7 +66,7 @@ def load_datasets(package: Path) -> dg.Definitions:
 
 
 def broken_reason(spec: dg.AssetSpec) -> list[str]:
-    """The mistakes of the broken data set that an asset represents, one per line; empty for other assets."""
+    """The mistakes of the broken dataset that an asset represents, one per line; empty for other assets."""
     return (spec.description or "").split(_PARAGRAPH) if BROKEN in spec.kinds else []
 
 
@@ -74,7 +74,7 @@ def broken_reason(spec: dg.AssetSpec) -> list[str]:
 def _log_once(error: str) -> None:
     # Steps are started by a process that has logged it already. Commands load definitions more than once.
     if multiprocessing.parent_process() is None:
-        _logger.error("A data set cannot be loaded; the others are. %s", error)
+        _logger.error("A dataset cannot be loaded; the others are. %s", error)
 
 
 def _load(package: Path, broken: Iterable[Path]) -> dg.Definitions:
@@ -151,7 +151,7 @@ def _passing_over(folders: Iterable[Path]) -> Iterator[None]:
 
 
 def _name(folder: Path, taken: set[str]) -> str:
-    """A unique name for the data set's group, derived from the folder's name."""
+    """A unique name for the dataset's group, derived from the folder's name."""
     name = re.sub(r"[^A-Za-z0-9_]", "_", folder.name)
     while name in taken:
         name += "_broken"
@@ -160,7 +160,7 @@ def _name(folder: Path, taken: set[str]) -> str:
 
 
 def _failing_asset(dataset: str, error: str) -> dg.AssetsDefinition:
-    """The only asset of a data set that cannot be loaded."""
+    """The only asset of a dataset that cannot be loaded."""
 
     @dg.asset(
         key=[dataset, BROKEN],

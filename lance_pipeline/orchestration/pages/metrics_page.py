@@ -36,7 +36,7 @@ def metrics_page(
         result: the metrics.
         confusion: the confusion matrix, a PNG.
         url: the address of the MLflow run.
-        reports: the folder of the data set's pages.
+        reports: the folder of the dataset's pages.
 
     Raises:
         DamagedError: an image differs from what was ingested.

@@ -19,12 +19,12 @@ _TEMPLATES = Path(__file__).with_name("templates")
 
 
 def page_path(reports: Path, asset: str, run_id: str) -> Path:
-    """The file of the page that a run makes for an asset, below the reports of its data set."""
+    """The file of the page that a run makes for an asset, below the reports of its dataset."""
     return reports / asset / f"{run_id}.html"
 
 
 def pages_of_run(reports: Path, run_id: str) -> list[Path]:
-    """The pages that a run made for all assets of a data set."""
+    """The pages that a run made for all assets of a dataset."""
     return sorted(reports.glob(str(page_path(Path(), "*", run_id))))
 
 

@@ -182,7 +182,7 @@ class Runs:
             elif any(self._history.latest_run(key) == run.run_id for key in run.keys):
                 reasons.setdefault(run.run_id, "it made the latest of an asset")
             elif self._has_records_elsewhere(run):
-                reasons.setdefault(run.run_id, "another data set has records of it")
+                reasons.setdefault(run.run_id, "another dataset has records of it")
         return reasons
 
     def _outcomes(self) -> Iterator[AssetRun]:

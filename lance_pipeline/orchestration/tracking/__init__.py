@@ -1,1 +1,1 @@
-"""MLflow: runs, data sets, models and what is logged of a training."""
+"""MLflow: runs, datasets, models and what is logged of a training."""

@@ -113,7 +113,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
     on_unreachable: str = Field(
         default="fail",
         description="What a training does if the server is away at its start: `fail`, and be tried again as `retries` "
-        "of the data set says, or `continue`, and upload all later. Losing the server later never stops a training.",
+        "of the dataset says, or `continue`, and upload all later. Losing the server later never stops a training.",
     )
     patience: float = Field(
         default=60,
@@ -260,7 +260,7 @@ class MlflowTracking(Settled, dg.ConfigurableResource):
         """Track a training in a run, which ends as FINISHED, FAILED on an error, or KILLED when it was stopped.
 
         Args:
-            experiment: the data set's experiment; created if missing.
+            experiment: the dataset's experiment; created if missing.
             tags: tags of a new run, including the training's id as `TRAINING_TAG`: an existing run of the training is
                 resumed.
             describe: logs to the run what is known from the beginning.

@@ -41,8 +41,8 @@ def create_numbered_run(
 
     Args:
         client: an MLflow client.
-        experiment_id: the experiment, one for each data set.
-        dataset: the data set's name.
+        experiment_id: the experiment, one for each dataset.
+        dataset: the dataset's name.
         tags: tags of the run.
         trial: whether the run belongs to no asset.
     """

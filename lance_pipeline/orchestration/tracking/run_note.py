@@ -21,7 +21,7 @@ def run_note(
     """The note, in Markdown.
 
     Args:
-        dataset: name of the data set.
+        dataset: name of the dataset.
         splits: the splits that the training reads, by name.
         network: the name of the network.
         recipe: the recipe as given.
@@ -37,7 +37,7 @@ def run_note(
     run = f"[{dagster_run[:8]}](/runs/{dagster_run})" if linked else f"`{dagster_run}`"
     return "\n\n".join(
         [
-            f"**Data set** {dataset}: {data}",
+            f"**Dataset** {dataset}: {data}",
             f"**Model** {network}",
             f"**Recipe, other than the defaults** {_code(changes)}, images of {image_size} pixels",
             f"**Dagster run** {run}",

@@ -33,10 +33,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to train, and for which data set.
+    """What to train, and for which dataset.
 
     Attributes:
-        dataset: name of the data set and of its MLflow experiment.
+        dataset: name of the dataset and of its MLflow experiment.
         train: the split to learn from.
         val: the split that selects the best epoch.
         network: torchvision's name of the network.

@@ -37,7 +37,7 @@ class Experiment:
     """The splits that all trials use, and where they run.
 
     Attributes:
-        dataset: the data set with its current settings.
+        dataset: the dataset with its current settings.
         splits: train, val and test, as last materialized.
         model: the current model, or None.
         context: context of the step.

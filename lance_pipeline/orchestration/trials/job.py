@@ -19,7 +19,7 @@ from lance_pipeline.orchestration.tracking.mlflow_tracking import MlflowTracking
 from lance_pipeline.orchestration.trials.settings import candidates, from_run_config, to_run_config
 
 CURRENT = "lance_pipeline/current"
-"""Metadata of the job: the file that defines the data set, and the attributes that trials may change."""
+"""Metadata of the job: the file that defines the dataset, and the attributes that trials may change."""
 POOL = "gpu"
 
 

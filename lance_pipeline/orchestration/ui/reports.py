@@ -13,7 +13,7 @@ from starlette.staticfiles import StaticFiles
 
 from lance_pipeline.display import printable
 
-# Paths below the reports folder: pages <data set>/<asset>/<run>.html, lists <data set>/<split>_<check>.csv.
+# Paths below the reports folder: pages <dataset>/<asset>/<run>.html, lists <dataset>/<split>_<check>.csv.
 _PAGE_DEPTH = 3
 
 
@@ -23,7 +23,7 @@ def reports_routes(folder: Path) -> list[Route | Mount]:
     def index(_: Request) -> HTMLResponse:
         lists = "".join(f"<li>{_link(name, name)}</li>\n" for name in _lists(folder))
         found = f"<h2>Pages, the latest first</h2>\n{_pages(folder)}<h2>Lists of checks</h2>\n<ul>\n{lists}</ul>\n"
-        none = "<p>None yet: they are written when a data set is materialized.</p>\n"
+        none = "<p>None yet: they are written when a dataset is materialized.</p>\n"
         title = "<!doctype html><title>Reports</title><h1>Reports</h1>\n"
         return HTMLResponse(title + (found if "<li>" in found else none))
 

@@ -14,7 +14,7 @@ _DEEPEST = 100
 _UNPACK_YOURSELF = "Unpack it yourself under other names and set `source: {folder: …}`, or report it to its publisher."
 # Errors for names that are too long or contain characters that the disk does not support.
 _NAME_ERRORS = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
-# Added by macOS at the top level: copies of attributes, which are not part of the data set.
+# Added by macOS at the top level: copies of attributes, which are not part of the dataset.
 _MACOS_FOLDER, _MACOS_FILE, _MACOS_COPY = "__MACOSX", ".DS_Store", "._"
 
 

@@ -29,8 +29,8 @@ def test_a_folder_that_is_partly_missing(shell: Shell):
     found = uses(shell)
     assert SIZE <= found["digits", "models"]["bytes"] < 1.1 * SIZE
     assert found["digits", "MLflow's artifacts"]["bytes"] < 0.1 * SIZE
-    assert found["all data sets", "decoded images"]["may_go"] >= SIZE
-    assert str(shell.data / "cache") in found["all data sets", "decoded images"]["how"]
+    assert found["all datasets", "decoded images"]["may_go"] >= SIZE
+    assert str(shell.data / "cache") in found["all datasets", "decoded images"]["how"]
     table = shell.run("lance_pipeline", "disk", "digits").stdout
     assert "models" in table
     assert "checkpoints" not in table

@@ -1,4 +1,4 @@
-"""One command turns an unknown folder of images into a data set."""
+"""One command turns an unknown folder of images into a dataset."""
 
 import re
 from collections.abc import Callable

@@ -143,7 +143,7 @@ def test_the_command_line_shows_the_error(project: Project, shell: Shell):
     assert "digits__" not in output
 
 
-@pytest.mark.parametrize("others", [{}, {"digits/defs.yaml": GOOD}], ids=["the only data set", "one of two"])
+@pytest.mark.parametrize("others", [{}, {"digits/defs.yaml": GOOD}], ids=["the only dataset", "one of two"])
 def test_what_stands_under_an_unknown_key_is_not_quoted(project: Project, shell: Shell, others: dict[str, str | bytes]):
     wrong = "  pasword: letmein1\n  tracking: {user: letmein2}\n  tracking_uri: http://u:letmein3@host\n"
     package = project({"flowers/defs.yaml": GOOD + wrong, **others})

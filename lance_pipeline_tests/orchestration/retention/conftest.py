@@ -1,4 +1,4 @@
-"""A tiny data set on a Dagster instance with its history on disk, like a user's."""
+"""A tiny dataset on a Dagster instance with its history on disk, like a user's."""
 
 import shutil
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ DATA = ("raw_images", "lance_train", "lance_val", "lance_test")
 
 
 class Project(Graph):
-    """The data set ``tiny`` and its data folder."""
+    """The dataset ``tiny`` and its data folder."""
 
     @property
     def data(self) -> Path:

@@ -69,7 +69,7 @@ def test_a_server_is_asked_to_delete_what_this_project_made(project: Project, se
     first = project.train()
     client = MlflowClient(server.uri)
     gone = record(project, first)
-    # A run of another user who trains on this data set too.
+    # A run of another user who trains on this dataset too.
     foreign = client.create_run(client.get_run(gone.mlflow_run_id).info.experiment_id, tags={"training_id": "theirs"})
     client.set_terminated(foreign.info.run_id, "FAILED")
     project.attributes["maintenance"] = {"keep": {"models": 1, "days": 0}}

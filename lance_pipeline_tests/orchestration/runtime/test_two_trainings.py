@@ -20,7 +20,7 @@ EPOCHS = 8
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with a second data set, `meadow`, of the same images."""
+    """A project with a second dataset, `meadow`, of the same images."""
     project = training_project(tmp_path_factory.mktemp("project"), EPOCHS)
     project.defs.write_text(project.defs.read_text() + "  device: cpu\n")
     shutil.copytree(project.defs.parent, project.defs.parent.with_name("meadow"))
