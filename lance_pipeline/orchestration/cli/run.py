@@ -19,6 +19,7 @@ from lance_pipeline.orchestration.runtime.terminal import COMMAND_VARIABLE, STOP
 # "2026-11-28 02:17:07 +0000 - dagster - INFO - __ASSET_JOB - <run id> - [<process> - ]<step> - <text>"
 _LINE = re.compile(r"\S+ \S+ \S+ - dagster - (\w+) - \S+ - [\w-]{36} - (?:\d+ - )?(?:(\w+) - )?(.*)", re.DOTALL)
 
+_INTERRUPTED = 128 + signal.SIGINT
 _TRACE = "Traceback (most recent call last):"
 # Dagster prints this for each step after a failed one, which has already reported its error.
 _NOT_EXECUTED = " - Dependencies for step "
@@ -71,7 +72,11 @@ def shown_run(words: Sequence[str]) -> int:
             elif not (_is_noise(line) or (canceled and line.startswith(_FAILED))):
                 print(_shown(line), end="", flush=True)
     # A shell's convention for an exit caused by a signal.
-    return process.returncode if process.returncode >= 0 else 128 - process.returncode
+    status = process.returncode if process.returncode >= 0 else 128 - process.returncode
+    if status == _INTERRUPTED:
+        # Before a run starts there is nothing to save, and Dagster says nothing.
+        print("\nStopped.", file=sys.stderr)
+    return status
 
 
 def _is_noise(line: str) -> bool:

@@ -187,7 +187,7 @@ def test_ctrl_c_before_anything_is_run_shows_no_stack_trace(shell: Shell, begun:
     os.killpg(process.pid, signal.SIGINT)
     output, _ = process.communicate(timeout=60)
     # On a fast machine the run may already have started.
-    assert process.returncode in (1, 130)
+    assert process.returncode in (1, 130, -signal.SIGINT)
     assert "Traceback" not in output
 
 
