@@ -76,7 +76,7 @@ def test_waiting_ends_when_it_shall():
 
 def test_the_environment_names_several(monkeypatch):
     monkeypatch.setenv(DEVICE_VARIABLE, "cpu, cuda:99")
-    with pytest.raises(InputError, match="`device: cuda:99` is configured, but it is not there"):
+    with pytest.raises(InputError, match="`device: cuda:99`"):
         default_resources()["gpu"].pick()
 
 
