@@ -29,20 +29,22 @@ demo: setup ## Run the whole pipeline on the embedded sample (about 3 minutes af
 ui: setup ## Serve Dagster, MLflow and reports on one port of loopback until Ctrl-C
 	@exec $(BIN)/python -m lance_pipeline ui --port $(PORT) $(if $(MLFLOW_PORT),--mlflow-port $(MLFLOW_PORT))
 
+# File by file in the order of the collection, which begins with the slowest.
+PARALLEL := --numprocesses=logical --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 test: .venv/.installed-dev chromium ## Run all tests
 	@# Trainings in several processes get in each other's way, unless each has one thread.
-	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile
+	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL)
 
 # Absolute, for processes in other folders. With TESTS=lance_pipeline_tests/storage only these run.
 COVERAGE := COVERAGE_FILE=$(CURDIR)/.coverage/data $(BIN)/coverage
 coverage: .venv/.installed-dev chromium ## Run the tests, and report which lines none of them ran (HTML in .coverage/html)
 	@rm -rf .coverage && mkdir .coverage
-	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(COVERAGE) run -m pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(COVERAGE) run -m pytest $(PARALLEL) \
 	  $(TESTS); status=$$?; $(COVERAGE) combine --quiet && $(COVERAGE) html --quiet -d .coverage/html \
 	  && $(COVERAGE) report && exit $$status
 
 test-fast: .venv/.installed-dev ## Run the tests that need neither processes, nor a browser, nor seconds
-	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses=logical --maxprocesses=4 --dist=loadfile \
+	PYTHONWARNINGS= OMP_NUM_THREADS=1 $(BIN)/pytest $(PARALLEL) \
 	  -m "not (slow or process or browser or root or cuda)"
 
 lint: .venv/.installed-dev ## Check format, lint, types and layers

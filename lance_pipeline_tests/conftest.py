@@ -79,9 +79,10 @@ class Shell:
         return self.run(*command)
 
 
+_SLOW_FOLDERS = {"orchestration", "browser", "benchmarks"}
 # By what a test uses: the marker, and the fixtures that give it.
 _MARKING = {
-    "process": {"shell", "demo", "store", "server"},
+    "process": {"shell", "demo", "store", "server", "project"},
     "root": {"small_disk"},
     "slow": {"graph", "finished_graph"},
 }
@@ -95,6 +96,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(marker)
         if "browser" in item.path.parts:
             item.add_marker("browser")
+    # The slowest files first, so that all workers end at about the same time.
+    items.sort(key=lambda item: not _SLOW_FOLDERS & set(item.path.parts))
     needing = [item for item in items if item.get_closest_marker("cuda")]
     if needing and not _cuda_is_there():
         for item in needing:

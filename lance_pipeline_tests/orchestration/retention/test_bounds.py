@@ -14,7 +14,7 @@ from lance_pipeline.storage.usage import DiskUsage
 from lance_pipeline_tests.image_folders import class_image, write_image_folder
 from lance_pipeline_tests.orchestration.retention.conftest import Project
 
-TRAININGS, INCREMENTS = 30, 200
+TRAININGS, INCREMENTS = 15, 200
 KEPT = 3
 MB = 1_000_000
 # The weights of a ResNet-34, which have two hard links.
@@ -26,7 +26,7 @@ DATABASES = 15 * MB
 
 
 @pytest.mark.timeout(1800)
-def test_thirty_trainings_leave_as_much_as_those_that_are_kept(project: Project):
+def test_many_trainings_leave_as_much_as_those_that_are_kept(project: Project):
     project.attributes["maintenance"] = {"keep": {"models": KEPT, "days": 0}, "keep_days": 0}
     for number in range(TRAININGS):
         project.train(*(["metrics_val", "metrics_test"] if number % 5 == 4 else []))
