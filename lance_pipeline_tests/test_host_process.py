@@ -113,6 +113,7 @@ from lance_pipeline.storage.addresses import Address
 from lance_pipeline.storage.verification import verify_rows
 from lance_pipeline.training.device import choose_device
 from lance_pipeline.training.fit import fit_network
+from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.model import _download
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import load_model, save_model
@@ -147,7 +148,7 @@ used = settings()
 
 device = choose_device("cpu")
 recipe = Recipe(epochs=1, batch_size=8, batches_per_epoch=1, weights="none", mixup=0.2)
-trained, card = fit_network(train, val, recipe, device, image_size=32, cache=place)
+trained, card = fit_network(TrainingInputs(train, val, recipe, 32), device, cache=place)
 sha256 = save_model(Path(work, "model"), trained.state, card)
 network, card = load_model(Path(work, "model"), sha256)
 found = predict(network, evaluation_loader(val, card, device), device)

@@ -135,8 +135,9 @@ def test_killed_processes_are_replaced_and_no_file_is_lost(root, target):
     def kill(done: int, total: int) -> None:
         # Hits processes that are starting, examining and idle.
         for pid in workers(os.getpid()):
-            os.kill(pid, signal.SIGKILL)
-            killed.add(pid)
+            with suppress(ProcessLookupError):  # it may have ended by itself
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
 
     report = ingest_split(root, "train", target, threads=3, watch=Watch(kill, warning=warnings.append))
     assert (report.rows, report.rejected) == (FILES - 90, 90)
@@ -156,8 +157,9 @@ def test_process_killed_at_any_moment_loses_no_file(root, target, seed):
         nonlocal kills
         while not done.wait(generator.uniform(0, 2.5)):
             for pid in generator.sample(alive := workers(os.getpid()), min(1, len(alive))):
-                os.kill(pid, signal.SIGKILL)
-                kills += 1
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+                    kills += 1
 
     # Slow enough for several processes to be killed. This process cannot be killed, as that would end the test.
     killer = threading.Thread(target=kill_one_now_and_then)
