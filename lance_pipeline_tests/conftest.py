@@ -79,6 +79,16 @@ class Shell:
         return self.run(*command)
 
 
+# Files whose tests take more than 15 seconds, even without those that fixtures mark.
+_SLOW_FILES = {
+    "benchmarks/test_gpu", "ingest/test_increments", "ingest/test_interruptions", "ingest/test_processes",
+    "loader/test_cache", "loader/test_modes", "orchestration/cli/test_command_line", "orchestration/pages/test_pages",
+    "orchestration/retention/test_bounds", "orchestration/runtime/test_cancelling",
+    "orchestration/runtime/test_own_process", "orchestration/test_damages", "orchestration/test_full_disk",
+    "orchestration/test_hostile_names", "orchestration/test_loading", "orchestration/test_secrets",
+    "orchestration/tracking/test_tracking", "orchestration/trials/test_experiment", "sources/unpacking/test_memory",
+    "test_documentation", "training/test_checkpoint", "training/test_networks", "training/test_precision",
+}  # fmt: skip
 _SLOW_FOLDERS = {"orchestration", "browser", "benchmarks"}
 # By what a test uses: the marker, and the fixtures that give it.
 _MARKING = {
@@ -89,13 +99,15 @@ _MARKING = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests are marked by the fixtures they use; those with the marker `cuda` are skipped where there is no device."""
+    """Tests are marked by the fixtures they use and by their files; those with the marker `cuda` are skipped where there is no device."""
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         for marker in (marker for marker, fixtures in _MARKING.items() if used & fixtures):
             item.add_marker(marker)
         if "browser" in item.path.parts:
             item.add_marker("browser")
+        if item.path.relative_to(Path(__file__).parent).with_suffix("").as_posix() in _SLOW_FILES:
+            item.add_marker("slow")
     # The slowest files first, so that all workers end at about the same time.
     items.sort(key=lambda item: not _SLOW_FOLDERS & set(item.path.parts))
     needing = [item for item in items if item.get_closest_marker("cuda")]
