@@ -99,7 +99,7 @@ _MARKING = {
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tests are marked by the fixtures they use and by their files; those with the marker `cuda` are skipped where there is no device."""
+    """Mark tests by fixtures and files; skip those marked `cuda` where there is no device."""
     for item in items:
         used = set(getattr(item, "fixturenames", ()))
         for marker in (marker for marker, fixtures in _MARKING.items() if used & fixtures):

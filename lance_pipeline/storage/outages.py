@@ -21,7 +21,7 @@ _NETWORK = (
     errno.ENOLCK,
 )
 _BUSY = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-# Arrow's and Lance's errors are told apart by their text only.
+# Arrow's and Lance's errors differ in their text only.
 _ARROW = re.compile(
     r"AWS Error (?:NETWORK_CONNECTION|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|SLOW_DOWN|THROTTLING|REQUEST_TIMEOUT"
     r"|UNKNOWN \(HTTP status (?:408|429|5\d\d)\))"

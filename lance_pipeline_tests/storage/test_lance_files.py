@@ -159,7 +159,7 @@ def test_a_conflict_is_told_by_the_versions_and_not_by_words(uri: str, text: str
 
 
 def test_words_of_denied_access(uri: str):
-    """No number of the system comes with Lance's errors, so two of them are told by their words."""
+    """No number of the system comes with Lance's errors, so two of them are recognised by their words."""
     limits = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         # Files that are open stay open.

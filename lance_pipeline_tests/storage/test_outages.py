@@ -1,4 +1,4 @@
-"""An outage of a store is told apart from a store that refuses, by errors of the real libraries."""
+"""An outage of a store is distinguished from a store that refuses, by errors of the real libraries."""
 
 import errno
 import os
