@@ -28,7 +28,7 @@ _INTRODUCTION = """\
 <!-- Written by `make docs` from the models in the code: change the descriptions there. -->
 # Configuration
 
-[A dataset](#a-data-set) is configured by its `defs.yaml`, the [resources](#resources) are shared by all datasets, a
+[A dataset](#a-dataset) is configured by its `defs.yaml`, the [resources](#resources) are shared by all datasets, a
 [run](#runs) may set a little more, and [environment variables](#environment-variables) say where things are.
 
 `lance-pipeline new` looks at a folder of images and writes a `defs.yaml`. Whatever is wrong with such a file is named
