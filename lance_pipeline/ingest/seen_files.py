@@ -16,12 +16,11 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from lance_pipeline.errors import DamagedError, ExplainedError, InputError
+from lance_pipeline.errors import DamagedError, ExplainedError
 from lance_pipeline.storage import sealed
 from lance_pipeline.storage.columns import positions
 from lance_pipeline.storage.formats import FIRST_FORMAT, FORMAT_KEY, require_known_format
-from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri, store_failure, write_whole
-from lance_pipeline.storage.outages import is_outage
+from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remote, join_uri, store_failure, write_whole
 from lance_pipeline.storage.schema import SEEN_SCHEMA
 from lance_pipeline.storage.transparency import EARLIER, Transparency
 from lance_pipeline.storage.uris import Place, normalized_uri
@@ -219,12 +218,11 @@ class SeenFiles:
 
     def _failure(self, error: OSError) -> ExplainedError:
         failure = f"cannot use the folder {self._uri}, which remembers the seen files: {error}."
-        if is_remote(self._uri) or is_outage(error):
-            return store_failure(self._uri, error, failure)
-        return InputError(
-            f"{failure} Check that the disk has room and that the folder is writable. You can also delete the folder; "
-            "the next ingest then reads every file again."
+        local = (
+            "Check that the disk has room and that the folder is writable. You can also delete the folder; the next "
+            "ingest then reads every file again"
         )
+        return store_failure(self._uri, error, failure, CHECK_STORE if is_remote(self._uri) else local)
 
 
 def _rows(data: bytes, where: str) -> pa.Table:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Self
 import click
 from dagster._core.storage.sqlite_storage import DagsterSqliteStorage
 
-from lance_pipeline.orchestration.runtime.databases import as_input_error
+from lance_pipeline.orchestration.runtime.databases import as_explained_error
 from lance_pipeline.storage.full_disk import free_bytes, full_disk
 
 if TYPE_CHECKING:
@@ -35,6 +35,6 @@ class ExplainedSqliteStorage(DagsterSqliteStorage):
                 raise full_disk(config_value["base_dir"])
             return cls.from_local(inst_data=inst_data, **config_value)
         except Exception as error:
-            if explanation := as_input_error(error):
+            if explanation := as_explained_error(error):
                 raise click.ClickException(str(explanation)) from error
             raise

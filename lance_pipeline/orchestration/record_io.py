@@ -14,7 +14,7 @@ from lance_pipeline.orchestration.commands import materialize_command
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.paths import make_folder
 from lance_pipeline.orchestration.records import Record, TableVersion
-from lance_pipeline.orchestration.runtime.databases import as_input_error
+from lance_pipeline.orchestration.runtime.databases import as_explained_error
 from lance_pipeline.orchestration.runtime.failures import clear_failures
 from lance_pipeline.orchestration.runtime.logs import library_warnings
 from lance_pipeline.orchestration.settled import Settled
@@ -89,14 +89,14 @@ def _write(path: Path, document: bytes) -> None:
     try:
         write_whole(path, document)
     except OSError as error:
-        raise as_input_error(error) or InputError(f"cannot write the record {path}: {error.strerror}.") from error
+        raise as_explained_error(error) or InputError(f"cannot write the record {path}: {error.strerror}.") from error
 
 
 def _latest(instance: dg.DagsterInstance, key: dg.AssetKey) -> dg.EventLogEntry:
     try:
         event = instance.get_latest_materialization_event(key)
     except Exception as error:
-        if explanation := as_input_error(error):
+        if explanation := as_explained_error(error):
             raise explanation from error
         raise DamagedError(
             f"Dagster's event log cannot be read for {key.to_user_string()} is ({type(error).__name__}: {error}). "

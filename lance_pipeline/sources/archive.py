@@ -13,11 +13,7 @@ from pathlib import Path
 from lance_pipeline.display import shortened
 from lance_pipeline.errors import InputError
 from lance_pipeline.sources.archive_address import require_address, require_checksum_form
-from lance_pipeline.sources.download import (
-    MIN_BYTES_PER_SECOND,
-    Progress,
-    fetch,
-)
+from lance_pipeline.sources.download import MIN_BYTES_PER_SECOND, Progress, fetch
 from lance_pipeline.sources.unpacking.limited_reader import LimitedReader, UnusableArchiveError
 from lance_pipeline.sources.unpacking.tar_members import tar_members
 from lance_pipeline.sources.unpacking.tree import Tree

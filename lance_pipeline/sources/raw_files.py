@@ -65,13 +65,9 @@ class FileReader:
         except LinkError as error:
             raise InputError(f"the folder {self.base} is {error}. Put the folder itself there.") from error
         except OSError as error:
-            if is_outage(error):
-                failure = f"cannot read the folder {self.base}: {error.strerror}."
-                raise store_failure(self.base, error, failure) from error
-            raise InputError(
-                f"cannot read the folder {self.base}: {error.strerror}. Repair the storage or access to it, and run "
-                "again."
-            ) from error
+            failure = f"cannot read the folder {self.base}: {error.strerror}."
+            todo = "Repair the storage or access to it, and run again"
+            raise store_failure(self.base, error, failure, todo) from error
 
     def read(self, path: str, size: int, mtime_ns: int, growth: int = MAX_BYTES) -> Content:
         """The file's content.

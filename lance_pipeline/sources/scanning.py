@@ -15,7 +15,6 @@ from lance_pipeline.errors import ExplainedError, InputError
 from lance_pipeline.sources.file_names import escape_name, escape_names
 from lance_pipeline.storage.confined import ConfinedFolder, LinkError
 from lance_pipeline.storage.object_store import CHECK_STORE, filesystem, is_remote, join_uri, store_failure
-from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.schema import LATEST_NS
 from lance_pipeline.storage.uris import Place, normalized_uri
 
@@ -230,9 +229,7 @@ class FolderScan:
         else:
             todo = "Run again if the folder was changing; otherwise repair it, or move it away"
         where = os.path.join(self._folder, path) if path else self._folder
-        if is_outage(error):
-            return store_failure(where, error, f"{where} cannot be read: {error.strerror}.")
-        return InputError(f"{where} cannot be read: {error.strerror}. {todo}.")
+        return store_failure(where, error, f"{where} cannot be read: {error.strerror}.", todo)
 
     def _remote(self) -> Iterator[pa.RecordBatch]:
         _, base = filesystem(self._folder)
@@ -291,13 +288,10 @@ def _confined(root: str, folder: str) -> ConfinedFolder:
             "folder that holds it as the source."
         ) from error
     except OSError as error:
-        if is_outage(error):
-            where = join_uri(root, folder)
-            raise store_failure(where, error, f"the folder {where} cannot be read: {error.strerror}.") from error
-        raise InputError(
-            f"the folder {join_uri(root, folder)} cannot be read: {error.strerror}. Correct its path, or give yourself "
-            "the right to read it."
-        ) from error
+        where = join_uri(root, folder)
+        failure = f"the folder {where} cannot be read: {error.strerror}."
+        todo = "Correct its path, or give yourself the right to read it"
+        raise store_failure(where, error, failure, todo) from error
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -18,9 +18,7 @@ from lance.fragment import DeletionFile, FragmentMetadata
 from lance.schema import LanceSchema
 from numpy.typing import NDArray
 
-from lance_pipeline.errors import InputError
 from lance_pipeline.storage.object_store import filesystem, is_remote, join_uri, store_failure, write_whole
-from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.table_errors import brief, cannot_write, is_damage, is_unreadable
 from lance_pipeline.storage.whole_files import TEMPORARY
 
@@ -104,9 +102,7 @@ def set_aside(uri: str) -> str:
             os.rename(path, place)
     except OSError as error:
         failure = f"cannot move the damaged Lance dataset {uri} aside: {error}."
-        if is_outage(error):
-            raise store_failure(uri, error, failure) from error
-        raise InputError(f"{failure} Move or delete it.") from error
+        raise store_failure(uri, error, failure, "Move or delete it") from error
     return place
 
 

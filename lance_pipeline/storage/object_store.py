@@ -55,9 +55,7 @@ def filesystem(place: Place) -> tuple[pafs.FileSystem, str]:
         return pafs.FileSystem.from_uri(uri)
     except (ValueError, OSError) as error:
         failure = f"{uri} cannot be reached: {error}."
-        if is_outage(error):
-            raise store_failure(uri, error, failure) from error
-        raise InputError(f"{failure} Expected a path or an s3:// URI.") from error
+        raise store_failure(uri, error, failure, "Expected a path or an s3:// URI") from error
 
 
 def require_reachable(uri: str) -> None:
@@ -71,19 +69,20 @@ def require_reachable(uri: str) -> None:
         store.get_file_info(f"{path}/_versions")
 
 
-def store_failure(uri: str, error: BaseException, failure: str) -> ExplainedError:
+def store_failure(uri: str, error: BaseException, failure: str, todo: str = CHECK_STORE) -> ExplainedError:
     """The error for a failure of the store or file system that holds ``uri``.
 
     Args:
         uri: what was read or written.
         error: the error of the library.
         failure: a sentence that says what failed.
+        todo: what the user can do if it is not away, without the full stop.
 
     Returns:
         A ServiceError if the store is away, an InputError if it denies access or something is wrong with its address.
     """
     if not is_outage(error):
-        return InputError(f"{failure} {CHECK_STORE}.")
+        return InputError(f"{failure} {todo}.")
     if is_remote(uri):
         return ServiceError(f"{failure} See that the store is up and, for a store of your own, check AWS_ENDPOINT_URL.")
     return ServiceError(f"{failure} See that the server of this file system is up.")

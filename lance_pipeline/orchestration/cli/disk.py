@@ -22,7 +22,7 @@ from lance_pipeline.orchestration.paths import dagster_home, data_root
 from lance_pipeline.orchestration.resources import default_resources
 from lance_pipeline.orchestration.retention.retain import Outcome, Retention
 from lance_pipeline.orchestration.retention.runs import RunHistory, run_files
-from lance_pipeline.orchestration.runtime.databases import as_input_error
+from lance_pipeline.orchestration.runtime.databases import as_explained_error
 from lance_pipeline.orchestration.runtime.instance import prepare_instance
 from lance_pipeline.storage.full_disk import FullDiskError, free_bytes
 from lance_pipeline.storage.usage import DiskUsage
@@ -125,7 +125,7 @@ def _instance() -> Iterator[tuple[dg.DagsterInstance | None, str | None]]:
         # Its databases are opened only now.
         opened.get_runs(limit=1)
     except Exception as error:
-        if not isinstance(as_input_error(error), FullDiskError):
+        if not isinstance(as_explained_error(error), FullDiskError):
             raise
         yield None, "free a little space first: Dagster's databases cannot be opened"
         return

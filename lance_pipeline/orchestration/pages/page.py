@@ -12,7 +12,7 @@ from lance_pipeline.errors import InputError
 from lance_pipeline.orchestration.lance_store import LanceStore
 from lance_pipeline.orchestration.metadata import is_web_address, link
 from lance_pipeline.orchestration.paths import make_folder
-from lance_pipeline.orchestration.runtime.databases import as_input_error
+from lance_pipeline.orchestration.runtime.databases import as_explained_error
 from lance_pipeline.storage.whole_files import write_whole
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -62,7 +62,7 @@ def write_page(
     try:
         write_whole(path, document.encode())
     except OSError as error:
-        raise as_input_error(error) or InputError(f"cannot write the page {path}: {error.strerror}.") from error
+        raise as_explained_error(error) or InputError(f"cannot write the page {path}: {error.strerror}.") from error
     return link(page_address(key, context.run.run_id))
 
 

@@ -17,7 +17,7 @@ from lance_pipeline.orchestration.records import Metrics, Model, Record
 from lance_pipeline.orchestration.retention.limits import within_limits
 from lance_pipeline.orchestration.retention.runs import AssetRun, RunHistory
 from lance_pipeline.orchestration.retention.tracking import Tracking
-from lance_pipeline.orchestration.runtime.databases import as_input_error
+from lance_pipeline.orchestration.runtime.databases import as_explained_error
 from lance_pipeline.storage.removal import remove
 from lance_pipeline.storage.whole_files import write_whole
 from lance_pipeline.training.networks import NETWORKS
@@ -204,7 +204,7 @@ class Models:
         try:
             write_whole(note, removal.to_json())
         except OSError as error:
-            raise as_input_error(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
+            raise as_explained_error(error) or InputError(f"cannot write {note}: {error.strerror}.") from error
         return removal
 
     def removals(self) -> list[Removal]:

@@ -19,15 +19,15 @@ def databases() -> dict[Path, str]:
     home = dagster_home()
     return {
         home / "history" / "runs.db": "the list of runs",
-        home / "history" / "runs" / "index.db": "what was materialized, so that models are trained again; the data "
-        "sets, models and MLflow stay",
+        home / "history" / "runs" / "index.db": "what was materialized, so that models are trained again; the "
+        "datasets, models and MLflow stay",
         home / "schedules" / "schedules.db": "which schedules are on",
         data_root() / "mlflow" / "mlflow.db": "MLflow's runs, metrics and registry; the files in "
         f"{data_root() / 'mlflow' / 'artifacts'} stay, and so do the models",
     }
 
 
-def as_input_error(error: BaseException) -> ExplainedError | None:
+def as_explained_error(error: BaseException) -> ExplainedError | None:
     """The full disk, damaged database or outage that caused an error of a library; None for other causes.
 
     An `ExplainedError` in the chain of causes is returned as it is.

@@ -9,7 +9,7 @@ from dagster._core.errors import DagsterUserCodeProcessError
 from dagster_shared.error import SerializableErrorInfo
 
 from lance_pipeline.errors import ServiceError, Stopped
-from lance_pipeline.orchestration.runtime.databases import as_input_error
+from lance_pipeline.orchestration.runtime.databases import as_explained_error
 from lance_pipeline.orchestration.runtime.retries import StepContext, retry_of
 from lance_pipeline.storage.outages import is_outage
 from lance_pipeline.storage.redacted_errors import redacted, without_secrets
@@ -52,7 +52,7 @@ def clear_failures(context: StepContext) -> Iterator[None]:
         except (dg.Failure, dg.RetryRequested):
             raise
         except Exception as cause:
-            if (error := as_input_error(cause)) is None:
+            if (error := as_explained_error(cause)) is None:
                 raise
             # A file that cannot be used because the server of its disk is away is no fault of the user's.
             if (isinstance(error, ServiceError) or is_outage(cause)) and (retry := retry_of(context, error)):

@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any
 
 from lance_pipeline.orchestration.paths import dagster_home, data_root, narrow_data, private_umask
-from lance_pipeline.orchestration.runtime.databases import as_input_error
+from lance_pipeline.orchestration.runtime.databases import as_explained_error
 from lance_pipeline.orchestration.runtime.terminal import without_trace
 from lance_pipeline.process_settings import speed_up_process
 from lance_pipeline.storage.private import restrict_tree
@@ -98,7 +98,7 @@ def _record(*arguments: Any, **more: Any) -> logging.LogRecord:
 
 def _show_error(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     plain = error if _PLAIN & {one.__name__ for one in kind.__mro__} else None
-    if explanation := plain or as_input_error(error):
+    if explanation := plain or as_explained_error(error):
         print(f"lance-pipeline: {redact(explanation)}", file=sys.stderr)
         return
     safe = redacted(error)
