@@ -22,6 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
 from pyarrow import fs
 
 _LISTENERS = ("master", "master.grpc", "volume", "volume.grpc", "filer", "filer.grpc", "s3", "s3.grpc")
@@ -97,6 +98,18 @@ class ObjectStore:
             allow_bucket_creation=True,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=attempts),
         )
+
+    def use(self, patch: pytest.MonkeyPatch) -> None:
+        """Let clients in this process use the server, and none of the user's AWS settings."""
+        for name in [name for name in os.environ if name.startswith("AWS_")]:
+            patch.delenv(name)
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"):
+            patch.setenv(name, self.environment[name])
+
+    def upload(self, folder: Path, path: str) -> None:
+        """Copy a local folder to a path in the bucket."""
+        here, there = fs.LocalFileSystem(), self.filesystem()
+        fs.copy_files(str(folder), f"{self.bucket}/{path}", source_filesystem=here, destination_filesystem=there)
 
     def start(self) -> None:
         """Start the server on its ports and data, and return once the bucket can be written and read."""

@@ -45,30 +45,12 @@ give_back_freed_memory()
 print(json.dumps({"returned": before - psutil.Process().memory_info().rss}))
 """
 _SHARED = """
-import ctypes, json, os, tempfile, threading
+import json, os
 from lance_pipeline.freed_memory import manage_freed_memory
+from lance_pipeline_tests.arenas import arenas
 
 manage_freed_memory()
-libc = ctypes.CDLL(None)
-libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
-done, threads = threading.Event(), 4 * os.cpu_count()
-met = threading.Barrier(threads + 1)
-
-def allocate():
-    libc.malloc(1000)
-    met.wait()
-    done.wait()
-
-for _ in range(threads):
-    threading.Thread(target=allocate).start()
-met.wait()
-with tempfile.NamedTemporaryFile("r") as file:
-    report = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
-    libc.malloc_info(0, report)
-    libc.fclose(report)
-    arenas = file.read().count("<heap nr=")
-done.set()
-print(json.dumps({"arenas": arenas, "cores": os.cpu_count()}))
+print(json.dumps({"arenas": arenas(4 * os.cpu_count()), "cores": os.cpu_count()}))
 """
 
 pytestmark = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="affects only glibc")

@@ -71,27 +71,6 @@ def maps_large_blocks():
     # The second bit of the size before a block says that it is mapped.
     return bool(start & 2)
 
-def arenas():
-    '''The number of glibc's arenas with many threads, which M_ARENA_MAX limits.'''
-    libc = ctypes.CDLL(None)
-    libc.malloc.restype = libc.fopen.restype = ctypes.c_void_p
-    done, threads = threading.Event(), 6 * os.cpu_count()
-    met = threading.Barrier(threads + 1)
-    def allocate():
-        libc.malloc(1000)
-        met.wait()
-        done.wait()
-    for _ in range(threads):
-        threading.Thread(target=allocate).start()
-    met.wait()
-    with tempfile.NamedTemporaryFile("r") as file:
-        report = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
-        libc.malloc_info(0, report)
-        libc.fclose(report)
-        found = file.read().count("<heap nr=")
-    done.set()
-    return found
-
 before = settings()
 for name in PACKAGES:
     package = importlib.import_module(f"lance_pipeline.{name}")
@@ -117,6 +96,7 @@ from lance_pipeline.training.inputs import TrainingInputs
 from lance_pipeline.training.model import _download
 from lance_pipeline.training.recipe import Recipe
 from lance_pipeline.training.weights import load_model, save_model
+from lance_pipeline_tests.arenas import arenas
 from lance_pipeline_tests.image_folders import write_image_folder
 
 state = random.getstate(), np.random.get_state(), torch.get_rng_state()
@@ -179,7 +159,7 @@ for moment, now in (("imports", imported), ("loaders", used), ("everything", aft
         assert now[name] == value, (moment, name, value, now[name])
 if platform.libc_ver()[0] == "glibc":
     assert maps_large_blocks()
-    assert arenas() > os.cpu_count()
+    assert arenas(6 * os.cpu_count()) > os.cpu_count()
 print("unchanged")
 """
 

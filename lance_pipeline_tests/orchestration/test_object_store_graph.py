@@ -1,7 +1,6 @@
 """The graph of a dataset with images and Lance datasets in an object store."""
 
 import csv
-import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,22 +43,13 @@ def remote(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Remote]:
         pytest.MonkeyPatch.context() as patch,
         dg.DagsterInstance.ephemeral(str(folder / "instance")) as instance,
     ):
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
-            patch.setenv(name, store.environment[name])
-        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        store.use(patch)
         patch.setenv("LANCE_PIPELINE_DATA", DATA)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.setattr(paths, "project_root", lambda: folder)
         patch.chdir(folder)
         write_image_folder(folder / "images", COUNTS)
-        fs.copy_files(
-            str(folder / "images"),
-            "bucket/pets",
-            source_filesystem=fs.LocalFileSystem(),
-            destination_filesystem=store.filesystem(),
-        )
+        store.upload(folder / "images", "pets")
         graph = Graph(instance, Path("unused"), {"source": {"folder": SOURCE}})
         result = graph.materialize("raw_images", *LANCE.values())
         assert result.success

@@ -1,6 +1,5 @@
 """Stores and servers that are stopped in the middle of a run and started again."""
 
-import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -8,7 +7,6 @@ from typing import Any
 
 import dagster as dg
 import pytest
-from pyarrow import fs
 
 from lance_pipeline.errors import ExplainedError
 from lance_pipeline.evaluation import prediction
@@ -90,10 +88,7 @@ def retried(result: dg.ExecuteInProcessResult) -> list[str]:
 def test_a_run_survives_outages_of_its_stores(
     tmp_path: Path, store: ObjectStore, server: MlflowServer, monkeypatch: pytest.MonkeyPatch
 ):
-    for name in [name for name in os.environ if name.startswith("AWS_")]:
-        monkeypatch.delenv(name)
-    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION", "AWS_ENDPOINT_URL"):
-        monkeypatch.setenv(name, store.environment[name])
+    store.use(monkeypatch)
     monkeypatch.setenv("LANCE_PIPELINE_DATA", DATA)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setattr(paths, "project_root", lambda: tmp_path)
@@ -101,12 +96,7 @@ def test_a_run_survives_outages_of_its_stores(
     monkeypatch.setattr(stores, "_ATTEMPTS", 1)
     monkeypatch.setattr(stores, "_RETRIES", {"client_max_retries": "1", "client_retry_timeout": "1"})
     write_image_folder(tmp_path / "images", COUNTS)
-    fs.copy_files(
-        str(tmp_path / "images"),
-        "bucket/pets",
-        source_filesystem=fs.LocalFileSystem(),
-        destination_filesystem=store.filesystem(),
-    )
+    store.upload(tmp_path / "images", "pets")
     outages = Outages(monkeypatch)
     # Files are read, and their rows are written but not committed.
     outages.at(SeenFiles, "append", store.kill, store.start)
