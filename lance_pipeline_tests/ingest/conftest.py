@@ -1,6 +1,5 @@
 """Fixtures: an object store for a module, and a folder of its bucket for each test."""
 
-import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,11 +18,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObjectStore]:
     """A running server, with the environment variables that a user sets for it."""
     folder = tmp_path_factory.mktemp("s3")
     with object_store(folder, guest_reads=GUEST_READS) as store, pytest.MonkeyPatch.context() as patch:
-        for name in [name for name in os.environ if name.startswith("AWS_")]:
-            patch.delenv(name)
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION"):
-            patch.setenv(name, store.environment[name])
-        patch.setenv("AWS_ENDPOINT_URL", store.endpoint)
+        store.use(patch)
         yield store
 
 
